@@ -1,0 +1,64 @@
+"""The command line: parse, call, print, exit. Each command is a module here, imported when it is run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import MlxquantError
+
+# command -> one line of help; kept here so that `mlxquant --help` imports none of them
+COMMANDS = {
+    "recipes": "List the shipped recipes, print one, or write the recipe that a build amounts to.",
+    "plan": "Show the precision and bytes of every tensor, from headers or config.json alone.",
+    "convert": "Write the MLX build that a recipe asks for.",
+    "audit": "Show what every tensor of an MLX build really is, and why.",
+    "demo": "Run the whole chain on a tiny checkpoint made on the spot.",
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MlxquantError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"mlxquant: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlxquant")
+@click.option("--debug", is_flag=True, help="Show a traceback with every error.")
+def main(debug: bool) -> None:
+    """Turn a Hugging Face mixture-of-experts checkpoint into an audited MLX build.
+
+    \b
+    mlxquant plan    Qwen/Qwen3.5-122B-A10B -r gates-8bit
+    mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit -o build
+    mlxquant audit   build
+
+    SOURCE is a folder, a Hub id (org/name[@revision]) or, for plan, a config.json.
+    Exit codes: 0 done, 1 a quality gate failed, 2 usage, 3 error.
+    """

@@ -1,0 +1,64 @@
+"""What can go wrong, said so that a person can act on it.
+
+Every message follows one form: where, what was expected, what was found, what to do. The library raises
+these; only the command line prints them. A problem that a user cannot cause is not one of these: it stays
+an ordinary exception with a traceback, because it is our bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MlxquantError(Exception):
+    """Base of every error whose message is meant for the person at the keyboard. Exit code 3."""
+
+    exit_code = 3
+
+
+class UsageError(MlxquantError):
+    """The request itself is off: a value, a name or a combination that cannot mean anything. Exit code 2."""
+
+    exit_code = 2
+
+
+class SourceError(MlxquantError):
+    """A checkpoint that cannot be read or is not what its config says. Names the file or tensor."""
+
+
+class LayoutError(SourceError):
+    """A checkpoint and the model class that mlx-lm has for it do not fit together."""
+
+
+class RecipeError(MlxquantError):
+    """A recipe with mistakes. All of them are in the message, one a line."""
+
+
+class PlanError(MlxquantError):
+    """Rules and model do not fit, such as a dimension that no group size divides."""
+
+
+class OutputError(MlxquantError):
+    """The build cannot be written where it was asked for."""
+
+
+class NonFiniteError(MlxquantError):
+    """A weight holds NaN or infinity, or a group's range overflows its scale."""
+
+
+class BuildError(MlxquantError):
+    """A build on disk that is damaged or not an MLX build."""
+
+
+def listed(problems: Sequence[str], limit: int = 20) -> str:
+    """Join problems into one message: one a line, the first `limit`, then how many more.
+
+    >>> print(listed(["a", "b", "c"], limit=2))
+    a
+    b
+    … and 1 more
+    """
+    shown = list(problems[:limit])
+    if len(problems) > limit:
+        shown.append(f"… and {len(problems) - limit} more")
+    return "\n".join(shown)

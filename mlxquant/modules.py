@@ -1,0 +1,71 @@
+"""The words for what a model is made of: roles, arrays, modules.
+
+A *module* is what mlx quantizes or leaves alone as one: a Linear, an Embedding, a switched (stacked) expert
+projection, a norm; or a single array that a larger module holds directly, such as `A_log`. `layout` makes
+these from a model class, `recipe` matches rules against them, `plan` decides on each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from .formats import Format, nbytes
+
+ROLES = (
+    "embedding", "lm_head", "router", "shared_expert_gate", "expert", "shared_expert", "mlp",
+    "attention", "linear_attention", "norm", "vision", "mtp", "other",
+)  # fmt: skip
+
+LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "linear_attention", "conv", "mlp", "moe")
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """One array of a module: its suffix (`weight`, `bias`, …), logical shape, dtype in source and build."""
+
+    name: str
+    shape: tuple[int, ...]
+    source_dtype: str
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes when stored unquantized in the build's dtype."""
+        return nbytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module of the MLX model, as its class defines it and the source fills it.
+
+    `shape` is that of the weight: (out, in), or (n_experts, out, in) for switched experts. `model_rule` is
+    what the class's own quant_predicate answers: True (the default format), False (keep), a Format, or
+    None where the class has no predicate. `quantizable` says that mlx can quantize it (`to_quantized`);
+    `prequantized` is the format in which the source already stores it (gpt-oss MXFP4), else None.
+    """
+
+    path: str
+    kind: str
+    role: str
+    layer: int | None
+    layer_type: str | None
+    arrays: tuple[Array, ...]
+    quantizable: bool
+    model_rule: Format | bool | None = None
+    prequantized: Format | None = None
+
+    @property
+    def weight(self) -> Array:
+        """The array that gives the module its shape: `weight` where there is one, else the first."""
+        return next((a for a in self.arrays if a.name in ("weight", "")), self.arrays[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape of the weight."""
+        return self.weight.shape
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in all its arrays, before quantization."""
+        return sum(prod(a.shape) for a in self.arrays)
