@@ -1,0 +1,67 @@
+"""What every test may ask for: tiny checkpoints written once a session, and the reference data if it is there.
+
+Checkpoints are shared between tests, so they are read-only by agreement: copy one before changing it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from mlxquant.tiny import write_tiny_qwen3_5_moe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Kernels compile on first use, so a deadline would fail the first example; CI must not depend on luck.
+settings.register_profile("mlxquant", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+settings.load_profile("mlxquant")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("metal"):
+        import mlx.core as mx
+
+        if not mx.metal.is_available():
+            pytest.skip("needs Apple's GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu() -> None:
+    """Compute on the CPU everywhere: parity with mlx-lm is defined there."""
+    import mlx.core as mx
+
+    mx.set_default_device(mx.Device(mx.cpu))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Top of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference data beside the checkout (../shared); a test that needs it is skipped without."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "reference").is_dir():
+        pytest.skip("reference data ../shared is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold a 5 MB Qwen3.5-MoE checkpoint: fused experts, both kinds of attention, mtp, three shards."""
+    folder = tmp_path_factory.mktemp("tiny") / "qwen3_5_moe"
+    write_tiny_qwen3_5_moe(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen_vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold the same with a vision tower and its processor file."""
+    folder = tmp_path_factory.mktemp("tiny") / "qwen3_5_moe_vision"
+    write_tiny_qwen3_5_moe(folder, vision=True)
+    return folder
