@@ -1,0 +1,97 @@
+"""Where recipes are: the shipped ones by name, a user's by path, and the chain that `extends` makes.
+
+Finds and parses files; what is in them is `recipe`'s to judge. Shipped recipes lie in the package (the wheel puts
+them there), or in a checkout beside it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from .rules import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A recipe that comes with mlxquant."""
+
+    name: str
+    summary: str
+    path: str
+
+
+def available() -> list[Shipped]:
+    """The shipped recipes, by name. Reads only their heads; `load_recipe` checks them."""
+    found = []
+    for file in sorted(_shipped_folder().iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+            found.append(Shipped(table["name"], table["summary"], str(file)))
+    return found
+
+
+def _shipped_folder() -> Traversable:
+    """`recipes/` inside the installed package, else beside it in a checkout."""
+    inside = files(__package__) / "recipes"
+    return inside if inside.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFile:
+    """One recipe file as read: where it is, its stem, its table."""
+
+    path: str
+    stem: str
+    folder: Path | None
+    table: dict[str, Any]
+
+
+def read_chain(reference: str, problems: list[str]) -> list[RecipeFile]:
+    """Read a recipe and those it extends, the outermost first."""
+    chain: list[RecipeFile] = []
+    folder: Path | None = None
+    while True:
+        file = _read_file(reference, folder, chain[-1].path if chain else None, problems)
+        if file is None:
+            return chain
+        if file.path in [earlier.path for earlier in chain]:
+            circle = " → ".join([*(earlier.stem for earlier in chain), file.stem])
+            problems.append(f"{chain[-1].path}: extends goes round in a circle: {circle}")
+            return chain
+        chain.append(file)
+        extends = file.table.get("extends")
+        if extends is None:
+            return chain
+        if not isinstance(extends, str):
+            problems.append(f"{file.path}: extends is one recipe's name or path, not {extends!r}")
+            return chain
+        reference, folder = extends, file.folder
+
+
+def _read_file(reference: str, folder: Path | None, user: str | None, problems: list[str]) -> RecipeFile | None:
+    """Find and read one recipe; `folder` is that of the file which extends it."""
+    where = f"{user}: extends" if user else "recipe"
+    file: Traversable
+    if "/" in reference or reference.endswith(".toml"):
+        file, home = (folder or Path()) / Path(reference).expanduser(), True
+    else:
+        file, home = _shipped_folder() / f"{reference}.toml", False
+        if not file.is_file() and folder is not None and (folder / f"{reference}.toml").is_file():
+            file, home = folder / f"{reference}.toml", True
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = [shipped.name for shipped in available()]
+        hint = f"no such file: {file}" if home else f"unknown{nearest(reference, names)}; valid: {', '.join(names)}"
+        problems.append(f"{where} {reference!r}: {hint}" + ("" if home else ", or the path of a .toml file"))
+        return None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{file}: not readable as TOML: {error}")
+        return None
+    path = str(file.resolve()) if isinstance(file, Path) else str(file)
+    return RecipeFile(path, file.name.removesuffix(".toml"), Path(path).parent if home else None, table)
