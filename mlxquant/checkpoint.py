@@ -1,0 +1,214 @@
+"""A checkpoint in the Hub's layout, in a folder: its config, its tensors, and reads of their bytes.
+
+Opening reads headers only. `Checkpoint.read_into` brings bytes by position (`preadv`) into a caller's
+buffer, from any thread, so memory is the caller's to bound. Which tensors make which MLX array is not
+known here (see `layout`). A lone config.json is a checkpoint without tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import SourceError, listed
+from .headers import Tensor, header_length, load_json, parse_header
+
+INDEX = "model.safetensors.index.json"
+
+# Sources whose values are already quantized in a form that is not read here, and what to use instead.
+_REFUSED = {
+    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "modelopt": "NVIDIA ModelOpt (NVFP4)",
+    "compressed-tensors": "compressed-tensors", "bitnet": "BitNet", "quark": "Quark", "hqq": "HQQ",
+    "aqlm": "AQLM", "eetq": "EETQ", "vptq": "VPTQ", "torchao": "torchao", "higgs": "HIGGS", "spqr": "SpQR",
+}  # fmt: skip
+READ_METHODS = ("fp8", "mxfp4", "mxfp8")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A source: `config` as mlx-lm would load it, `tensors` by name, `files` sizes by name.
+
+    `name` is what the user typed, for messages and records; `folder` is None for a lone config.json.
+    """
+
+    name: str
+    folder: Path | None
+    config: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    files: Mapping[str, int]
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+    _handles: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, headers not counted."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
+        done = 0
+        try:
+            handle = self._open(file)
+            while done < len(buffer):
+                got = os.preadv(handle, [buffer[done:]], start + done)
+                if got == 0:
+                    raise SourceError(
+                        f"{file}: ends at byte {start + done:,}, but {start + len(buffer):,} were there"
+                        " when it was opened; it changed while it was read, start again"
+                    )
+                done += got
+        except OSError as error:
+            raise SourceError(f"{file}: cannot be read at byte {start + done:,} ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Close the files that reads have opened."""
+        with self._lock:
+            for handle in self._handles.values():
+                os.close(handle)
+            self._handles.clear()
+
+    def _open(self, file: str) -> int:
+        handle = self._handles.get(file)
+        if handle is None:
+            with self._lock:
+                if file not in self._handles:
+                    assert self.folder is not None, "a config alone has no weights"
+                    self._handles[file] = os.open(self.folder / file, os.O_RDONLY)
+                handle = self._handles[file]
+        return handle
+
+
+def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str | None = None) -> Checkpoint:
+    """Open a folder in the Hub's layout, or a lone config.json.
+
+    Raises SourceError for anything that keeps it from being a source, all faults of the shards at once.
+    """
+    path = Path(path)
+    shown = name or str(path)
+    if path.is_file() and path.suffix == ".json":
+        return Checkpoint(shown, None, read_config(path, None), {}, {})
+    if not path.is_dir():
+        raise SourceError(f"{shown}: no such folder, config.json or Hub id (org/name)")
+    config = read_config(path / "config.json", path / "generation_config.json")
+    check_config(config, shown)
+    tensors, files = read_tensors(path)
+    return Checkpoint(shown, path, config, tensors, files, revision)
+
+
+def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
+    """Read config.json; like mlx-lm, `eos_token_id` of generation_config.json wins."""
+    try:
+        config = load_json(path.read_bytes(), path.name)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror}); a checkpoint needs a config.json") from None
+    if not isinstance(config.get("model_type"), str):
+        raise SourceError(f"{path}: has no model_type; is it a model's config.json?")
+    if generation is not None and generation.is_file():
+        eos = load_json(generation.read_bytes(), generation.name).get("eos_token_id")
+        if eos:
+            config["eos_token_id"] = eos
+    return config
+
+
+def check_config(config: dict[str, Any], name: str) -> None:
+    """Refuse sources that are quantized in a way that cannot be read. Raises SourceError."""
+    if "quantization" in config:
+        raise SourceError(
+            f"{name}: its config has a `quantization` block, so it is an MLX build already;"
+            " convert from the unquantized checkpoint it was made from"
+        )
+    if "model_file" in config:
+        raise SourceError(f"{name}: needs its own code ({config['model_file']!r}), which is not run here")
+    settings = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
+    if not settings:
+        return
+    method = str(settings.get("quant_method", "unknown")) if isinstance(settings, dict) else "unknown"
+    if method not in READ_METHODS:
+        raise SourceError(
+            f"{name}: quantized with {_REFUSED.get(method, method)}; sources may be bf16, f16, f32, FP8 with block"
+            " scales or MXFP4: use the original, unquantized repository"
+        )
+
+
+def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Read the headers of a folder's shards: tensors by name, and file sizes.
+
+    With an index, its files and no others; without, `model*.safetensors` as mlx-lm takes them.
+    Raises SourceError listing every damaged or missing file.
+    """
+    wanted = _indexed_files(folder)
+    names = sorted(set(wanted.values())) if wanted is not None else _shards(folder)
+    if not names:
+        raise SourceError(f"{folder}: no model*.safetensors in it; is it a checkpoint's folder?")
+    tensors: dict[str, Tensor] = {}
+    files: dict[str, int] = {}
+    problems: list[str] = []
+    for file in names:
+        try:
+            found, files[file] = read_file_header(folder / file)
+        except SourceError as error:
+            problems.append(str(error))
+            continue
+        for tensor in found:
+            if tensor.name in tensors:
+                problems.append(f"{file}: tensor {tensor.name} is in {tensors[tensor.name].file} too")
+            tensors[tensor.name] = tensor
+    if not problems and wanted is not None:
+        problems = [*_against_index(tensors, wanted), *_not_indexed(folder, names)]
+    if problems:
+        raise SourceError(listed(problems))
+    return tensors, files
+
+
+def read_file_header(path: Path) -> tuple[list[Tensor], int]:
+    """Read one file's header: its tensors, and the file's size."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = header_length(file.read(8), path.name, size)
+            return parse_header(file.read(length), path.name, size)[0], size
+    except OSError as error:
+        raise SourceError(f"{path.name}: cannot be read ({error.strerror}); download it again") from None
+
+
+def plain_name(file: object) -> bool:
+    """Whether an index's file name stays inside its folder."""
+    return isinstance(file, str) and file not in ("", ".", "..") and "\0" not in file and not set("/\\") & set(file)
+
+
+def _indexed_files(folder: Path) -> dict[str, str] | None:
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    weight_map = load_json(path.read_bytes(), INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{INDEX}: has no weight_map; download it again")
+    outside = sorted({str(f)[:80] for f in weight_map.values() if not plain_name(f)})
+    if outside:
+        raise SourceError(f"{INDEX}: points outside its folder: {', '.join(outside[:3])}; do not trust this checkpoint")
+    return weight_map
+
+
+def _shards(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.glob("model*.safetensors"))
+
+
+def _against_index(tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> Iterable[str]:
+    for name, file in wanted.items():
+        if name not in tensors:
+            yield f"{file}: tensor {name} is in the index but not in the file; download both again"
+        elif tensors[name].file != file:
+            yield f"{INDEX}: says {name} is in {file}, it is in {tensors[name].file}"
+    for name in tensors.keys() - wanted.keys():
+        yield f"{tensors[name].file}: tensor {name} is not in the index; download both again"
+
+
+def _not_indexed(folder: Path, names: list[str]) -> Iterable[str]:
+    for file in sorted(set(_shards(folder)) - set(names)):
+        yield f"{file}: is not in the index, yet mlx-lm would load it; move it away or mend the index"
