@@ -65,7 +65,7 @@ def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decis
         problems += _unaligned_problems(recipe, modules, by_path, winner)
     if problems:
         raise PlanError(listed([f"recipe {recipe}: {problem}" for problem in problems]))
-    notes = [*recipe.notes, *notes, *_default_note(recipe, modules, winner)]
+    notes = [*recipe.notes, *notes, *_left_notes(modules, by_path), *_default_note(recipe, modules, winner)]
     return Decisions(by_path, notes, _warnings(modules, by_path, winner))
 
 
@@ -162,8 +162,8 @@ def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> 
 
 def _unquantizable(module: Module) -> str:
     """Why mlx has no quantized form of it."""
-    if module.role == "router":
-        return f"{module.kind}: this model's router is a raw array, of which mlx has no quantized form"
+    if module.role == "router" and len(module.shape) > 1:
+        return f"{module.kind}: this model's router is a raw array, which mlx has no quantized form of"
     if module.kind.lower() in ("", "array", "parameter"):
         return "a single array: mlx has no quantized form"
     return f"{module.kind}: mlx has no quantized form"
@@ -198,6 +198,18 @@ def _some(modules: Sequence[Module], limit: int = 4) -> str:
     return ", ".join(m.path for m in modules[:limit]) + more
 
 
+def _left_notes(modules: Sequence[Module], by_path: dict[str, Decision]) -> list[str]:
+    """Say what mlx could quantize but is left: stored quantized in the source, or of a width that does not divide."""
+    notes = []
+    stored = Counter((m.role, m.prequantized) for m in modules if m.prequantized)
+    for (role, kind), count in stored.items():
+        notes.append(f"the source already stores {count:,} {role} modules as {kind}; they stay so")
+    left = [m for m in modules if by_path[m.path].unaligned]
+    if left:
+        notes.append(f"{len(left):,} modules are left unquantized, as unaligned = keep says: {_some(left)}")
+    return notes
+
+
 def _default_note(recipe: Recipe, modules: Sequence[Module], winner: dict[str, Rule]) -> list[str]:
     """Say what fitted no rule, by role."""
     left = Counter(m.role for m in modules if m.quantizable and not m.prequantized and m.path not in winner)
@@ -218,7 +230,7 @@ def _warnings(modules: Sequence[Module], by_path: dict[str, Decision], winner: d
         if chosen and chosen.bits < CAREFUL_BITS:
             fallen[module.role, chosen].append(module)
     return [
-        f"{_some(members, 2)} ({role}) falls to {chosen} and no rule names it; "
-        f'--set "role={role}:keep" or ":bits=8" keeps it safe'
+        f"{role} at {chosen} though no rule names it ({_some(members, 2)}); "
+        f'--set "role={role}:keep" or "role={role}:bits=8" protects it'
         for (role, chosen), members in fallen.items()
     ]

@@ -13,7 +13,8 @@ from fnmatch import fnmatchcase
 from .layers import select_layers
 from .modules import Module
 from .recipe import Recipe
-from .rules import SET_ORIGIN, Rule, nearest
+from .rule_syntax import nearest
+from .rules import SET_ORIGIN, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ def rule_misfits(
             _matches_nothing(rule, modules, n_layers, found)
         else:
             _dead_patterns(rule, modules, found)
+            _lacking_roles(rule, modules, found)
             _shadowed(rule, matched, taken, found)
             _without_effect(recipe, rule, [m for m in matched if m.path not in taken], found)
         for module in matched:
@@ -50,6 +52,9 @@ def rule_misfits(
 def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, found: _Found) -> None:
     """Say which part of a match this model lacks."""
     match, typed = rule.match, rule.origin == SET_ORIGIN
+    if rule.optional:
+        found.add(rule, "matches nothing in this model, as it may", mistake=False)
+        return
     if _dead_patterns(rule, modules, found):
         return
     roles = {m.role for m in modules}
@@ -65,10 +70,18 @@ def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, found
     found.add(rule, text, mistake=typed)
 
 
+def _lacking_roles(rule: Rule, modules: Sequence[Module], found: _Found) -> None:
+    """Note those roles of a rule that this model lacks, where others of them it has."""
+    lacking = set(rule.match.role) - {m.role for m in modules}
+    if lacking and not rule.optional:
+        named = " and no ".join(role for role in rule.match.role if role in lacking)
+        found.add(rule, f"this model has no {named}", mistake=False)
+
+
 def _dead_patterns(rule: Rule, modules: Sequence[Module], found: _Found) -> bool:
-    """Report globs that match no path at all; True where there are any. An optional rule may have some."""
+    """Report globs that match no path at all; True where there are any. An optional rule may have them."""
     dead = [glob for glob in rule.match.path if not any(fnmatchcase(m.path, glob) for m in modules)]
-    if not dead or (rule.optional and len(dead) < len(rule.match.path)):
+    if not dead or rule.optional:
         return False
     for glob in dead:
         found.add(rule, f"path {glob!r} matches no module{_better_glob(glob, modules)}", mistake=True)
@@ -104,16 +117,18 @@ def _shadowed(rule: Rule, matched: Sequence[Module], taken: dict[str, Rule], fou
 
 
 def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], found: _Found) -> None:
-    """A format asked for modules that mlx cannot quantize, or that the source already stores in another."""
-    if rule.keep or rule.use or not rule.match.names or not won:
+    """A rule for modules that mlx cannot quantize, or a format for what the source already stores in another."""
+    if not rule.match.names or not won:
+        return
+    typed = bool(rule.match.path) or rule.origin == SET_ORIGIN
+    if not any(m.quantizable or m.prequantized for m in won):
+        kinds = ", ".join(sorted({m.kind for m in won}))
+        text = f"mlx has no quantized form of what it matches here ({kinds}), which stays as it is"
+        found.add(rule, text, mistake=typed and not rule.keep)
+    if rule.keep or rule.use:
         return
     asked = rule.format(recipe.default)
-    stored = [m for m in won if m.prequantized and m.prequantized != asked]
-    if stored:
-        text = f"asks for {asked}, but the source already stores {stored[0].path} as {stored[0].prequantized}"
-        more = f" and {len(stored) - 1} more so" if len(stored) > 1 else ""
-        found.add(rule, f"{text}{more}; quantizing twice is not done: leave them out", mistake=True)
-    elif not any(m.quantizable or m.prequantized for m in won):
-        kinds = ", ".join(sorted({m.kind for m in won}))
-        text = f"asks for {asked}, but mlx has no quantized form of what it matches here ({kinds})"
-        found.add(rule, text, mistake=bool(rule.match.path) or rule.origin == SET_ORIGIN)
+    if stored := [m for m in won if m.prequantized and m.prequantized != asked]:
+        more = f" and {len(stored) - 1} more" if len(stored) > 1 else ""
+        text = f"asks for {asked}, but the source already stores {stored[0].path}{more} as {stored[0].prequantized}"
+        found.add(rule, f"{text}; what is quantized is not quantized again", mistake=True)

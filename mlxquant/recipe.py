@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import RecipeError, listed
 from .formats import Format
-from .recipe_files import RecipeFile, Shipped, available, read_chain
-from .rules import SET_ORIGIN, Rule, format_problems, merged, parse_rule, parse_set, unknown_keys
+from .recipe_files import RecipeFile, Shipped, available, follow, parse_file, read_chain
+from .rule_syntax import format_problems, parse_rule, parse_set, unknown_keys
+from .rules import Rule, merged
 
-__all__ = ["Recipe", "Shipped", "available", "load_recipe"]
+__all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
 
 SCHEMA = "mlxquant.recipe/1"
 KEYS = ("name", "summary", "reference", "extends", "quantize", "rules")
@@ -158,6 +160,18 @@ def load_recipe(
     return recipe
 
 
+def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
+    """Read a recipe from TOML text; what it extends must be shipped. Raises RecipeError with every mistake."""
+    problems: list[str] = []
+    try:
+        recipe = _resolved(follow(parse_file(text, where), problems), problems)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not readable as TOML: {error}") from error
+    if problems or recipe is None or (problems := _unsupported(recipe)):
+        raise RecipeError(listed(problems))
+    return recipe
+
+
 def _resolved(chain: Sequence[RecipeFile], problems: list[str]) -> Recipe | None:
     """Lay a chain of files into one recipe, own rules first."""
     default: Format | None = None
@@ -168,7 +182,7 @@ def _resolved(chain: Sequence[RecipeFile], problems: list[str]) -> Recipe | None
         if quantize is not None:
             stated = True
             default, unaligned = _quantize(quantize, default, unaligned, f"{file.path}, quantize", problems)
-    if chain and not stated:
+    if chain and not stated and "extends" not in chain[-1].table:
         problems.append(f"{chain[0].path}: no default; give [quantize] with bits, or quantize = false")
     rules: list[Rule] = []
     names: list[str] = []
@@ -197,11 +211,15 @@ def _rules(file: RecipeFile, name: str, problems: list[str]) -> list[Rule]:
     if not isinstance(tables, list):
         problems.append(f"{file.path}: rules is a list of tables; write [[rules]]")
         return []
-    read = [
-        parse_rule(table, origin=name, index=i, where=f"{file.path}, rule {i}", problems=problems)
-        for i, table in enumerate(tables, 1)
-    ]
-    return [rule for rule in read if rule]
+    rules: list[Rule] = []
+    for i, table in enumerate(tables, 1):
+        where = f"{file.path}, rule {i}"
+        if rule := parse_rule(table, origin=name, index=i, where=where, problems=problems):
+            before = next((earlier for earlier in rules if earlier.match.covers(rule.match)), None)
+            if before:
+                problems.append(f"{where}: never applies: rule {before.index} before it matches all of {rule.match}")
+            rules.append(rule)
+    return rules
 
 
 def _quantize(
@@ -264,6 +282,6 @@ def _unsupported(recipe: Recipe) -> list[str]:
         if rule.use and recipe.default is None:
             found.append(f"{rule.label} ({rule.match}): use = {rule.use!r} needs a default; give [quantize] bits")
         elif not rule.use and (problem := rule.format(recipe.default).problem()):
-            hint = "" if rule.mode or rule.origin == SET_ORIGIN else "; the rule leaves its mode to the default"
+            hint = "" if rule.mode else "; the rule leaves its mode to the default, which may not be what it means"
             found.append(f"{rule.label} ({rule.match}): {problem}{hint}")
     return found

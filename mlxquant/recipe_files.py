@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from .rules import nearest
+from .rule_syntax import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +53,32 @@ class RecipeFile:
 
 def read_chain(reference: str, problems: list[str]) -> list[RecipeFile]:
     """Read a recipe and those it extends, the outermost first."""
-    chain: list[RecipeFile] = []
-    folder: Path | None = None
-    while True:
-        file = _read_file(reference, folder, chain[-1].path if chain else None, problems)
-        if file is None:
-            return chain
-        if file.path in [earlier.path for earlier in chain]:
-            circle = " → ".join([*(earlier.stem for earlier in chain), file.stem])
-            problems.append(f"{chain[-1].path}: extends goes round in a circle: {circle}")
-            return chain
-        chain.append(file)
-        extends = file.table.get("extends")
-        if extends is None:
-            return chain
+    file = _read_file(reference, None, None, problems)
+    return follow(file, problems) if file else []
+
+
+def parse_file(text: str, where: str) -> RecipeFile:
+    """Take a recipe's text as a file that lies nowhere. Raises tomllib.TOMLDecodeError."""
+    return RecipeFile(where, where, None, tomllib.loads(text))
+
+
+def follow(file: RecipeFile, problems: list[str]) -> list[RecipeFile]:
+    """Read what a recipe extends, and what that extends. A circle is a problem."""
+    chain = [file]
+    while (extends := chain[-1].table.get("extends")) is not None:
+        user = chain[-1]
         if not isinstance(extends, str):
-            problems.append(f"{file.path}: extends is one recipe's name or path, not {extends!r}")
-            return chain
-        reference, folder = extends, file.folder
+            problems.append(f"{user.path}: extends is one recipe's name or path, not {extends!r}")
+            break
+        following = _read_file(extends, user.folder, user.path, problems)
+        if following is None:
+            break
+        if following.path in [earlier.path for earlier in chain]:
+            circle = " → ".join([*(earlier.stem for earlier in chain), following.stem])
+            problems.append(f"{user.path}: extends goes round in a circle: {circle}")
+            break
+        chain.append(following)
+    return chain
 
 
 def _read_file(reference: str, folder: Path | None, user: str | None, problems: list[str]) -> RecipeFile | None:

@@ -1,38 +1,28 @@
-"""Rules: what they match, what they ask for, and how they are written in TOML or after `--set`.
+"""Rules: what they match and what they ask for.
 
 A rule is data. It names modules by role, layer type, layers and path (all that are given must hold; none given
 matches every module) and asks for one thing: to keep them at source precision, to quantize them in a format, or
-to take the answer of someone else (`use`). Reading a rule reports every mistake in it, never only the first.
+to take the answer of someone else (`use`).
 
-This module does not decide: which rule wins for a module, and whether the model allows it, is `decide`'s.
+How rules are written is `rule_syntax`'s; which rule wins for a module, and whether the model allows it, `decide`'s.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
 
-from .formats import MODE_DEFAULTS, MODES, Format
-from .layers import Span, parse_layers, select_layers
-from .modules import LAYER_TYPES, ROLES, Module
+from .formats import MODE_DEFAULTS, Format
+from .layers import Span, select_layers
+from .modules import Module
 
-# what configs and people call a layer type -> the word of modules.LAYER_TYPES
-LAYER_TYPE_ALIASES: dict[str, str] = {
-    "attention": "full_attention", "full": "full_attention", "global": "full_attention",
-    "sliding": "sliding_attention", "local": "sliding_attention", "sliding_window": "sliding_attention",
-    "chunked": "chunked_attention",
-    "linear": "linear_attention", "mamba": "linear_attention", "mamba2": "linear_attention",
-    "ssm": "linear_attention", "recurrent": "linear_attention", "gated_deltanet": "linear_attention",
-    "short_conv": "conv", "dense": "mlp",
-}  # fmt: skip
+# a layer with attention and a linear mixer side by side counts as either, and by its own name
+HYBRID = "hybrid"
+HYBRID_PARTS = ("full_attention", "linear_attention")
 
-USES = ("model", "default")
-MATCH_KEYS = ("role", "layer_type", "layers", "path")
-RULE_KEYS = ("match", "keep", "bits", "group_size", "mode", "use", "reason", "optional")
 SET_ORIGIN = "--set"
 
 
@@ -48,12 +38,13 @@ class Match:
     def hits(self, modules: Sequence[Module], n_layers: int) -> list[Module]:
         """The modules that match, in their order."""
         layers = select_layers(self.layers, n_layers)
+        types = {*self.layer_type, *((HYBRID,) if set(HYBRID_PARTS) & set(self.layer_type) else ())}
         pattern = glob_pattern(self.path)
         return [
             m
             for m in modules
             if (not self.role or m.role in self.role)
-            and (not self.layer_type or m.layer_type in self.layer_type)
+            and (not self.layer_type or m.layer_type in types)
             and (not self.layers or m.layer in layers)
             and (not self.path or pattern.match(m.path))
         ]
@@ -62,6 +53,16 @@ class Match:
     def names(self) -> bool:
         """Whether it singles modules out by role or path, rather than sweeping over whatever is there."""
         return bool(self.role) or any(set(pattern) - set("*?") for pattern in self.path)
+
+    def covers(self, other: Match) -> bool:
+        """Whether everything that `other` can match in any model, this matches too; False where unsure."""
+        pairs = (
+            (self.role, other.role),
+            (self.layer_type, other.layer_type),
+            (self.layers, other.layers),
+            (self.path, other.path),
+        )
+        return all(not mine or (theirs and set(theirs) <= set(mine)) for mine, theirs in pairs)
 
     def as_dict(self) -> dict[str, Any]:
         """The TOML form: a value alone where there is one, else a list."""
@@ -137,163 +138,3 @@ def merged(base: Format | None, bits: int | None, group_size: int | None, mode: 
 def glob_pattern(globs: Iterable[str]) -> re.Pattern[str]:
     """One pattern that matches a whole path against any of the globs; `*` crosses dots, case counts."""
     return re.compile("|".join(translate(glob) for glob in globs))
-
-
-def nearest(word: object, valid: Iterable[str]) -> str:
-    """``" (did you mean 'router'?)"`` where a valid word is near, else nothing."""
-    found = difflib.get_close_matches(str(word), list(valid), n=1, cutoff=0.6)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
-def unknown_keys(table: Mapping[str, Any], valid: Sequence[str], where: str) -> list[str]:
-    """One problem for each key that means nothing, with the keys that do."""
-    return [
-        f"{where}: unknown key {key!r}{nearest(key, valid)}; valid: {', '.join(valid)}"
-        for key in table
-        if key not in valid
-    ]
-
-
-def parse_rule(table: object, *, origin: str, index: int, where: str, problems: list[str]) -> Rule | None:
-    """Read a rule from its TOML table. Adds every mistake to `problems`; None where there is one."""
-    if not isinstance(table, dict):
-        problems.append(f"{where}: a rule is a table, not {table!r}; write [[rules]]")
-        return None
-    found = unknown_keys(table, RULE_KEYS, where)
-    match = _match(table.get("match", {}), where, found)
-    found += format_problems(table, where)
-    for key in ("keep", "optional"):
-        if not isinstance(table.get(key, False), bool):
-            found.append(f"{where}: {key} is true or false, not {table[key]!r}")
-    use = table.get("use")
-    if use is not None and use not in USES:
-        found.append(f"{where}: use is {' or '.join(USES)}, not {use!r}{nearest(use, USES)}")
-    found += _action_problems(table, where)
-    reason = table.get("reason")
-    if not isinstance(reason, str) or not reason.strip():
-        found.append(f"{where}: every rule needs a reason; it ends up in the audit")
-    problems += found
-    if found:
-        return None
-    return Rule(
-        match=match,
-        reason=str(reason),
-        keep=table.get("keep", False),
-        bits=table.get("bits"),
-        group_size=table.get("group_size"),
-        mode=table.get("mode"),
-        use=use,
-        optional=table.get("optional", False),
-        origin=origin,
-        index=index,
-    )
-
-
-def format_problems(table: Mapping[str, Any], where: str) -> list[str]:
-    """What is wrong with the types and names of bits, group_size and mode; their combination is checked later."""
-    found = []
-    for key in ("bits", "group_size"):
-        value = table.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            found.append(f"{where}: {key} is a whole number, not {value!r}")
-    mode = table.get("mode")
-    if mode is not None and mode not in MODES:
-        found.append(f"{where}: unknown mode {mode!r}{nearest(mode, MODES)}; mlx has {', '.join(MODES)}")
-    return found
-
-
-def _action_problems(table: Mapping[str, Any], where: str) -> list[str]:
-    keeps = table.get("keep") is True
-    formats = [key for key in ("bits", "group_size", "mode") if key in table]
-    asked = (["keep"] if keeps else []) + formats + (["use"] if "use" in table else [])
-    if not asked:
-        return [f"{where}: it asks for nothing; give keep = true, bits, group_size, mode or use"]
-    if len(asked) > len(formats) and len(asked) > 1:
-        return [f"{where}: {' and '.join(asked)} exclude each other; give one"]
-    return []
-
-
-def _match(value: object, where: str, problems: list[str]) -> Match:
-    """Read a match table; mistakes go to `problems`."""
-    if not isinstance(value, dict):
-        problems.append(f'{where}: match is a table such as {{ role = "router" }}, not {value!r}')
-        return Match()
-    where = f"{where}, match"
-    problems += unknown_keys(value, MATCH_KEYS, where)
-    roles = _words(value, "role", where, problems)
-    types = _words(value, "layer_type", where, problems)
-    types = tuple(dict.fromkeys(LAYER_TYPE_ALIASES.get(name, name) for name in types))
-    for key, names, valid in (("role", roles, ROLES), ("layer_type", types, LAYER_TYPES)):
-        for name in names:
-            if name not in valid:
-                problems.append(f"{where}: unknown {key} {name!r}{nearest(name, valid)}; valid: {', '.join(valid)}")
-    paths = _words(value, "path", where, problems)
-    for path in paths:
-        if "{" in path or "|" in path:
-            problems.append(f"{where}: path {path!r} is a glob (* ? [abc]); for alternatives give a list")
-    layers: tuple[Span, ...] = ()
-    if "layers" in value:
-        try:
-            layers = parse_layers(value["layers"])
-        except ValueError as error:
-            problems.append(f"{where}: {error}")
-    return Match(roles, types, layers, paths)
-
-
-def _words(table: Mapping[str, Any], key: str, where: str, problems: list[str]) -> tuple[str, ...]:
-    """A text or a list of texts as a tuple."""
-    value = table.get(key, [])
-    words = value if isinstance(value, list) else [value]
-    if (key in table and not words) or not all(isinstance(word, str) and word for word in words):
-        problems.append(f"{where}: {key} is a text or a list of texts, not {value!r}")
-        return ()
-    return tuple(words)
-
-
-def parse_set(text: str, *, index: int, problems: list[str]) -> Rule | None:
-    """Read one `--set`, ``MATCH:ACTION``, as a rule.
-
-    Both sides are keys of a rule, separated by commas; a word without a key goes on with the list before it:
-    ``role=router,embedding:keep``, ``path=*.v_proj,layers=0..1/8,7/8..:bits=6,group_size=32``. An empty MATCH
-    is every module.
-    """
-    where = f"--set {text!r}"
-    match_text, colon, action_text = text.partition(":")
-    if not colon:
-        problems.append(f'{where}: no ":" found; write MATCH:ACTION, as in "role=attention:bits=6"')
-        return None
-    found: list[str] = []
-    match = {key: values[0] if len(values) == 1 else values for key, values in _pairs(match_text, where, found)}
-    action: dict[str, Any] = {}
-    for key, values in _pairs(action_text, where, found, flags=("keep", "optional")):
-        if key in ("match", "reason"):
-            found.append(f"{where}: {key} cannot stand behind the colon")
-        words = [_value(word) for word in values]
-        action[key] = words[0] if len(words) == 1 else words
-    if found:
-        problems += found
-        return None
-    table = {"match": match, "reason": f"asked for on the command line: --set {text}", **action}
-    return parse_rule(table, origin=SET_ORIGIN, index=index, where=where, problems=problems)
-
-
-def _value(word: str) -> int | bool | str:
-    if word in ("true", "false"):
-        return word == "true"
-    return int(word) if re.fullmatch(r"-?\d+", word) else word
-
-
-def _pairs(text: str, where: str, problems: list[str], flags: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
-    """Split ``a=1,2,b=3`` into keys and their lists; a flag stands alone and means true."""
-    pairs: list[tuple[str, list[str]]] = []
-    for word in text.split(",") if text.strip() else []:
-        key, equals, value = (part.strip() for part in word.partition("="))
-        if equals:
-            pairs.append((key.replace("-", "_"), [value]))
-        elif key in flags:
-            pairs.append((key, ["true"]))
-        elif pairs:
-            pairs[-1][1].append(key)
-        else:
-            problems.append(f"{where}: {word!r} has no key; write key=value")
-    return pairs

@@ -1,0 +1,159 @@
+"""`mlxquant recipes`: list the shipped recipes, print one in full, or write the recipe that a build amounts to."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import OutputError, UsageError
+from ..recipe import Recipe, available, load_recipe, parse_recipe
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def override_options(function: _Function) -> _Function:
+    """Add the options that change a recipe: `bits`, `group_size`, `mode`, `sets`, `unaligned`, for `load_recipe`."""
+    for option in reversed(
+        (
+            click.option("--bits", type=int, help="Change the default's bits. A rule that gives its own keeps them."),
+            click.option("--group-size", type=int, help="Change the default's group size, likewise."),
+            click.option("--mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."),
+            click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="MATCH:ACTION",
+                help='Put a rule before all others: "role=attention:bits=6", "path=*.v_proj,layers=0..1/8:keep".',
+            ),
+            click.option(
+                "--unaligned",
+                type=click.Choice(["error", "keep"]),
+                help="What to do where the group size does not divide a dimension: refuse, or leave it unquantized.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("name", required=False)
+@override_options
+@click.option("--from", "build", metavar="BUILD", help="Write the recipe that an MLX build amounts to.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="With --from: write it here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout and nothing else.")
+def command(name: str | None, build: str | None, output: Path | None, as_json: bool, **overrides: Any) -> None:
+    """List the shipped recipes, print one with its rules and reasons, or write the one that a build amounts to.
+
+    NAME is a shipped recipe or the path of a .toml file. To make your own, write a file that extends one.
+
+    \b
+    mlxquant recipes
+    mlxquant recipes deepseek-8bit --bits 6
+    mlxquant recipes ./mine.toml --set "role=attention:bits=6"
+    mlxquant recipes --from build -o found.toml
+    """
+    changed = any(value not in (None, ()) for value in overrides.values())
+    if build is not None and (name is not None or changed):
+        raise UsageError("recipes --from BUILD takes no NAME and no overrides")
+    if output is not None and build is None:
+        raise UsageError("recipes -o FILE goes with --from BUILD")
+    if name is None and changed:
+        raise UsageError("overrides change one recipe; give its NAME")
+    if build is not None:
+        _write_found(build, output, as_json)
+    elif name is not None:
+        recipe = load_recipe(name, **overrides)
+        click.echo(_json(recipe.as_dict()) if as_json else _printed(recipe))
+    else:
+        click.echo(_json(_records()) if as_json else _table())
+
+
+def _write_found(build: str, output: Path | None, as_json: bool) -> None:
+    """Read a build's formats and write the recipe."""
+    from ..audit import read_build
+    from ..infer_recipe import recipe_of
+
+    if output is not None and output.exists():
+        raise OutputError(f"{output}: already exists; choose another name or remove it")
+    found = read_build(build)
+    text = recipe_of(
+        found.modules,
+        found.formats,
+        n_layers=found.n_layers,
+        name=output.stem if output else "from-build",
+        reference=f"found in {Path(build).name} by mlxquant recipes --from",
+    )
+    if output is not None:
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
+        click.echo(f"{output} written; try: mlxquant plan SOURCE -r ./{output}", err=True)
+    if as_json:
+        click.echo(_json(parse_recipe(text, where=build).as_dict()))
+    elif output is None:
+        click.echo(text, nl=False)
+
+
+def _records() -> dict[str, Any]:
+    """The list as a record: what `NAME --json` gives for each, under one roof."""
+    return {"schema": "mlxquant.recipes/1", "recipes": [load_recipe(shipped.name).as_dict() for shipped in available()]}
+
+
+def _json(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False)
+
+
+def _table() -> str:
+    from tabulate import tabulate
+
+    recipes = [load_recipe(shipped.name) for shipped in available()]
+    rows = [(r.name, str(r.default or "-"), _actions(r), textwrap.fill(r.summary, 70)) for r in recipes]
+    table = tabulate(rows, headers=("recipe", "default", "rules", "what it does"), tablefmt="simple")
+    return f"{table}\n\nmlxquant recipes NAME prints one with its rules and reasons."
+
+
+def _actions(recipe: Recipe) -> str:
+    """What the rules do, in a word each."""
+    words = dict.fromkeys(_action(rule.action()) for rule in recipe.rules)
+    return ", ".join(words) or "-"
+
+
+def _action(asked: dict[str, Any]) -> str:
+    if "keep" in asked:
+        return "keep"
+    if "use" in asked:
+        return {"model": "ask the class", "default": "default"}[asked["use"]]
+    words = {"bits": "{}-bit", "group_size": "group {}", "mode": "{}"}
+    return " ".join(words[key].format(value) for key, value in asked.items())
+
+
+def _printed(recipe: Recipe) -> str:
+    """One recipe for a reader: its head, then every rule with its reason, in the order in which they are tried."""
+    unaligned = {"error": "is an error", "keep": "is left unquantized"}[recipe.unaligned]
+    head = {
+        "recipe": str(recipe),
+        "summary": recipe.summary,
+        "reference": recipe.reference,
+        "sha256": recipe.sha256,
+        "default": f"{recipe.default}; what the group size does not divide {unaligned}" if recipe.default else "keep",
+    }
+    lines = [_filled(f"{key:<10} {value}", 11) for key, value in head.items() if value]
+    lines += [_filled(f"{'note':<10} {note}", 11) for note in recipe.notes]
+    if recipe.rules:
+        lines += ["", "rules, the first that matches decides:"]
+    for number, rule in enumerate(recipe.rules, 1):
+        optional = ", may match nothing" if rule.optional else ""
+        lines.append(f"\n{number:3}. {rule.match} → {_action(rule.action())}   [{rule.label}{optional}]")
+        lines.append(textwrap.indent(textwrap.fill(rule.reason, 95), " " * 5))
+    return "\n".join(lines)
+
+
+def _filled(text: str, indent: int) -> str:
+    return textwrap.fill(text, 100, subsequent_indent=" " * indent, break_long_words=False)
