@@ -6,12 +6,13 @@ Checkpoints are shared between tests, so they are read-only by agreement: copy o
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from mlxquant.tiny import write_tiny_qwen3_5_moe
+from mlxquant.tiny import ARCHITECTURES, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,16 +53,27 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hold a 5 MB Qwen3.5-MoE checkpoint: fused experts, both kinds of attention, mtp, three shards."""
-    folder = tmp_path_factory.mktemp("tiny") / "qwen3_5_moe"
-    write_tiny_qwen3_5_moe(folder)
-    return folder
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give a function from a name in `mlxquant.tiny.ARCHITECTURES` to such a checkpoint, written once."""
+    written: dict[str, Path] = {}
+
+    def checkpoint(architecture: str) -> Path:
+        if architecture not in written:
+            folder = tmp_path_factory.mktemp("tiny") / architecture
+            write_tiny(folder, architecture)
+            written[architecture] = folder
+        return written[architecture]
+
+    return checkpoint
 
 
 @pytest.fixture(scope="session")
-def tiny_qwen_vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hold the same with a vision tower and its processor file."""
-    folder = tmp_path_factory.mktemp("tiny") / "qwen3_5_moe_vision"
-    write_tiny_qwen3_5_moe(folder, vision=True)
-    return folder
+def tiny_qwen(tiny: Callable[[str], Path]) -> Path:
+    """Give a 6 MB Qwen3.5-MoE checkpoint: fused experts, both kinds of attention, mtp, three shards."""
+    return tiny("qwen3_5_moe")
+
+
+@pytest.fixture(scope="session", params=sorted(ARCHITECTURES))
+def tiny_any(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> Path:
+    """Give each of the tiny checkpoints in turn; the folder's name is the architecture's."""
+    return tiny(request.param)

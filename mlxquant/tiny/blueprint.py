@@ -1,33 +1,45 @@
-"""Write a checkpoint that exists only as a list of names and shapes, filled with numbers drawn on the way.
+"""A checkpoint before it has values: its config, and the names, shapes and distributions of its tensors.
 
-A `Blueprint` is a config and its tensors. `write` puts them on disk as the Hub has them: safetensors shards, an
-index, a tokenizer. Values are gaussian in the tensor's own dtype, drawn by looking up random 16-bit numbers in a
-table of 65,536 quantiles, which is as fast as the disk; a block is in memory at a time, so a file of any size can be
-written. Bytes depend on seed, name and shape alone. No torch, and no numpy until something is written.
+An architecture is a function from a `Size` to a `Blueprint`; `files.write` draws the values. The spreads are chosen
+so that activations keep their scale through any number of layers and logits spread over a few units: a model made
+here runs, in any precision, without overflow.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from ..formats import DTYPE_BYTES, nbytes
-from .tokenizer import write_tokenizer
+from ..formats import TORCH_DTYPES, nbytes
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+HEAD = 64  # width of an attention head, and of a linear-attention key or value head
 
-_BLOCK = 1 << 19  # values drawn at a time: 1 MiB of bf16, which stays in the cache
-_FLOAT8_MAX = 448.0  # largest E4M3 value; the codes above it are NaN
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a model is. The defaults make about 5 MB; every width is a multiple of 128.
+
+    The benchmark's 3.3 GB: ``Size(layers=8, hidden=1024, experts=128, experts_per_token=8, inner=512)``.
+    """
+
+    layers: int = 4
+    hidden: int = 128
+    experts: int = 8
+    experts_per_token: int = 2
+    inner: int = 128  # width of one expert
+    vocab: int = 512
+    dtype: str = "bfloat16"  # as config.json says it
+
+    @property
+    def heads(self) -> int:
+        """Attention heads: together as wide as the model, but at least 4."""
+        return max(4, self.hidden // HEAD)
+
+    @property
+    def stored(self) -> str:
+        """The dtype in safetensors' words."""
+        return TORCH_DTYPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +64,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """A checkpoint before it has values: config.json and the tensors, in the Hub's names."""
+    """config.json, the tensors in the Hub's names, and further JSON files by name."""
 
     config: dict[str, Any]
     tensors: list[Tensor]
-    files: dict[str, Any]  # further JSON files by name, such as preprocessor_config.json
+    files: dict[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -64,121 +76,73 @@ class Blueprint:
         return sum(t.nbytes for t in self.tensors)
 
 
-def matrix(name: str, *shape: int, dtype: str = "BF16", gain: float = 1.0) -> Tensor:
+def matrix(name: str, *shape: int, dtype: str, gain: float = 1.0) -> Tensor:
     """Plan a matrix of shape (..., out, in) that keeps its input's scale: ``std = gain / sqrt(in)``."""
     return Tensor(name, shape, gain * shape[-1] ** -0.5, dtype=dtype)
 
 
-def vector(name: str, *shape: int, mean: float = 0.0, std: float = 0.05, dtype: str = "BF16") -> Tensor:
+def vector(name: str, *shape: int, dtype: str, mean: float = 0.0, std: float = 0.05) -> Tensor:
     """Plan a norm's weight, a bias or the like."""
     return Tensor(name, shape, std, mean, dtype)
 
 
-def write(folder: Path, blueprint: Blueprint, *, seed: int = 0, shards: int = 1) -> None:
-    """Write config, tokenizer, shards and index into `folder`, which is made if need be.
+def norm(path: str, width: int, dtype: str, mean: float = 1.0) -> Tensor:
+    """Plan a norm's weight, around 1 unless the model adds 1 itself."""
+    return vector(f"{path}.weight", width, dtype=dtype, mean=mean)
 
-    With one shard the file is model.safetensors, without an index, as on the Hub. The same blueprint and seed
-    give the same bytes, whatever the number of shards is for each tensor.
+
+def linear(path: str, out: int, into: int, dtype: str, *, bias: bool = False, gain: float = 1.0) -> Iterator[Tensor]:
+    """Plan a linear layer: weight (out, in) and perhaps a bias (out,)."""
+    yield matrix(f"{path}.weight", out, into, dtype=dtype, gain=gain)
+    if bias:
+        yield vector(f"{path}.bias", out, dtype=dtype)
+
+
+def embedding(path: str, size: Size, *, tied: bool = False) -> Tensor:
+    """Plan the token embedding (vocab, hidden), of unit spread, or that of `head` where it serves as such."""
+    return head(path, size) if tied else Tensor(f"{path}.weight", (size.vocab, size.hidden), 1.0, dtype=size.stored)
+
+
+def head(path: str, size: Size) -> Tensor:
+    """Plan the output head (vocab, hidden); logits then have a spread of 2."""
+    return matrix(f"{path}.weight", size.vocab, size.hidden, dtype=size.stored, gain=2.0)
+
+
+def attention(path: str, size: Size, *, width: int | None = None, bias: bool = False) -> Iterator[Tensor]:
+    """Plan grouped-query attention's four projections, with two heads of keys and values.
+
+    `width` is that of all query heads together, where it is not `size.heads` of them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(folder)
-    for name, content in {"config.json": blueprint.config, **blueprint.files}.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    parts = split(blueprint.tensors, shards)
-    names = ["model.safetensors"]
-    if len(parts) > 1:
-        names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
-        weight_map = {t.name: name for name, part in zip(names, parts, strict=True) for t in part}
-        index = {"metadata": {"total_size": blueprint.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for name, part in zip(names, parts, strict=True):
-        with (folder / name).open("wb") as file:
-            _write_shard(file, part, seed)
+    width, dtype = width or size.heads * HEAD, size.stored
+    yield from linear(f"{path}.q_proj", width, size.hidden, dtype, bias=bias)
+    yield from linear(f"{path}.k_proj", 2 * HEAD, size.hidden, dtype, bias=bias)
+    yield from linear(f"{path}.v_proj", 2 * HEAD, size.hidden, dtype, bias=bias)
+    yield from linear(f"{path}.o_proj", size.hidden, width, dtype, bias=bias)
 
 
-def split(tensors: Sequence[Tensor], shards: int) -> list[list[Tensor]]:
-    """Divide tensors, in order, into at most `shards` parts of about equal bytes; none is empty."""
-    parts: list[list[Tensor]] = [[] for _ in range(shards)]
-    total, done = sum(t.nbytes for t in tensors), 0
-    for tensor in tensors:
-        # a tensor belongs where its middle falls
-        parts[min(shards - 1, (done + tensor.nbytes // 2) * shards // total)].append(tensor)
-        done += tensor.nbytes
-    return [part for part in parts if part]
+def swiglu(path: str, inner: int, size: Size, names: tuple[str, str, str] | None = None) -> Iterator[Tensor]:
+    """Plan a gated MLP; `names` are those of its gate, up and down projections."""
+    gate, up, down = names or ("gate_proj", "up_proj", "down_proj")
+    yield from linear(f"{path}.{gate}", inner, size.hidden, size.stored)
+    yield from linear(f"{path}.{up}", inner, size.hidden, size.stored)
+    yield from linear(f"{path}.{down}", size.hidden, inner, size.stored)
 
 
-def _write_shard(file: IO[bytes], tensors: Sequence[Tensor], seed: int) -> None:
-    # safetensors lays out wide dtypes first, then by name, which keeps every offset aligned
-    ordered = sorted(tensors, key=lambda t: (-DTYPE_BYTES[t.dtype], t.name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for t in ordered:
-        header[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [offset, offset + t.nbytes]}
-        offset += t.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for t in ordered:
-        for block in _blocks(t, seed):
-            file.write(block)
-    file.flush()
-    os.fsync(file.fileno())
+def block_norms(path: str, size: Size, mean: float = 1.0) -> Iterator[Tensor]:
+    """Plan the two norms of a transformer block."""
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        yield norm(f"{path}.{name}", size.hidden, size.stored, mean)
 
 
-def _blocks(tensor: Tensor, seed: int) -> Iterator[memoryview]:
-    """Draw the tensor's bytes, a block at a time. The generator's stream is fixed by seed and name."""
-    import numpy as np
-
-    bits = np.random.SFC64([seed, zlib.crc32(tensor.name.encode())])
-    table = _table(tensor.dtype, tensor.mean, tensor.std, tensor.fill)
-    out = np.empty(_BLOCK, table.dtype)
-    left = prod(tensor.shape)
-    while left:
-        count = min(left, _BLOCK)
-        drawn = bits.random_raw(-(-count // 4)).view("<u2")[:count]
-        np.take(table, drawn, out=out[:count], mode="clip")
-        yield out[:count].data
-        left -= count
-
-
-@lru_cache(maxsize=64)
-def _table(dtype: str, mean: float, std: float, fill: str) -> NDArray[Any]:
-    """The 65,536 equally likely values of a tensor, in its dtype: shape (65536,)."""
-    import numpy as np
-
-    if fill == "bytes":
-        return np.arange(1 << 16).astype("u1")
-    values = mean + std * _quantiles()
-    if dtype == "U8":
-        return np.clip(np.rint(values), 0, 255).astype("u1")
-    if dtype == "F8_E4M3":
-        codes = _float8_values()
-        nearest = np.abs(codes[:, None] - np.clip(values, -_FLOAT8_MAX, _FLOAT8_MAX)[::16]).argmin(0)
-        return np.repeat(nearest.astype("u1"), 16)
-    if dtype == "BF16":
-        bits = values.astype("<f4").view("<u4")
-        # round half to even: add half of the last kept bit, and that bit itself
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-    return values.astype({"F16": "<f2", "F32": "<f4"}[dtype])
-
-
-@lru_cache(maxsize=1)
-def _quantiles() -> NDArray[np.float64]:
-    """Standard normal quantiles at the middles of 65,536 equal parts; the outermost are ±4.32."""
-    from statistics import NormalDist
-
-    import numpy as np
-
-    inverse = NormalDist().inv_cdf
-    return np.array([inverse((i + 0.5) / (1 << 16)) for i in range(1 << 16)])
-
-
-def _float8_values() -> NDArray[np.float64]:
-    """Values of the 256 E4M3 codes (4 exponent bits, bias 7); NaN becomes infinity, nearest to nothing."""
-    import numpy as np
-
-    code = np.arange(256)
-    exponent, fraction = (code >> 3) & 15, code & 7
-    value = np.where(exponent == 0, fraction * 2.0**-9, (1 + fraction / 8) * 2.0 ** (exponent - 7.0))
-    value[(code & 127) == 127] = np.inf
-    return np.where(code > 127, -value, value)
+def mamba2(path: str, size: Size, *, head_dim: int, states: int, kernel: int) -> Iterator[Tensor]:
+    """Plan a Mamba-2 mixer, twice as wide as the model, with one group of states."""
+    width, dtype = 2 * size.hidden, size.stored
+    heads, mixed = width // head_dim, width + 2 * states
+    yield from linear(f"{path}.in_proj", width + mixed + heads, size.hidden, dtype)
+    yield matrix(f"{path}.conv1d.weight", mixed, 1, kernel, dtype=dtype)
+    yield vector(f"{path}.conv1d.bias", mixed, dtype=dtype)
+    yield vector(f"{path}.dt_bias", heads, mean=-3.0, std=0.5, dtype=dtype)
+    yield vector(f"{path}.A_log", heads, mean=1.5, std=0.5, dtype="F32")
+    yield vector(f"{path}.D", heads, mean=1.0, dtype=dtype)
+    yield norm(f"{path}.norm", width, dtype)
+    yield from linear(f"{path}.out_proj", size.hidden, width, dtype)

@@ -8,218 +8,164 @@ zero-centred, as the Hub has them: the model adds 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from .blueprint import Blueprint, Tensor, matrix, vector, write
+from .blueprint import HEAD, Blueprint, Size, Tensor, block_norms, embedding, head, linear, matrix, norm, swiglu, vector
 from .tokenizer import token_ids
 
-_HEAD = 64  # width of an attention head, and of a linear-attention key or value head
-_VISION = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "num_position_embeddings": 64}
+_KERNEL = 4
+_VISION = {
+    "deepstack_visual_indexes": [],
+    "depth": 1,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 64,
+    "in_channels": 3,
+    "initializer_range": 0.02,
+    "intermediate_size": 128,
+    "model_type": "qwen3_5_moe",
+    "num_heads": 2,
+    "num_position_embeddings": 64,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
 
 
-def write_tiny_qwen3_5_moe(
-    folder: Path,
-    *,
-    seed: int = 0,
-    shards: int = 3,
-    vision: bool = False,
-    mtp: bool = True,
-    dtype: str = "bfloat16",
-    layers: int = 4,
-    hidden: int = 128,
-    experts: int = 8,
-    experts_per_token: int = 2,
-    moe_intermediate: int = 128,
-    vocab: int = 512,
-) -> None:
-    """Write a Qwen3.5-MoE checkpoint in the Hub's layout; the defaults make 5 MB.
-
-    The benchmark's 3.3 GB: ``layers=8, hidden=1024, experts=128, experts_per_token=8, moe_intermediate=512``.
-    """
-    config = _config(
-        dtype=dtype,
-        layers=layers,
-        hidden=hidden,
-        experts=experts,
-        experts_per_token=experts_per_token,
-        moe_intermediate=moe_intermediate,
-        vocab=vocab,
-        vision=vision,
-        mtp=mtp,
-    )
-    write(folder, blueprint(config), seed=seed, shards=shards)
-
-
-def blueprint(config: dict[str, Any]) -> Blueprint:
-    """List the tensors that a Qwen3.5-MoE `config` asks for, and the processor files of its vision tower."""
-    text = config["text_config"]
-    dtype = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[text["dtype"]]
+def qwen3_5_moe(size: Size, *, vision: bool = False, mtp: bool = True) -> Blueprint:
+    """Plan a Qwen3.5-MoE of that size, with or without vision tower and multi-token prediction."""
+    model, files = "model.language_model", {}
+    types = ["linear_attention" if (i + 1) % 4 else "full_attention" for i in range(size.layers)]
+    config = _config(size, types, mtp)
     tensors: list[Tensor] = []
-    files: dict[str, Any] = {}
-    if "vision_config" in config:
-        tensors += _vision(config["vision_config"], dtype)
-        files["preprocessor_config.json"] = _preprocessor(config["vision_config"])
-    model = "model.language_model"
-    tensors.append(Tensor(f"{model}.embed_tokens.weight", (text["vocab_size"], text["hidden_size"]), 1.0, dtype=dtype))
-    for i, kind in enumerate(text["layer_types"]):
-        tensors += _layer(f"{model}.layers.{i}", kind, text, dtype)
-    tensors.append(vector(f"{model}.norm.weight", text["hidden_size"], dtype=dtype))
-    tensors.append(matrix("lm_head.weight", text["vocab_size"], text["hidden_size"], dtype=dtype, gain=2.0))
-    if text["mtp_num_hidden_layers"]:
-        tensors += _mtp(text, dtype)
+    if vision:
+        config["vision_config"] = {**_VISION, "out_hidden_size": size.hidden}
+        files["preprocessor_config.json"] = _preprocessor()
+        tensors += _tower(config["vision_config"], size.stored)
+    tensors.append(embedding(f"{model}.embed_tokens", size))
+    for i, kind in enumerate(types):
+        tensors += _layer(f"{model}.layers.{i}", kind, size)
+    tensors += [norm(f"{model}.norm", size.hidden, size.stored, mean=0.0), head("lm_head", size)]
+    if mtp:
+        tensors += _mtp(size)
     return Blueprint(config, tensors, files)
 
 
-def _layer(path: str, kind: str, text: dict[str, Any], dtype: str) -> Iterator[Tensor]:
-    hidden = text["hidden_size"]
-    yield from _attention(path, text, dtype) if kind == "full_attention" else _delta_net(path, text, dtype)
-    yield from _experts(f"{path}.mlp", text, dtype)
-    yield vector(f"{path}.input_layernorm.weight", hidden, dtype=dtype)
-    yield vector(f"{path}.post_attention_layernorm.weight", hidden, dtype=dtype)
+def _layer(path: str, kind: str, size: Size) -> Iterator[Tensor]:
+    yield from (_attention if kind == "full_attention" else _delta_net)(path, size)
+    yield from _experts(f"{path}.mlp", size)
+    yield from block_norms(path, size, mean=0.0)
 
 
-def _attention(path: str, text: dict[str, Any], dtype: str) -> Iterator[Tensor]:
-    hidden, head = text["hidden_size"], text["head_dim"]
-    q, kv = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
-    attn = f"{path}.self_attn"
-    yield matrix(f"{attn}.q_proj.weight", 2 * q, hidden, dtype=dtype)  # queries and the output gate
-    yield matrix(f"{attn}.k_proj.weight", kv, hidden, dtype=dtype)
-    yield matrix(f"{attn}.v_proj.weight", kv, hidden, dtype=dtype)
-    yield matrix(f"{attn}.o_proj.weight", hidden, q, dtype=dtype)
-    yield vector(f"{attn}.q_norm.weight", head, dtype=dtype)
-    yield vector(f"{attn}.k_norm.weight", head, dtype=dtype)
+def _attention(path: str, size: Size) -> Iterator[Tensor]:
+    width, dtype, attn = size.heads * HEAD, size.stored, f"{path}.self_attn"
+    yield from linear(f"{attn}.q_proj", 2 * width, size.hidden, dtype)  # queries and the output gate
+    yield from linear(f"{attn}.k_proj", 2 * HEAD, size.hidden, dtype)
+    yield from linear(f"{attn}.v_proj", 2 * HEAD, size.hidden, dtype)
+    yield from linear(f"{attn}.o_proj", size.hidden, width, dtype)
+    yield norm(f"{attn}.q_norm", HEAD, dtype, mean=0.0)
+    yield norm(f"{attn}.k_norm", HEAD, dtype, mean=0.0)
 
 
-def _delta_net(path: str, text: dict[str, Any], dtype: str) -> Iterator[Tensor]:
-    hidden, heads = text["hidden_size"], text["linear_num_value_heads"]
-    key = text["linear_num_key_heads"] * text["linear_key_head_dim"]
-    value = heads * text["linear_value_head_dim"]
-    attn = f"{path}.linear_attn"
+def _delta_net(path: str, size: Size) -> Iterator[Tensor]:
+    heads, dtype, attn = size.heads, size.stored, f"{path}.linear_attn"
+    value = heads * HEAD
+    mixed = 2 * value  # queries and keys have half as many heads as values
     # decay per token is exp(-exp(A_log) * softplus(a + dt_bias)): about 0.8 here
     yield vector(f"{attn}.dt_bias", heads, mean=-3.0, std=0.5, dtype=dtype)
     yield vector(f"{attn}.A_log", heads, mean=1.5, std=0.5, dtype="F32")
-    width = 2 * key + value
-    yield matrix(f"{attn}.conv1d.weight", width, 1, text["linear_conv_kernel_dim"], dtype=dtype)
-    yield vector(f"{attn}.norm.weight", text["linear_value_head_dim"], mean=1.0, dtype=dtype)
-    yield matrix(f"{attn}.out_proj.weight", hidden, value, dtype=dtype)
-    yield matrix(f"{attn}.in_proj_qkv.weight", width, hidden, dtype=dtype)
-    yield matrix(f"{attn}.in_proj_z.weight", value, hidden, dtype=dtype)
-    yield matrix(f"{attn}.in_proj_b.weight", heads, hidden, dtype=dtype)
-    yield matrix(f"{attn}.in_proj_a.weight", heads, hidden, dtype=dtype)
+    yield matrix(f"{attn}.conv1d.weight", mixed, 1, _KERNEL, dtype=dtype)
+    yield norm(f"{attn}.norm", HEAD, dtype)
+    yield from linear(f"{attn}.out_proj", size.hidden, value, dtype)
+    yield from linear(f"{attn}.in_proj_qkv", mixed, size.hidden, dtype)
+    yield from linear(f"{attn}.in_proj_z", value, size.hidden, dtype)
+    yield from linear(f"{attn}.in_proj_b", heads, size.hidden, dtype)
+    yield from linear(f"{attn}.in_proj_a", heads, size.hidden, dtype)
 
 
-def _experts(path: str, text: dict[str, Any], dtype: str) -> Iterator[Tensor]:
-    hidden, experts, inner = text["hidden_size"], text["num_experts"], text["moe_intermediate_size"]
-    shared = text["shared_expert_intermediate_size"]
-    yield matrix(f"{path}.gate.weight", experts, hidden, dtype=dtype, gain=2.0)
-    yield matrix(f"{path}.experts.gate_up_proj", experts, 2 * inner, hidden, dtype=dtype)
-    yield matrix(f"{path}.experts.down_proj", experts, hidden, inner, dtype=dtype)
-    yield matrix(f"{path}.shared_expert.gate_proj.weight", shared, hidden, dtype=dtype)
-    yield matrix(f"{path}.shared_expert.up_proj.weight", shared, hidden, dtype=dtype)
-    yield matrix(f"{path}.shared_expert.down_proj.weight", hidden, shared, dtype=dtype)
-    yield matrix(f"{path}.shared_expert_gate.weight", 1, hidden, dtype=dtype)
+def _experts(path: str, size: Size) -> Iterator[Tensor]:
+    dtype = size.stored
+    yield from linear(f"{path}.gate", size.experts, size.hidden, dtype, gain=2.0)
+    yield matrix(f"{path}.experts.gate_up_proj", size.experts, 2 * size.inner, size.hidden, dtype=dtype)
+    yield matrix(f"{path}.experts.down_proj", size.experts, size.hidden, size.inner, dtype=dtype)
+    yield from swiglu(f"{path}.shared_expert", size.inner, size)
+    yield from linear(f"{path}.shared_expert_gate", 1, size.hidden, dtype)
 
 
-def _mtp(text: dict[str, Any], dtype: str) -> Iterator[Tensor]:
-    hidden = text["hidden_size"]
-    yield matrix("mtp.fc.weight", hidden, 2 * hidden, dtype=dtype)
-    for i in range(text["mtp_num_hidden_layers"]):
-        yield from _layer(f"mtp.layers.{i}", "full_attention", text, dtype)
+def _mtp(size: Size) -> Iterator[Tensor]:
+    yield from linear("mtp.fc", size.hidden, 2 * size.hidden, size.stored)
+    yield from _layer("mtp.layers.0", "full_attention", size)
     for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"):
-        yield vector(f"mtp.{name}.weight", hidden, dtype=dtype)
+        yield norm(f"mtp.{name}", size.hidden, size.stored, mean=0.0)
 
 
-def _vision(vision: dict[str, Any], dtype: str) -> Iterator[Tensor]:
-    hidden, inner, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
-    path = "model.visual"
-    yield Tensor(
-        f"{path}.patch_embed.proj.weight",
-        (hidden, vision["in_channels"], vision["temporal_patch_size"], patch, patch),
-        0.02,
-        dtype=dtype,
-    )
+def _tower(vision: dict[str, Any], dtype: str) -> Iterator[Tensor]:
+    hidden, patch, path = vision["hidden_size"], vision["patch_size"], "model.visual"
+    pixels = (hidden, vision["in_channels"], vision["temporal_patch_size"], patch, patch)
+    yield Tensor(f"{path}.patch_embed.proj.weight", pixels, 0.02, dtype=dtype)
     yield vector(f"{path}.patch_embed.proj.bias", hidden, dtype=dtype)
     yield matrix(f"{path}.pos_embed.weight", vision["num_position_embeddings"], hidden, dtype=dtype)
     for i in range(vision["depth"]):
         block = f"{path}.blocks.{i}"
-        for norm in ("norm1", "norm2"):
-            yield vector(f"{block}.{norm}.weight", hidden, mean=1.0, dtype=dtype)
-            yield vector(f"{block}.{norm}.bias", hidden, dtype=dtype)
-        yield from _linear(f"{block}.attn.qkv", 3 * hidden, hidden, dtype)
-        yield from _linear(f"{block}.attn.proj", hidden, hidden, dtype)
-        yield from _linear(f"{block}.mlp.linear_fc1", inner, hidden, dtype)
-        yield from _linear(f"{block}.mlp.linear_fc2", hidden, inner, dtype)
+        for name in ("norm1", "norm2"):
+            yield norm(f"{block}.{name}", hidden, dtype)
+            yield vector(f"{block}.{name}.bias", hidden, dtype=dtype)
+        yield from linear(f"{block}.attn.qkv", 3 * hidden, hidden, dtype, bias=True)
+        yield from linear(f"{block}.attn.proj", hidden, hidden, dtype, bias=True)
+        yield from linear(f"{block}.mlp.linear_fc1", vision["intermediate_size"], hidden, dtype, bias=True)
+        yield from linear(f"{block}.mlp.linear_fc2", hidden, vision["intermediate_size"], dtype, bias=True)
     merged = hidden * vision["spatial_merge_size"] ** 2
-    yield vector(f"{path}.merger.norm.weight", hidden, mean=1.0, dtype=dtype)
+    yield norm(f"{path}.merger.norm", hidden, dtype)
     yield vector(f"{path}.merger.norm.bias", hidden, dtype=dtype)
-    yield from _linear(f"{path}.merger.linear_fc1", merged, merged, dtype)
-    yield from _linear(f"{path}.merger.linear_fc2", vision["out_hidden_size"], merged, dtype)
+    yield from linear(f"{path}.merger.linear_fc1", merged, merged, dtype, bias=True)
+    yield from linear(f"{path}.merger.linear_fc2", vision["out_hidden_size"], merged, dtype, bias=True)
 
 
-def _linear(path: str, out: int, into: int, dtype: str) -> Iterator[Tensor]:
-    yield matrix(f"{path}.weight", out, into, dtype=dtype)
-    yield vector(f"{path}.bias", out, dtype=dtype)
-
-
-def _config(
-    *,
-    dtype: str,
-    layers: int,
-    hidden: int,
-    experts: int,
-    experts_per_token: int,
-    moe_intermediate: int,
-    vocab: int,
-    vision: bool,
-    mtp: bool,
-) -> dict[str, Any]:
-    """The fields of Qwen3.5-122B-A10B's config.json, in its order, with other numbers."""
+def _config(size: Size, types: list[str], mtp: bool) -> dict[str, Any]:
+    """The fields of Qwen3.5-122B-A10B's config.json with other numbers."""
     ids = token_ids()
-    heads = max(4, hidden // _HEAD)
     text = {
         "attention_bias": False,
         "attention_dropout": 0.0,
         "attn_output_gate": True,
-        "dtype": dtype,
-        "eos_token_id": ids["<|im_end|>"],
+        "dtype": size.dtype,
+        "eos_token_id": ids["<|endoftext|>"],
         "full_attention_interval": 4,
-        "head_dim": _HEAD,
+        "head_dim": HEAD,
         "hidden_act": "silu",
-        "hidden_size": hidden,
+        "hidden_size": size.hidden,
         "initializer_range": 0.02,
-        "layer_types": ["linear_attention" if (i + 1) % 4 else "full_attention" for i in range(layers)],
-        "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": _HEAD,
-        "linear_num_key_heads": heads // 2,
-        "linear_num_value_heads": heads,
-        "linear_value_head_dim": _HEAD,
+        "layer_types": types,
+        "linear_conv_kernel_dim": _KERNEL,
+        "linear_key_head_dim": HEAD,
+        "linear_num_key_heads": size.heads // 2,
+        "linear_num_value_heads": size.heads,
+        "linear_value_head_dim": HEAD,
+        "mamba_ssm_dtype": "float32",
         "max_position_embeddings": 262144,
         "mlp_only_layers": [],
         "model_type": "qwen3_5_moe_text",
-        "moe_intermediate_size": moe_intermediate,
+        "moe_intermediate_size": size.inner,
         "mtp_num_hidden_layers": int(mtp),
         "mtp_use_dedicated_embeddings": False,
-        "num_attention_heads": heads,
-        "num_experts": experts,
-        "num_experts_per_tok": experts_per_token,
-        "num_hidden_layers": layers,
+        "num_attention_heads": size.heads,
+        "num_experts": size.experts,
+        "num_experts_per_tok": size.experts_per_token,
+        "num_hidden_layers": size.layers,
         "num_key_value_heads": 2,
         "rms_norm_eps": 1e-06,
-        "router_aux_loss_coef": 0.001,
-        "shared_expert_intermediate_size": moe_intermediate,
-        "use_cache": True,
-        "vocab_size": vocab,
-        "mamba_ssm_dtype": "float32",
         "rope_parameters": {
             "mrope_interleaved": True,
-            "mrope_section": [3, 3, 2],
-            "rope_type": "default",
-            "rope_theta": 10000000,
+            "mrope_section": [3, 3, 2],  # half of the rotated quarter of a head: 64 / 4 / 2
             "partial_rotary_factor": 0.25,
+            "rope_theta": 10000000,
+            "rope_type": "default",
         },
+        "router_aux_loss_coef": 0.001,
+        "shared_expert_intermediate_size": size.inner,
+        "use_cache": True,
+        "vocab_size": size.vocab,
     }
-    config: dict[str, Any] = {
+    return {
         "architectures": ["Qwen3_5MoeForConditionalGeneration"],
         "image_token_id": ids["<|image_pad|>"],
         "model_type": "qwen3_5_moe",
@@ -227,33 +173,19 @@ def _config(
         "tie_word_embeddings": False,
         "transformers_version": "4.57.0.dev0",
         "video_token_id": ids["<|video_pad|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
     }
-    if vision:
-        config["vision_config"] = {
-            "deepstack_visual_indexes": [],
-            **_VISION,
-            "hidden_act": "gelu_pytorch_tanh",
-            "in_channels": 3,
-            "initializer_range": 0.02,
-            "model_type": "qwen3_5_moe",
-            "out_hidden_size": hidden,
-            "patch_size": 16,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-        }
-    config["vision_end_token_id"] = ids["<|vision_end|>"]
-    config["vision_start_token_id"] = ids["<|vision_start|>"]
-    return config
 
 
-def _preprocessor(vision: dict[str, Any]) -> dict[str, Any]:
+def _preprocessor() -> dict[str, Any]:
     return {
         "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
         "image_processor_type": "Qwen2VLImageProcessorFast",
-        "merge_size": vision["spatial_merge_size"],
-        "patch_size": vision["patch_size"],
+        "image_std": [0.5, 0.5, 0.5],
+        "merge_size": _VISION["spatial_merge_size"],
+        "patch_size": _VISION["patch_size"],
         "processor_class": "Qwen3VLProcessor",
         "size": {"longest_edge": 16777216, "shortest_edge": 65536},
-        "temporal_patch_size": vision["temporal_patch_size"],
+        "temporal_patch_size": _VISION["temporal_patch_size"],
     }
