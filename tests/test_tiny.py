@@ -23,7 +23,7 @@ from mlxquant.tiny.tokenizer import SIZE, token_ids
 
 
 def headers(folder: Path) -> dict[str, tuple[str, list[int]]]:
-    found = {}
+    found: dict[str, tuple[str, list[int]]] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         data = path.read_bytes()
         (length,) = struct.unpack("<Q", data[:8])
@@ -153,7 +153,7 @@ def test_every_checkpoint_converts_with_mlx_lm_and_runs(tiny_any, tmp_path, prec
     logits = model(mx.arange(24)[None]).astype(mx.float32)
     assert logits.shape == (1, 24, 512)
     assert mx.isfinite(logits).all()
-    assert 0.5 < mx.std(logits).item() < 5
+    assert 0.5 < float(np.array(logits).std()) < 5
 
 
 def test_a_vision_tower_comes_with_its_processor_file(tiny):
