@@ -1,4 +1,4 @@
-"""What is packed is whole: recipes in the wheel, all that a build needs in the sdist, a Makefile that explains itself."""
+"""What is packed is whole: recipes in the wheel, all that a build needs in the sdist, a Makefile with help."""
 
 from __future__ import annotations
 
