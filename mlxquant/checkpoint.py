@@ -32,7 +32,8 @@ READ_METHODS = ("fp8", "mxfp4", "mxfp8")
 class Checkpoint:
     """A source: `config` as mlx-lm would load it, `tensors` by name, `files` sizes by name.
 
-    `name` is what the user typed, for messages and records; `folder` is None for a lone config.json.
+    `name` is what a reader knows it by, in messages and records: a Hub id or a file's or folder's own name, no
+    path of one machine. `folder` is None for a lone config.json.
     """
 
     name: str
@@ -90,15 +91,21 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     Raises SourceError for anything that keeps it from being a source, all faults of the shards at once.
     """
     path = Path(path)
-    shown = name or str(path)
+    shown = name or _known_as(path)
     if path.is_file() and path.suffix == ".json":
         return Checkpoint(shown, None, read_config(path, None), {}, {})
     if not path.is_dir():
-        raise SourceError(f"{shown}: no such folder, config.json or Hub id (org/name)")
+        raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
     config = read_config(path / "config.json", path / "generation_config.json")
     check_config(config, shown)
     tensors, files = read_tensors(path)
     return Checkpoint(shown, path, config, tensors, files, revision)
+
+
+def _known_as(path: Path) -> str:
+    """What a reader knows a path by: its last part, and the folder's for a file that is called config.json."""
+    whole = path.absolute()
+    return f"{whole.parent.name}/{whole.name}" if whole.name == "config.json" else whole.name
 
 
 def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
@@ -169,7 +176,7 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
 def read_file_header(path: Path) -> tuple[list[Tensor], int]:
     """Read one file's header: its tensors, and the file's size."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = header_length(file.read(8), path.name, size)
             return parse_header(file.read(length), path.name, size)[0], size

@@ -4,41 +4,14 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from ..errors import OutputError, UsageError
 from ..recipe import Recipe, available, load_recipe, parse_recipe
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def override_options(function: _Function) -> _Function:
-    """Add the options that change a recipe: `bits`, `group_size`, `mode`, `sets`, `unaligned`, for `load_recipe`."""
-    for option in reversed(
-        (
-            click.option("--bits", type=int, help="Change the default's bits. A rule that gives its own keeps them."),
-            click.option("--group-size", type=int, help="Change the default's group size, likewise."),
-            click.option("--mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."),
-            click.option(
-                "--set",
-                "sets",
-                multiple=True,
-                metavar="MATCH:ACTION",
-                help='Put a rule before all others: "role=attention:bits=6", "path=*.v_proj,layers=0..1/8:keep".',
-            ),
-            click.option(
-                "--unaligned",
-                type=click.Choice(["error", "keep"]),
-                help="What to do where the group size does not divide a dimension: refuse, or leave it unquantized.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+from .options import json_option, override_options
 
 
 @click.command()
@@ -46,7 +19,7 @@ def override_options(function: _Function) -> _Function:
 @override_options
 @click.option("--from", "build", metavar="BUILD", help="Write the recipe that an MLX build amounts to.")
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="With --from: write it here.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout and nothing else.")
+@json_option
 def command(name: str | None, build: str | None, output: Path | None, as_json: bool, **overrides: Any) -> None:
     """List the shipped recipes, print one with its rules and reasons, or write the one that a build amounts to.
 

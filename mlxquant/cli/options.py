@@ -1,0 +1,72 @@
+"""What several commands take: a source, a recipe and the options that change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+source_argument = click.argument("source", metavar="SOURCE")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the record on stdout and nothing else.")
+
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="Cast what stays unquantized to this; by default what the config says, as mlx-lm does.",
+)
+
+
+def override_options(function: _Function) -> _Function:
+    """Add the options that change a recipe: `bits`, `group_size`, `mode`, `sets`, `unaligned`, for `load_recipe`."""
+    for option in reversed(
+        (
+            click.option("--bits", type=int, help="Change the default's bits. A rule that gives its own keeps them."),
+            click.option("--group-size", type=int, help="Change the default's group size, likewise."),
+            click.option("--mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."),
+            click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="MATCH:ACTION",
+                help='Put a rule before all others: "role=attention:bits=6", "path=*.v_proj,layers=0..1/8:keep".',
+            ),
+            click.option(
+                "--unaligned",
+                type=click.Choice(["error", "keep"]),
+                help="What to do where the group size does not divide a dimension: refuse, or leave it unquantized.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def recipe_options(function: _Function) -> _Function:
+    """Add `-r/--recipe` and the options that change it; hand them all to `load`."""
+    option = click.option("-r", "--recipe", metavar="RECIPE", help="A shipped recipe's name, or a .toml file's path.")
+    return option(override_options(function))
+
+
+def load(recipe: str | None, **overrides: Any) -> Recipe:
+    """Load the recipe that `recipe_options` gave. Raises UsageError where none was given, RecipeError."""
+    from ..recipe import load_recipe
+
+    if recipe is None:
+        raise UsageError(f"a recipe is missing: give -r with one of {', '.join(shipped())}, or a .toml file")
+    return load_recipe(recipe, **overrides)
+
+
+def shipped() -> list[str]:
+    """Names of the shipped recipes."""
+    from ..recipe import available
+
+    return [entry.name for entry in available()]

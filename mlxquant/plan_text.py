@@ -1,0 +1,131 @@
+"""A plan as text that fits a terminal of 80 columns: what each part becomes, what it weighs, what is kept and why.
+
+Pure functions from a plan to lines; nothing is decided or counted here that the record does not hold.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from .modules import ROLES
+from .units import show_bytes, show_count
+
+if TYPE_CHECKING:
+    from .plan import Plan, PlannedModule
+
+WIDTH = 80
+_INDENT = 12
+
+
+def plan_text(plan: Plan) -> str:
+    """Write a plan for a reader: head, table, totals, what is protected, dropped, noted and warned of."""
+    parts = (_head(plan), part_table(plan.modules), _totals(plan), _protected(plan), _remarks(plan))
+    return "\n\n".join(part for part in parts if part)
+
+
+def part_table(modules: Sequence[PlannedModule]) -> str:
+    """Write the table by role, layer type and format, in the order of the roles; 79 columns at most."""
+    from tabulate import tabulate
+
+    groups: dict[tuple[int, str, str], list[PlannedModule]] = defaultdict(list)
+    for m in modules:
+        groups[ROLES.index(m.module.role), short_layer(m.module.layer_type), short_format(m)].append(m)
+    whole = sum(m.nbytes for m in modules)
+    rows = []
+    for (role, layer, fmt), members in sorted(groups.items(), key=lambda item: item[0][:2]):
+        size = sum(m.nbytes for m in members)
+        parameters = sum(m.module.parameters for m in members)
+        cells = (f"{len(members):,}", show_count(parameters), fmt, show_bytes(size, 1), _percent(size, whole))
+        rows.append((ROLES[role], layer, *cells))
+    headers = ("role", "layer", "modules", "params", "format", "bytes", "share")
+    align = ("left", "left", "right", "right", "left", "right", "right")
+    return str(tabulate(rows, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True))
+
+
+def short_layer(layer_type: str | None) -> str:
+    """Shorten a layer type to a column's width. ``short_layer("full_attention") == "full"``."""
+    return (layer_type or "-").removesuffix("_attention")
+
+
+def short_format(planned: PlannedModule) -> str:
+    """Name what a module is stored as: its format, or the dtype it keeps."""
+    return str(planned.format) if planned.format else planned.module.weight.dtype.lower()
+
+
+def filled(label: str, text: str, indent: int = _INDENT) -> str:
+    """Write a labelled paragraph with its text in a column of its own, within 80 columns."""
+    lead = f"{label:<{indent - 1}} "
+    return textwrap.fill(
+        lead + text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _head(plan: Plan) -> str:
+    source = plan.source
+    at = f" at {source['revision']}" if source["revision"] else ""
+    kind = "config alone" if source["kind"] == "config" else "headers of its shards"
+    lines = [
+        filled(
+            "source", f"{source['name']}{at} ({source['model_type']}, {source['layers']} layers; read from the {kind})"
+        ),
+        filled("recipe", f"{plan.recipe}: {plan.recipe.summary}"),
+        filled("sha256", plan.recipe.sha256),
+    ]
+    return "\n".join(lines)
+
+
+def _totals(plan: Plan) -> str:
+    t = plan.totals
+    size, source, active = t["bytes"], t["source_bytes"], t["active_bytes_per_token"]
+    lines = (
+        ("parameters", t["parameters"], ""),
+        ("bytes", size, f"{show_bytes(size)}, {t['bpw']:.4f} bits per weight"),
+        ("source", source, show_bytes(source)),
+        ("active", t["active_parameters"], f"parameters that one token uses{_top_k(plan)}"),
+        ("", active, f"bytes read to decode it, {show_bytes(active)}"),
+    )
+    wide = max(len(f"{amount:,}") for _, amount, _ in lines)
+    return "\n".join(f"{label:<{_INDENT}}{amount:>{wide},}  {text}".rstrip() for label, amount, text in lines)
+
+
+def _top_k(plan: Plan) -> str:
+    shares = Counter(m.share for m in plan.modules if m.module.role == "expert")
+    return f" ({', '.join(f'{k} of {n} experts' for k, n in shares)})" if len(shares) == 1 else ""
+
+
+def _protected(plan: Plan) -> str:
+    if not plan.protected:
+        return filled("protected", "0 modules: no rule keeps what mlx can quantize")
+    groups: dict[tuple[str, str], list[PlannedModule]] = defaultdict(list)
+    for m in plan.protected:
+        groups[m.decision.rule or "", m.decision.reason].append(m)
+    lines = [filled("protected", f"{len(plan.protected):,} modules that mlx can quantize and a rule keeps:")]
+    for (rule, reason), members in groups.items():
+        roles = Counter(m.module.role for m in members)
+        counts = ", ".join(f"{n:,} {role}" for role, n in roles.items())
+        lines.append(filled("", f"{counts}: {reason} [{rule}]"))
+    return "\n".join(lines)
+
+
+def _remarks(plan: Plan) -> str:
+    return "\n".join(
+        [
+            *_dropped(plan),
+            *(filled("note", note) for note in plan.notes),
+            *(filled("warning", warning) for warning in plan.warnings),
+        ]
+    )
+
+
+def _dropped(plan: Plan) -> Iterator[str]:
+    kinds = plan.dropped["by_kind"]
+    if kinds:
+        counts = [f"{k['tensors']:,} {kind} tensors ({show_bytes(k['bytes'])})" for kind, k in kinds.items()]
+        yield filled("dropped", f"{', '.join(counts)}, which mlx-lm's text model has no place for")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
