@@ -70,11 +70,12 @@ wheel-test: wheel
 	@build/wheel-test/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/mlxquant-*.whl
 	@cd build/wheel-test && venv/bin/mlxquant --help && venv/bin/mlxquant recipes
 
-# uv resolves to lower bounds; pip cannot.
+# uv resolves to lower bounds; pip cannot. transformers is mlx-lm's dependency: its own lower bound.
 lowest: $(STAMP)
 	@$(PYTHON) -m venv --clear build/lowest
 	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	@build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python \
+		--resolution lowest-direct --editable '.[dev]' 'transformers>=5.7.0'
 	@build/lowest/bin/python -m pytest
 
 clean:

@@ -22,18 +22,18 @@ PACKAGE = ROOT / "mlxquant"
 
 # A folder stands for all its modules, a trailing * for any ending.
 LAYERS: list[tuple[str, str]] = [
-    ("words", "__init__ errors formats modules records units layers"),
+    ("words", "__init__ errors formats modules records units layers machine"),
     ("source", "hub headers checkpoint strided views roles layout tiny"),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits"),
-    ("build", "kernels* pieces shards disk manifest convert"),
+    ("build", "kernels* pieces shards disk journal hashing worker account* manifest build_files convert"),
     ("check", "build audit verify diff"),
-    ("measure", "machine bench streaming compare evals"),
+    ("measure", "bench streaming compare evals"),
     ("judge", "validate report"),
     ("face", "cli __main__"),
 ]
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
-    "mlx": "views roles layout kernels* pieces convert audit verify machine bench streaming compare evals cli.demo",
+    "mlx": "views roles layout kernels* pieces worker convert audit verify bench streaming compare evals cli.demo",
     "mlx_lm": "layout bench streaming compare evals cli.demo",
     "numba": "kernels*",
     "transformers": "",
