@@ -90,32 +90,38 @@ class Recipe:
         if record.get("schema") != SCHEMA:
             raise RecipeError(f"recipe {name}: schema {SCHEMA} expected, {record.get('schema')!r} found")
         problems: list[str] = []
-        rules = []
-        for n, table in enumerate(record["rules"], 1):
-            stated = {key: value for key, value in table.items() if key not in ("origin", "index")}
-            where = f"recipe {name}, rule {n}"
-            rule = parse_rule(stated, origin=table["origin"], index=table["index"], where=where, problems=problems)
-            rules += [rule] if rule else []
+        try:
+            recipe = cls(
+                name=name,
+                summary=record["summary"],
+                reference=record["reference"],
+                default=Format.from_dict(record["quantize"]) if record["quantize"] else None,
+                rules=_recorded_rules(record["rules"], name, problems),
+                unaligned=record["unaligned"],
+                overrides=tuple(record["overrides"]),
+                notes=tuple(record["notes"]),
+            )
+            stated = record["sha256"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecipeError(f"recipe {name}: its record is damaged: {error!r}") from error
         if problems:
             raise RecipeError(listed(problems))
-        recipe = cls(
-            name=name,
-            summary=record["summary"],
-            reference=record["reference"],
-            default=Format.from_dict(record["quantize"]) if record["quantize"] else None,
-            rules=tuple(rules),
-            unaligned=record["unaligned"],
-            overrides=tuple(record["overrides"]),
-            notes=tuple(record["notes"]),
-        )
-        if recipe.sha256 != record["sha256"]:
-            raise RecipeError(
-                f"recipe {name}: sha256 {record['sha256']} expected, {recipe.sha256} found; it was edited"
-            )
+        if recipe.sha256 != stated:
+            raise RecipeError(f"recipe {name}: sha256 {stated} expected, {recipe.sha256} found; its record was edited")
         return recipe
 
     def __str__(self) -> str:
         return " ".join((self.name, *self.overrides))
+
+
+def _recorded_rules(tables: Sequence[dict[str, Any]], name: str, problems: list[str]) -> tuple[Rule, ...]:
+    rules = []
+    for n, table in enumerate(tables, 1):
+        stated = {key: value for key, value in table.items() if key not in ("origin", "index")}
+        where = f"recipe {name}, rule {n}"
+        rule = parse_rule(stated, origin=table["origin"], index=table["index"], where=where, problems=problems)
+        rules += [rule] if rule else []
+    return tuple(rules)
 
 
 def _canonical(rule: Rule) -> dict[str, list[str]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlxquant.decide import Decisions, decide
-from mlxquant.formats import Format
-from mlxquant.recipe import available, load_recipe
+from mlxquant.formats import MODES, Format
+from mlxquant.modules import LAYER_TYPES, ROLES
+from mlxquant.recipe import available, load_recipe, parse_recipe
+from mlxquant.rule_syntax import MATCH_KEYS, RULE_KEYS
 
 from .recipe_models import QWEN, qwen35
 
@@ -109,3 +113,20 @@ def test_mlx_lm_default_takes_the_classs_own_answers() -> None:
     assert gate.format == Format(8, 64)
     assert gate.reason.endswith("(the class says: 8-bit g64)")
     assert decisions.by_path["language_model.model.layers.3.self_attn.q_proj"].format == Format(4, 64)
+
+
+# --- their README ---
+
+
+def test_the_readmes_recipe_is_a_recipe(root: Path) -> None:
+    text = (root / "recipes" / "README.md").read_text()
+    recipe = parse_recipe(text.split("```toml\n")[1].split("```")[0])
+    assert [rule.label for rule in recipe.rules] == ["mine#1", "gates-8bit#1"]
+
+
+def test_the_readme_names_every_role_layer_type_and_key(root: Path) -> None:
+    text = (root / "recipes" / "README.md").read_text()
+    for word in (*ROLES, *LAYER_TYPES, *MATCH_KEYS, *RULE_KEYS, *MODES):
+        assert word in text, word
+    for words in re.findall(r'--set "([^"]+)"', text):
+        assert load_recipe("uniform-8bit", sets=[words]).rules[0].label == "--set#1"

@@ -229,6 +229,14 @@ def test_a_record_that_was_edited_is_refused() -> None:
         Recipe.from_dict(record)
 
 
+@pytest.mark.parametrize("key", ["rules", "quantize", "sha256"])
+def test_a_record_that_lacks_something_is_refused(key: str) -> None:
+    record = load_recipe("gates-8bit").as_dict()
+    del record[key]
+    with pytest.raises(RecipeError, match="its record is damaged"):
+        Recipe.from_dict(record)
+
+
 def test_the_hash_follows_what_is_applied_and_not_how_it_is_worded() -> None:
     plain = parse_recipe(HEAD + "keep = true\nmatch = {role = ['router', 'mlp']}")
     worded = parse_recipe(HEAD.replace("because", "for") + "keep = true\nmatch = {role = ['mlp', 'router']}")
