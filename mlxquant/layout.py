@@ -134,6 +134,12 @@ def decode_floats(value: Any) -> Any:
 # --- finding mlx-lm's classes without its one second of imports ---
 
 
+def mlx_lm_module(name: str) -> Any:
+    """Import `mlx_lm.models.<name>` without what `import mlx_lm` costs."""
+    with _light_mlx_lm():
+        return importlib.import_module(f"mlx_lm.models.{name}")
+
+
 def _unknown(config: Mapping[str, Any]) -> LayoutError:
     return LayoutError(
         f"config.json: mlx-lm {mlx_lm_version()} has no model_type {config['model_type']!r};"
