@@ -62,20 +62,14 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None) -> Layout:
     """
     config = decode_floats(source.config)
     model = build_model(config)
-    views, notes = _sanitized(model, source), list[str]()
+    views, notes = sanitized(model, source), list[str]()
     prequantized = _prequantized(model, views, config, bool(source.tensors))
     parameters = _parameters(model, prequantized)
     if source.tensors:
         _check(parameters, views, source)
     dtypes, target = _dtypes(model, parameters, views, config, dtype, notes)
-    owners = _owners(model, list(parameters))
-    found = find_roles(model, {p: o for p, o, _ in owners}, config)
-    answers = _class_answers(model)
-    modules = tuple(
-        _module(path, owner, names, parameters, dtypes, model, found, answers, prequantized)
-        for path, owner, names in owners
-    )
-    used = {t for v in views.values() for t in _tensors(v)}
+    modules, found = lay_modules(model, config, parameters, dtypes, prequantized)
+    used = {t for v in views.values() for t in tensors_of(v)}
     return Layout(
         model_type=config["model_type"],
         model=model,
@@ -87,6 +81,24 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None) -> Layout:
         dtype=target,
         notes=tuple(notes),
     )
+
+
+def lay_modules(
+    model: Any,
+    config: Mapping[str, Any],
+    parameters: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, tuple[str, str]],
+    prequantized: Mapping[str, Format],
+) -> tuple[tuple[Module, ...], Found]:
+    """Group a model's arrays (name -> shape, name -> dtype in source and build) into modules with roles."""
+    owners = _owners(model, list(parameters))
+    found = find_roles(model, {p: o for p, o, _ in owners}, config)
+    answers = _class_answers(model)
+    modules = tuple(
+        _module(path, owner, names, parameters, dtypes, model, found, answers, prequantized)
+        for path, owner, names in owners
+    )
+    return modules, found
 
 
 def build_model(config: Mapping[str, Any]) -> Any:
@@ -200,7 +212,8 @@ def _module_name(config: Mapping[str, Any]) -> str:
 # --- arrays ---
 
 
-def _sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
+def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
+    """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them."""
     unread = sorted({t.dtype for t in source.tensors.values()} - _readable())
     if unread:
         raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
@@ -288,22 +301,22 @@ def _check(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View],
 
 
 def _origin(view: View) -> str:
-    return next(iter(_tensors(view)), "a computed array")
+    return next(iter(tensors_of(view)), "a computed array")
 
 
-def _tensors(view: View) -> Iterator[str]:
+def tensors_of(view: View) -> Iterator[str]:
     """Names of the stored tensors that a view draws on."""
     match view.expr:
         case Strided() as s:
             yield s.tensor.name
         case Joined(_, parts):
             for p in parts:
-                yield from _tensors(p)
+                yield from tensors_of(p)
         case Computed() as c:
             for a in [*c.args, *c.kwargs.values()]:
                 for v in a if isinstance(a, (list, tuple)) else [a]:
                     if isinstance(v, View):
-                        yield from _tensors(v)
+                        yield from tensors_of(v)
 
 
 def _source_dtype(view: View) -> str:
