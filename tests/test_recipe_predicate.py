@@ -20,7 +20,17 @@ from mlxquant.tiny import write_tiny
 
 from .recipe_models import rules, stored, tiny
 
-ARCHITECTURES = ["qwen3_5_moe", "qwen3_moe", "mixtral", "deepseek_v3", "llama"]
+ARCHITECTURES = [
+    "qwen3_5_moe",
+    "qwen3_moe",
+    "mixtral",
+    "deepseek_v3",
+    "llama",
+    "gpt_oss",
+    "llama4",
+    "nemotron_h",
+    "granitemoehybrid",
+]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
