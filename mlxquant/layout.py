@@ -23,7 +23,7 @@ from mlx.utils import tree_flatten
 
 from .checkpoint import Checkpoint
 from .errors import LayoutError, SourceError, listed
-from .formats import FLOATS, TORCH_DTYPES, Format
+from .formats import FLOATS, MODE_DEFAULTS, TORCH_DTYPES, Format
 from .modules import Array, Module
 from .roles import Found, find_roles
 from .strided import Strided
@@ -393,8 +393,15 @@ def _class_answers(model: Any) -> dict[str, Format | bool]:
     answers: dict[str, Format | bool] = {}
     for path, module in _quantizable(model):
         answer = predicate(path, module)
-        answers[path] = Format.from_dict(answer) if isinstance(answer, dict) else bool(answer)
+        answers[path] = _as_format(answer) if isinstance(answer, dict) else bool(answer)
     return answers
+
+
+def _as_format(answer: Mapping[str, Any]) -> Format:
+    """A predicate's dict as `to_quantized(**answer)` takes it: what it leaves open is the mode's default."""
+    mode = str(answer.get("mode", "affine"))
+    group, bits = MODE_DEFAULTS[mode]
+    return Format(int(answer.get("bits") or bits), int(answer.get("group_size") or group), mode)
 
 
 def _module(

@@ -26,13 +26,20 @@ SCHEMA = "mlxquant.plan/1"
 
 @dataclass(frozen=True, slots=True)
 class OutputArray:
-    """One array of the build. `source` names the view that fills it; packed parts share their weight's."""
+    """One array of the build.
+
+    `source` names the view that fills it (the parts of one quantized weight share one), `values` is the dtype
+    that its values are cast to before they are stored or quantized. `part` is "dense", or "weight", "scales",
+    "biases" where convert quantizes in `format`.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     source: str
-    part: str  # "dense", or "weight", "scales", "biases" of a quantized weight
+    values: str
+    part: str = "dense"
+    format: Format | None = None
 
     @property
     def nbytes(self) -> int:
@@ -59,11 +66,14 @@ class PlannedModule:
         for array in module.arrays:
             name = f"{module.path}.{array.name}" if array.name else module.path
             if fmt is None or array.name != "weight":
-                yield OutputArray(name, array.dtype, array.shape, name, "dense")
+                yield OutputArray(name, array.dtype, array.shape, name, array.dtype)
                 continue
             for part, (dtype, shape) in fmt.tensors(array.shape, array.dtype).items():
                 stored = f"{module.path}.{part}"
-                yield OutputArray(stored, dtype, shape, stored if module.prequantized else name, part)
+                if module.prequantized:
+                    yield OutputArray(stored, dtype, shape, stored, dtype)
+                else:
+                    yield OutputArray(stored, dtype, shape, name, array.dtype, part, fmt)
 
     @property
     def nbytes(self) -> int:

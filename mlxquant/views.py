@@ -303,7 +303,11 @@ def stack(arrays: Sequence[View], axis: int = 0) -> View:
 
 
 def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Record a call of a real mlx function. Result shapes come from calling it on lazy zeros."""
+    """Record a call of a real mlx function. Result shapes come from calling it on lazy zeros.
+
+    Arrays of the model's own among the arguments are evaluated now: a lazy one belongs to this thread's stream.
+    """
+    mx.eval([a for a in (*args, *kwargs.values()) if isinstance(a, mx.array)])
     shadows = function(*_map(_shadow, args), **_map(_shadow, kwargs))
     if isinstance(shadows, (list, tuple)):
         return type(shadows)(

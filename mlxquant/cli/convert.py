@@ -1,0 +1,117 @@
+"""`mlxquant convert`: from a checkpoint to a build, with progress on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..units import parse_memory, show_bytes
+from .options import dtype_option, json_option, load, recipe_options, source_argument
+
+if TYPE_CHECKING:
+    from ..convert import Progress
+
+
+@click.command()
+@source_argument
+@recipe_options
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The build's folder; must not exist.")
+@dtype_option
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Where mlx computes.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Workers; by default one for each core.")
+@click.option("--max-memory", metavar="SIZE", help="Use fewer workers than --jobs if they would need more than this.")
+@click.option("--no-audit", is_flag=True, help="Do not sum the quantization error.")
+@click.option("--no-hash", is_flag=True, help="Do not take SHA-256 of the files and checksums of the tensors.")
+@click.option("--allow-nonfinite", is_flag=True, help="Store NaN, infinity and overflowing groups as mlx does.")
+@click.option("--trust-remote-code", is_flag=True, help="Copy the source's *.py files into the build.")
+@click.option("--fresh", is_flag=True, help="Throw an unfinished OUT.partial away and start over.")
+@json_option
+def command(
+    source: str,
+    recipe: str | None,
+    out: Path,
+    dtype: str | None,
+    device: str,
+    jobs: int | None,
+    max_memory: str | None,
+    no_audit: bool,
+    no_hash: bool,
+    allow_nonfinite: bool,
+    trust_remote_code: bool,
+    fresh: bool,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """Write the MLX build that a recipe asks for.
+
+    OUT appears only when it is complete. What an interrupted run has finished stays in OUT.partial; the same
+    command goes on from there.
+
+    \b
+    mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit -o Qwen3.5-122B-8bit
+    mlxquant convert ./checkpoint -r gates-4bit --set "role=lm_head:bits=6" -o build
+    mlxquant convert ./checkpoint -r none --dtype float32 -o reference
+    """
+    chosen = load(recipe, **overrides)
+    memory = None if max_memory is None else parse_memory(max_memory)
+    from ..convert import Options, convert
+    from ..hub import open_source
+    from ..layout import read_layout
+    from ..manifest import MANIFEST
+    from ..plan import make_plan
+
+    opened = open_source(source)
+    layout = read_layout(opened, dtype=dtype)
+    plan = make_plan(layout, chosen, opened)
+    for warning in plan.warnings:
+        click.echo(f"mlxquant: warning: {warning}", err=True)
+    options = Options(
+        dtype=dtype,
+        audit=not no_audit,
+        hash=not no_hash,
+        allow_nonfinite=allow_nonfinite,
+        trust_remote_code=trust_remote_code,
+        device=device,
+        jobs=jobs or os.cpu_count() or 1,
+        max_memory=memory,
+        fresh=fresh,
+    )
+    with progress_bar() as watch:
+        done = convert(opened, layout, plan, out, options, watch)
+    if as_json:
+        click.echo((out / MANIFEST).read_text(), nl=False)
+        return
+    totals = plan.totals
+    click.echo(
+        f"{out}: {show_bytes(totals['bytes'])}, {totals['bpw']:.4f} bits per weight, {len(plan.protected)} modules protected;"
+        f" {done.seconds:.1f} s" + (f", {show_bytes(done.resumed_bytes)} taken over" if done.resumed_bytes else "")
+    )
+    click.echo(f"Next: mlxquant audit {out}", err=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr: bytes done, rate, time left, module at hand. Silent when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def watch(progress: Progress) -> None:
+            bar.total = progress.total
+            bar.set_postfix_str(_short(progress.module), refresh=False)
+            bar.update(progress.done - bar.n)
+
+        yield watch
+
+
+def _short(path: str, width: int = 28) -> str:
+    return path if len(path) <= width else "…" + path[1 - width :]
