@@ -1,0 +1,272 @@
+"""The vector code of the row kernels, in LLVM's own words; `kernels_numba` builds the kernels from it.
+
+Three things are written so because numba's scalar loops do not become them: the smallest and
+largest of a group, the quantization of its values, and the sums of their errors. Values go in pairs: one 32-bit
+word of BF16 is two weights, the even one shifted up, the odd one masked, so nothing is shuffled on the way in, and
+the even and odd results are joined again by one shift on the way out. Everything else is plain numba.
+
+Why the bytes are mlx's:
+- NaN and infinity are the largest magnitudes as integers, so the two keys that hold a group's ends tell of them;
+  such rows are flagged and left to mlx.
+- Division is IEEE float32 division. Rounding half to even is the addition of 1.5·2²³, exact for |y| < 2²²; y is
+  below 2·bins + 1, and its low byte is then q itself.
+- q needs no lower clip: `bias` is the end of the group that `scale` points away from, so y >= 0; where bias is 0,
+  |y| <= 0.5.
+
+Sums do not depend on the machine: the lanes are fixed (16 even, 16 odd), folded by halves, float32 over `_FLUSH`
+values, float64 beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+BF16, F16, F32 = 0, 1, 2
+DTYPES = {"BF16": BF16, "F16": F16, "F32": F32}
+QUANTIZE, QUANTIZE_AND_SUM, MEASURE, DEQUANTIZE = 0, 1, 2, 3
+# rows of a row's parameters: the scale that divides, the bias, the scale as stored, 1 / range
+SCALE, BIAS, STORED, INVERSE = 0, 1, 2, 3
+
+_LANES = 16
+_FLUSH = 512
+_MAGIC = 12582912.0  # 1.5 * 2**23
+_FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
+_BYTE, _WORD, _QUAD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_VF, _VD, _VI = (ir.VectorType(t, _LANES) for t in (_FLOAT, _DOUBLE, _WORD))
+ITEM = (2, 2, 4)
+
+
+def _splat(b: Any, value: Any) -> Any:
+    """One scalar, or a Python number, in every lane."""
+    if isinstance(value, (int, float)):
+        return ir.Constant(_VF if isinstance(value, float) else _VI, [value] * _LANES)
+    first = b.insert_element(ir.Constant(ir.VectorType(value.type, _LANES), ir.Undefined), value, _WORD(0))
+    return b.shuffle_vector(first, first, ir.Constant(_VI, [0] * _LANES))
+
+
+def _load(b: Any, address: Any, ty: Any, align: int) -> Any:
+    value = b.load(b.inttoptr(address, ty.as_pointer()))
+    value.align = align
+    return value
+
+
+def _store(b: Any, value: Any, address: Any, align: int) -> None:
+    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = align
+
+
+def _call(b: Any, name: str, ty: Any, *args: Any) -> Any:
+    fn = ir.FunctionType(ty, [a.type for a in args])
+    return b.call(cgutils.get_or_insert_function(b.module, fn, name), args)
+
+
+def _larger(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def _halves(b: Any, v: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """Fold a vector to one value by halves, so that every machine adds in the same order."""
+    n = v.type.count
+    while n > 1:
+        n //= 2
+        low, high = (ir.Constant(ir.VectorType(_WORD, n), list(range(i, i + n))) for i in (0, n))
+        v = join(b.shuffle_vector(v, v, low), b.shuffle_vector(v, v, high))
+    return b.extract_element(v, _WORD(0))
+
+
+def _load_pair(b: Any, address: Any, kind: int) -> tuple[Any, Any]:
+    """The 16 even and the 16 odd of 32 stored values, as float32."""
+    if kind == BF16:
+        both = _load(b, address, _VI, 1)
+        even, odd = b.shl(both, _splat(b, 16)), b.and_(both, _splat(b, 0xFFFF0000))
+        return b.bitcast(even, _VF), b.bitcast(odd, _VF)
+    wide = _load(b, address, ir.VectorType(ir.HalfType() if kind == F16 else _FLOAT, 2 * _LANES), 1)
+    if kind == F16:
+        wide = b.fpext(wide, ir.VectorType(_FLOAT, 2 * _LANES))
+    picks = (ir.Constant(_VI, list(range(i, 2 * _LANES, 2))) for i in (0, 1))
+    even, odd = (b.shuffle_vector(wide, wide, pick) for pick in picks)
+    return even, odd
+
+
+def _every(n: int, width: int, value: int) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(width), n), [value] * n)
+
+
+def _pick(b: Any, v: Any, lanes: list[int]) -> Any:
+    """Lanes of v in a new order; -1 is a zero."""
+    order = ir.Constant(ir.VectorType(_WORD, len(lanes)), [i if i >= 0 else v.type.count for i in lanes])
+    return b.shuffle_vector(v, ir.Constant(v.type, [0] * v.type.count), order)
+
+
+def _pack(b: Any, even: Any, odd: Any, bits: int) -> Any:
+    """Join 16 even and 16 odd words, whose low 22 bits are q, into 32 fields, first lowest: 4 * bits bytes."""
+    both = b.or_(even, b.shl(odd, _splat(b, bits)))
+    if bits in (4, 8):
+        return b.trunc(both, ir.VectorType(ir.IntType(2 * bits), _LANES))
+    both = b.bitcast(b.and_(both, _splat(b, (1 << 2 * bits) - 1)), ir.VectorType(_QUAD, 8))
+    four = b.or_(both, b.lshr(both, _every(8, 64, 32 - 2 * bits)))
+    four = b.and_(four, _every(8, 64, (1 << 4 * bits) - 1))
+    eight = b.or_(_pick(b, four, [0, 2, 4, 6]), b.shl(_pick(b, four, [1, 3, 5, 7]), _every(4, 64, 4 * bits)))
+    return _pick(b, b.bitcast(eight, ir.VectorType(_BYTE, 32)), [8 * i + j for i in range(4) for j in range(bits)])
+
+
+def _unpack(b: Any, address: Any, bits: int) -> list[Any]:
+    """The inverse of `_pack`: 16 even and 16 odd words."""
+    if bits in (4, 8):
+        both = b.zext(_load(b, address, ir.VectorType(ir.IntType(2 * bits), _LANES), 1), _VI)
+    else:
+        packed = _load(b, address, ir.VectorType(_BYTE, 4 * bits), 1)
+        spread = [bits * i + j if j < bits else -1 for i in range(4) for j in range(8)]
+        eight = b.bitcast(_pick(b, packed, spread), ir.VectorType(_QUAD, 4))
+        high = b.lshr(eight, _every(4, 64, 4 * bits))
+        low = b.and_(eight, _every(4, 64, (1 << 4 * bits) - 1))
+        four = b.shuffle_vector(low, high, ir.Constant(ir.VectorType(_WORD, 8), [0, 4, 1, 5, 2, 6, 3, 7]))
+        both = b.bitcast(b.or_(four, b.shl(four, _every(8, 64, 32 - 2 * bits))), _VI)
+    return [b.and_(v, _splat(b, (1 << bits) - 1)) for v in (both, b.lshr(both, _splat(b, bits)))]
+
+
+@intrinsic(prefer_literal=True)
+def limits(context: Any, address: Any, kind: Any, group: Any) -> Any:
+    """Smallest and largest of a group as integer keys: sign-magnitude made two's complement, so -inf < … < inf."""
+    n, bits = group.literal_value, 8 * ITEM[kind.literal_value]
+
+    def emit(_: Any, b: Any, sig: Any, args: Any) -> Any:
+        item = ir.IntType(bits)
+        lanes = ir.VectorType(item, n)
+        x = _load(b, args[0], lanes, 1)
+        sign = b.ashr(x, ir.Constant(lanes, [bits - 1] * n))
+        key = b.xor(x, b.and_(sign, ir.Constant(lanes, [(1 << (bits - 1)) - 1] * n)))
+        ends = (_call(b, f"llvm.vector.reduce.{op}.v{n}i{bits}", item, key) for op in ("smin", "smax"))
+        return cgutils.pack_array(b, [b.sext(end, _WORD) if bits < 32 else end for end in ends])
+
+    return types.UniTuple(types.int32, 2)(address, kind, group), emit
+
+
+@intrinsic(prefer_literal=True)
+def groups(
+    context: Any,
+    w: Any,
+    q: Any,
+    params: Any,
+    sums: Any,
+    count: Any,
+    bins: Any,
+    kind: Any,
+    group: Any,
+    bits: Any,
+    task: Any,
+) -> Any:
+    """Quantize or measure a row of `count` groups: addresses of values, of q, of float32 (4, count), of 4 float64."""
+    spec = tuple(a.literal_value for a in (kind, group, bits, task))
+    sig = types.void(w, q, params, sums, count, types.float32, kind, group, bits, task)
+
+    def emit(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        _GroupLoop(b, args[:6], *spec).run()
+        return context.get_dummy_value()
+
+    return sig, emit
+
+
+class _GroupLoop:
+    """The code of `groups`. Totals are stack slots that LLVM turns into registers."""
+
+    def __init__(self, b: Any, args: Any, kind: int, group: int, bits: int, task: int) -> None:
+        self.b, self.kind, self.group, self.bits, self.task = b, kind, group, bits, task
+        self.w, self.q, self.params, self.sums, self.count, self.bins = args
+        self.int = self.count.type
+        if task in (QUANTIZE_AND_SUM, MEASURE):
+            # Σe², Σw²: float32 even and odd lanes, and float64; then max|e|, max share
+            self.short = [cgutils.alloca_once_value(b, ir.Constant(_VF, [0.0] * _LANES)) for _ in range(4)]
+            self.long = [cgutils.alloca_once_value(b, ir.Constant(_VD, [0.0] * _LANES)) for _ in range(2)]
+            self.top = [cgutils.alloca_once_value(b, ir.Constant(_VF, [0.0] * _LANES)) for _ in range(2)]
+
+    def run(self) -> None:
+        b = self.b
+        if self.task in (QUANTIZE, DEQUANTIZE):
+            with cgutils.for_range(b, self.count) as loop:
+                self.one_group(loop.index)
+            return
+        step = self.int(_FLUSH // self.group)
+        with cgutils.for_range(b, b.sdiv(b.add(self.count, self.int(_FLUSH // self.group - 1)), step)) as chunk:
+            first = b.mul(chunk.index, step)
+            left = b.sub(self.count, first)
+            for slot in self.short:
+                b.store(ir.Constant(_VF, [0.0] * _LANES), slot)
+            with cgutils.for_range(b, b.select(b.icmp_signed("<", left, step), left, step)) as loop:
+                self.one_group(b.add(first, loop.index))
+            for i, slot in enumerate(self.long):
+                pair = b.fadd(b.load(self.short[2 * i]), b.load(self.short[2 * i + 1]))
+                b.store(b.fadd(b.load(slot), b.fpext(pair, _VD)), slot)
+        self.finish()
+
+    def at(self, base: Any, index: Any, nbytes: int) -> Any:
+        return self.b.add(base, self.b.mul(index, self.int(nbytes)))
+
+    def parameter(self, g: Any, row: int) -> Any:
+        at = self.b.add(g, self.b.mul(self.count, self.int(row)))
+        return _load(self.b, self.at(self.params, at, 4), _FLOAT, 4)
+
+    def one_group(self, g: Any) -> None:
+        b = self.b
+        bias = _splat(b, self.parameter(g, BIAS))
+        worst = None
+        for start in range(0, self.group, 2 * _LANES):
+            at = b.add(b.mul(g, self.int(self.group)), self.int(start))
+            q_at = b.add(self.q, b.udiv(b.mul(at, self.int(self.bits)), self.int(8)))
+            w_at = self.at(self.w, at, ITEM[self.kind])
+            if self.task == DEQUANTIZE:
+                self.dequantize(g, self.read(q_at), bias, self.at(self.w, at, 4))
+                continue
+            values = _load_pair(b, w_at, self.kind)
+            past = [b.fsub(x, bias) for x in values]
+            levels = self.read(q_at) if self.task == MEASURE else self.quantize(g, past, q_at)
+            if self.task != QUANTIZE:
+                worst = self.add_errors(g, values, past, levels, worst)
+        if worst is not None:
+            share = b.fmul(worst, _splat(b, self.parameter(g, INVERSE)))
+            for slot, new in zip(self.top, (worst, share), strict=True):
+                b.store(_larger(b, b.load(slot), new), slot)
+
+    def dequantize(self, g: Any, levels: list[Any], bias: Any, address: Any) -> None:
+        b, scale = self.b, _splat(self.b, self.parameter(g, STORED))
+        even, odd = (b.fadd(b.fmul(q, scale), bias) for q in levels)
+        order = ir.Constant(ir.VectorType(_WORD, 2 * _LANES), [i // 2 + i % 2 * _LANES for i in range(2 * _LANES)])
+        _store(b, b.shuffle_vector(even, odd, order), address, 4)
+
+    def quantize(self, g: Any, past: list[Any], q_at: Any) -> list[Any]:
+        b, scale, bins = self.b, _splat(self.b, self.parameter(g, SCALE)), _splat(self.b, self.bins)
+        raised = []
+        for x in past:
+            y = b.fdiv(x, scale)
+            y = b.select(b.fcmp_ordered("<", y, bins), y, bins)
+            raised.append(b.fadd(y, _splat(b, _MAGIC)))
+        words = [b.bitcast(m, _VI) for m in raised]
+        _store(b, _pack(b, words[0], words[1], self.bits), q_at, 1)
+        return [b.fsub(m, _splat(b, _MAGIC)) for m in raised]
+
+    def read(self, q_at: Any) -> list[Any]:
+        return [self.b.sitofp(v, _VF) for v in _unpack(self.b, q_at, self.bits)]
+
+    def add_errors(self, g: Any, values: Any, past: Any, levels: Any, worst: Any) -> Any:
+        """Add e = (w - bias) - scale·q, rounded once, to Σe², and Σw²; return the lanes of max|e|."""
+        b = self.b
+        minus = _splat(b, b.fneg(self.parameter(g, STORED)))
+        for i, (w, x, q) in enumerate(zip(values, past, levels, strict=True)):
+            e = _call(b, "llvm.fmuladd.v16f32", _VF, q, minus, x)
+            for slot, v in ((self.short[i], e), (self.short[2 + i], w)):
+                b.store(_call(b, "llvm.fmuladd.v16f32", _VF, v, v, b.load(slot)), slot)
+            size = _call(b, "llvm.fabs.v16f32", _VF, e)
+            worst = size if worst is None else _larger(b, size, worst)
+        return worst
+
+    def finish(self) -> None:
+        b = self.b
+        totals = [_halves(b, b.load(slot), b.fadd) for slot in self.long]
+        totals += [b.fpext(_halves(b, b.load(s), lambda x, y: _larger(b, x, y)), _DOUBLE) for s in self.top]
+        for i, total in enumerate(totals):
+            _store(b, total, b.add(self.sums, self.int(8 * i)), 8)
