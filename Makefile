@@ -3,8 +3,10 @@
 
 # The first of these that is Python 3.11 or newer; `make PYTHON=/path/to/python test` chooses another.
 CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
-PYTHON ?= $(shell for p in $(CANDIDATES); do \
+ifndef PYTHON
+PYTHON := $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+endif
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -30,7 +32,7 @@ $(STAMP): pyproject.toml
 		echo "Install one, or say where it is: make PYTHON=/path/to/python3.11 test" >&2; exit 1; fi
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 		"mlxquant needs Python 3.11 or newer; $(PYTHON) is %d.%d" % v[:2])'
-	@$(PYTHON) -m venv --clear .venv || { \
+	@test -f $@ || $(PYTHON) -m venv --clear .venv || { \
 		echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -142,6 +142,22 @@ def test_the_chat_template_takes_tools_and_calls(tiny_qwen):
     assert text.endswith("<|im_start|>assistant\n<think>\n")
 
 
+def test_every_width_takes_the_largest_group(tiny_any, tmp_path):
+    from mlx_lm import convert
+    from mlx_lm import load as load_model
+
+    convert(str(tiny_any), str(tmp_path / "build"), quantize=True, q_bits=8, q_group_size=128)
+    model, _ = load_model(str(tmp_path / "build"))
+    assert [path for path, module in model.named_modules() if hasattr(module, "to_quantized")] == []
+
+
+def test_the_benchmark_s_size_is_what_it_says():
+    size = Size(layers=8, hidden=1024, experts=128, experts_per_token=8, inner=512)
+    assert ARCHITECTURES["qwen3_5_moe"](size).nbytes == pytest.approx(3.3e9, rel=0.2)
+    assert ARCHITECTURES["qwen3_moe"](size).nbytes == pytest.approx(3.3e9, rel=0.05)
+    assert ARCHITECTURES["llama4"](size).nbytes == pytest.approx(3.3e9, rel=0.05)
+
+
 @pytest.mark.parametrize("precision", ["float32", "8-bit"])
 def test_every_checkpoint_converts_with_mlx_lm_and_runs(tiny_any, tmp_path, precision):
     from mlx_lm import convert

@@ -113,14 +113,14 @@ def deepseek_v3(size: Size, *, fp8: bool = False) -> Blueprint:
         "num_key_value_heads": size.heads,
         "num_nextn_predict_layers": 0,
         "q_lora_rank": 128,
-        "qk_nope_head_dim": HEAD,
-        "qk_rope_head_dim": 32,
+        "qk_nope_head_dim": 2 * HEAD,  # the input of a module that mlx quantizes: as wide as the largest group
+        "qk_rope_head_dim": HEAD,
         "rope_scaling": None,
         "routed_scaling_factor": 1.5,
         "scoring_func": "sigmoid",
         "topk_group": 1,
         "topk_method": "noaux_tc",
-        "v_head_dim": HEAD,
+        "v_head_dim": 2 * HEAD,
     }
     del config["head_dim"]
     tensors = [embedding("model.embed_tokens", size)]
