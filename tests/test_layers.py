@@ -23,18 +23,19 @@ PACKAGE = ROOT / "mlxquant"
 # A folder stands for all its modules, a trailing * for any ending.
 LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors formats modules records units layers machine"),
-    ("source", "hub headers checkpoint strided views roles layout tiny"),
+    ("source", "hub headers checkpoint strided views roles layout context tiny"),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits"),
     ("build", "kernels* pieces shards disk journal hashing worker account* manifest build_files convert"),
-    ("check", "build audit verify diff"),
+    ("check", "build_headers audit verify diff"),
     ("measure", "bench streaming compare evals"),
     ("judge", "validate report"),
     ("face", "cli __main__"),
 ]
+RUN_MODELS = "bench streaming compare evals cli.demo"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
-    "mlx": "views roles layout kernels* pieces worker convert audit verify bench streaming compare evals cli.demo",
-    "mlx_lm": "layout bench streaming compare evals cli.demo",
+    "mlx": f"views roles layout context kernels* pieces worker convert audit verify {RUN_MODELS}",
+    "mlx_lm": f"layout {RUN_MODELS}",
     "numba": "kernels*",
     "transformers": "",
     "torch": "",

@@ -60,7 +60,8 @@ def write_tiny_qwen3_5_moe(
 ) -> None:
     """Write a Qwen3.5-MoE checkpoint in the Hub's layout; the defaults make 5 MB.
 
-    The benchmark's 3.3 GB: ``layers=8, hidden=1024, experts=128, experts_per_token=8, moe_intermediate=512, mtp=False``.
+    The benchmark's 3.3 GB:
+    ``layers=8, hidden=1024, experts=128, experts_per_token=8, moe_intermediate=512, mtp=False``.
     """
     size = Size(layers, hidden, experts, experts_per_token, moe_intermediate, vocab, dtype)
     write(folder, qwen3_5_moe(size, vision=vision, mtp=mtp), seed=seed, shards=shards)
