@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -64,7 +65,7 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None) -> Layout:
     model = build_model(config)
     views, notes = sanitized(model, source), list[str]()
     prequantized = _prequantized(model, views, config, bool(source.tensors))
-    parameters = _parameters(model, prequantized)
+    parameters = parameters_of(model, prequantized)
     if source.tensors:
         _check(parameters, views, source)
     dtypes, target = _dtypes(model, parameters, views, config, dtype, notes)
@@ -271,7 +272,9 @@ def _quantizable(model: Any) -> list[tuple[str, Any]]:
     return [(p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized")]
 
 
-def _parameters(model: Any, prequantized: Mapping[str, Format]) -> dict[str, tuple[int, ...]]:
+def parameters_of(
+    model: Any, prequantized: Mapping[str, Format] = MappingProxyType({})
+) -> dict[str, tuple[int, ...]]:
     """Array name -> shape, in mlx-lm's order; prequantized modules with their stored arrays."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, array in tree_flatten(model.parameters()):
