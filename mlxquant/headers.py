@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import SourceError
 from .formats import DTYPE_BYTES
@@ -50,9 +50,7 @@ def load_json(text: str | bytes, where: str) -> dict[str, Any]:
 def header_length(prefix: bytes, file: str, file_size: int) -> int:
     """The header's length from a file's first 8 bytes, checked against the file's size."""
     if len(prefix) < 8 or file_size < 8:
-        raise SourceError(
-            f"{file}: at least 8 bytes expected, {min(len(prefix), file_size)} found; download it again"
-        )
+        raise SourceError(f"{file}: at least 8 bytes expected, {min(len(prefix), file_size)} found; download it again")
     length = int.from_bytes(prefix[:8], "little")
     if length > file_size - 8:
         raise SourceError(
@@ -115,7 +113,7 @@ def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
     return Tensor(name, dtype, tuple(shape), file, data_start + begin, size)
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 
 
