@@ -180,25 +180,28 @@ def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
     """Decide on every module of a model. Raises PlanError or RecipeError with all problems at once."""
     decisions = decide(recipe, layout.modules, n_layers=layout.n_layers)
     tied = not any(m.role == "lm_head" for m in layout.modules)
-    planned = tuple(
-        PlannedModule(m, decisions.by_path[m.path], _share(m, layout, tied=tied)) for m in layout.modules
-    )
+    planned = tuple(PlannedModule(m, decisions.by_path[m.path], _share(m, layout, tied=tied)) for m in layout.modules)
     return Plan(
-        source={
-            "name": source.name,
-            "revision": source.revision,
-            "kind": "checkpoint" if source.tensors else "config",
-            "model_type": layout.model_type,
-            "layers": layout.n_layers,
-            "dtype": layout.dtype,
-            "tensor_bytes": source.nbytes if source.tensors else None,
-        },
+        source=source_record(layout, source),
         recipe=recipe,
         modules=planned,
         dropped=_dropped(layout.dropped, source),
         notes=(*source.notes, *layout.notes, *decisions.notes),
         warnings=tuple(decisions.warnings),
     )
+
+
+def source_record(layout: Layout, source: Checkpoint) -> dict[str, Any]:
+    """What a record says of its source."""
+    return {
+        "name": source.name,
+        "revision": source.revision,
+        "kind": "checkpoint" if source.tensors else "config",
+        "model_type": layout.model_type,
+        "layers": layout.n_layers,
+        "dtype": layout.dtype,
+        "tensor_bytes": source.nbytes if source.tensors else None,
+    }
 
 
 def _share(module: Module, layout: Layout, *, tied: bool) -> tuple[int, int]:
@@ -216,7 +219,8 @@ def _dropped(names: Sequence[str], source: Checkpoint) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
-        kind = "vision" if {"visual", "vision_tower", "vision_model"} & set(parts) else "mtp" if "mtp" in parts else "other"
+        vision = {"visual", "vision_tower", "vision_model"} & set(parts)
+        kind = "vision" if vision else "mtp" if "mtp" in parts else "other"
         kinds[kind] += 1
         sizes[kind] += source.tensors[name].nbytes
     return {

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .modules import ROLES
 from .units import show_bytes, show_count
@@ -63,17 +63,19 @@ def filled(label: str, text: str, indent: int = _INDENT) -> str:
     )
 
 
+def source_text(source: Mapping[str, Any]) -> str:
+    """Say in a line what a record's source is."""
+    at = f" at {source['revision'][:12]}" if source["revision"] else ""
+    read = "config alone" if source["kind"] == "config" else "headers of its shards"
+    return f"{source['name']}{at} ({source['model_type']}, {source['layers']} layers; read from the {read})"
+
+
 def _head(plan: Plan) -> str:
-    source = plan.source
-    at = f" at {source['revision']}" if source["revision"] else ""
-    kind = "config alone" if source["kind"] == "config" else "headers of its shards"
-    lines = [
-        filled(
-            "source", f"{source['name']}{at} ({source['model_type']}, {source['layers']} layers; read from the {kind})"
-        ),
+    lines = (
+        filled("source", source_text(plan.source)),
         filled("recipe", f"{plan.recipe}: {plan.recipe.summary}"),
         filled("sha256", plan.recipe.sha256),
-    ]
+    )
     return "\n".join(lines)
 
 

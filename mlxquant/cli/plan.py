@@ -1,30 +1,58 @@
-"""`mlxquant plan`: what every tensor would become and weigh, before a weight is read."""
+"""`mlxquant plan`: what every tensor would become and weigh, before a weight is read; and what fits a machine."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from .options import dtype_option, json_option, load, recipe_options, source_argument
+
+if TYPE_CHECKING:
+    from ..fits import Fit
+    from ..recipe import Recipe
+
+DEFAULT_CONTEXT = "32k"
 
 
 @click.command()
 @source_argument
 @recipe_options
 @dtype_option
+@click.option("--fits", metavar="SIZE", help="Say which build fits a machine with this memory: 96GB, 96GiB, 512 MB.")
+@click.option("--context", metavar="TOKENS", help=f"With --fits: the context to keep room for. [{DEFAULT_CONTEXT}]")
 @json_option
-def command(source: str, recipe: str | None, dtype: str | None, as_json: bool, **overrides: Any) -> None:
+def command(
+    source: str,
+    recipe: str | None,
+    dtype: str | None,
+    fits: str | None,
+    context: str | None,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
     """Show the precision and bytes of every tensor of a build, from headers or config.json alone.
 
-    SOURCE is a folder, a Hub id (org/name[@revision]) or a config.json. No weight is read.
+    SOURCE is a folder, a Hub id (org/name[@revision]) or a config.json. No weight is read. With --fits, every
+    shipped recipe (or the one that -r names) is held against a machine's memory.
 
     \b
     mlxquant plan Qwen/Qwen3.5-122B-A10B -r deepseek-8bit
     mlxquant plan ./checkpoint -r gates-8bit --set "role=attention:bits=6"
     mlxquant plan config.json -r gates-4bit --json
+    mlxquant plan Qwen/Qwen3.5-122B-A10B --fits 96GB --context 32k
     """
-    chosen = load(recipe, **overrides)  # a mistyped recipe is told before anything is opened
+    if fits is not None:
+        _fits(source, recipe, dtype, fits, context or DEFAULT_CONTEXT, as_json, overrides)
+        return
+    if context is not None:
+        raise UsageError("--context goes with --fits SIZE")
+    _plan(source, load(recipe, **overrides), dtype, as_json)
+
+
+def _plan(source: str, recipe: Recipe, dtype: str | None, as_json: bool) -> None:
+    """Plan one recipe and print it."""
     from ..hub import open_source
     from ..layout import read_layout
     from ..plan import make_plan
@@ -32,5 +60,29 @@ def command(source: str, recipe: str | None, dtype: str | None, as_json: bool, *
     from ..records import record_text
 
     opened = open_source(source)
-    plan = make_plan(read_layout(opened, dtype=dtype), chosen, opened)
+    plan = make_plan(read_layout(opened, dtype=dtype), recipe, opened)
     click.echo(record_text(plan.as_dict()) if as_json else plan_text(plan))
+
+
+def _fits(
+    source: str,
+    recipe: str | None,
+    dtype: str | None,
+    size: str,
+    context: str,
+    as_json: bool,
+    overrides: dict[str, Any],
+) -> None:
+    """Hold one or every shipped recipe against a machine's memory and print it."""
+    from ..fits import Memory, find_fits, shipped_recipes
+    from ..fits_text import fits_text
+    from ..hub import open_source
+    from ..layout import read_layout
+    from ..records import record_text
+    from ..units import parse_memory, parse_tokens
+
+    memory, tokens = Memory(parse_memory(size)), parse_tokens(context)
+    recipes: list[Recipe | Fit] = [*shipped_recipes(**overrides)] if recipe is None else [load(recipe, **overrides)]
+    opened = open_source(source)
+    found = find_fits(read_layout(opened, dtype=dtype), opened, recipes, memory, tokens)
+    click.echo(record_text(found.as_dict()) if as_json else fits_text(found))
