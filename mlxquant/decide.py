@@ -111,7 +111,7 @@ def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
         why = f"the source stores it as {module.prequantized}; it stays so"
         return Decision(module.prequantized, False, why, label)
     if not module.quantizable:
-        return Decision(None, False, _unquantizable(module))
+        return Decision(None, False, unquantizable(module))
     if rule is None:
         if recipe.default is None:
             return Decision(None, False, f"recipe {recipe.name} quantizes nothing that no rule names")
@@ -160,7 +160,7 @@ def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> 
     return Decision(None, False, why, label, unaligned=True)
 
 
-def _unquantizable(module: Module) -> str:
+def unquantizable(module: Module) -> str:
     """Why mlx has no quantized form of it."""
     if module.role == "router" and len(module.shape) > 1:
         return f"{module.kind}: this model's router is a raw array, which mlx has no quantized form of"
