@@ -20,14 +20,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .arrays import parameters_of, sanitized, tensors_of
 from .build_claims import Claims
 from .checkpoint import Checkpoint
 from .errors import LayoutError, MlxquantError
 from .formats import FLOATS, MODES, TORCH_DTYPES, Format
-from .layout import build_model, decode_floats, lay_modules, model_classes, parameters_of, sanitized, tensors_of
+from .layout import lay_modules
+from .mlx_bytes import SAFETENSORS_DTYPES
+from .mlxlm import build_model, decode_floats, model_classes
 from .modules import Array, Module
 from .units import show_bytes
-from .views import SAFETENSORS_DTYPES, Computed, Joined, View, source_view
+from .views import Computed, Joined, View, source_view
 
 PACKED = ("weight", "scales", "biases")
 

@@ -24,7 +24,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .errors import LayoutError
 from .formats import DTYPE_BYTES, FLOATS
-from .layout import build_model, decode_floats, mlx_lm_module
+from .mlxlm import build_model, decode_floats, mlx_lm_module
 from .modules import Module
 
 _MLX_FLOATS = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}

@@ -17,7 +17,24 @@ ROLES = (
     "attention", "linear_attention", "norm", "vision", "mtp", "other",
 )  # fmt: skip
 
-LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "linear_attention", "conv", "mlp", "moe")
+# `hybrid` layers mix tokens both ways, side by side; `mlp` and `moe` layers do not mix them at all
+LAYER_TYPES = (
+    "full_attention", "sliding_attention", "chunked_attention", "linear_attention", "hybrid", "mlp", "moe",
+)  # fmt: skip
+
+# What configs and people call a layer -> the word of LAYER_TYPES
+LAYER_TYPE_WORDS: dict[str, str] = {
+    **{word: word for word in LAYER_TYPES},
+    "attention": "full_attention", "full": "full_attention", "global": "full_attention",
+    "global_attention": "full_attention", "dense": "full_attention", "*": "full_attention",
+    "sliding_window": "sliding_attention", "sliding": "sliding_attention", "local": "sliding_attention",
+    "local_attention": "sliding_attention", "swa": "sliding_attention",
+    "chunked": "chunked_attention",
+    "linear": "linear_attention", "mamba": "linear_attention", "mamba2": "linear_attention", "ssm": "linear_attention",
+    "recurrent": "linear_attention", "gated_deltanet": "linear_attention", "conv": "linear_attention",
+    "short_conv": "linear_attention", "rwkv": "linear_attention", "M": "linear_attention",
+    "-": "mlp", "E": "moe",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

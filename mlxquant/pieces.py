@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from .errors import NonFiniteError
 from .formats import DTYPE_BYTES, FLOATS
+from .gather import Segment, read_rows, segments
+from .mlx_bytes import MLX_DTYPES, to_mlx, to_numpy
 from .plan import OutputArray, Plan
 from .strided import SPAN, Read
-from .views import MLX_DTYPES, Segment, View, read_rows, segments, to_mlx, to_numpy
+from .views import View
 
 # Source bytes of one piece: what is journaled, and at most made again after a crash, as one.
 PIECE = 32 << 20

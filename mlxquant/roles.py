@@ -5,22 +5,20 @@ router too, and the router is the module there that is as wide as the number of 
 convolution or a decay (`A_log`) is linear attention whatever it is called. Names decide only where
 structure leaves a choice: between an attention and a dense MLP, or among several candidates for a router.
 
-Layer types are read from the config (`layer_types`, else its interval and pattern fields), else from the
-modules; a config that calls a layer attention where the model has a linear mixer, or the other way round,
-is an error. This module imports neither mlx_lm nor any architecture.
+This module imports neither mlx_lm nor any architecture.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from .errors import LayoutError
+from .layer_types import layer_types
 
 _ROUTER_NAME = re.compile(r"(^|\.)(gate|router|wg|classifier|gating)(\.|$)|router")
 _LINEAR_CLASS = re.compile(
@@ -33,19 +31,6 @@ _MLP_NAME = re.compile(r"mlp|ffn|feed_forward|ff_layer")
 _MLP_CHILDREN = {"down_proj", "w2", "fc2", "c_proj", "fc_out", "dense_4h_to_h", "output_linear", "wo", "proj_2", "v1"}
 _HEAD_NAME = re.compile(r"lm_head|^output$|\.output$|embed_out|(^|\.)head$")
 _DECAYS = {"A_log", "dt_bias", "decay", "w_lora", "a_param", "x_decay"}
-
-# What configs call a layer -> one word each. None: says nothing about the mixer.
-LAYER_TYPE_WORDS: dict[str, str] = {
-    "full_attention": "full_attention", "attention": "full_attention", "full": "full_attention",
-    "global": "full_attention", "global_attention": "full_attention", "dense": "full_attention", "*": "full_attention",
-    "sliding_attention": "sliding_attention", "sliding_window": "sliding_attention", "sliding": "sliding_attention",
-    "local": "sliding_attention", "local_attention": "sliding_attention", "swa": "sliding_attention",
-    "chunked_attention": "chunked_attention",
-    "linear_attention": "linear_attention", "linear": "linear_attention", "mamba": "linear_attention",
-    "mamba2": "linear_attention", "recurrent": "linear_attention", "conv": "linear_attention",
-    "short_conv": "linear_attention", "M": "linear_attention", "rwkv": "linear_attention",
-    "hybrid": "hybrid", "mlp": "mlp", "-": "mlp", "moe": "moe", "E": "moe",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +65,12 @@ def find_roles(model: Any, owners: Mapping[str, str], config: Mapping[str, Any])
     finder = _Finder(tree, layers, blocks, routers, config)
     roles = {path: finder.role(path, owner) for path, owner in owners.items()}
     bare = Found(roles, layers, [None] * len(layers), containers)
-    return Found(roles, layers, _layer_types(model, bare, config, finder.moe_layers), containers)
+    present: list[set[str]] = [set() for _ in layers]
+    for path, role in roles.items():
+        if (layer := bare.layer_of(path)) is not None:
+            present[layer].add(role)
+    moe = [path in finder.moe_layers for path in layers]
+    return replace(bare, layer_types=layer_types(model, config, present, moe))
 
 
 def layer_paths(model: Any, tree: Mapping[str, Any]) -> list[str]:
@@ -270,104 +260,3 @@ def _outside_layers(path: str, module: Any, config: Mapping[str, Any]) -> str:
 def _ancestors(path: str) -> list[str]:
     parts = path.split(".")
     return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-
-
-# --- layer types ---
-
-
-def _layer_types(
-    model: Any, found: Found, config: Mapping[str, Any], moe_layers: set[str]
-) -> list[str | None]:
-    present: list[set[str]] = [set() for _ in found.layers]
-    for path, role in found.roles.items():
-        layer = found.layer_of(path)
-        if layer is not None:
-            present[layer].add(role)
-    seen = [_type_from_roles(roles, path in moe_layers) for roles, path in zip(present, found.layers, strict=True)]
-    stated = config_layer_types(config, len(seen))
-    if stated is None:
-        return _refined_by_caches(model, seen)
-    wrong = [
-        f"layer {i}: the config says {says}, the model has {has}"
-        for i, (says, has) in enumerate(zip(stated, seen, strict=True))
-        if says is not None and has is not None and not _agree(says, has)
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more layers)" if len(wrong) > 1 else ""
-        raise LayoutError(f"config.json contradicts the model that mlx-lm builds from it: {wrong[0]}{more}")
-    return [says or has for says, has in zip(stated, seen, strict=True)]
-
-
-def _type_from_roles(roles: set[str], moe: bool) -> str | None:
-    if "linear_attention" in roles:
-        return "hybrid" if "attention" in roles else "linear_attention"
-    if "attention" in roles:
-        return "full_attention"
-    return "moe" if moe else "mlp" if "mlp" in roles else None
-
-
-def _agree(says: str, has: str) -> bool:
-    if has == "hybrid" or says == "hybrid":
-        return True
-    kinds = {"linear_attention": "linear", "mlp": "none", "moe": "none"}
-    return kinds.get(says, "attention") == kinds.get(has, "attention")
-
-
-def config_layer_types(config: Mapping[str, Any], n_layers: int) -> list[str | None] | None:
-    """What a config says of each layer: `layer_types`, else a pattern, else an interval, else None.
-
-    Raises LayoutError for a list that is too short or a word that is not known.
-    """
-    for table in (config, config.get("text_config") or {}, config.get("llm_config") or {}):
-        for key in ("layer_types", "layers_block_type", "block_types", "hybrid_override_pattern"):
-            words = table.get(key)
-            if isinstance(words, str):
-                words = list(words)
-            if isinstance(words, list) and words:
-                if key == "block_types":  # a pattern that repeats
-                    words = (words * n_layers)[:n_layers]
-                if len(words) < n_layers:
-                    raise LayoutError(f"config.json: {key} names {len(words)} layers, the model has {n_layers}")
-                return [_word(w) for w in words[:n_layers]]
-        if (types := _interval_types(table, n_layers)) is not None:
-            return types
-    return None
-
-
-def _word(word: object) -> str | None:
-    """One word for a config's; an unknown kind of attention is full attention, anything else says nothing."""
-    text = str(word)
-    if text in LAYER_TYPE_WORDS:
-        return LAYER_TYPE_WORDS[text]
-    return "full_attention" if "attention" in text and "linear" not in text else None
-
-
-def _interval_types(table: Mapping[str, Any], n: int) -> list[str | None] | None:
-    full, linear = "full_attention", "linear_attention"
-    if every := table.get("full_attention_interval"):
-        return [full if (i + 1) % every == 0 else linear for i in range(n)]
-    if (period := table.get("attn_layer_period")) is not None:
-        offset = table.get("attn_layer_offset", 0)
-        return [full if i % period == offset else linear for i in range(n)]
-    if (chosen := table.get("full_attn_idxs")) is not None:
-        return [full if i in chosen else linear for i in range(n)]
-    if isinstance(kinds := table.get("attn_type_list"), list) and 0 in kinds and len(kinds) >= n:
-        return [full if k == 1 else linear for k in kinds[:n]]
-    if isinstance(mixed := table.get("linear_attn_config"), dict) and "full_attn_layers" in mixed:
-        return [full if i + 1 in mixed["full_attn_layers"] else linear for i in range(n)]
-    if (every := table.get("sliding_window_pattern")) and isinstance(every, int):
-        return [full if (i + 1) % every == 0 else "sliding_attention" for i in range(n)]
-    return None
-
-
-def _refined_by_caches(model: Any, seen: Sequence[str | None]) -> list[str | None]:
-    """Tell full from sliding and chunked attention by the cache that the model makes for each layer."""
-    words = {"RotatingKVCache": "sliding_attention", "ChunkedKVCache": "chunked_attention"}
-    caches = list(model.make_cache()) if hasattr(model, "make_cache") else []
-    mixers = [i for i, t in enumerate(seen) if t not in ("mlp", "moe", None)]
-    where = range(len(seen)) if len(caches) == len(seen) else mixers if len(caches) == len(mixers) else []
-    types = list(seen)
-    for i, cache in zip(where, caches, strict=False):
-        if types[i] == "full_attention":
-            types[i] = words.get(type(cache).__name__, "full_attention")
-    return types

@@ -13,18 +13,8 @@ from typing import Any
 
 from .formats import MODES
 from .layers import Span, parse_layers
-from .modules import LAYER_TYPES, ROLES
-from .rules import HYBRID, SET_ORIGIN, Match, Rule
-
-# what configs and people call a layer type -> the word of modules.LAYER_TYPES
-LAYER_TYPE_ALIASES: dict[str, str] = {
-    "attention": "full_attention", "full": "full_attention", "global": "full_attention",
-    "sliding": "sliding_attention", "local": "sliding_attention", "sliding_window": "sliding_attention",
-    "chunked": "chunked_attention",
-    "linear": "linear_attention", "mamba": "linear_attention", "mamba2": "linear_attention",
-    "ssm": "linear_attention", "recurrent": "linear_attention", "gated_deltanet": "linear_attention",
-    "short_conv": "linear_attention", "conv": "linear_attention",
-}  # fmt: skip
+from .modules import LAYER_TYPE_WORDS, LAYER_TYPES, ROLES
+from .rules import SET_ORIGIN, Match, Rule
 
 USES = ("model", "default")
 MATCH_KEYS = ("role", "layer_type", "layers", "path")
@@ -114,8 +104,8 @@ def _match(value: object, where: str, problems: list[str]) -> Match:
     problems += unknown_keys(value, MATCH_KEYS, where)
     roles = _words(value, "role", where, problems)
     types = _words(value, "layer_type", where, problems)
-    types = tuple(dict.fromkeys(LAYER_TYPE_ALIASES.get(name, name) for name in types))
-    for key, names, valid in (("role", roles, ROLES), ("layer_type", types, (*dict.fromkeys((*LAYER_TYPES, HYBRID)),))):
+    types = tuple(dict.fromkeys(LAYER_TYPE_WORDS.get(name, name) for name in types))
+    for key, names, valid in (("role", roles, ROLES), ("layer_type", types, LAYER_TYPES)):
         for name in names:
             if name not in valid:
                 problems.append(f"{where}: unknown {key} {name!r}{nearest(name, valid)}; valid: {', '.join(valid)}")

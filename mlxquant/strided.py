@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -45,8 +46,9 @@ class Strided:
     @property
     def contiguous(self) -> bool:
         """Whether the elements lie in row-major order without gaps."""
+        dense = row_major(self.shape, self.itemsize)
         return self.nbytes == 0 or all(
-            s == want for n, s, want in zip(self.shape, self.strides, row_major(self.shape, self.itemsize), strict=True) if n > 1
+            n == 1 or s == want for n, s, want in zip(self.shape, self.strides, dense, strict=True)
         )
 
     @property
@@ -73,7 +75,9 @@ class Strided:
     def drop(self, axis: int) -> Strided:
         """Remove an axis of length 1."""
         return replace(
-            self, shape=self.shape[:axis] + self.shape[axis + 1 :], strides=self.strides[:axis] + self.strides[axis + 1 :]
+            self,
+            shape=self.shape[:axis] + self.shape[axis + 1 :],
+            strides=self.strides[:axis] + self.strides[axis + 1 :],
         )
 
     def insert(self, axis: int) -> Strided:
@@ -113,7 +117,7 @@ class Strided:
                 else:
                     want, j = want * shape[j], j + 1
             run = old[first_i:i]
-            if any(s != next_s * next_n for (_, s), (next_n, next_s) in zip(run, run[1:], strict=False)):
+            if any(s != next_s * next_n for (_, s), (next_n, next_s) in pairwise(run)):
                 return None
             step = run[-1][1]
             for axis in range(j - 1, first_j - 1, -1):
@@ -179,7 +183,7 @@ class Strided:
         row_step, col_step = self.strides[-2], self.strides[-1]
         start, size = self.tensor.start + offset, self.itemsize
         if col_step == size and (row_step == cols * size or rows == 1):
-            read(self.tensor.file, start, memoryview(out).cast("B"))
+            read(self.tensor.file, start, out.data.cast("B"))
             return
         lines = out.view(f"u{size}")
         line_step, line_count, n, step = row_step, rows, cols, col_step
@@ -192,7 +196,7 @@ class Strided:
         for i in range(0, line_count, per_read):
             k = min(per_read, line_count - i)
             span = scratch[: (k - 1) * line_step + extent]
-            read(self.tensor.file, start + i * line_step, memoryview(span))
+            read(self.tensor.file, start + i * line_step, span.data)
             lines[i : i + k] = np.ndarray((k, n), lines.dtype, span, strides=(line_step, step))
 
 

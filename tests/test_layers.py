@@ -23,7 +23,8 @@ PACKAGE = ROOT / "mlxquant"
 # A folder stands for all its modules, a trailing * for any ending.
 LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors formats modules records units layers machine"),
-    ("source", "hub headers checkpoint strided views roles layout context tiny"),
+    ("source", "hub headers checkpoint strided mlx_bytes array_like views recording gather"
+        " mlxlm layer_types roles arrays experts layout context tiny"),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits"),
     ("build", "kernels* pieces shards disk journal hashing worker account* manifest build_files convert"),
     ("check", "build_headers audit verify diff"),
@@ -32,10 +33,11 @@ LAYERS: list[tuple[str, str]] = [
     ("face", "cli __main__"),
 ]
 RUN_MODELS = "bench streaming compare evals cli.demo"
+SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout context"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
-    "mlx": f"views roles layout context kernels* pieces worker convert audit verify {RUN_MODELS}",
-    "mlx_lm": f"layout {RUN_MODELS}",
+    "mlx": f"{SEES_MLX} kernels* pieces worker convert audit verify {RUN_MODELS}",
+    "mlx_lm": f"mlxlm {RUN_MODELS}",
     "numba": "kernels*",
     "transformers": "",
     "torch": "",

@@ -1,0 +1,187 @@
+"""The arrays of an MLX model: their shapes, the source bytes that each is made of, their dtypes.
+
+mlx-lm's own `sanitize` is run over recording views, so every layout that mlx-lm knows is known here, without a
+table of our own. Modules and roles come later (see `layout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .checkpoint import Checkpoint
+from .errors import LayoutError, SourceError, listed
+from .formats import FLOATS, TORCH_DTYPES, Format
+from .mlx_bytes import MLX_DTYPES, SAFETENSORS_DTYPES
+from .mlxlm import MODEL_ERRORS
+from .recording import recording
+from .strided import Strided
+from .views import Computed, Joined, View, source_view
+
+
+def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
+    """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them."""
+    unread = sorted({t.dtype for t in source.tensors.values()} - set(MLX_DTYPES))
+    if unread:
+        raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
+    weights: dict[str, View] = {n: source_view(t) for n, t in source.tensors.items()}
+    if not weights or not hasattr(model, "sanitize"):
+        return weights
+    try:
+        with recording():
+            return dict(model.sanitize(weights))
+    except MODEL_ERRORS as error:
+        raise LayoutError(
+            f"{source.name}: mlx-lm's sanitize for {source.config['model_type']} cannot take its tensors"
+            f" ({type(error).__name__}: {error}); are some missing, or is it another layout?"
+        ) from error
+
+
+def stored_formats(
+    model: Any, views: Mapping[str, View], config: Mapping[str, Any], has_tensors: bool
+) -> dict[str, Format]:
+    """Modules that the source already stores quantized (gpt-oss: MXFP4 experts), by path."""
+    found: dict[str, Format] = {}
+    if has_tensors:
+        for path, module in quantizable(model):
+            scales, weight = views.get(f"{path}.scales"), views.get(f"{path}.weight")
+            if scales is not None and weight is not None:
+                found[path] = _stored_format(path, module, weight, scales)
+        return found
+    settings = config.get("quantization_config") or {}
+    if settings.get("quant_method") == "mxfp4":
+        kept = [p.replace("*", "") for p in settings.get("modules_to_not_convert") or ()]
+        for path, module in quantizable(model):
+            if hasattr(module, "num_experts") and not any(k in path for k in kept):
+                found[path] = Format(4, 32, "mxfp4")
+    return found
+
+
+def _stored_format(path: str, module: Any, weight: View, scales: View) -> Format:
+    width = int(module.weight.shape[-1])
+    group, bits = width // scales.shape[-1], weight.shape[-1] * 32 // width
+    if scales.dtype != mx.uint8:
+        return Format(bits, group, "affine")
+    modes = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
+    if (bits, group) not in modes:
+        raise LayoutError(f"{path}: stored with {bits} bits and group size {group}, which no mode of mlx has")
+    return Format(bits, group, modes[bits, group])
+
+
+def quantizable(model: Any) -> list[tuple[str, Any]]:
+    """Modules of a model that mlx can quantize, with their paths."""
+    return [(p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized")]
+
+
+def parameters_of(
+    model: Any, prequantized: Mapping[str, Format] = MappingProxyType({})
+) -> dict[str, tuple[int, ...]]:
+    """Array name -> shape, in mlx-lm's order; prequantized modules with their stored arrays."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, array in _flat(model.parameters()):
+        path, _, suffix = name.rpartition(".")
+        if suffix == "weight" and path in prequantized:
+            stored = prequantized[path].tensors(tuple(array.shape), "BF16")
+            shapes |= {f"{path}.{k}": shape for k, (_, shape) in stored.items()}
+        else:
+            shapes[name] = tuple(array.shape)
+    return shapes
+
+
+def module_at(model: Any, path: str) -> Any:
+    """The module, or list of modules, at a dotted path."""
+    for part in path.split(".") if path else ():
+        model = model[int(part)] if isinstance(model, list) else model[part]
+    return model
+
+
+def _flat(parameters: Any) -> list[tuple[str, mx.array]]:
+    flat: Any = tree_flatten(parameters)
+    return list(flat)
+
+
+def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View], source: Checkpoint) -> None:
+    """Check that the views are what the class asks for. Raises LayoutError listing every misfit."""
+    problems = [
+        f"{name}: {_origin(views[name])} gives shape {list(views[name].shape)}, config.json asks for {list(shape)}"
+        for name, shape in parameters.items()
+        if name in views and views[name].shape != shape
+    ]
+    problems += [f"{name}: not in the checkpoint; a shard may be missing" for name in parameters if name not in views]
+    problems += [
+        f"{_origin(view)}: unexpected; mlx-lm's {source.config['model_type']} has no {name}"
+        for name, view in views.items()
+        if name not in parameters
+    ]
+    if problems:
+        raise LayoutError(listed(problems))
+
+
+def _origin(view: View) -> str:
+    return next(iter(tensors_of(view)), "a computed array")
+
+
+def tensors_of(view: View) -> Iterator[str]:
+    """Names of the stored tensors that a view draws on."""
+    match view.expr:
+        case Strided() as s:
+            yield s.tensor.name
+        case Joined(_, parts):
+            for p in parts:
+                yield from tensors_of(p)
+        case Computed() as c:
+            for a in [*c.args, *c.kwargs.values()]:
+                for v in a if isinstance(a, (list, tuple)) else [a]:
+                    if isinstance(v, View):
+                        yield from tensors_of(v)
+
+
+def _source_dtype(view: View) -> str:
+    match view.expr:
+        case Strided() as s:
+            return s.tensor.dtype
+        case Joined(_, parts):
+            return _source_dtype(parts[0])
+        case Computed() as c:
+            views = [a for a in c.args if isinstance(a, View)]
+            return _source_dtype(views[0]) if views else SAFETENSORS_DTYPES[view.dtype]
+
+
+def array_dtypes(
+    model: Any,
+    parameters: Mapping[str, tuple[int, ...]],
+    views: Mapping[str, View],
+    config: Mapping[str, Any],
+    asked: str | None,
+    notes: list[str],
+) -> tuple[dict[str, tuple[str, str]], str | None]:
+    """Array name -> (dtype in the source, dtype in the build), and what floats are cast to.
+
+    As mlx_lm.convert: `--dtype`, else `torch_dtype`, else `text_config.dtype`, except where the class's
+    cast_predicate says no.
+    """
+    text = config.get("text_config") or {}
+    named = asked or config.get("torch_dtype") or text.get("dtype")
+    target = TORCH_DTYPES.get(str(named))
+    casts = getattr(model, "cast_predicate", None) or (lambda _: True)
+    if views:
+        found = {}
+        for name in parameters:
+            dtype = SAFETENSORS_DTYPES[views[name].dtype]
+            cast = target is not None and dtype in FLOATS and casts(name)
+            found[name] = (_source_dtype(views[name]), str(target) if cast else dtype)
+        return found, target
+    dtypes = (config.get("torch_dtype"), text.get("dtype"), config.get("dtype"), text.get("torch_dtype"))
+    stored = TORCH_DTYPES.get(str(next(filter(None, dtypes), None)))
+    if stored is None:
+        stored = "BF16"
+        notes.append("config.json names no dtype; bfloat16 is assumed")
+    found = {}
+    for name in parameters:
+        source = stored if casts(name) else "F32"
+        found[name] = (source, target if target is not None and casts(name) else source)
+    return found, target

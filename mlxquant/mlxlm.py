@@ -1,0 +1,125 @@
+"""mlx-lm's model classes, found as mlx-lm finds them, without its one second of imports.
+
+Building a class allocates nothing: its arrays are lazy, so 122 B parameters cost 0.1 s and no memory.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import LayoutError
+
+# What third-party model code raises on a config or weights that it cannot use.
+MODEL_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, AssertionError)
+
+
+def build_model(config: Mapping[str, Any]) -> Any:
+    """Build mlx-lm's model for a config; nothing is allocated. Raises LayoutError."""
+    model_class, args_class = model_classes(config)
+    try:
+        return model_class(args_class.from_dict(dict(config)))
+    except MODEL_ERRORS as error:
+        raise LayoutError(
+            f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
+            f" ({type(error).__name__}: {error})"
+        ) from error
+
+
+def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The Model and ModelArgs classes that mlx-lm has for a config's `model_type`."""
+    if "mlx_lm" in sys.modules and hasattr(sys.modules["mlx_lm"], "load"):
+        from mlx_lm.utils import _get_classes
+
+        try:
+            model_class, args_class = _get_classes(dict(config))
+        except ValueError:
+            raise _unknown(config) from None
+        return model_class, args_class
+    name = _module_name(config)
+    with _light_mlx_lm():
+        try:
+            arch = importlib.import_module(f"mlx_lm.models.{name}")
+        except ImportError as error:
+            if error.name != f"mlx_lm.models.{name}":
+                raise
+            raise _unknown(config) from None
+    return arch.Model, arch.ModelArgs
+
+
+def decode_floats(value: Any) -> Any:
+    """Undo transformers' tags for numbers that JSON lacks: {"__float__": "Infinity"} is float("inf")."""
+    if isinstance(value, dict):
+        if set(value) == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {k: decode_floats(v) for k, v in value.items()}
+    return [decode_floats(v) for v in value] if isinstance(value, list) else value
+
+
+def mlx_lm_module(name: str) -> Any:
+    """Import `mlx_lm.models.<name>` without what `import mlx_lm` costs."""
+    with _light_mlx_lm():
+        return importlib.import_module(f"mlx_lm.models.{name}")
+
+
+def _unknown(config: Mapping[str, Any]) -> LayoutError:
+    return LayoutError(
+        f"config.json: mlx-lm {mlx_lm_version()} has no model_type {config['model_type']!r};"
+        " a newer mlx-lm may have it (pip install -U mlx-lm)"
+    )
+
+
+def mlx_lm_version() -> str:
+    """The installed mlx-lm's version, without importing it."""
+    from importlib.metadata import version
+
+    return version("mlx-lm")
+
+
+class _light_mlx_lm:
+    """While inside, `mlx_lm.models` can be imported without running mlx_lm/__init__.py.
+
+    That file imports transformers (0.6 to 0.9 s), which no model class needs. A bare package stands in and is
+    taken out again; the real mlx_lm, imported later, finds the same model modules.
+    """
+
+    def __enter__(self) -> None:
+        self.placed = "mlx_lm" not in sys.modules
+        if self.placed:
+            package = types.ModuleType("mlx_lm")
+            package.__path__ = [str(_mlx_lm_folder())]
+            sys.modules["mlx_lm"] = package
+
+    def __exit__(self, *_: object) -> None:
+        if self.placed:
+            del sys.modules["mlx_lm"]
+
+
+def _mlx_lm_folder() -> Path:
+    spec = importlib.util.find_spec("mlx_lm")
+    if spec is None or not spec.submodule_search_locations:
+        raise LayoutError("mlx-lm is not installed; pip install mlx-lm")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _module_name(config: Mapping[str, Any]) -> str:
+    """The module that mlx_lm.utils._get_classes would import, by the tables that stand in its source."""
+    tables = {"MODEL_REMAPPING": {}, "MODEL_ARCHITECTURE_REMAPPING": {}}  # type: dict[str, dict[Any, str]]
+    for node in ast.parse((_mlx_lm_folder() / "utils.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in tables:
+            tables[node.targets[0].id] = ast.literal_eval(node.value)
+    model_type = str(config["model_type"])
+    architectures = config.get("architectures") or ()
+    for architecture in (architectures,) if isinstance(architectures, str) else architectures:
+        if (found := tables["MODEL_ARCHITECTURE_REMAPPING"].get((model_type, architecture))) is not None:
+            return found
+    name = tables["MODEL_REMAPPING"].get(model_type, model_type)
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise _unknown(config)
+    return name
