@@ -25,9 +25,9 @@ LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors formats modules records units layers machine"),
     ("source", "hub headers checkpoint strided mlx_bytes array_like views recording gather"
         " mlxlm layer_types roles arrays experts layout context tiny"),
-    ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits"),
+    ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits*"),
     ("build", "kernels* pieces shards disk journal hashing worker account* manifest build_files convert"),
-    ("check", "build_headers audit verify diff"),
+    ("check", "build build_claims build_formats build_headers build_layout build_names audit* verify* diff*"),
     ("measure", "bench streaming compare evals"),
     ("judge", "validate report"),
     ("face", "cli __main__"),
@@ -36,7 +36,7 @@ RUN_MODELS = "bench streaming compare evals cli.demo"
 SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout context"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
-    "mlx": f"{SEES_MLX} kernels* pieces worker convert audit verify {RUN_MODELS}",
+    "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout audit* verify* {RUN_MODELS}",
     "mlx_lm": f"mlxlm {RUN_MODELS}",
     "numba": "kernels*",
     "transformers": "",
