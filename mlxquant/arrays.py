@@ -77,9 +77,7 @@ def quantizable(model: Any) -> list[tuple[str, Any]]:
     return [(p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized")]
 
 
-def parameters_of(
-    model: Any, prequantized: Mapping[str, Format] = MappingProxyType({})
-) -> dict[str, tuple[int, ...]]:
+def parameters_of(model: Any, prequantized: Mapping[str, Format] = MappingProxyType({})) -> dict[str, tuple[int, ...]]:
     """Array name -> shape, in mlx-lm's order; prequantized modules with their stored arrays."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, array in _flat(model.parameters()):

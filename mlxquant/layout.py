@@ -100,7 +100,6 @@ def lay_modules(
     return modules, found
 
 
-
 # --- modules ---
 
 

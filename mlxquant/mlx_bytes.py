@@ -11,10 +11,7 @@ MLX_DTYPES: dict[str, mx.Dtype] = {
     "U16": mx.uint16, "I16": mx.int16, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32,
     "I32": mx.int32, "F32": mx.float32, "U64": mx.uint64, "I64": mx.int64, "C64": mx.complex64,
 }  # fmt: skip
-SAFETENSORS_DTYPES: dict[mx.Dtype, str] = {
-    v: k for k, v in MLX_DTYPES.items() if not k.startswith("F8")
-}
-
+SAFETENSORS_DTYPES: dict[mx.Dtype, str] = {v: k for k, v in MLX_DTYPES.items() if not k.startswith("F8")}
 
 
 def to_mlx(block: NDArray[np.uint8], shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
@@ -27,4 +24,3 @@ def to_numpy(array: mx.array) -> NDArray[np.uint8]:
     """An mx.array's bytes, row-major."""
     carrier = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}[int(array.dtype.size)]
     return np.array(mx.contiguous(array).view(carrier)).reshape(-1).view(np.uint8)
-

@@ -27,8 +27,7 @@ def build_model(config: Mapping[str, Any]) -> Any:
         return model_class(args_class.from_dict(dict(config)))
     except MODEL_ERRORS as error:
         raise LayoutError(
-            f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
-            f" ({type(error).__name__}: {error})"
+            f"config.json: mlx-lm cannot build a {config['model_type']} model from it ({type(error).__name__}: {error})"
         ) from error
 
 

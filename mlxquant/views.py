@@ -193,6 +193,7 @@ def astype(array: mx.array, dtype: mx.Dtype) -> mx.array:
     """Cast an array; a function of this module, so that `gather` knows it as one that works row by row."""
     return array.astype(dtype)
 
+
 def _shadow(view: View) -> mx.array:
     return mx.zeros(view.shape, view.dtype)
 
@@ -216,4 +217,3 @@ def has_view(values: Sequence[Any]) -> bool:
 def _divides(old: tuple[int, ...], new: tuple[int, ...], axis: int) -> bool:
     """Whether a reshape leaves everything up to the joined axis alone: the joined axis keeps its length."""
     return len(new) > axis and new[axis] == old[axis]
-

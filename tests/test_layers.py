@@ -23,8 +23,11 @@ PACKAGE = ROOT / "mlxquant"
 # A folder stands for all its modules, a trailing * for any ending.
 LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors formats modules records units layers machine"),
-    ("source", "hub headers checkpoint strided mlx_bytes array_like views recording gather"
-        " mlxlm layer_types roles arrays experts layout context tiny"),
+    (
+        "source",
+        "hub headers checkpoint strided mlx_bytes array_like views recording gather"
+        " mlxlm layer_types roles arrays experts layout context tiny",
+    ),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits*"),
     ("build", "kernels* pieces shards disk journal hashing worker account* manifest build_files convert"),
     ("check", "build build_claims build_formats build_headers build_layout build_names audit* verify* diff*"),
