@@ -89,6 +89,10 @@ def _interval_types(table: Mapping[str, Any], n: int) -> list[str | None] | None
         return [full if i % period == offset else linear for i in range(n)]
     if (chosen := table.get("full_attn_idxs")) is not None:
         return [full if i in chosen else linear for i in range(n)]
+    if isinstance(ratios := table.get("compress_ratios"), list) and len(ratios) >= n:  # 0: a window alone
+        return [full if r else "sliding_attention" for r in ratios[:n]]
+    if isinstance(chosen := table.get("sliding_window_layers"), list):
+        return ["sliding_attention" if i in chosen else full for i in range(n)]
     if isinstance(kinds := table.get("attn_type_list"), list) and 0 in kinds and len(kinds) >= n:
         return [full if k == 1 else linear for k in kinds[:n]]
     if isinstance(mixed := table.get("linear_attn_config"), dict) and "full_attn_layers" in mixed:

@@ -29,6 +29,7 @@ _ATTENTION_NAME = re.compile(r"(^|_)(attn|attention)(_|$)|self_attn")
 _MLP_CLASS = re.compile(r"MLP|FeedForward|FFN|ChannelMix|GLU")
 _MLP_NAME = re.compile(r"mlp|ffn|feed_forward|ff_layer")
 _MLP_CHILDREN = {"down_proj", "w2", "fc2", "c_proj", "fc_out", "dense_4h_to_h", "output_linear", "wo", "proj_2", "v1"}
+_SHARED_NAME = re.compile(r"shared|(^|\.)share_expert")
 _HEAD_NAME = re.compile(r"lm_head|^output$|\.output$|embed_out|(^|\.)head$")
 _DECAYS = {"A_log", "dt_bias", "decay", "w_lora", "a_param", "x_decay"}
 
@@ -96,7 +97,8 @@ def _expert_containers(tree: Mapping[str, Any]) -> dict[str, int]:
     found: dict[str, int] = {}
     for path, module in tree.items():
         weight = module.get("weight")
-        if weight is not None and weight.ndim == 3 and hasattr(module, "num_experts"):
+        stacked = weight is not None and weight.ndim == 3 and hasattr(module, "num_experts")
+        if stacked and not _in_attention(tree, path):  # attention in groups (deepseek_v41) is no choice of experts
             found[path.rpartition(".")[0]] = int(weight.shape[0])
         for key, value in module.items():
             if "expert" in key and isinstance(value, list) and len(value) > 1:
@@ -130,7 +132,7 @@ def _routers(tree: Mapping[str, Any], block: str, containers: Mapping[str, int])
         if not path.startswith(prefix) or any(path == c or path.startswith(c + ".") for c in containers):
             continue
         rel, weight = path.removeprefix(prefix), module.get("weight")
-        if weight is None or weight.ndim != 2 or "shared" in rel or _inside_mlp(tree, block, path) or _in_mixer(rel):
+        if weight is None or weight.ndim != 2 or _SHARED_NAME.search(rel) or _inside_mlp(tree, block, path) or _in_mixer(rel):
             continue
         if int(weight.shape[0]) in experts:
             wide.append(path)
@@ -155,6 +157,10 @@ def _inside_mlp(tree: Mapping[str, Any], block: str, path: str) -> bool:
     return False
 
 
+def _in_attention(tree: Mapping[str, Any], path: str) -> bool:
+    return any(p in tree and _is_attention(p.rpartition(".")[2], tree[p]) for p in _ancestors(path)[1:])
+
+
 def _is_linear_mixer(module: Any) -> bool:
     if _LINEAR_CLASS.search(type(module).__name__):
         return True
@@ -164,11 +170,13 @@ def _is_linear_mixer(module: Any) -> bool:
 
 
 def _is_attention(name: str, module: Any) -> bool:
-    return bool(_ATTENTION_CLASS.search(type(module).__name__) or _ATTENTION_NAME.search(name))
+    return bool(_ATTENTION_CLASS.search(type(module).__name__) or (_ATTENTION_NAME.search(name) and module.children()))
 
 
 def _is_mlp(name: str, module: Any) -> bool:
-    return bool(_MLP_CHILDREN & set(module) or _MLP_CLASS.search(type(module).__name__) or _MLP_NAME.search(name))
+    if _MLP_CHILDREN & set(module) or _MLP_CLASS.search(type(module).__name__):
+        return True
+    return bool(_MLP_NAME.search(name) and module.children())
 
 
 def _is_norm(path: str, module: Any) -> bool:
@@ -226,20 +234,20 @@ class _Finder:
             return "router"
         if weight is not None and weight.ndim == 2 and weight.shape[0] <= 2:
             return "shared_expert_gate"
-        if "shared" in rel:
+        if _SHARED_NAME.search(rel):
             return "shared_expert"
         return "router" if _ROUTER_NAME.search(rel) else "mlp"
 
     def _in_layer(self, path: str, layer: str) -> str:
         inner = [p for p in reversed(_ancestors(path)) if len(p) > len(layer) and p in self.tree]
-        mixers = [p for p in inner if not isinstance(self.tree[p], (nn.Linear, nn.Embedding))] or inner
-        named = [(p.rpartition(".")[2], self.tree[p]) for p in mixers]
+        named = [(p.rpartition(".")[2], self.tree[p]) for p in inner]
         if any(_is_linear_mixer(m) and (_DECAYS & set(m) or not _MLP_NAME.search(name)) for name, m in named):
             return "linear_attention"
         if any(_is_attention(name, m) for name, m in named):
             return "attention"
         if any(_is_mlp(name, m) for name, m in named):
-            return "shared_expert" if layer in self.moe_layers and "shared" in path.removeprefix(layer) else "mlp"
+            shared = layer in self.moe_layers and _SHARED_NAME.search(path.removeprefix(layer))
+            return "shared_expert" if shared else "mlp"
         return "other"
 
 
@@ -254,7 +262,7 @@ def _outside_layers(path: str, module: Any, config: Mapping[str, Any]) -> str:
         return "lm_head"
     if "norm" in path.rpartition(".")[2].lower():
         return "norm"
-    return "embedding" if "embed" in path else "other"
+    return "embedding" if "embed" in path and not isinstance(module, nn.Linear) else "other"
 
 
 def _ancestors(path: str) -> list[str]:
