@@ -1,18 +1,20 @@
-"""A checkpoint in the Hub's layout, in a folder: its config, its tensors, and reads of their bytes.
+"""A checkpoint in the Hub's layout: its config, its tensors, and reads of their bytes.
 
-Opening reads headers only. `Checkpoint.read_into` brings bytes by position (`preadv`) into a caller's
-buffer, from any thread, so memory is the caller's to bound. Which tensors make which MLX array is not
-known here (see `layout`). A lone config.json is a checkpoint without tensors.
+Opening reads headers only. `Checkpoint.read_into` brings bytes by position into a caller's buffer, from any
+thread, so memory is the caller's to bound; a `Reader` does it, for a folder by `preadv`. Which tensors make which
+MLX array is not known here (see `layout`), nor where a checkpoint that is no folder lies (see `hub`). A lone
+config.json is a checkpoint without tensors.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import SourceError, listed
 from .headers import Tensor, header_length, load_json, parse_header
@@ -28,28 +30,23 @@ _REFUSED = {
 READ_METHODS = ("fp8", "mxfp4", "mxfp8")
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A source: `config` as mlx-lm would load it, `tensors` by name, `files` sizes by name.
+class Reader(Protocol):
+    """Where the bytes of a checkpoint's files come from."""
 
-    `name` is what a reader knows it by, in messages and records: a Hub id or a file's or folder's own name, no
-    path of one machine. `folder` is None for a lone config.json.
-    """
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `start` of `file`, from any thread. Raises SourceError."""
 
-    name: str
-    folder: Path | None
-    config: dict[str, Any]
-    tensors: Mapping[str, Tensor]
-    files: Mapping[str, int]
-    revision: str | None = None
-    notes: tuple[str, ...] = ()
-    _handles: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    def close(self) -> None:
+        """Let go of what reads have opened."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors, headers not counted."""
-        return sum(t.nbytes for t in self.tensors.values())
+
+class FolderReader:
+    """Reads the files of a folder by position; each is opened once, when first read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handles: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
@@ -79,10 +76,47 @@ class Checkpoint:
         if handle is None:
             with self._lock:
                 if file not in self._handles:
-                    assert self.folder is not None, "a config alone has no weights"
                     self._handles[file] = os.open(self.folder / file, os.O_RDONLY)
                 handle = self._handles[file]
         return handle
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A source: `config` as mlx-lm would load it, `tensors` by name, `files` sizes by name.
+
+    `name` is what a reader knows it by, in messages and records: a Hub id or a file's or folder's own name, no
+    path of one machine. `folder` is None for a lone config.json and for what lies on the Hub; `reader` is that of
+    the folder unless another is given.
+    """
+
+    name: str
+    folder: Path | None
+    config: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    files: Mapping[str, int]
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+    reader: Reader | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.reader is None and self.folder is not None:
+            object.__setattr__(self, "reader", FolderReader(self.folder))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, headers not counted."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
+        assert self.reader is not None, "a config alone has no weights"
+        self.reader.read_into(file, start, buffer)
+
+    def close(self) -> None:
+        """Let go of what reads have opened."""
+        if self.reader is not None:
+            self.reader.close()
 
 
 def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str | None = None) -> Checkpoint:
@@ -146,19 +180,38 @@ def check_config(config: dict[str, Any], name: str) -> None:
 def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Read the headers of a folder's shards: tensors by name, and file sizes.
 
-    With an index, its files and no others; without, `model*.safetensors` as mlx-lm takes them.
     Raises SourceError listing every damaged or missing file.
     """
-    wanted = _indexed_files(folder)
-    names = sorted(set(wanted.values())) if wanted is not None else _shards(folder)
+    index = folder / INDEX
+    try:
+        wanted = read_index(index.read_bytes()) if index.is_file() else None
+        present = [p.name for p in folder.iterdir()]
+    except OSError as error:
+        raise SourceError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return gather_tensors(str(folder), wanted, present, lambda file: read_file_header(folder / file))
+
+
+def gather_tensors(
+    where: str,
+    wanted: Mapping[str, str] | None,
+    present: Iterable[str],
+    header_of: Callable[[str], tuple[list[Tensor], int]],
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Put the headers of shards together: tensors by name, and file sizes.
+
+    With an index (`wanted`, tensor -> file), its files and no others; without, those of the files `present` that
+    are `model*.safetensors`, as mlx-lm takes them. Raises SourceError listing every damaged or missing file.
+    """
+    shards = sorted(file for file in present if fnmatchcase(file, "model*.safetensors"))
+    names = sorted(set(wanted.values())) if wanted is not None else shards
     if not names:
-        raise SourceError(f"{folder}: no model*.safetensors in it; is it a checkpoint's folder?")
+        raise SourceError(f"{where}: no model*.safetensors in it; is it a checkpoint?")
     tensors: dict[str, Tensor] = {}
     files: dict[str, int] = {}
     problems: list[str] = []
     for file in names:
         try:
-            found, files[file] = read_file_header(folder / file)
+            found, files[file] = header_of(file)
         except SourceError as error:
             problems.append(str(error))
             continue
@@ -167,7 +220,7 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
                 problems.append(f"{file}: tensor {tensor.name} is in {tensors[tensor.name].file} too")
             tensors[tensor.name] = tensor
     if not problems and wanted is not None:
-        problems = [*_against_index(tensors, wanted), *_not_indexed(folder, names)]
+        problems = [*_against_index(tensors, wanted), *_not_indexed(shards, names)]
     if problems:
         raise SourceError(listed(problems))
     return tensors, files
@@ -189,21 +242,15 @@ def plain_name(file: object) -> bool:
     return isinstance(file, str) and file not in ("", ".", "..") and "\0" not in file and not set("/\\") & set(file)
 
 
-def _indexed_files(folder: Path) -> dict[str, str] | None:
-    path = folder / INDEX
-    if not path.is_file():
-        return None
-    weight_map = load_json(path.read_bytes(), INDEX).get("weight_map")
+def read_index(text: bytes) -> dict[str, str]:
+    """Read an index's table of tensor -> file. Raises SourceError where a file would lie outside its folder."""
+    weight_map = load_json(text, INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{INDEX}: has no weight_map; download it again")
     outside = sorted({str(f)[:80] for f in weight_map.values() if not plain_name(f)})
     if outside:
         raise SourceError(f"{INDEX}: points outside its folder: {', '.join(outside[:3])}; do not trust this checkpoint")
     return weight_map
-
-
-def _shards(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.glob("model*.safetensors"))
 
 
 def _against_index(tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> Iterable[str]:
@@ -216,6 +263,6 @@ def _against_index(tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> 
         yield f"{tensors[name].file}: tensor {name} is not in the index; download both again"
 
 
-def _not_indexed(folder: Path, names: list[str]) -> Iterable[str]:
-    for file in sorted(set(_shards(folder)) - set(names)):
+def _not_indexed(shards: Sequence[str], names: Sequence[str]) -> Iterable[str]:
+    for file in sorted(set(shards) - set(names)):
         yield f"{file}: is not in the index, yet mlx-lm would load it; move it away or mend the index"
