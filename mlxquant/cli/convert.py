@@ -66,7 +66,7 @@ def command(
     from ..manifest import MANIFEST
     from ..plan import make_plan
 
-    opened = open_source(source)
+    opened = open_source(source, weights=True)
     layout = read_layout(opened, dtype=dtype)
     plan = make_plan(layout, chosen, opened)
     for warning in plan.warnings:
