@@ -24,10 +24,8 @@ writing, and any choice of format.
 from __future__ import annotations
 
 import math
-import platform
 import sys
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -123,8 +121,7 @@ class BlockErrors:
 
 def has_fast_path(fmt: Format, dtype: str) -> bool:
     """Whether the compiled kernels do this on the CPU, rather than mlx."""
-    known = fmt.mode == "affine" and fmt.problem() is None and dtype in _ARRAYS and sys.byteorder == "little"
-    return known and (dtype != "F16" or _converts_f16())
+    return fmt.mode == "affine" and fmt.problem() is None and dtype in _ARRAYS and sys.byteorder == "little"
 
 
 def quantize_rows(
@@ -232,23 +229,12 @@ def _errors(
     w: NDArray[Any], dtype: str, fmt: Format, q: Quantized, sums: NDArray[np.float64], flags: NDArray[np.uint8]
 ) -> BlockErrors:
     """Join the rows' (rows, 4) sums, after redoing flagged rows in float64."""
+    from . import kernels_numba
+
     again = flags != 0
     if again.any():
         sums[again] = _exact_sums(w[again], dtype, fmt, q.rows(again))
-    weight = sums[:, 1]
-    relative = np.sqrt(np.divide(sums[:, 0], weight, out=np.zeros(len(w)), where=weight != 0))
-    relative[np.isnan(relative)] = np.inf
-    worst = int(np.argmax(relative))
-    return BlockErrors(
-        rows=w.shape[0],
-        values=w.size,
-        sum_sq_error=float(sums[:, 0].sum()),
-        sum_sq_weight=float(weight.sum()),
-        max_abs_error=float(sums[:, 2].max()),
-        max_range_share=float(sums[:, 3].max()),
-        worst_row=worst,
-        worst_row_error=float(relative[worst]),
-    )
+    return BlockErrors(w.shape[0], w.size, *kernels_numba.summarize(sums))
 
 
 def _exact_sums(w: NDArray[Any], dtype: str, fmt: Format, q: Quantized) -> NDArray[np.float64]:
@@ -284,13 +270,3 @@ def _nonfinite_rows(a: NDArray[Any], dtype: str) -> NDArray[np.bool_]:
     bits: NDArray[Any] = a.view(np.uint32 if dtype == "F32" else np.uint16)
     size = bits & bits.dtype.type((1 << (8 * bits.itemsize - 1)) - 1)
     return np.asarray((size >= _INFINITY[dtype]).any(axis=1))
-
-
-@cache
-def _converts_f16() -> bool:
-    """Whether the machine widens float16 by itself; x86 before F16C calls a function that is not always there."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    from llvmlite import binding
-
-    return bool(binding.get_host_cpu_features().get("f16c", False))

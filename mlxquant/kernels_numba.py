@@ -7,6 +7,7 @@ from nobody: threads call it side by side. Rows it cannot answer for are flagged
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Callable
@@ -33,15 +34,15 @@ from .kernels_vector import (
     QUANTIZE_AND_SUM,
     SCALE,
     STORED,
+    ends,
     groups,
-    limits,
+    least_size,
 )
 
-__all__ = ["DEQUANTIZE", "INEXACT", "MEASURE", "NONFINITE", "QUANTIZE", "QUANTIZE_AND_SUM", "run"]
+__all__ = ["DEQUANTIZE", "INEXACT", "MEASURE", "NONFINITE", "QUANTIZE", "QUANTIZE_AND_SUM", "run", "summarize"]
 
 # Flags of a row: it holds NaN, infinity or a range that is infinite; its sums want float64 throughout.
 NONFINITE, INEXACT = 1, 2
-_INFINITY = (0x7F80, 0x7C00, 0x7F800000)
 # Beyond these the float32 squares of a row could over- or underflow, below the last its 1 / range.
 _LARGEST, _SMALLEST, _NARROWEST = np.float32(2.0**60), np.float32(2.0**-40), np.float32(2.0**-126)
 _EPS, _ZERO, _ONE, _HUGE = np.float32(1e-7), np.float32(0), np.float32(1), np.float32(3.4028235e38)
@@ -67,19 +68,6 @@ def _float_of(bits):  # type: ignore[no-untyped-def]
 @_jit
 def _bits_of(value):  # type: ignore[no-untyped-def]
     return np.float32(value).view(np.uint32)
-
-
-@_jit
-def _from_key(key, kind):  # type: ignore[no-untyped-def]
-    """The float32 of a group's end, from its key (see `limits`)."""
-    top = np.int32(31 if kind > F16 else 15)
-    bits = np.int32(key ^ ((key >> top) & np.int32(0x7FFFFFFF if kind > F16 else 0x7FFF)))
-    if kind == BF16:
-        return _float_of(np.uint32(bits) << np.uint32(16))
-    if kind == F16:
-        size = _float_of(np.uint32(bits & 0x7FFF) << np.uint32(13)) * _TO_F16
-        return -size if bits & 0x8000 else size
-    return _float_of(np.uint32(bits))
 
 
 @_jit
@@ -110,22 +98,38 @@ def _widened(bits, kind):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _inspect(low, high, params, kind, infinity, ours):  # type: ignore[no-untyped-def]
-    """Write 1 / range of every group of a row; return the row's flags.
+def _find_ends(address, low, high, kind, group):  # type: ignore[no-untyped-def]
+    """Bits of the smallest and the largest value of each group; NaN and infinity come out as one of them."""
+    for i in range(low.size):
+        at = address + i * group * ITEM[kind]
+        most, least = ends(at, kind, group)
+        if (most ^ least) >= 0:  # of one sign: the other end is what is smallest in size
+            other = least_size(at, kind, group)
+            if most >= 0:
+                least = other
+            else:
+                most = other
+        low[np.uintp(i)], high[np.uintp(i)] = least, most
+
+
+@_jit
+def _inspect(low, high, kind, ours):  # type: ignore[no-untyped-def]
+    """Flags of a row, or of several.
 
     Groups of equal values have no error in what we quantize, unless so small that mlx takes them for 0.
     """
     bad, narrow, widest = np.int32(0), np.int32(0), np.int32(0)
+    magnitude = np.uint32(0x7FFFFFFF if kind == F32 else 0x7FFF)
+    infinity = np.uint32(0x7F800000 if kind == F32 else 0x7F80 if kind == BF16 else 0x7C00)
     for i in range(low.size):
         g = np.uintp(i)
-        bad |= np.int32(high[g] >= infinity) | np.int32(low[g] <= ~infinity)
-        least, most = _from_key(low[g], kind), _from_key(high[g], kind)
+        bad |= np.int32(low[g] & magnitude >= infinity) | np.int32(high[g] & magnitude >= infinity)
+        least, most = _widened(low[g], kind), _widened(high[g], kind)
         spread = most - least
         bad |= np.int32(spread > _HUGE)
         flat = np.int32(spread == _ZERO) & np.int32(ours) & (np.int32(most == _ZERO) | np.int32(abs(most) > _EPS))
         narrow |= np.int32(spread < _NARROWEST) & (flat ^ np.int32(1))
         widest = max(widest, np.int32(_bits_of(abs(least))), np.int32(_bits_of(abs(most))))
-        params[np.uintp(INVERSE), g] = _ZERO if spread == _ZERO else _ONE / spread
     size = _float_of(widest)
     inexact = narrow != 0 or size > _LARGEST or (size < _SMALLEST and widest > 0)
     return (NONFINITE if bad != 0 else 0) | (INEXACT if inexact else 0)
@@ -133,11 +137,12 @@ def _inspect(low, high, params, kind, infinity, ours):  # type: ignore[no-untype
 
 @_jit
 def _anchor(low, high, bins, params, scales, biases, kind):  # type: ignore[no-untyped-def]
-    """Set mlx's scale and bias for every group of a row, as used and as stored."""
+    """Set mlx's scale and bias for every group, as used and as stored."""
     for i in range(low.size):
         g = np.uintp(i)
-        least, most = _from_key(low[g], kind), _from_key(high[g], kind)
-        scale = (most - least) / bins
+        least, most = _widened(low[g], kind), _widened(high[g], kind)
+        spread = most - least
+        scale = spread / bins
         scale = scale if scale > _EPS else _EPS
         negative = abs(least) > abs(most)
         scale = scale if negative else -scale
@@ -150,42 +155,75 @@ def _anchor(low, high, bins, params, scales, biases, kind):  # type: ignore[no-u
         scales[g], biases[g] = stored, _rounded(bias, kind)
         params[np.uintp(SCALE), g], params[np.uintp(BIAS), g] = scale, bias
         params[np.uintp(STORED), g] = _widened(stored, kind)
+        params[np.uintp(INVERSE), g] = _ZERO if spread == _ZERO else _ONE / spread
 
 
 @_jit
-def _recall(params, scales, biases, kind):  # type: ignore[no-untyped-def]
-    """The parameters that a row of a build has stored."""
-    for i in range(scales.size):
+def _recall(low, high, params, scales, biases, kind):  # type: ignore[no-untyped-def]
+    """The parameters that a build has stored."""
+    for i in range(low.size):
         g = np.uintp(i)
-        params[np.uintp(BIAS), g] = _widened(biases[g], kind)
-        params[np.uintp(STORED), g] = _widened(scales[g], kind)
+        spread = _widened(high[g], kind) - _widened(low[g], kind)
+        params[np.uintp(BIAS), g], params[np.uintp(STORED), g] = _widened(biases[g], kind), _widened(scales[g], kind)
+        params[np.uintp(INVERSE), g] = _ZERO if spread == _ZERO else _ONE / spread
+
+
+@_jit
+def summarize(sums):  # type: ignore[no-untyped-def]
+    """Join rows' (rows, 4) sums in order: Σe², Σw², max|e|, max share, the worst row and its sqrt(Σe² / Σw²).
+
+    NaN stays NaN, and a row with NaN is worse than any number.
+    """
+    error, weight, size, share, worst, worst_error = 0.0, 0.0, 0.0, 0.0, 0, 0.0
+    for r in range(len(sums)):
+        error, weight = error + sums[r, 0], weight + sums[r, 1]
+        size, share = np.maximum(size, sums[r, 2]), np.maximum(share, sums[r, 3])
+        row = np.sqrt(sums[r, 0] / sums[r, 1]) if sums[r, 1] != 0 else 0.0
+        row = np.inf if np.isnan(row) else row
+        if row > worst_error:
+            worst, worst_error = r, row
+    return error, weight, size, share, worst, worst_error
 
 
 @lru_cache
 def _kernel(kind: int, group: int, bits: int, task: int, revision: int) -> Any:
-    """The kernel of one dtype, group size, bits and task; these integers are its key in numba's cache."""
-    item, infinity, bins = ITEM[kind], _INFINITY[kind], np.float32((1 << bits) - 1)
+    """The kernel of one dtype, group size, bits and task; these integers are its key in numba's cache.
+
+    It goes by strips of rows, so that narrow rows, too, have their group parameters computed in full vectors.
+    """
+    item, bins = 4 if task == DEQUANTIZE else ITEM[kind], np.float32((1 << bits) - 1)
 
     @_jit
-    def run(values, rows, cols, packed, scales, biases, sums, flags):  # type: ignore[no-untyped-def]
-        n = cols // group
-        low, high = np.empty(n, np.int32), np.empty(n, np.int32)
-        params = np.empty((4, n), np.float32)
-        for r in range(rows):
-            w = values + r * cols * (4 if task == DEQUANTIZE else item)
+    def run(values, packed, scales, biases, sums, flags, rows, row_groups, strip):  # type: ignore[no-untyped-def]
+        all_low, all_high = np.zeros(strip * row_groups, np.uint32), np.zeros(strip * row_groups, np.uint32)
+        params = np.empty((4, strip * row_groups), np.float32)
+        for first in range(0, rows, strip):
+            there = min(strip, rows - first)
+            start, stop = first * row_groups, (first + there) * row_groups
+            low, high = all_low[: stop - start], all_high[: stop - start]
             if task != DEQUANTIZE:
-                for g in range(n):
-                    low[np.uintp(g)], high[np.uintp(g)] = limits(w + g * group * item, kind, group)
-                flags[r] = _inspect(low, high, params, kind, infinity, task != MEASURE)
+                _find_ends(values + start * group * item, low, high, kind, group)
+                flags[first : first + there] = _inspect(low, high, kind, task != MEASURE)
             if task in (QUANTIZE, QUANTIZE_AND_SUM):
-                _anchor(low, high, bins, params, scales[r], biases[r], kind)
+                _anchor(low, high, bins, params, scales[start:stop], biases[start:stop], kind)
             else:
-                _recall(params, scales[r], biases[r], kind)
-            q = packed + r * (cols * bits // 8)
-            groups(w, q, params.ctypes.data, sums.ctypes.data + r * 32, n, bins, kind, group, bits, task)
+                _recall(low, high, params, scales[start:stop], biases[start:stop], kind)
+            for i in range(there):
+                r, g = first + i, i * row_groups
+                if flags[r]:
+                    flags[r] = _inspect(low[g : g + row_groups], high[g : g + row_groups], kind, task != MEASURE)
+                w, q = values + r * row_groups * group * item, packed + r * (row_groups * group * bits // 8)
+                at = params.ctypes.data + 4 * g
+                groups(w, q, at, params.shape[1], sums.ctypes.data + 32 * r, row_groups, bins, kind, group, bits, task)
         return revision
 
     return run
+
+
+def _rows_at_once(row_groups: int) -> int:
+    """Rows that together have some 128 groups, if they can in a number that 16 lanes divide."""
+    unit = 16 // math.gcd(row_groups, 16)
+    return max(1, -(-128 // (row_groups * unit)) * unit) if row_groups < 128 else 1
 
 
 def run(
@@ -206,11 +244,16 @@ def run(
     bit_type = np.uint32 if kind == F32 else np.uint16
     if task in (MEASURE, DEQUANTIZE):
         packed, scales, biases = (a if a.flags.behaved else a.copy() for a in (packed, scales, biases))
-    rows, cols = values.shape
-    sums, flags = np.empty((rows, 4)), np.empty(rows, np.uint8)
+    rows, row_groups = scales.shape
+    # kernels go by addresses, so what does not fit must stop here
+    fits = values.shape == (rows, row_groups * group) and packed.shape == (rows, row_groups * group * bits // 32)
+    fits = fits and biases.shape == scales.shape and values.itemsize == (4 if task == DEQUANTIZE else ITEM[kind])
+    if not fits or not all(a.flags.c_contiguous for a in (values, packed, scales, biases)):
+        raise ValueError(f"C-contiguous arrays that fit together expected, {values.shape} in {packed.shape} given")
+    sums, flags = np.empty((rows, 4)), np.zeros(rows, np.uint8)
     with _LOCK:  # two threads must not make the same kernel twice
         kernel = _kernel(kind, group, bits, task, _REVISION)
-    kernel(
-        values.ctypes.data, rows, cols, packed.ctypes.data, scales.view(bit_type), biases.view(bit_type), sums, flags
-    )
+    stored = scales.reshape(-1).view(bit_type), biases.reshape(-1).view(bit_type)
+    strip = _rows_at_once(row_groups)
+    kernel(values.ctypes.data, packed.ctypes.data, *stored, sums, flags, rows, row_groups, strip)
     return sums, flags

@@ -79,18 +79,23 @@ def _halves(b: Any, v: Any, join: Callable[[Any, Any], Any]) -> Any:
     return b.extract_element(v, _WORD(0))
 
 
-def _load_pair(b: Any, address: Any, kind: int) -> tuple[Any, Any]:
-    """The 16 even and the 16 odd of 32 stored values, as float32."""
+def _load_pair(b: Any, address: Any, kind: int) -> list[Any]:
+    """Read 32 stored values as float32: the 16 even ones and the 16 odd ones."""
+    if kind == F32:
+        both = _load(b, address, ir.VectorType(_FLOAT, 2 * _LANES), 1)
+        return [_pick(b, both, list(range(i, 2 * _LANES, 2))) for i in (0, 1)]
+    both = _load(b, address, _VI, 1)
+    halves = [b.shl(both, _splat(b, 16)), both]  # either now has its bits on top
     if kind == BF16:
-        both = _load(b, address, _VI, 1)
-        even, odd = b.shl(both, _splat(b, 16)), b.and_(both, _splat(b, 0xFFFF0000))
-        return b.bitcast(even, _VF), b.bitcast(odd, _VF)
-    wide = _load(b, address, ir.VectorType(ir.HalfType() if kind == F16 else _FLOAT, 2 * _LANES), 1)
-    if kind == F16:
-        wide = b.fpext(wide, ir.VectorType(_FLOAT, 2 * _LANES))
-    picks = (ir.Constant(_VI, list(range(i, 2 * _LANES, 2))) for i in (0, 1))
-    even, odd = (b.shuffle_vector(wide, wide, pick) for pick in picks)
-    return even, odd
+        return [b.bitcast(half, _VF) for half in (halves[0], b.and_(both, _splat(b, 0xFFFF0000)))]
+    return [_from_f16(b, half) for half in halves]
+
+
+def _from_f16(b: Any, top: Any) -> Any:
+    """float32 of finite float16 bits in the upper half of a word: shift the exponent in, and correct it by 2**112."""
+    size = b.bitcast(b.and_(b.lshr(top, _splat(b, 3)), _splat(b, 0x0FFFE000)), _VF)
+    size = b.bitcast(b.fmul(size, _splat(b, 2.0**112)), _VI)
+    return b.bitcast(b.or_(size, b.and_(top, _splat(b, 0x80000000))), _VF)
 
 
 def _every(n: int, width: int, value: int) -> Any:
@@ -130,21 +135,32 @@ def _unpack(b: Any, address: Any, bits: int) -> list[Any]:
     return [b.and_(v, _splat(b, (1 << bits) - 1)) for v in (both, b.lshr(both, _splat(b, bits)))]
 
 
+def _reduce(b: Any, address: Any, kind: int, group: int, *ops: str) -> list[Any]:
+    """Integer reductions of a group's bits, each widened to 32 bits with its sign."""
+    bits = 8 * ITEM[kind]
+    x = _load(b, address, ir.VectorType(ir.IntType(bits), group), 1)
+    found = [_call(b, f"llvm.vector.reduce.{op}.v{group}i{bits}", ir.IntType(bits), x) for op in ops]
+    return found if kind == F32 else [b.sext(end, _WORD) for end in found]
+
+
 @intrinsic(prefer_literal=True)
-def limits(context: Any, address: Any, kind: Any, group: Any) -> Any:
-    """Smallest and largest of a group as integer keys: sign-magnitude made two's complement, so -inf < … < inf."""
-    n, bits = group.literal_value, 8 * ITEM[kind.literal_value]
+def ends(context: Any, address: Any, kind: Any, group: Any) -> Any:
+    """Largest bits of a group as signed and as unsigned integers: its largest and smallest value, if of two signs."""
 
     def emit(_: Any, b: Any, sig: Any, args: Any) -> Any:
-        item = ir.IntType(bits)
-        lanes = ir.VectorType(item, n)
-        x = _load(b, args[0], lanes, 1)
-        sign = b.ashr(x, ir.Constant(lanes, [bits - 1] * n))
-        key = b.xor(x, b.and_(sign, ir.Constant(lanes, [(1 << (bits - 1)) - 1] * n)))
-        ends = (_call(b, f"llvm.vector.reduce.{op}.v{n}i{bits}", item, key) for op in ("smin", "smax"))
-        return cgutils.pack_array(b, [b.sext(end, _WORD) if bits < 32 else end for end in ends])
+        return cgutils.pack_array(b, _reduce(b, args[0], kind.literal_value, group.literal_value, "smax", "umax"))
 
     return types.UniTuple(types.int32, 2)(address, kind, group), emit
+
+
+@intrinsic(prefer_literal=True)
+def least_size(context: Any, address: Any, kind: Any, group: Any) -> Any:
+    """Smallest bits of a group whose values are of one sign: the value of least size."""
+
+    def emit(_: Any, b: Any, sig: Any, args: Any) -> Any:
+        return _reduce(b, args[0], kind.literal_value, group.literal_value, "umin")[0]
+
+    return types.int32(address, kind, group), emit
 
 
 @intrinsic(prefer_literal=True)
@@ -153,6 +169,7 @@ def groups(
     w: Any,
     q: Any,
     params: Any,
+    stride: Any,
     sums: Any,
     count: Any,
     bins: Any,
@@ -161,12 +178,14 @@ def groups(
     bits: Any,
     task: Any,
 ) -> Any:
-    """Quantize or measure a row of `count` groups: addresses of values, of q, of float32 (4, count), of 4 float64."""
+    """Quantize or measure a row of `count` groups: addresses of values, of q, of 4 sums, of its parameters,
+    whose kinds are `stride` float32 apart.
+    """
     spec = tuple(a.literal_value for a in (kind, group, bits, task))
-    sig = types.void(w, q, params, sums, count, types.float32, kind, group, bits, task)
+    sig = types.void(w, q, params, stride, sums, count, types.float32, kind, group, bits, task)
 
     def emit(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        _GroupLoop(b, args[:6], *spec).run()
+        _GroupLoop(b, args[:7], *spec).run()
         return context.get_dummy_value()
 
     return sig, emit
@@ -177,7 +196,7 @@ class _GroupLoop:
 
     def __init__(self, b: Any, args: Any, kind: int, group: int, bits: int, task: int) -> None:
         self.b, self.kind, self.group, self.bits, self.task = b, kind, group, bits, task
-        self.w, self.q, self.params, self.sums, self.count, self.bins = args
+        self.w, self.q, self.params, self.stride, self.sums, self.count, self.bins = args
         self.int = self.count.type
         if task in (QUANTIZE_AND_SUM, MEASURE):
             # Σe², Σw²: float32 even and odd lanes, and float64; then max|e|, max share
@@ -208,7 +227,7 @@ class _GroupLoop:
         return self.b.add(base, self.b.mul(index, self.int(nbytes)))
 
     def parameter(self, g: Any, row: int) -> Any:
-        at = self.b.add(g, self.b.mul(self.count, self.int(row)))
+        at = self.b.add(g, self.b.mul(self.stride, self.int(row)))
         return _load(self.b, self.at(self.params, at, 4), _FLOAT, 4)
 
     def one_group(self, g: Any) -> None:
@@ -243,7 +262,7 @@ class _GroupLoop:
         raised = []
         for x in past:
             y = b.fdiv(x, scale)
-            y = b.select(b.fcmp_ordered("<", y, bins), y, bins)
+            y = b.select(b.fcmp_ordered("<", bins, y), bins, y)  # keeps NaN, whose low bits are 0
             raised.append(b.fadd(y, _splat(b, _MAGIC)))
         words = [b.bitcast(m, _VI) for m in raised]
         _store(b, _pack(b, words[0], words[1], self.bits), q_at, 1)
