@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .build_claims import Claims, against_shards, read_claims
+from .build_formats import Stored
 from .build_headers import Files, parameters_stated, read_files
-from .build_layout import Laid, Stored, lay_out_build
+from .build_layout import Laid, lay_out_build
 from .checkpoint import INDEX, Checkpoint
 from .errors import BuildError
 from .formats import Format

@@ -1,20 +1,13 @@
 """What the tensors of a build are: modules with roles, and the format of each, read from shapes and dtypes alone.
 
-mlx packs a matrix (…, in) of `bits` into uint32 words along its last axis, beside one scale for each group:
-
-    bits = 32 · words / in        group_size = in / scales        mode = affine where scales are floats
-
-The class that mlx-lm has for the model knows `in`, so both are certain: 192 words for 768 values are 8 bits. For a
-tensor that the class does not have (a vision tower, an architecture that mlx-lm lacks) only ``bits · group_size =
-32 · words / scales`` is: 512 is 8-bit g64 as well as 4-bit g128. Then the config decides, and where it does not
-help, the module's `trouble` says which formats it may be.
+Modules and their widths come from the class that mlx-lm has for the model, formats from that and the shapes of what
+is stored (`build_formats`); what the class has no place for goes by names (`build_names`).
 
 Nothing here is refused: what does not fit is a sentence in `disagreements`, and the rest goes on.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,52 +15,17 @@ from typing import Any
 
 from .arrays import parameters_of, sanitized, tensors_of
 from .build_claims import Claims
+from .build_formats import Stored, packed_format, shown
+from .build_names import role_by_name, stored_by_names
 from .checkpoint import Checkpoint
 from .errors import LayoutError, MlxquantError
-from .formats import FLOATS, MODES, TORCH_DTYPES, Format
+from .formats import FLOATS, TORCH_DTYPES, Format
 from .layout import lay_modules
 from .mlx_bytes import SAFETENSORS_DTYPES
 from .mlxlm import build_model, decode_floats, model_classes
-from .modules import Array, Module
+from .modules import Module
 from .units import show_bytes
 from .views import Computed, Joined, View, source_view
-
-PACKED = ("weight", "scales", "biases")
-
-# Roles of tensors that no class of mlx-lm places, by the first of these that fits a part of the name
-_ROLE_NAMES = (
-    ("vision", re.compile(r"vision|visual|image|audio|multi_modal|mm_")),
-    ("mtp", re.compile(r"^mtp|^nextn")),
-    ("norm", re.compile(r"norm|^ln_?\d?$")),
-    ("embedding", re.compile(r"embed|^wte$")),
-    ("lm_head", re.compile(r"^lm_head$|^output$|embed_out")),
-    ("expert", re.compile(r"^experts$|switch_")),
-    ("shared_expert", re.compile(r"shared_expert")),
-    ("linear_attention", re.compile(r"linear_attn|mamba|^mixer$|conv1d")),
-    ("attention", re.compile(r"attn|attention")),
-    ("router", re.compile(r"^gate$|^router$")),
-    ("mlp", re.compile(r"mlp|ffn|feed_forward")),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One module as the bytes have it.
-
-    `dtype` is that of its values, or of its scales. `views` gives its arrays by suffix; `trouble` is why its
-    format cannot be told, None where it can.
-    """
-
-    module: Module
-    format: Format | None
-    dtype: str
-    views: Mapping[str, View]
-    trouble: str | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its tensors."""
-        return sum(v.nbytes for v in self.views.values())
 
 
 @dataclass(frozen=True)
@@ -91,13 +49,13 @@ def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> Laid:
     disagreements, notes = list[str](), list[str]()
     model = _model(config, disagreements, notes)
     if model is None:
-        stored = _by_names(checkpoint, list(checkpoint.tensors), claims)
+        stored = stored_by_names(checkpoint, list(checkpoint.tensors), claims)
         return Laid(tuple(stored), False, _depth(stored), False, tuple(disagreements), tuple(notes))
     views = _views(model, checkpoint, disagreements)
     finder = _Finder(checkpoint, views)
     stored, n_layers = _stored_modules(model, config, finder, disagreements, notes)
     unused = [n for n in checkpoint.tensors if n not in finder.used]
-    stored += _by_names(checkpoint, unused, claims)
+    stored += stored_by_names(checkpoint, unused, claims)
     drawn = {t for v in views.values() for t in tensors_of(v)}
     notes += _unused_note(checkpoint, [n for n in unused if n not in drawn], config)
     return Laid(tuple(stored), True, n_layers, finder.moved, tuple(disagreements), tuple(notes))
@@ -209,7 +167,7 @@ def _stored(module: Module, found: Mapping[str, View], packed: Mapping[str, View
         return Stored(module, None, module.weight.dtype, views, "its weight is not in the shards")
     dtype = SAFETENSORS_DTYPES[weight.dtype]
     if module.path not in packed:
-        bare = f"weight {_shown(weight)} without scales, where a matrix {list(module.shape)} is expected"
+        bare = f"weight {shown(weight)} without scales, where a matrix {list(module.shape)} is expected"
         return Stored(module, None, dtype, views, bare if dtype == "U32" and module.quantizable else None)
     views["scales"] = packed[module.path]
     for extra in ("biases", "global_scale"):
@@ -218,33 +176,6 @@ def _stored(module: Module, found: Mapping[str, View], packed: Mapping[str, View
     fmt = packed_format(module.shape, views)
     dtype = SAFETENSORS_DTYPES[views["scales"].dtype]
     return Stored(module, fmt, dtype, views) if isinstance(fmt, Format) else Stored(module, None, dtype, views, fmt)
-
-
-def packed_format(shape: Sequence[int], views: Mapping[str, View]) -> Format | str:
-    """The format in which a matrix of `shape` is packed, or why no format of mlx fits.
-
-    `views` has `weight`, `scales` and, for affine, `biases`.
-    """
-    weight, scales, biases = views["weight"], views["scales"], views.get("biases")
-    *lead, width = shape
-    words, groups = weight.shape[-1], scales.shape[-1] if scales.shape else 0
-    seen = f"weight {_shown(weight)} and scales {_shown(scales)} for a matrix {list(shape)}"
-    if SAFETENSORS_DTYPES[weight.dtype] != "U32":
-        return f"{seen}: packed weights are U32"
-    if list(weight.shape[:-1]) != lead or list(scales.shape[:-1]) != lead or not groups:
-        return f"{seen}: rows differ"
-    if 32 * words % width or width % groups:
-        return f"{seen}: {32 * words / width:.4g} bits and groups of {width / groups:.4g} are no whole numbers"
-    bits, group = 32 * words // width, width // groups
-    if SAFETENSORS_DTYPES[scales.dtype] in FLOATS:
-        if biases is None or biases.shape != scales.shape or biases.dtype != scales.dtype:
-            return f"{seen}: affine biases like the scales expected, {_shown(biases)} found"
-        fmt = Format(bits, group)
-        return f"{seen}: {problem}" if (problem := fmt.problem()) else fmt
-    named = next((m for m, (g, b) in MODES.items() if m != "affine" and (bits, group) == (b[0], g[0])), None)
-    if SAFETENSORS_DTYPES[scales.dtype] != "U8" or named is None:
-        return f"{seen}: {bits} bits, group size {group}, scales {SAFETENSORS_DTYPES[scales.dtype]} are no mode of mlx"
-    return Format(bits, group, named) if biases is None else f"{seen}: mode {named} has no biases, but they are there"
 
 
 def _misshapen(entry: Stored, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -257,76 +188,6 @@ def _misshapen(entry: Stored, shapes: Mapping[str, tuple[int, ...]]) -> list[str
                 f"{name}: {list(shapes[name])} expected from config.json, {list(view.shape)} found in the shards"
             )
     return problems
-
-
-# --- tensors that the class has no place for ---
-
-
-def _by_names(checkpoint: Checkpoint, names: Sequence[str], claims: Claims) -> list[Stored]:
-    """Group tensors into modules by their names, with what can be told of their formats."""
-    groups: dict[str, dict[str, View]] = defaultdict(dict)
-    for name in names:
-        tensor = checkpoint.tensors[name]
-        if tensor.dtype not in SAFETENSORS_DTYPES.values():
-            continue
-        path, _, suffix = name.rpartition(".")
-        leaf = suffix in (*PACKED, "bias", "global_scale")
-        groups[path if leaf else name][suffix if leaf else ""] = source_view(tensor)
-    return [_stored_by_name(path, views, claims) for path, views in groups.items()]
-
-
-def _stored_by_name(path: str, views: dict[str, View], claims: Claims) -> Stored:
-    first = views.get("weight", next(iter(views.values())))
-    shape, dtype, fmt, trouble = first.shape, SAFETENSORS_DTYPES[first.dtype], None, None
-    if {"weight", "scales"} <= views.keys():
-        dtype = SAFETENSORS_DTYPES[views["scales"].dtype]
-        options = possible_formats(views)
-        claimed = claims.of(path)
-        fmt = claimed if claimed in options else options[0] if len(options) == 1 else None
-        if fmt is None:
-            either = " or ".join(str(o) for o in options) or "no format of mlx"
-            trouble = f"{_shown(views['weight'])} words with scales {_shown(views['scales'])}: {either}"
-        else:
-            shape = (*first.shape[:-1], 32 * first.shape[-1] // fmt.bits)
-    packed = ("scales", "biases") if fmt else ()
-    arrays = tuple(
-        Array(suffix, shape if suffix in ("weight", "") else v.shape, SAFETENSORS_DTYPES[v.dtype], dtype)
-        for suffix, v in views.items()
-        if suffix not in packed
-    )
-    role, layer = role_by_name(path), _layer_by_name(path)
-    return Stored(Module(path, "stored", role, layer, None, arrays, False), fmt, dtype, views, trouble)
-
-
-def possible_formats(views: Mapping[str, View]) -> list[Format]:
-    """The formats that packed words and scales allow where the matrix's width is not known."""
-    weight, scales = views["weight"], views["scales"]
-    if not scales.shape or not scales.shape[-1] or SAFETENSORS_DTYPES[weight.dtype] != "U32":
-        return []
-    affine = SAFETENSORS_DTYPES[scales.dtype] in FLOATS
-    return [
-        Format(bits, group, mode)
-        for mode, (groups, widths) in MODES.items()
-        if (mode == "affine") == affine
-        for bits in reversed(widths)
-        for group in groups
-        if bits * group * scales.shape[-1] == 32 * weight.shape[-1]
-    ]
-
-
-def role_by_name(path: str) -> str:
-    """The role that a name suggests. ``role_by_name("vision_tower.blocks.0.attn.qkv") == "vision"``."""
-    parts = path.split(".")
-    return next((role for role, name in _ROLE_NAMES if any(name.search(p) for p in parts)), "other")
-
-
-def _layer_by_name(path: str) -> int | None:
-    found = re.search(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)\.", path)
-    return int(found[1]) if found else None
-
-
-def _depth(stored: Sequence[Stored]) -> int:
-    return 1 + max((s.module.layer for s in stored if s.module.layer is not None), default=-1)
 
 
 # --- notes ---
@@ -383,5 +244,5 @@ def _config_dtype(config: Mapping[str, Any]) -> str | None:
     return TORCH_DTYPES.get(str(named))
 
 
-def _shown(view: View | None) -> str:
-    return "none" if view is None else f"{SAFETENSORS_DTYPES[view.dtype]} {list(view.shape)}"
+def _depth(stored: Sequence[Stored]) -> int:
+    return 1 + max((s.module.layer for s in stored if s.module.layer is not None), default=-1)
