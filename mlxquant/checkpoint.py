@@ -127,7 +127,9 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     path = Path(path)
     shown = name or _known_as(path)
     if path.is_file() and path.suffix == ".json":
-        return Checkpoint(shown, None, read_config(path, None), {}, {})
+        config = read_config(path, None)
+        check_config(config, shown)
+        return Checkpoint(shown, None, config, {}, {})
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
     config = read_config(path / "config.json", path / "generation_config.json")

@@ -18,6 +18,7 @@ from .checkpoint import Checkpoint
 from .decide import Decision, decide
 from .formats import Format, nbytes
 from .layout import Layout
+from .mlxlm import mlx_lm_version
 from .modules import Module
 from .recipe import Recipe
 
@@ -162,6 +163,7 @@ class Plan:
         return {
             "schema": SCHEMA,
             "mlxquant": __version__,
+            "mlx_lm": mlx_lm_version(),
             "source": self.source,
             "recipe": {"name": self.recipe.name, "sha256": self.recipe.sha256, "overrides": recipe["overrides"]},
             "totals": self.totals,
@@ -180,13 +182,13 @@ def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
     """Decide on every module of a model. Raises PlanError or RecipeError with all problems at once."""
     decisions = decide(recipe, layout.modules, n_layers=layout.n_layers)
     tied = not any(m.role == "lm_head" for m in layout.modules)
-    planned = tuple(PlannedModule(m, decisions.by_path[m.path], _share(m, layout, tied=tied)) for m in layout.modules)
+    planned = tuple(PlannedModule(m, decisions.by_path[m.path], share_of(m, layout, tied=tied)) for m in layout.modules)
     return Plan(
         source=source_record(layout, source),
         recipe=recipe,
         modules=planned,
         dropped=_dropped(layout.dropped, source),
-        notes=(*source.notes, *layout.notes, *decisions.notes),
+        notes=(*source.notes, *layout.notes, *_source_notes(source), *decisions.notes),
         warnings=tuple(decisions.warnings),
     )
 
@@ -204,7 +206,15 @@ def source_record(layout: Layout, source: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _share(module: Module, layout: Layout, *, tied: bool) -> tuple[int, int]:
+def _source_notes(source: Checkpoint) -> list[str]:
+    """Say where a config alone does not tell the source's size."""
+    stored = source.config.get("quantization_config")
+    if source.tensors or not isinstance(stored, dict) or stored.get("quant_method") != "fp8":
+        return []
+    return ["config.json says the source is FP8; its bytes are counted at 16 bits here, its headers would tell"]
+
+
+def share_of(module: Module, layout: Layout, *, tied: bool) -> tuple[int, int]:
     """Which part of a module one decoded token reads: top-k of the experts, one row of an embedding."""
     if module.role == "expert":
         return layout.expert_shares[module.path]
