@@ -197,7 +197,13 @@ class Strided:
             k = min(per_read, line_count - i)
             span = scratch[: (k - 1) * line_step + extent]
             read(self.tensor.file, start + i * line_step, span.data)
-            lines[i : i + k] = np.ndarray((k, n), lines.dtype, span, strides=(line_step, step))
+            found = np.ndarray((k, n), lines.dtype, span, strides=(line_step, step))
+            if self.transposed:
+                from .tiles import copy_tiles
+
+                copy_tiles(lines[i : i + k], found)
+            else:
+                lines[i : i + k] = found
 
 
 def row_major(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors formats modules records units layers machine"),
     (
         "source",
-        "hub* headers checkpoint strided mlx_bytes array_like views recording gather"
+        "hub* headers checkpoint compiled tiles strided mlx_bytes array_like views recording gather"
         " mlxlm layer_types roles arrays experts layout context tiny",
     ),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits*"),
@@ -41,7 +41,7 @@ SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout cont
 MAY_IMPORT = {
     "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout audit* verify* {RUN_MODELS}",
     "mlx_lm": f"mlxlm {RUN_MODELS}",
-    "numba": "kernels*",
+    "numba": "compiled kernels*",
     "transformers": "",
     "torch": "",
 }
