@@ -9,6 +9,7 @@ What it does not do: open files, follow an index (see `checkpoint`).
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +20,9 @@ from .formats import DTYPE_BYTES
 
 # The limit of the safetensors library itself; a longer header is refused there too.
 MAX_HEADER_BYTES = 100_000_000
+# numpy's limit; a product over more lengths than this is a way to keep a reader busy, not a tensor.
+MAX_AXES = 64
+MAX_NAME = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,9 @@ def parse_header(text: bytes, file: str, file_size: int) -> tuple[list[Tensor], 
     Raises SourceError, naming file and tensor, for anything that safetensors itself forbids: an unknown
     dtype, a length that contradicts the shape, bytes outside the file, overlaps, holes.
     """
+    # a tensor's entry has three brackets in 45 bytes or more; far denser text is built to blow up when parsed
+    if text.count(b"[") + text.count(b"{") > len(text) // 6 + 8:
+        raise SourceError(f"{file}: header: entries of tensors expected, nested lists found; download it again")
     header = load_json(text, f"{file}: header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -94,27 +101,29 @@ def check_placement(tensors: Sequence[Tensor], file: str, data_start: int, file_
 
 def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
     where = f"{file}: tensor {_short(name)}"
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise SourceError(f"{where}: its name is not a printable text of up to {MAX_NAME:,} letters")
     if not isinstance(entry, dict):
         raise SourceError(f"{where}: its entry is not a table; download it again")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise SourceError(f"{where}: dtype {_short(dtype)} is unknown; known are {', '.join(DTYPE_BYTES)}")
-    if not _naturals(shape):
+    if not _naturals(shape, MAX_AXES):
         raise SourceError(f"{where}: shape {_short(shape)} is not a list of lengths; download it again")
-    if not _naturals(offsets) or len(offsets) != 2:
+    if not _naturals(offsets, 2) or len(offsets) != 2:
         raise SourceError(f"{where}: data_offsets {_short(offsets)} are not two positions; download it again")
     begin, end = offsets
     size = prod(shape) * DTYPE_BYTES[dtype]
     if end - begin != size:
         raise SourceError(
-            f"{where}: {dtype} {list(shape)} takes {size:,} bytes, its data_offsets span {end - begin:,};"
-            " download it again"
+            f"{where}: {dtype} {_short(shape)} takes {_short(f'{size:,}')} bytes, its data_offsets span"
+            f" {end - begin:,}; download it again"
         )
     return Tensor(name, dtype, tuple(shape), file, data_start + begin, size)
 
 
-def _naturals(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
+def _naturals(value: Any, most: int) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and len(value) <= most and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,7 +136,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _short(value: object, limit: int = 80) -> str:
-    text = str(value) if isinstance(value, (str, Exception)) else repr(value)
+    text = str(value)[: limit + 1] if isinstance(value, (str, Exception)) else reprlib.repr(value)
     text = text.encode("utf-8", "backslashreplace").decode()
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
