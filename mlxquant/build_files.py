@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import INDEX
+from .checkpoint import INDEX, Checkpoint
+from .errors import SourceError
 from .formats import Format
+from .hashing import sha256
 from .plan import Plan
 
 # What mlx-lm's tokenizer loader may ask for, by suffix; weights and this project's own records excepted.
@@ -49,11 +51,32 @@ def quantization_block(plan: Plan) -> dict[str, Any]:
     return {**top.as_dict(), **others}
 
 
+def read_sides(source: Checkpoint, *, trust_remote_code: bool) -> dict[str, bytes]:
+    """Read the source's other files that belong into the build: name -> bytes. Raises SourceError."""
+    if source.folder is None:
+        return {}
+    try:
+        return {p.name: p.read_bytes() for p in side_files(source.folder, trust_remote_code=trust_remote_code)}
+    except OSError as error:
+        raise SourceError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from None
+
+
+def hashed_files(source: Checkpoint, sides: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the source's small files: its config, its index, and `sides`."""
+    found = dict(sides)
+    for name in ("config.json", INDEX) if source.folder is not None else ():
+        assert source.folder is not None
+        if (source.folder / name).is_file():
+            found[name] = (source.folder / name).read_bytes()
+    return {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in found.items()}
+
+
 def side_files(folder: Path, *, trust_remote_code: bool) -> list[Path]:
     """The source's other files that belong into the build, sorted by name."""
     found = []
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or path.name in _NOT_KEPT | _VISION_FILES:
+        # by lower case: on macOS "Audit.json" would be the same file as ours
+        if not path.is_file() or path.name.startswith(".") or path.name.lower() in _NOT_KEPT | _VISION_FILES:
             continue
         if path.name.endswith(".index.json"):
             continue

@@ -1,45 +1,45 @@
 """Writing the build that a plan describes, in bounded memory, so that a crash costs little.
 
-Every output byte's place is known beforehand. Shard files are laid out in ``OUT.partial/build``, workers fill
-them piece by piece, and each finished piece is flushed and journaled. A rerun of the same command takes up
-there. When all is written, hashed and accounted for, one rename makes it OUT; nothing with that name exists
-before. Memory is workers × block, whatever the model.
+All that can be refused is refused before anything is written. Then shards are filled in ``OUT.partial/build`` (see
+`fill`), the files beside them are written, the manifest last, and when all of it is on the disk one rename makes it
+OUT; nothing with that name exists before. A rerun of the same command takes up where the last one ended, wherever
+that was. Memory is workers × block, whatever the model.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import xxhash
 
 from . import disk
 from .account import entries_of, make_record
 from .account_text import markdown
-from .build_files import config_text, side_files
-from .checkpoint import Checkpoint
-from .errors import NonFiniteError, OutputError, SourceError, UsageError
-from .hashing import FollowingHasher, file_sha256
-from .journal import Finished, Journal, locked, signature_in
-from .kernels import BlockErrors
+from .build_files import config_text, read_sides
+from .checkpoint import INDEX, Checkpoint
+from .errors import MlxquantError, NonFiniteError, OutputError, SourceError, UsageError
+from .fill import Filling, Progress, Watch
+from .hashing import sha256
+from .journal import Journal
 from .layout import Layout
-from .machine import describe_versions
-from .manifest import MANIFEST, make_manifest, manifest_text
+from .manifest import MANIFEST, describe_origin, is_build_of, make_manifest, manifest_text
+from .partial import Partial
 from .pieces import SPAN_COST, Job, Piece, jobs, pieces
 from .plan import Plan
-from .shards import Shard, index, place
-from .worker import Settings, Target, Workers
+from .records import record_text
+from .shards import index, place
+from .signature import make_signature
+from .worker import Settings
 
-# Output bytes between two flushes: what a crash may cost at most, with what the workers hold.
-FLUSH = 128 << 20
-# A failed run that got no further than this leaves nothing behind.
+__all__ = ["Converted", "Options", "Progress", "Watch", "convert"]
+
+# A refused input that got no further than this leaves nothing behind.
 WORTH_KEEPING = 256 << 20
+_RECORDS = ("audit.json", "AUDIT.md", MANIFEST)
 # Room on the disk for the files beside the weights.
 SLACK = 64 << 20
 # What the process takes before the first block: interpreter, mlx, numba.
@@ -60,8 +60,12 @@ class Options:
     max_memory: int | None = None
     fresh: bool = False
 
+    def recorded(self) -> dict[str, Any]:
+        """The options that the manifest tells of: all but those that only change how fast it goes."""
+        return {**self.that_change_bytes(), "allow_nonfinite": self.allow_nonfinite}
+
     def that_change_bytes(self) -> dict[str, Any]:
-        """The options that the build's bytes depend on."""
+        """The options that a finished piece depends on. Finite values are the same bytes with `allow_nonfinite`."""
         return {
             "dtype": self.dtype,
             "audit": self.audit,
@@ -72,15 +76,6 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a conversion is: output bytes done and in all, and the module at hand."""
-
-    done: int
-    total: int
-    module: str
-
-
-@dataclass(frozen=True, slots=True)
 class Converted:
     """A finished build: where, how large, how long it took, what a rerun found done."""
 
@@ -88,9 +83,6 @@ class Converted:
     nbytes: int
     seconds: float
     resumed_bytes: int
-
-
-Watch = Callable[[Progress], None]
 
 
 def convert(
@@ -104,248 +96,120 @@ def convert(
     began = time.monotonic()
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to convert; give the checkpoint's folder")
-    partial = out.with_name(out.name + ".partial")
-    shards = place(list(plan.arrays()))
-    total = sum(s.nbytes for s in shards)
-    signature = _signature(source, plan, options)
-    if out.exists() or out.is_symlink():
-        if signature_in(partial) == _as_json(signature) and not (partial / "build").exists():
-            disk.remove(partial)  # killed between the rename and the clean-up: all is done
-            return Converted(out, total, time.monotonic() - began, total)
+    work = _Work(source, layout, plan, options)
+    partial = Partial(out)
+    finished = os.path.lexists(out)
+    if finished and not (partial.folder.is_dir() and is_build_of(out, work.origin)):
         raise OutputError(f"{out}: exists already; choose another OUT, or remove it first")
-    _check_room(out, partial, total)
-    todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
-    workers = _worker_count(todo, options)
-    known = partial.exists()
-    disk.make_folder(partial)
-    with locked(partial, out):
-        if options.fresh:
-            for name in ("build", "journal.jsonl"):
-                disk.remove(partial / name)
-        build = _Build(source, plan, partial, shards, todo, options, Journal(partial, signature), watch)
-        try:
-            build.make(workers, known=known)
-            build.finish(began)
-        except NonFiniteError:
-            if build.done_here <= WORTH_KEEPING and not build.resumed:
-                disk.remove(partial)
-            raise
-        finally:
-            build.close()
-        disk.rename(partial / "build", out)
-        disk.flush_folder(out.parent)
-        disk.remove(partial)
-    return Converted(out, total, time.monotonic() - began, build.resumed)
+    partial.check()
+    if not finished:
+        _check_room(partial, work.nbytes)
+    with partial.claimed():
+        if os.path.lexists(out):
+            if not is_build_of(out, work.origin):
+                raise OutputError(f"{out}: exists already; choose another OUT, or remove it first")
+            partial.clear()  # a run was killed between the rename and this: all is done
+            return Converted(out, work.nbytes, time.monotonic() - began, work.nbytes)
+        resumed = _build(work, partial, watch, began)
+        partial.publish()
+        partial.clear()
+    return Converted(out, work.nbytes, time.monotonic() - began, resumed)
 
 
-class _Build:
-    """One build in the making: the open shards, what is finished, what the checks found."""
+class _Work:
+    """What one conversion comes down to, known before anything is written."""
 
-    def __init__(
-        self,
-        source: Checkpoint,
-        plan: Plan,
-        partial: Path,
-        shards: Sequence[Shard],
-        todo: Sequence[Piece],
-        options: Options,
-        journal: Journal,
-        watch: Watch,
-    ) -> None:
-        self.source, self.plan, self.options, self.journal, self.watch = source, plan, options, journal, watch
-        self.shards, self.todo, self.folder = shards, todo, partial / "build"
-        self.handles: dict[str, int] = {}
-        self.total = sum(p.nbytes for p in todo)
-        self.done = self.done_here = self.resumed = 0
-        self.errors: dict[str, BlockErrors] = {}
-        self.hasher: FollowingHasher | None = None
-        self._unflushed: list[Finished] = []
-        self._touched: dict[str, int] = {}
-        self._seen = {f: _stat(source, f) for f in source.files}
+    def __init__(self, source: Checkpoint, layout: Layout, plan: Plan, options: Options) -> None:
+        self.source, self.plan, self.options = source, plan, options
+        self.shards = place(list(plan.arrays()))
+        self.nbytes = sum(s.nbytes for s in self.shards)
+        self.todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
+        self.workers = _worker_count(self.todo, options)
+        self.sides = read_sides(source, trust_remote_code=options.trust_remote_code)
+        self.origin = describe_origin(plan, source, self.sides, options.recorded())
+        self.signature = make_signature(source, plan, options.that_change_bytes(), self.sides)
+        self.names = {s.name for s in self.shards} | {"config.json", INDEX, *self.sides, *_RECORDS}
 
-    # --- the weights ---
-
-    def make(self, workers: int, *, known: bool) -> None:
-        """Fill the shards: take over what the journal proves, make the rest."""
-        disk.make_folder(self.folder)
-        places: dict[str, tuple[int, Path, int]] = {}
-        for shard in self.shards:
-            path = self.folder / shard.name
-            handle = self.handles[shard.name] = disk.open_to_write(path, shard.nbytes)
-            disk.write_at(handle, memoryview(shard.header), 0, path)
-            places |= {p.array.name: (handle, path, p.start) for p in shard.arrays}
-        self._places = places
-        if self.options.hash:
-            self.hasher = FollowingHasher(self.shards, self.handles)
-            self.hasher.start()
-        kept = self._take_over() if known else {}
-        settings = Settings(self.options.audit, self.options.allow_nonfinite, self.options.device)
-        pool = Workers(workers, self.source.read_into, Target(places), settings)
-        made = pool.run(p for p in self.todo if (p.job.name, p.start) not in kept)
-        try:
-            for piece in self.todo:
-                finished = kept.get((piece.job.name, piece.start))
-                if finished is None:
-                    _, finished = next(made)
-                    self._record(piece, finished)
-                self._account(piece, finished)
-        finally:
-            made.close()
-        self._flush()
-
-    def _take_over(self) -> dict[tuple[str, int], Finished]:
-        """The journaled pieces whose bytes on the disk are what the journal says."""
-        kept = {}
-        for piece in self.todo:
-            finished = self.journal.finished.get((piece.job.name, piece.start))
-            if finished is not None and finished.checksums == self._checksums(piece):
-                kept[piece.job.name, piece.start] = finished
-                self.resumed += piece.nbytes
-        return kept
-
-    def _checksums(self, piece: Piece) -> tuple[str, ...]:
-        sums = []
-        for part in piece.job.parts:
-            handle, _, start = self._places[part.name]
-            row = piece.job.row_bytes(part)
-            one, at, end = xxhash.xxh3_64(), start + piece.start * row, start + (piece.start + piece.rows) * row
-            while at < end:
-                data = os.pread(handle, min(end - at, 4 << 20), at)
-                if not data:
-                    break
-                one.update(data)
-                at += len(data)
-            sums.append(one.hexdigest())
-        return tuple(sums)
-
-    def _record(self, piece: Piece, finished: Finished) -> None:
-        """Note a piece that this run made; flush and journal when enough has come together."""
-        self.done_here += piece.nbytes
-        self._unflushed.append(finished)
-        for part in piece.job.parts:
-            handle, path, _ = self._places[part.name]
-            self._touched[str(path)] = handle
-        if self.done_here - self._flushed_at >= FLUSH:
-            self._flush()
-
-    _flushed_at = 0
-
-    def _flush(self) -> None:
-        for path, handle in self._touched.items():
-            disk.flush(handle, Path(path))
-        if self._unflushed:
-            self.journal.add(self._unflushed)
-        self._unflushed, self._touched, self._flushed_at = [], {}, self.done_here
-
-    def _account(self, piece: Piece, finished: Finished) -> None:
-        """Count a finished piece, in order: progress, error sums, what may be hashed."""
-        self.done += piece.nbytes
-        path = piece.job.name.removesuffix(".weight")
-        if finished.errors is not None:
-            sums = BlockErrors(**finished.errors)
-            before = self.errors.get(path)
-            self.errors[path] = sums if before is None else before.merge(sums, piece.start)
-        if self.hasher is not None:
-            for part in piece.job.parts:
-                self.hasher.ready(part.name, (piece.start + piece.rows) * piece.job.row_bytes(part))
-        self.watch(Progress(self.done, self.total, path))
-
-    # --- the rest ---
-
-    def finish(self, began: float) -> None:
-        """Write everything beside the weights, the manifest last, and flush it all."""
-        self._check_source()
-        files: dict[str, tuple[int, str | None]] = {}
-        if self.hasher is not None:
-            self.hasher.finish()
-        for shard in self.shards:
-            files[shard.name] = (shard.nbytes, self.hasher.files[shard.name] if self.hasher else None)
-        for name, data in self._side_files():
-            disk.write_file(self.folder / name, data)
-            files[name] = (len(data), file_sha256(self.folder / name) if self.options.hash else None)
-        seconds = time.monotonic() - began
-        run = {"seconds": round(seconds, 3), "bytes_per_second": round(self.done_here / max(seconds, 1e-9)),
-               "resumed_bytes": self.resumed, "jobs": self.options.jobs}  # fmt: skip
-        manifest = make_manifest(
-            self.plan,
-            self.source,
-            self.options.that_change_bytes(),
-            self.shards,
-            self.hasher.arrays if self.hasher else {},
-            files,
-            run,
-        )
-        disk.write_file(self.folder / MANIFEST, manifest_text(manifest))
-        disk.flush_folder(self.folder)
-
-    def _side_files(self) -> Iterator[tuple[str, bytes]]:
+    def files(self, errors: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+        """The build's files beside the weights, in the order in which they are written, the manifest excepted."""
         plan = self.plan
         yield "config.json", config_text(self.source.config, plan)
-        yield "model.safetensors.index.json", index(self.shards, plan.totals["parameters"])
-        assert self.source.folder is not None
-        for path in side_files(self.source.folder, trust_remote_code=self.options.trust_remote_code):
-            yield path.name, path.read_bytes()
+        yield INDEX, index(self.shards, plan.totals["parameters"])
+        yield from self.sides.items()
         recipe = {"name": plan.recipe.name, "sha256": plan.recipe.sha256}
         record = make_record(
-            entries_of(plan, self.errors), source=plan.source, recipe=recipe, notes=(*plan.notes, *plan.warnings)
+            entries_of(plan, errors), source=plan.source, recipe=recipe, notes=(*plan.notes, *plan.warnings)
         )
-        yield "audit.json", json.dumps(record, indent=1).encode()
+        yield "audit.json", (record_text(record) + "\n").encode()
         yield "AUDIT.md", markdown(record).encode()
 
-    def _check_source(self) -> None:
-        for file, seen in self._seen.items():
-            if _stat(self.source, file) != seen:
-                raise SourceError(f"{file}: changed while it was read; nothing was published, start again with --fresh")
 
-    def close(self) -> None:
-        """Stop the hasher and close every file."""
-        if self.hasher is not None and self.hasher.is_alive():
-            self.hasher.stop()
-        for handle in self.handles.values():
-            os.close(handle)
-        self.journal.close()
-        self.source.close()
-
-
-def _stat(source: Checkpoint, file: str) -> tuple[int, int]:
-    assert source.folder is not None
+def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
+    """Make the whole build in OUT.partial. Gives the bytes that earlier runs had finished."""
+    options = work.options
+    if options.fresh:
+        disk.remove(partial.build)
+        disk.remove(partial.journal)
+    partial_was_empty = not partial.journal.exists()
+    journal = filling = None
     try:
-        found = (source.folder / file).stat()
-    except OSError as error:
-        raise SourceError(f"{file}: cannot be read ({error.strerror})") from None
-    return found.st_size, found.st_mtime_ns
+        journal = Journal(partial.journal, work.signature, len(work.todo))
+        partial.check_files(work.names)
+        filling = Filling(work.shards, partial.build, work.source, journal, watch)
+        filling.open(hash_files=options.hash)
+        filling.fill(work.todo, work.workers, Settings(options.audit, options.allow_nonfinite, options.device))
+        _finish(work, filling, partial.build, began)
+        return filling.resumed
+    except (MlxquantError, KeyboardInterrupt) as error:
+        refused = isinstance(error, NonFiniteError) and filling is not None and filling.made <= WORTH_KEEPING
+        if partial_was_empty and (refused or journal is None or journal.empty):
+            with suppress(OutputError):
+                partial.discard()
+        raise
+    finally:
+        if filling is not None:
+            filling.close()
+        if journal is not None:
+            journal.close()
+        work.source.close()
 
 
-def _signature(source: Checkpoint, plan: Plan, options: Options) -> dict[str, Any]:
-    """Everything that changes a byte of the build, and so forbids continuing another's work."""
-    return {
-        "source": {
-            "revision": source.revision,
-            "files": {f: dict(zip(("bytes", "mtime_ns"), _stat(source, f), strict=True)) for f in sorted(source.files)},
-            "config": xxhash.xxh3_64_hexdigest(json.dumps(source.config, sort_keys=True).encode()),
-        },
-        "recipe": {"name": str(plan.recipe), "sha256": plan.recipe.sha256},
-        "options": options.that_change_bytes(),
-        "versions": describe_versions(),
+def _finish(work: _Work, filling: Filling, folder: Path, began: float) -> None:
+    """Write everything beside the weights, the manifest last, and flush it all."""
+    hashes: Mapping[str, str] = {}
+    if filling.hasher is not None:
+        filling.hasher.finish()
+        hashes = filling.hasher.files
+    filling.check_source()
+    files = {s.name: (s.nbytes, hashes.get(s.name)) for s in work.shards}
+    for name, data in work.files(filling.errors):
+        disk.write_file(folder / name, data)
+        files[name] = (len(data), sha256(data))
+    seconds = time.monotonic() - began
+    run = {
+        "seconds": round(seconds, 3),
+        "bytes_per_second": round(filling.made / max(seconds, 1e-9)),
+        "resumed_bytes": filling.resumed,
+        "jobs": work.options.jobs,
     }
+    arrays = filling.hasher.arrays if filling.hasher is not None else {}
+    manifest = make_manifest(work.origin, work.shards, arrays, files, run)
+    disk.write_file(folder / MANIFEST, manifest_text(manifest))
 
 
-def _as_json(value: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(value))
-
-
-def _check_room(out: Path, partial: Path, total: int) -> None:
+def _check_room(partial: Partial, total: int) -> None:
     """Refuse before anything is written where OUT cannot be made or the disk is too small."""
+    out = partial.out
     parent = out.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{out}: {parent} cannot be written to; choose another OUT")
-    held = sum(p.stat().st_blocks * 512 for p in partial.rglob("*") if p.is_file()) if partial.exists() else 0
-    free = disk.free_bytes(parent)
+    held, free = partial.held_bytes(), disk.free_bytes(parent)
     if total + SLACK - held > free:
         raise OutputError(
-            f"{out}: the build takes {total:,} bytes and {free + held:,} are free there; make room or choose another disk"
+            f"{out}: the build takes {total:,} bytes and {free + held:,} are free there;"
+            " make room or choose another disk"
         )
 
 

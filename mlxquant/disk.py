@@ -2,12 +2,13 @@
 
 So the tests can fail or kill the process at each of them in turn, and nothing that a build writes can escape
 that. The operations are the operating system's own; what they add is that a short write is never taken for a
-whole one, and that a full disk is told in words.
+whole one, that "flushed" means on the disk also on macOS, and that a full disk is told in words.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,9 @@ T = TypeVar("T")
 # Called with the operation's name and path before each change; tests set it.
 on_change: Callable[[str, str], None] | None = None
 
+# On macOS fsync leaves bytes in the drive's own cache; this goes through to the medium.
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+
 
 def make_folder(path: Path) -> None:
     """Create a folder (and those above it) if it is not there."""
@@ -28,12 +32,19 @@ def make_folder(path: Path) -> None:
 
 
 def open_to_write(path: Path, size: int | None = None) -> int:
-    """Open a file for positioned writes, keeping what is in it; with `size`, make it exactly that long."""
+    """Open a file for positioned writes, keeping what is in it; with `size`, make it exactly that long.
+
+    Raises OutputError, also where a symbolic link stands in its place: a build's files are its own.
+    """
 
     def act() -> int:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if size is not None and os.fstat(handle).st_size != size:
-            os.ftruncate(handle, size)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            if size is not None and os.fstat(handle).st_size != size:
+                os.ftruncate(handle, size)
+        except OSError:
+            os.close(handle)
+            raise
         return handle
 
     return _guard("open", path, act)
@@ -50,18 +61,6 @@ def write_at(handle: int, data: memoryview, position: int, path: Path) -> None:
     _guard("write", path, act)
 
 
-def append(handle: int, data: bytes, path: Path) -> None:
-    """Write `data` at the end of a file opened with `open_to_write`."""
-
-    def act() -> None:
-        os.lseek(handle, 0, os.SEEK_END)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
-
-    _guard("append", path, act)
-
-
 def write_file(path: Path, data: bytes) -> None:
     """Write a whole small file and flush it to the disk."""
     handle = open_to_write(path, len(data))
@@ -73,8 +72,8 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def flush(handle: int, path: Path) -> None:
-    """Wait until a file's bytes are on the disk (fsync)."""
-    _guard("fsync", path, lambda: os.fsync(handle))
+    """Wait until a file's bytes are on the disk (fsync; on macOS F_FULLFSYNC where the file system has it)."""
+    _guard("fsync", path, lambda: _sync(handle))
 
 
 def flush_folder(path: Path) -> None:
@@ -83,7 +82,7 @@ def flush_folder(path: Path) -> None:
     def act() -> None:
         handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            _sync(handle)
         finally:
             os.close(handle)
 
@@ -92,19 +91,32 @@ def flush_folder(path: Path) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Give a finished folder its name; the target must not exist."""
-    _guard("rename", target, lambda: os.rename(source, target))
+    _guard("rename", target, lambda: source.rename(target))
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all that is in it; nothing there is fine too."""
+    """Delete a file, or a folder with all that is in it, entry by entry; nothing there is fine too."""
+    if path.is_dir() and not path.is_symlink():
+        for entry in sorted(path.iterdir()):
+            remove(entry)
+        _guard("rmdir", path, path.rmdir)
+    else:
+        _guard("unlink", path, lambda: path.unlink(missing_ok=True))
 
-    def act() -> None:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
-    _guard("remove", path, act)
+def remove_empty(path: Path) -> bool:
+    """Delete a folder if nothing is in it. Says whether it is gone."""
+
+    def act() -> bool:
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        return True
+
+    return _guard("rmdir", path, act)
 
 
 def free_bytes(path: Path) -> int:
@@ -112,6 +124,17 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def _sync(handle: int) -> None:
+    if _FULL_SYNC is not None:
+        try:
+            fcntl.fcntl(handle, _FULL_SYNC)
+        except OSError:
+            pass  # a file system without it
+        else:
+            return
+    os.fsync(handle)
 
 
 def _guard(operation: str, path: Path, act: Callable[[], T]) -> T:
@@ -125,4 +148,6 @@ def _guard(operation: str, path: Path, act: Callable[[], T]) -> T:
             raise OutputError(
                 f"{path}: no space left on the disk; what is finished is kept, make room and run the same command again"
             ) from error
-        raise OutputError(f"{path}: cannot {operation} ({error.strerror})") from error
+        raise OutputError(
+            f"{path}: cannot {operation} ({error.strerror}); what is finished is kept, run the same command again"
+        ) from error

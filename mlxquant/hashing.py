@@ -12,19 +12,18 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import xxhash
 
+from .errors import OutputError
 from .shards import Shard
 
 READ = 4 << 20
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 class FollowingHasher(threading.Thread):
@@ -39,6 +38,7 @@ class FollowingHasher(threading.Thread):
         self._changed = threading.Condition()
         self._stopped = False
         self._error: OSError | None = None
+        self._at = ""
 
     def ready(self, array: str, nbytes: int) -> None:
         """Say that the first `nbytes` of an array are written and final."""
@@ -54,10 +54,13 @@ class FollowingHasher(threading.Thread):
         self.join()
 
     def finish(self) -> None:
-        """Wait until everything is hashed. Raises OSError if a file could not be read back."""
+        """Wait until everything is hashed. Raises OutputError if a file could not be read back."""
         self.join()
         if self._error is not None:
-            raise self._error
+            raise OutputError(
+                f"{self._at}: cannot be read back ({self._error.strerror or self._error});"
+                " what is finished is kept, run the same command again"
+            ) from self._error
 
     def run(self) -> None:
         """Hash file after file; the thread's body."""
@@ -69,7 +72,7 @@ class FollowingHasher(threading.Thread):
             self._error = error
 
     def _hash(self, shard: Shard) -> bool:
-        handle = self._handles[shard.name]
+        handle, self._at = self._handles[shard.name], shard.name
         whole = hashlib.sha256(os.pread(handle, len(shard.header), 0))
         buffer = memoryview(bytearray(READ))
         for placed in shard.arrays:
@@ -79,11 +82,11 @@ class FollowingHasher(threading.Thread):
                 final = self._wait(placed.array.name, done)
                 if final is None:
                     return False
-                while done < final:
+                while done < final and not self._stopped:
                     part = buffer[: min(READ, final - done)]
                     got = os.preadv(handle, [part], placed.start + done)
                     if got == 0:
-                        raise OSError(f"{shard.name} ends early")
+                        raise OSError("it ends early")
                     whole.update(part[:got])
                     one.update(part[:got])
                     done += got

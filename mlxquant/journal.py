@@ -1,135 +1,140 @@
-"""What a conversion has finished, kept so that a killed run can go on, and a lock so that two do not mix.
+"""What a conversion has finished, kept so that a killed run can go on.
 
-`OUT.partial/` holds the journal, the lock and the build so far. The journal's first line is the signature of
-the work: everything that changes a byte of the result. Each further line is one finished piece with the
-checksum of its bytes, written after those bytes were flushed to the disk. A line that a crash cut short is
-dropped; a piece whose bytes do not match its line is made again.
+The journal's first line is the signature of the work: everything that changes a byte of the result. Each further
+line is one finished piece with the checksums of its bytes, written after those bytes were flushed to the disk. A
+line begins with the checksum of its own text, so neither a torn nor a damaged one is believed; the piece that it
+told of is made again. Room for all lines is taken at the start, so a full disk still lets the last ones be written.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from . import disk
 from .errors import OutputError, listed
+from .signature import differences
 
-JOURNAL = "journal.jsonl"
-LOCK = "lock"
+# What a line may take: names are short, numbers are not.
+LINE_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One piece that is on the disk: rows from `start`, the checksum of each part, its error sums if taken."""
+    """One piece that is on the disk: rows from `start`, the checksum of each part, its error sums if taken.
+
+    `checked` says that its values were found finite; a run with --allow-nonfinite does not look.
+    """
 
     job: str
     start: int
     checksums: tuple[str, ...]
     errors: Mapping[str, Any] | None
+    checked: bool = True
 
-    def line(self) -> bytes:
-        """Its line in the journal."""
-        table = {"job": self.job, "start": self.start, "xxh3_64": self.checksums, "errors": self.errors}
-        return json.dumps(table, separators=(",", ":")).encode() + b"\n"
+    def as_dict(self) -> dict[str, Any]:
+        """Its entry in the journal."""
+        return {
+            "job": self.job,
+            "start": self.start,
+            "xxh3_64": self.checksums,
+            "errors": self.errors,
+            "checked": self.checked,
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Finished:
+        """Read what `as_dict` wrote."""
+        return cls(entry["job"], entry["start"], tuple(entry["xxh3_64"]), entry["errors"], entry["checked"])
 
 
 class Journal:
-    """The journal of one OUT.partial, opened for this run."""
+    """The journal of one OUT.partial, opened for this run; `finished` is what earlier runs left, by job and start.
 
-    def __init__(self, folder: Path, signature: Mapping[str, Any]) -> None:
-        self.path = folder / JOURNAL
-        self.finished: dict[tuple[str, int], Finished] = {}
-        kept, length = _read(self.path)
-        if kept:
-            problems = list(_differences(kept[0], json.loads(json.dumps(signature))))
-            if problems:
-                raise OutputError(
-                    f"{folder}: holds the unfinished work of another conversion; it differs in\n"
-                    f"{listed(problems)}\nrun that one again to finish it, or pass --fresh to start over"
-                )
-        for entry in kept[1:]:
-            if "job" in entry:
-                done = Finished(entry["job"], entry["start"], tuple(entry["xxh3_64"]), entry["errors"])
-                self.finished[done.job, done.start] = done
-        self._handle = disk.open_to_write(self.path, length)
-        if not kept:
-            disk.append(self._handle, json.dumps(signature, separators=(",", ":")).encode() + b"\n", self.path)
-            disk.flush(self._handle, self.path)
+    `pieces` is how many lines there may be. Raises OutputError where it belongs to other work, with the
+    differences, or cannot be read.
+    """
+
+    def __init__(self, path: Path, signature: Mapping[str, Any], pieces: int) -> None:
+        self.path = path
+        self.empty = True
+        entries, self._end = read_entries(path)
+        if entries:
+            self._compare(entries[0], signature)
+        found = [Finished.from_dict(e) for e in entries[1:] if e is not None]
+        self.finished = {(f.job, f.start): f for f in found}
+        self.empty = not found
+        self._handle = disk.open_to_write(path)
+        try:
+            if not entries:
+                self._append(_line(signature))
+            self._make_room(self._end + LINE_BYTES * max(0, pieces - len(found)))
+            disk.flush(self._handle, path)
+            disk.flush_folder(path.parent)
+        except BaseException:
+            os.close(self._handle)
+            raise
 
     def add(self, done: Sequence[Finished]) -> None:
         """Record pieces whose bytes have been flushed."""
-        disk.append(self._handle, b"".join(d.line() for d in done), self.path)
+        self._append(b"".join(_line(d.as_dict()) for d in done))
         disk.flush(self._handle, self.path)
+        self.empty = False
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._handle)
 
+    def _compare(self, kept: Mapping[str, Any] | None, signature: Mapping[str, Any]) -> None:
+        if kept is None:
+            raise OutputError(
+                f"{self.path}: damaged, so what it belongs to cannot be known; pass --fresh to start over"
+            )
+        problems = list(differences(kept, json.loads(json.dumps(signature))))
+        if problems:
+            raise OutputError(
+                f"{self.path.parent}: holds the unfinished work of another conversion; it differs in\n"
+                f"{listed(problems)}\nrun that one again to finish it, or pass --fresh to start over"
+            )
 
-def signature_in(folder: Path) -> Mapping[str, Any] | None:
-    """The signature of the work that a partial folder holds, or None."""
-    kept, _ = _read(folder / JOURNAL)
-    return kept[0] if kept else None
+    def _append(self, data: bytes) -> None:
+        disk.write_at(self._handle, memoryview(data), self._end, self.path)
+        self._end += len(data)
+
+    def _make_room(self, size: int) -> None:
+        """Fill the file up to `size` with zeros, which are no line, and clear what a torn one left."""
+        disk.write_at(self._handle, memoryview(bytes(max(0, size - self._end))), self._end, self.path)
 
 
-@contextmanager
-def locked(folder: Path, name: Path) -> Iterator[None]:
-    """Hold a folder against a second run. The lock is the kernel's, so a crash leaves none behind.
+def read_entries(path: Path) -> tuple[list[dict[str, Any] | None], int]:
+    """The whole lines of a journal, None for a damaged one, and how many bytes they take.
 
-    Raises OutputError, naming `name`, when another process holds it.
+    The first is the signature. No file, and a file whose first line was never finished, have no lines.
     """
-    path = folder / LOCK
-    while True:
-        handle = disk.open_to_write(path)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise OutputError(f"{name}: another mlxquant is writing it right now; wait for it, or choose another OUT") from None
-        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-            break
-        os.close(handle)  # the run that held it has just finished and taken the file away
-        disk.make_folder(folder)
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines of a journal, and how many bytes they take."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return [], 0
-    entries: list[dict[str, Any]] = []
-    length = 0
-    for line in data.splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n") or not isinstance(entry, dict):
-            break
-        entries.append(entry)
-        length += len(line)
-    return entries, length
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); move it away, or pass --fresh") from None
+    whole = data[: data.rfind(b"\n") + 1]
+    return [_read(line) for line in whole.splitlines()], len(whole)
 
 
-def _differences(kept: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    if isinstance(kept, dict) and isinstance(wanted, dict):
-        for key in [*kept, *(k for k in wanted if k not in kept)]:
-            yield from _differences(kept.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif kept != wanted:
-        yield f"  {where}: {_word(kept)} then, {_word(wanted)} now"
+def _line(entry: Mapping[str, Any]) -> bytes:
+    text = json.dumps(entry, separators=(",", ":")).encode()
+    return b"%s %s\n" % (xxhash.xxh3_64_hexdigest(text).encode(), text)
 
 
-def _word(value: object) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _read(line: bytes) -> dict[str, Any] | None:
+    checksum, _, text = line.partition(b" ")
+    if checksum != xxhash.xxh3_64_hexdigest(text).encode():
+        return None
+    entry: dict[str, Any] = json.loads(text)
+    return entry

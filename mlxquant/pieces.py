@@ -26,7 +26,7 @@ from .strided import SPAN, Read
 from .views import View
 
 # Source bytes of one piece: what is journaled, and at most made again after a crash, as one.
-PIECE = 32 << 20
+PIECE = 8 << 20
 # Source bytes of one block: what a worker holds. About the size of a core's share of the last-level cache.
 BLOCK = 2 << 20
 
@@ -74,6 +74,11 @@ class Piece:
     def nbytes(self) -> int:
         """Bytes of the output."""
         return self.rows * sum(self.job.row_bytes(p) for p in self.job.parts)
+
+    @property
+    def work(self) -> int:
+        """Bytes that making it costs: what is read or what is written, whichever is more."""
+        return max(self.nbytes, self.rows * self.job.columns * self.job.view.itemsize)
 
 
 def jobs(plan: Plan, views: Mapping[str, View]) -> list[Job]:

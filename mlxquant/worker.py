@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -28,6 +28,9 @@ from .kernels import BlockErrors, BlockFault, Quantized, quantize_rows
 from .pieces import Job, Piece, Scratch, check_finite, nonfinite, read_block, worker_stream
 from .plan import OutputArray
 from .strided import Read
+
+# Work that may be handed out and not yet taken back; what of it was done is lost in a crash.
+IN_FLIGHT = 160 << 20
 
 # numpy's type for values of a dtype, as the kernels take them
 _VALUES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
@@ -72,16 +75,18 @@ class Workers:
         self._local = _Local()
         self._stopped = threading.Event()
 
-    def run(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Finished]]:
+    def run(self, pieces: Iterable[Piece]) -> Generator[tuple[Piece, Finished]]:
         """Make pieces and yield them in order. Raises the first error once no worker is at work."""
         waiting: deque[tuple[Piece, Future[Finished]]] = deque()
-        source = iter(pieces)
+        held = 0
         try:
-            for piece in source:
-                waiting.append((piece, self._pool.submit(self._make, piece)))
-                if len(waiting) > 2 * self._count:
+            for piece in pieces:
+                while waiting and (len(waiting) > 2 * self._count or held + piece.work > IN_FLIGHT):
                     first, future = waiting.popleft()
+                    held -= first.work
                     yield first, future.result()
+                waiting.append((piece, self._pool.submit(self._make, piece)))
+                held += piece.work
             while waiting:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -97,8 +102,8 @@ class Workers:
             make = self._dense if piece.job.parts[0].format is None else self._quantized
             sums = [xxhash.xxh3_64() for _ in piece.job.parts]
             errors = make(piece, [s.update for s in sums])
-        table = asdict(errors) if errors is not None else None
-        return Finished(piece.job.name, piece.start, tuple(s.hexdigest() for s in sums), table)
+        table, checked = asdict(errors) if errors is not None else None, not self._settings.allow_nonfinite
+        return Finished(piece.job.name, piece.start, tuple(s.hexdigest() for s in sums), table, checked)
 
     def _dense(self, piece: Piece, see: list[Callable[[Any], None]]) -> None:
         job = piece.job

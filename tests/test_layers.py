@@ -29,8 +29,14 @@ LAYERS: list[tuple[str, str]] = [
         " mlxlm layer_types roles arrays experts layout context tiny",
     ),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits*"),
-    ("build", "kernels* pieces shards disk journal hashing worker account* manifest build_files convert"),
-    ("check", "build build_claims build_formats build_headers build_layout build_names audit* verify* diff*"),
+    (
+        "build",
+        "kernels* pieces shards disk signature journal partial hashing worker account* build_files manifest fill convert",
+    ),
+    (
+        "check",
+        "build build_claims build_formats build_headers build_layout build_names audit* verify* revalidate diff*",
+    ),
     ("measure", "bench streaming compare evals"),
     ("judge", "validate report"),
     ("face", "cli __main__"),
