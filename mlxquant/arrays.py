@@ -18,6 +18,7 @@ from .errors import LayoutError, SourceError, listed
 from .formats import FLOATS, TORCH_DTYPES, Format
 from .mlx_bytes import MLX_DTYPES, SAFETENSORS_DTYPES
 from .mlxlm import MODEL_ERRORS
+from .prequantized import quantization_of
 from .recording import recording
 from .strided import Strided
 from .views import Computed, Joined, View, source_view
@@ -45,31 +46,38 @@ def stored_formats(
     model: Any, views: Mapping[str, View], config: Mapping[str, Any], has_tensors: bool
 ) -> dict[str, Format]:
     """Modules that the source already stores quantized (gpt-oss: MXFP4 experts), by path."""
+    if not has_tensors:
+        return _claimed_formats(model, quantization_of(config))
     found: dict[str, Format] = {}
-    if has_tensors:
-        for path, module in quantizable(model):
-            scales, weight = views.get(f"{path}.scales"), views.get(f"{path}.weight")
-            if scales is not None and weight is not None:
-                found[path] = _stored_format(path, module, weight, scales)
-        return found
-    settings = config.get("quantization_config") or {}
-    if settings.get("quant_method") == "mxfp4":
-        kept = [p.replace("*", "") for p in settings.get("modules_to_not_convert") or ()]
-        for path, module in quantizable(model):
-            if hasattr(module, "num_experts") and not any(k in path for k in kept):
-                found[path] = Format(4, 32, "mxfp4")
+    for path, module in quantizable(model):
+        scales, weight = views.get(f"{path}.scales"), views.get(f"{path}.weight")
+        if scales is not None and weight is not None:
+            found[path] = _stored_format(path, module, weight, scales)
     return found
+
+
+def _claimed_formats(model: Any, settings: Mapping[str, Any]) -> dict[str, Format]:
+    """What a config alone tells: in mxfp4 and int4 checkpoints the experts are packed, but for those it excepts."""
+    kinds = {"mxfp4": "mxfp4", "mxfp4-pack-quantized": "mxfp4", "pack-quantized": "affine"}
+    method = str(settings.get("quant_method"))
+    mode = kinds.get(str(settings.get("format")) if method == "compressed-tensors" else method)
+    if mode is None:
+        return {}
+    kept = [str(p).replace("*", "") for p in settings.get("modules_to_not_convert") or ()]
+    experts = [p for p, module in quantizable(model) if hasattr(module, "num_experts")]
+    return {p: Format(4, 32, mode) for p in experts if not any(k in p for k in kept)}
 
 
 def _stored_format(path: str, module: Any, weight: View, scales: View) -> Format:
     width = int(module.weight.shape[-1])
+    if not scales.ndim or not scales.shape[-1] or not weight.ndim:
+        raise LayoutError(f"{path}: stored with scales of shape {list(scales.shape)}, which no mode of mlx has")
     group, bits = width // scales.shape[-1], weight.shape[-1] * 32 // width
-    if scales.dtype != mx.uint8:
-        return Format(bits, group, "affine")
     modes = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
-    if (bits, group) not in modes:
+    found = Format(bits, group, modes.get((bits, group), "none") if scales.dtype == mx.uint8 else "affine")
+    if found.problem():
         raise LayoutError(f"{path}: stored with {bits} bits and group size {group}, which no mode of mlx has")
-    return Format(bits, group, modes[bits, group])
+    return found
 
 
 def quantizable(model: Any) -> list[tuple[str, Any]]:

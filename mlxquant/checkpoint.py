@@ -9,6 +9,7 @@ config.json is a checkpoint without tensors.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,17 +18,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import SourceError, listed
-from .headers import Tensor, header_length, load_json, parse_header
+from .headers import Tensor, header_length, load_json, parse_header, shown
+from .prequantized import check_config
 
 INDEX = "model.safetensors.index.json"
 
-# Sources whose values are already quantized in a form that is not read here, and what to use instead.
-_REFUSED = {
-    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "modelopt": "NVIDIA ModelOpt (NVFP4)",
-    "compressed-tensors": "compressed-tensors", "bitnet": "BitNet", "quark": "Quark", "hqq": "HQQ",
-    "aqlm": "AQLM", "eetq": "EETQ", "vptq": "VPTQ", "torchao": "torchao", "higgs": "HIGGS", "spqr": "SpQR",
-}  # fmt: skip
-READ_METHODS = ("fp8", "mxfp4", "mxfp8")
+# Shards that an index numbers; more of them are no checkpoint that anyone has.
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors")
+MAX_SHARDS = 100_000
+# Tables within a config that readers of it expect to be tables.
+_TABLES = ("text_config", "llm_config", "ffn_config", "vision_config", "linear_attn_config")
 
 
 class Reader(Protocol):
@@ -125,17 +125,17 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     Raises SourceError for anything that keeps it from being a source, all faults of the shards at once.
     """
     path = Path(path)
-    shown = name or _known_as(path)
+    known = name or _known_as(path)
     if path.is_file() and path.suffix == ".json":
         config = read_config(path, None)
-        check_config(config, shown)
-        return Checkpoint(shown, None, config, {}, {})
+        check_config(config, known)
+        return Checkpoint(known, None, config, {}, {})
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
     config = read_config(path / "config.json", path / "generation_config.json")
-    check_config(config, shown)
+    check_config(config, known, _names(path))
     tensors, files = read_tensors(path)
-    return Checkpoint(shown, path, config, tensors, files, revision)
+    return Checkpoint(known, path, config, tensors, files, revision)
 
 
 def _known_as(path: Path) -> str:
@@ -147,36 +147,19 @@ def _known_as(path: Path) -> str:
 def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
     """Read config.json; like mlx-lm, `eos_token_id` of generation_config.json wins."""
     try:
-        config = load_json(path.read_bytes(), path.name)
+        config = load_json(path.read_bytes(), path.name, duplicates=True)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); a checkpoint needs a config.json") from None
     if not isinstance(config.get("model_type"), str):
         raise SourceError(f"{path}: has no model_type; is it a model's config.json?")
+    for key in _TABLES:
+        if not isinstance(config.get(key), dict | None):
+            raise SourceError(f"{path}: {key} is a table, not {shown(config[key])}; download it again")
     if generation is not None and generation.is_file():
-        eos = load_json(generation.read_bytes(), generation.name).get("eos_token_id")
+        eos = load_json(generation.read_bytes(), generation.name, duplicates=True).get("eos_token_id")
         if eos:
             config["eos_token_id"] = eos
     return config
-
-
-def check_config(config: dict[str, Any], name: str) -> None:
-    """Refuse sources that are quantized in a way that cannot be read. Raises SourceError."""
-    if "quantization" in config:
-        raise SourceError(
-            f"{name}: its config has a `quantization` block, so it is an MLX build already;"
-            " convert from the unquantized checkpoint it was made from"
-        )
-    if "model_file" in config:
-        raise SourceError(f"{name}: needs its own code ({config['model_file']!r}), which is not run here")
-    settings = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
-    if not settings:
-        return
-    method = str(settings.get("quant_method", "unknown")) if isinstance(settings, dict) else "unknown"
-    if method not in READ_METHODS:
-        raise SourceError(
-            f"{name}: quantized with {_REFUSED.get(method, method)}; sources may be bf16, f16, f32, FP8 with block"
-            " scales or MXFP4: use the original, unquantized repository"
-        )
 
 
 def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -187,10 +170,17 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
     index = folder / INDEX
     try:
         wanted = read_index(index.read_bytes()) if index.is_file() else None
-        present = [p.name for p in folder.iterdir()]
     except OSError as error:
-        raise SourceError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    return gather_tensors(str(folder), wanted, present, lambda file: read_file_header(folder / file))
+        raise SourceError(f"{index}: cannot be read ({error.strerror})") from None
+    return gather_tensors(str(folder), wanted, _names(folder), lambda file: read_file_header(folder / file))
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of what lies in a folder."""
+    try:
+        return [p.name for p in folder.iterdir()]
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
 def gather_tensors(
@@ -210,7 +200,7 @@ def gather_tensors(
         raise SourceError(f"{where}: no model*.safetensors in it; is it a checkpoint?")
     tensors: dict[str, Tensor] = {}
     files: dict[str, int] = {}
-    problems: list[str] = []
+    problems = [] if wanted is not None else _missing_numbers(shards)
     for file in names:
         try:
             found, files[file] = header_of(file)
@@ -231,6 +221,8 @@ def gather_tensors(
 def read_file_header(path: Path) -> tuple[list[Tensor], int]:
     """Read one file's header: its tensors, and the file's size."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise SourceError(f"{path.name}: a file expected, something else found; download it again")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = header_length(file.read(8), path.name, size)
@@ -240,8 +232,8 @@ def read_file_header(path: Path) -> tuple[list[Tensor], int]:
 
 
 def plain_name(file: object) -> bool:
-    """Whether an index's file name stays inside its folder."""
-    return isinstance(file, str) and file not in ("", ".", "..") and "\0" not in file and not set("/\\") & set(file)
+    """Whether an index's file name stays inside its folder, on any system."""
+    return isinstance(file, str) and file.isprintable() and file not in ("", ".", "..") and not set("/\\:") & set(file)
 
 
 def read_index(text: bytes) -> dict[str, str]:
@@ -249,20 +241,38 @@ def read_index(text: bytes) -> dict[str, str]:
     weight_map = load_json(text, INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{INDEX}: has no weight_map; download it again")
-    outside = sorted({str(f)[:80] for f in weight_map.values() if not plain_name(f)})
+    outside = sorted({shown(f) for f in weight_map.values() if not plain_name(f)})
     if outside:
         raise SourceError(f"{INDEX}: points outside its folder: {', '.join(outside[:3])}; do not trust this checkpoint")
+    others = sorted({shown(f) for f in weight_map.values() if not f.endswith(".safetensors")})
+    if others:
+        raise SourceError(f"{INDEX}: files of type safetensors expected, {', '.join(others[:3])} found")
     return weight_map
 
 
 def _against_index(tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> Iterable[str]:
     for name, file in wanted.items():
         if name not in tensors:
-            yield f"{file}: tensor {name} is in the index but not in the file; download both again"
+            yield f"{file}: tensor {shown(name)} is in the index but not in the file; download both again"
         elif tensors[name].file != file:
             yield f"{INDEX}: says {name} is in {file}, it is in {tensors[name].file}"
-    for name in tensors.keys() - wanted.keys():
+    for name in sorted(tensors.keys() - wanted.keys()):
         yield f"{tensors[name].file}: tensor {name} is not in the index; download both again"
+
+
+def _missing_numbers(shards: Sequence[str]) -> list[str]:
+    """Where an index is lacking: numbers that files named ``…-00001-of-00003.safetensors`` leave out."""
+    series: dict[tuple[str, str], set[int]] = {}
+    for file in shards:
+        if found := _NUMBERED.fullmatch(file):
+            series.setdefault((found["stem"], found["count"]), set()).add(int(found["number"]))
+    return [
+        f"{stem}-{number:0{len(count)}}-of-{count}.safetensors: is missing; download it"
+        for (stem, count), present in series.items()
+        if int(count) <= MAX_SHARDS
+        for number in range(1, int(count) + 1)
+        if number not in present
+    ]
 
 
 def _not_indexed(shards: Sequence[str], names: Sequence[str]) -> Iterable[str]:

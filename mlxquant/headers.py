@@ -37,15 +37,15 @@ class Tensor:
     nbytes: int
 
 
-def load_json(text: str | bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object, refusing duplicate keys, other values and absurd nesting.
+def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dict[str, Any]:
+    """Parse a JSON object, refusing other values, absurd nesting and, unless `duplicates`, keys that stand twice.
 
     Raises SourceError naming `where`.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates)
+        value = json.loads(text, object_pairs_hook=None if duplicates else _no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: not readable as JSON ({_short(error)}); download it again") from None
+        raise SourceError(f"{where}: not readable as JSON ({shown(error)}); download it again") from None
     if not isinstance(value, dict):
         raise SourceError(f"{where}: a JSON object expected, {type(value).__name__} found; download it again")
     return value
@@ -100,23 +100,23 @@ def check_placement(tensors: Sequence[Tensor], file: str, data_start: int, file_
 
 
 def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
-    where = f"{file}: tensor {_short(name)}"
+    where = f"{file}: tensor {shown(name)}"
     if not name.isprintable() or len(name) > MAX_NAME:
         raise SourceError(f"{where}: its name is not a printable text of up to {MAX_NAME:,} letters")
     if not isinstance(entry, dict):
         raise SourceError(f"{where}: its entry is not a table; download it again")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise SourceError(f"{where}: dtype {_short(dtype)} is unknown; known are {', '.join(DTYPE_BYTES)}")
+        raise SourceError(f"{where}: dtype {shown(dtype)} is unknown; known are {', '.join(DTYPE_BYTES)}")
     if not _naturals(shape, MAX_AXES):
-        raise SourceError(f"{where}: shape {_short(shape)} is not a list of lengths; download it again")
+        raise SourceError(f"{where}: shape {shown(shape)} is not a list of lengths; download it again")
     if not _naturals(offsets, 2) or len(offsets) != 2:
-        raise SourceError(f"{where}: data_offsets {_short(offsets)} are not two positions; download it again")
+        raise SourceError(f"{where}: data_offsets {shown(offsets)} are not two positions; download it again")
     begin, end = offsets
     size = prod(shape) * DTYPE_BYTES[dtype]
     if end - begin != size:
         raise SourceError(
-            f"{where}: {dtype} {_short(shape)} takes {_short(f'{size:,}')} bytes, its data_offsets span"
+            f"{where}: {dtype} {shown(shape)} takes {shown(f'{size:,}')} bytes, its data_offsets span"
             f" {end - begin:,}; download it again"
         )
     return Tensor(name, dtype, tuple(shape), file, data_start + begin, size)
@@ -131,11 +131,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         seen: set[str] = set()
         twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {_short(twice)} stands twice")
+        raise ValueError(f"the key {shown(twice)} stands twice")
     return table
 
 
-def _short(value: object, limit: int = 80) -> str:
+def shown(value: object, limit: int = 80) -> str:
+    """A stranger's value in a message: one line, printable, short."""
     text = str(value)[: limit + 1] if isinstance(value, (str, Exception)) else reprlib.repr(value)
     text = text.encode("utf-8", "backslashreplace").decode()
     text = "".join(c if c.isprintable() else "?" for c in text)

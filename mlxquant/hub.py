@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import INDEX, Checkpoint, check_config, gather_tensors, open_checkpoint, read_config, read_index
+from .checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_config, read_index
 from .errors import SourceError, UsageError
 from .headers import Tensor, header_length, parse_header
 from .hub_errors import HubError, endpoint, explained
+from .prequantized import check_config
 
 _ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
 # Most headers are shorter (huggingface_hub counts 97 % of files under 100 kB), so that one request is enough.
@@ -65,7 +66,7 @@ def open_repository(repository: str, revision: str | None = None) -> Checkpoint:
         raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
-    check_config(config, repository)
+    check_config(config, repository, sizes)
     wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
     tensors, files = gather_tensors(repository, wanted, sizes, repo.headers(wanted))
     return Checkpoint(repository, None, config, tensors, files, info.sha)

@@ -155,7 +155,8 @@ def _module(
     arrays = []
     for name in names:
         suffix = name.removeprefix(path).lstrip(".")
-        source, build = dtypes[name]
+        affine = stored is not None and stored.mode == "affine" and suffix == "weight"
+        source, build = dtypes[f"{path}.scales" if affine else name]  # affine scales are of the matrix's dtype
         shape = tuple(module.weight.shape) if stored and suffix == "weight" else parameters[name]
         if not (stored and suffix in ("scales", "biases")):
             arrays.append(Array(suffix, shape, source, build))
