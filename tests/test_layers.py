@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors formats modules records units layers machine"),
     (
         "source",
-        "hub* headers checkpoint compiled tiles strided mlx_bytes array_like views recording gather"
+        "hub* headers prequantized checkpoint compiled tiles strided mlx_bytes array_like views recording gather"
         " mlxlm layer_types roles arrays experts layout context tiny",
     ),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits*"),
@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, str]] = [
     ),
     (
         "check",
-        "build build_claims build_formats build_headers build_layout build_names audit* verify* revalidate diff*",
+        "build build_claims build_formats build_headers build_layout build_names build_distance audit* verify* revalidate diff*",
     ),
     ("measure", "bench streaming compare evals"),
     ("judge", "validate report"),
