@@ -50,6 +50,10 @@ class BuildError(MlxquantError):
     """A build on disk that is damaged or not an MLX build."""
 
 
+class RecordError(MlxquantError):
+    """A JSON record that cannot be read, or lacks what its schema promises."""
+
+
 def listed(problems: Sequence[str], limit: int = 20) -> str:
     """Join problems into one message: one a line, the first `limit`, then how many more.
 

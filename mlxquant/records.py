@@ -1,14 +1,35 @@
-"""JSON records as text: the one way in which every command prints and writes them.
+"""JSON records as text: the one way in which every command prints, writes and reads them.
 
 A record is a table that names its `schema`. What stands in long lists (modules, tensors) takes one line an
-entry, so that a record of thousands of modules is small, and two of them can be compared by `diff`.
+entry, so that a record of thousands of modules is small, and two of them can be compared by `diff`. Records are
+read as if a stranger had written them: what a reader counts on is checked first, and all faults are told at once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from .errors import RecordError, listed
+from .formats import Format
+
+_NUMBER = (int, float)
+_MAYBE = type(None)
+
+# What plan and audit records say of each module, and of all of them
+_MODULE: dict[str, tuple[type, ...]] = {
+    "path": (str,), "role": (str,), "layer": (int, _MAYBE), "layer_type": (str, _MAYBE), "shape": (list,),
+    "parameters": (int,), "format": (dict, _MAYBE), "dtype": (str,), "bytes": (int,), "protected": (bool,),
+    "rule": (str, _MAYBE), "reason": (str,), "errors": (dict, _MAYBE),
+}  # fmt: skip
+_ERRORS: dict[str, tuple[type, ...]] = {"relative_rms_error": (*_NUMBER, _MAYBE)}
+_TOTALS: dict[str, tuple[type, ...]] = {
+    "parameters": (int,), "bytes": (int,), "bpw": (*_NUMBER, _MAYBE), "active_bytes_per_token": (int, _MAYBE),
+}  # fmt: skip
+_OPTIONAL = {"rule", "errors", "active_bytes_per_token"}
 
 
 def record_text(record: Mapping[str, Any]) -> str:
@@ -26,6 +47,70 @@ def record_text(record: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(f"  {_json(key)}: {_value(value)}" for key, value in record.items()) + "\n}"
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record; NaN and infinity, which JSON has no words for, come out as None.
+
+    Raises RecordError for what cannot be read, is no table, or does not name its schema.
+    """
+    try:
+        record = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=lambda _: None)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: a JSON record expected: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
+        raise RecordError(f"{path}: no record of mlxquant: it names no schema; give what a command's --json printed")
+    return record
+
+
+def check_modules(record: Mapping[str, Any], where: str) -> None:
+    """Check that a plan or audit record has what its schema promises. Raises RecordError with all that it lacks."""
+    problems = list(_module_problems(record))
+    problems += _faults(record, {"source": (dict, _MAYBE), "recipe": (dict, _MAYBE)}, "record")
+    problems += _faults(record.get("totals"), _TOTALS, "totals")
+    problems += _faults(record.get("protected"), {"modules": (int,)}, "protected")
+    if problems:
+        raise RecordError(listed([f"{where}: {record.get('schema')}: {problem}" for problem in problems], limit=5))
+
+
+def _module_problems(record: Mapping[str, Any]) -> Iterator[str]:
+    modules = record.get("modules")
+    if not isinstance(modules, list):
+        yield f"modules: a list expected, {type(modules).__name__} found"
+        return
+    seen = set()
+    for number, module in enumerate(modules):
+        place = f"modules[{number}]"
+        faults = list(_faults(module, _MODULE, place))
+        yield from faults
+        if faults:
+            continue
+        if module["path"] in seen:
+            yield f"{place}: {module['path']!r} stands twice"
+        seen.add(module["path"])
+        try:
+            if module["format"] is not None:
+                Format.from_dict(module["format"])
+        except (KeyError, TypeError, ValueError):
+            yield f"{place}: {module['format']} is no format: bits and group_size expected"
+        if module.get("errors") is not None:
+            yield from _faults(module["errors"], _ERRORS, f"{place}: errors")
+
+
+def _faults(table: Any, expected: Mapping[str, tuple[type, ...]], place: str) -> Iterator[str]:
+    """What a table lacks or has of the wrong type; True is no int here."""
+    if not isinstance(table, dict):
+        yield f"{place}: a table expected, {type(table).__name__} found"
+        return
+    for key, types in expected.items():
+        if key not in table and key in _OPTIONAL:
+            continue
+        if key not in table or type(table[key]) not in types:
+            found = repr(table[key])[:40] if key in table else "nothing"
+            names = " or ".join("null" if t is _MAYBE else t.__name__ for t in types)
+            yield f"{place}: {key} is {found}, {names} expected"
+
+
 def _value(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         return "[\n" + ",\n".join(f"    {_json(entry)}" for entry in value) + "\n  ]"
@@ -34,3 +119,8 @@ def _value(value: Any) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
