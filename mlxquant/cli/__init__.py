@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": "Show the precision and bytes of every tensor, from headers or config.json alone.",
     "convert": "Write the MLX build that a recipe asks for.",
     "audit": "Show what every tensor of an MLX build really is, and why.",
+    "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "demo": "Run the whole chain on a tiny checkpoint made on the spot.",
 }
 
