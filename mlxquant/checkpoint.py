@@ -146,6 +146,8 @@ def _known_as(path: Path) -> str:
 
 def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
     """Read config.json; like mlx-lm, `eos_token_id` of generation_config.json wins."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise SourceError(f"{path}: a file expected, something else found; a checkpoint needs a config.json")
     try:
         config = load_json(path.read_bytes(), path.name, duplicates=True)
     except OSError as error:
