@@ -24,12 +24,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .errors import LayoutError
 from .formats import DTYPE_BYTES, FLOATS
-from .mlxlm import build_model, decode_floats, mlx_lm_module
+from .mlxlm import MODEL_ERRORS, build_model, decode_floats, mlx_lm_module
 from .modules import Module
 
 _MLX_FLOATS = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
-# What third-party model code raises when it is run in a way that it was not written for.
-_MODEL_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError)
 
 # Prompt lengths. mlx-lm's own caches grow by the token once their step is set to 1, so that a few tokens tell;
 # a class of another kind may pool tokens (deepseek_v41: by 4 and 128) and needs multiples of its groups.
@@ -77,7 +75,7 @@ def context_cost(config: Mapping[str, Any], modules: Sequence[Module]) -> Contex
         return ContextCost(tuple(_asked(decoded, modules)), "model")
     except _Evaluated as error:
         why = f"its forward pass cannot be run without weights: it calls {error}"
-    except _MODEL_ERRORS as error:
+    except (*MODEL_ERRORS, RuntimeError) as error:
         why = f"its forward pass failed: {type(error).__name__}: {error}"
     growth = _from_config(decoded, modules)
     return ContextCost((growth,), "formula", f"the cache is layers × 2 × KV heads × head size from config.json; {why}")

@@ -17,7 +17,9 @@ from typing import Any
 from .errors import LayoutError
 
 # What third-party model code raises on a config or weights that it cannot use.
-MODEL_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, AssertionError)
+MODEL_ERRORS = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, AssertionError,
+)  # fmt: skip
 
 
 def build_model(config: Mapping[str, Any]) -> Any:
@@ -38,7 +40,7 @@ def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
 
         try:
             model_class, args_class = _get_classes(dict(config))
-        except ValueError:
+        except (ValueError, AttributeError):
             raise _unknown(config) from None
         return model_class, args_class
     name = _module_name(config)
@@ -49,6 +51,8 @@ def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
             if error.name != f"mlx_lm.models.{name}":
                 raise
             raise _unknown(config) from None
+    if not hasattr(arch, "ModelArgs"):  # a module that several models share, such as mlx_lm.models.base
+        raise _unknown(config)
     return arch.Model, arch.ModelArgs
 
 
