@@ -39,6 +39,13 @@ class _Lazy(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take --debug wherever it stands: people type it at the end, when a command has failed."""
+        before = args[: args.index("--")] if "--" in args else args
+        if "--debug" in before:
+            args = ["--debug", *(a for a in before if a != "--debug"), *args[len(before) :]]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

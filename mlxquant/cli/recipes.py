@@ -87,15 +87,10 @@ def _table() -> str:
     from tabulate import tabulate
 
     recipes = [load_recipe(shipped.name) for shipped in available()]
-    rows = [(r.name, str(r.default or "-"), _actions(r), textwrap.fill(r.summary, 70)) for r in recipes]
-    table = tabulate(rows, headers=("recipe", "default", "rules", "what it does"), tablefmt="simple")
+    # 80 columns: 17 for the longest name, 10 for the default, and what it does in the rest
+    rows = [(r.name, str(r.default or "-"), textwrap.fill(r.summary, 48)) for r in recipes]
+    table = tabulate(rows, headers=("recipe", "default", "what it does"), tablefmt="simple")
     return f"{table}\n\nmlxquant recipes NAME prints one with its rules and reasons."
-
-
-def _actions(recipe: Recipe) -> str:
-    """What the rules do, in a word each."""
-    words = dict.fromkeys(_action(rule.action()) for rule in recipe.rules)
-    return ", ".join(words) or "-"
 
 
 def _action(asked: dict[str, Any]) -> str:
@@ -124,9 +119,9 @@ def _printed(recipe: Recipe) -> str:
     for number, rule in enumerate(recipe.rules, 1):
         optional = ", may match nothing" if rule.optional else ""
         lines.append(f"\n{number:3}. {rule.match} → {_action(rule.action())}   [{rule.label}{optional}]")
-        lines.append(textwrap.indent(textwrap.fill(rule.reason, 95), " " * 5))
+        lines.append(textwrap.indent(textwrap.fill(rule.reason, 75), " " * 5))
     return "\n".join(lines)
 
 
 def _filled(text: str, indent: int) -> str:
-    return textwrap.fill(text, 100, subsequent_indent=" " * indent, break_long_words=False)
+    return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False)
