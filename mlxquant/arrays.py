@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from .checkpoint import Checkpoint
 from .errors import LayoutError, SourceError, listed
 from .formats import FLOATS, TORCH_DTYPES, Format
+from .headers import Tensor
 from .mlx_bytes import MLX_DTYPES, SAFETENSORS_DTYPES
 from .mlxlm import MODEL_ERRORS
 from .prequantized import quantization_of
@@ -26,10 +27,13 @@ from .views import Computed, Joined, View, source_view
 
 def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
     """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them."""
-    unread = sorted({t.dtype for t in source.tensors.values()} - set(MLX_DTYPES))
+    tensors = source.weights
+    unread = sorted({t.dtype for t in tensors.values()} - set(MLX_DTYPES))
     if unread:
         raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
-    weights: dict[str, View] = {n: source_view(t) for n, t in source.tensors.items()}
+    if source.scaled:  # what FP8 activations are scaled by is of no use where they are not FP8
+        tensors = {n: t for n, t in tensors.items() if not n.endswith("activation_scale")}
+    weights: dict[str, View] = {n: source_view(t) for n, t in tensors.items()}
     if not weights or not hasattr(model, "sanitize"):
         return weights
     try:
@@ -127,34 +131,61 @@ def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, 
         raise LayoutError(listed(problems))
 
 
+def check_decoded(views: Mapping[str, View], prequantized: Mapping[str, Format], source: Checkpoint) -> None:
+    """Check that no FP8 byte is taken for an integer. Raises LayoutError listing the tensors."""
+    raw = {
+        tensor.name: tensor
+        for name, view in views.items()
+        if name.rpartition(".")[0] not in prequantized
+        for tensor in _stored(view, decoded=False)
+        if tensor.dtype in ("F8_E4M3", "F8_E5M2")
+    }
+    scales = {name: source.tensors.get(name + "_scale_inv") for name in raw}
+    problems = [
+        f"{tensor.file}: tensor {name} is FP8 {list(tensor.shape)} and its scale"
+        + (f" {list(scale.shape)}" if (scale := scales[name]) else " is missing")
+        + f": neither mlx-lm's {source.config['model_type']} nor a block size tells its values; use the bf16 repository"
+        for name, tensor in raw.items()
+    ]
+    if problems:
+        raise LayoutError(listed(problems))
+
+
 def _origin(view: View) -> str:
     return next(iter(tensors_of(view)), "a computed array")
 
 
 def tensors_of(view: View) -> Iterator[str]:
     """Names of the stored tensors that a view draws on."""
+    for tensor in _stored(view):
+        yield from (t.name for t in tensor.stored)
+
+
+def _stored(view: View, *, decoded: bool = True) -> Iterator[Tensor]:
+    """The tensors that a view draws on; without those that mlx-lm's own code decodes from FP8 unless `decoded`."""
     match view.expr:
         case Strided() as s:
-            yield s.tensor.name
+            yield s.tensor
         case Joined(_, parts):
             for p in parts:
-                yield from tensors_of(p)
-        case Computed() as c:
+                yield from _stored(p, decoded=decoded)
+        case Computed() as c if decoded or c.function is not mx.from_fp8:
             for a in [*c.args, *c.kwargs.values()]:
                 for v in a if isinstance(a, (list, tuple)) else [a]:
                     if isinstance(v, View):
-                        yield from tensors_of(v)
+                        yield from _stored(v, decoded=decoded)
 
 
-def _source_dtype(view: View) -> str:
+def source_dtype(view: View) -> str:
+    """The dtype in which a view's values are stored, in safetensors' words."""
     match view.expr:
         case Strided() as s:
-            return s.tensor.dtype
+            return s.tensor.stored[0].dtype
         case Joined(_, parts):
-            return _source_dtype(parts[0])
+            return source_dtype(parts[0])
         case Computed() as c:
             views = [a for a in c.args if isinstance(a, View)]
-            return _source_dtype(views[0]) if views else SAFETENSORS_DTYPES[view.dtype]
+            return source_dtype(views[0]) if views else SAFETENSORS_DTYPES[view.dtype]
 
 
 def array_dtypes(
@@ -179,7 +210,7 @@ def array_dtypes(
         for name in parameters:
             dtype = SAFETENSORS_DTYPES[views[name].dtype]
             cast = target is not None and dtype in FLOATS and casts(name)
-            found[name] = (_source_dtype(views[name]), str(target) if cast else dtype)
+            found[name] = (source_dtype(views[name]), str(target) if cast else dtype)
         return found, target
     dtypes = (config.get("torch_dtype"), text.get("dtype"), config.get("dtype"), text.get("torch_dtype"))
     stored = TORCH_DTYPES.get(str(next(filter(None, dtypes), None)))

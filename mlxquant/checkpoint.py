@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import SourceError, listed
+from .fp8 import Scaled, scaled_tensors
 from .headers import Tensor, header_length, load_json, parse_header, shown
 from .prequantized import check_config
 
@@ -87,7 +88,7 @@ class Checkpoint:
 
     `name` is what a reader knows it by, in messages and records: a Hub id or a file's or folder's own name, no
     path of one machine. `folder` is None for a lone config.json and for what lies on the Hub; `reader` is that of
-    the folder unless another is given.
+    the folder unless another is given. `scaled` are the bfloat16 tensors that FP8 ones among `tensors` stand for.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Checkpoint:
     files: Mapping[str, int]
     revision: str | None = None
     notes: tuple[str, ...] = ()
+    scaled: Mapping[str, Scaled] = field(default_factory=dict, repr=False, compare=False)
     reader: Reader | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -108,10 +110,19 @@ class Checkpoint:
         """Bytes of all tensors, headers not counted."""
         return sum(t.nbytes for t in self.tensors.values())
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors as they are to be read: FP8 ones as bfloat16, without the scales."""
+        taken = {t.name for made in self.scaled.values() for t in made.stored}
+        return {n: self.scaled.get(n, t) for n, t in self.tensors.items() if n in self.scaled or n not in taken}
+
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
         assert self.reader is not None, "a config alone has no weights"
-        self.reader.read_into(file, start, buffer)
+        if "/" in file:  # no file: a tensor that is made of others
+            self.scaled[file.partition("/")[2]].read_into(self.reader.read_into, start, buffer)
+        else:
+            self.reader.read_into(file, start, buffer)
 
     def close(self) -> None:
         """Let go of what reads have opened."""
@@ -135,7 +146,7 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     config = read_config(path / "config.json", path / "generation_config.json")
     check_config(config, known, _names(path))
     tensors, files = read_tensors(path)
-    return Checkpoint(known, path, config, tensors, files, revision)
+    return Checkpoint(known, path, config, tensors, files, revision, scaled=scaled_tensors(config, tensors))
 
 
 def _known_as(path: Path) -> str:

@@ -36,6 +36,11 @@ class Tensor:
     start: int
     nbytes: int
 
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The tensors in the files that its values are made of: itself, unless it is `fp8.Scaled`."""
+        return (self,)
+
 
 def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dict[str, Any]:
     """Parse a JSON object, refusing other values, absurd nesting and, unless `duplicates`, keys that stand twice.

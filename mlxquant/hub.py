@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_config, read_index
 from .errors import SourceError, UsageError
+from .fp8 import scaled_tensors
 from .headers import Tensor, header_length, parse_header
 from .hub_errors import HubError, endpoint, explained
 from .prequantized import check_config
@@ -69,7 +70,7 @@ def open_repository(repository: str, revision: str | None = None) -> Checkpoint:
     check_config(config, repository, sizes)
     wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
     tensors, files = gather_tensors(repository, wanted, sizes, repo.headers(wanted))
-    return Checkpoint(repository, None, config, tensors, files, info.sha)
+    return Checkpoint(repository, None, config, tensors, files, info.sha, scaled=scaled_tensors(config, tensors))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from .arrays import (
     array_dtypes,
     check_arrays,
+    check_decoded,
     module_at,
     parameters_of,
     quantizable,
@@ -24,6 +25,7 @@ from .arrays import (
     tensors_of,
 )
 from .checkpoint import Checkpoint
+from .expert_stacks import stacked
 from .experts import expert_shares
 from .formats import MODE_DEFAULTS, Format
 from .mlxlm import build_model, decode_floats
@@ -61,10 +63,11 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None) -> Layout:
     """
     config = decode_floats(source.config)
     model = build_model(config)
-    views, notes = sanitized(model, source), list[str]()
+    views, notes = stacked(sanitized(model, source), parameters_of(model)), list[str]()
     prequantized = stored_formats(model, views, config, bool(source.tensors))
     parameters = parameters_of(model, prequantized)
     if source.tensors:
+        check_decoded(views, prequantized, source)
         check_arrays(parameters, views, source)
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
     modules, found = lay_modules(model, config, parameters, dtypes, prequantized)

@@ -36,6 +36,9 @@ LAYER_TYPE_WORDS: dict[str, str] = {
     "-": "mlp", "E": "moe",
 }  # fmt: skip
 
+# The kind of a module that mlx-lm has no class for: it is carried along for other readers (see `companions`).
+CARRIED = "carried"
+
 
 @dataclass(frozen=True, slots=True)
 class Array:

@@ -25,8 +25,8 @@ LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors formats modules records units layers machine"),
     (
         "source",
-        "hub* headers prequantized checkpoint compiled tiles strided mlx_bytes array_like views recording gather"
-        " mlxlm layer_types roles arrays experts layout context tiny",
+        "hub* headers prequantized fp8 checkpoint compiled tiles strided mlx_bytes array_like views recording gather"
+        " mlxlm layer_types roles arrays experts expert_stacks companions layout context tiny",
     ),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits*"),
     (
