@@ -220,8 +220,9 @@ def _refuse(w: NDArray[Any], dtype: str, fmt: Format, bad: NDArray[np.bool_]) ->
     if wrong.any():
         column = int(np.argmax(wrong))
         raise BlockFault("NaN" if np.isnan(values[column]) else "infinity", row, column)
-    groups = values.astype(np.float64).reshape(-1, fmt.group_size)
-    group = int(np.argmax(groups.max(axis=1) - groups.min(axis=1)))
+    groups = values.reshape(-1, fmt.group_size)
+    with np.errstate(over="ignore"):
+        group = int(np.argmax(np.isinf(groups.max(axis=1) - groups.min(axis=1))))
     raise BlockFault("overflow", row, group * fmt.group_size)
 
 
@@ -240,8 +241,8 @@ def _errors(
 def _exact_sums(w: NDArray[Any], dtype: str, fmt: Format, q: Quantized) -> NDArray[np.float64]:
     """Σe², Σw², max|e| and the largest share of each row, in float64: for rows out of float32's reach, and mx modes."""
     rows = len(w)
-    source = _widen(w, dtype).astype(np.float64).reshape(rows, -1, fmt.group_size)
     with np.errstate(invalid="ignore", over="ignore"):
+        source = _widen(w, dtype).astype(np.float64).reshape(rows, -1, fmt.group_size)
         if q.biases is None:
             made = dequantize_rows(q, dtype, fmt).astype(np.float64).reshape(source.shape)
         else:

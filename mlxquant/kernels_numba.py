@@ -43,8 +43,8 @@ __all__ = ["DEQUANTIZE", "INEXACT", "MEASURE", "NONFINITE", "QUANTIZE", "QUANTIZ
 
 # Flags of a row: it holds NaN, infinity or a range that is infinite; its sums want float64 throughout.
 NONFINITE, INEXACT = 1, 2
-# Beyond these the float32 squares of a row could over- or underflow, below the last its 1 / range.
-_LARGEST, _SMALLEST, _NARROWEST = np.float32(2.0**60), np.float32(2.0**-40), np.float32(2.0**-126)
+# Beyond these the float32 squares of a row could over- or underflow.
+_LARGEST, _SMALLEST = np.float32(2.0**60), np.float32(2.0**-40)
 _EPS, _ZERO, _ONE, _HUGE = np.float32(1e-7), np.float32(0), np.float32(1), np.float32(3.4028235e38)
 _TO_F16 = np.float32(2.0**112)
 _LOCK = threading.Lock()
@@ -113,26 +113,22 @@ def _find_ends(address, low, high, kind, group):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _inspect(low, high, kind, ours):  # type: ignore[no-untyped-def]
-    """Flags of a row, or of several.
-
-    Groups of equal values have no error in what we quantize, unless so small that mlx takes them for 0.
-    """
-    bad, narrow, widest = np.int32(0), np.int32(0), np.int32(0)
+def _inspect(low, high, kind, one):  # type: ignore[no-untyped-def]
+    """Flags of one row, or of several, where a single group that could give its row a flag does."""
+    bad, small, widest = np.int32(0), np.int32(0), np.int32(0)
     magnitude = np.uint32(0x7FFFFFFF if kind == F32 else 0x7FFF)
     infinity = np.uint32(0x7F800000 if kind == F32 else 0x7F80 if kind == BF16 else 0x7C00)
     for i in range(low.size):
         g = np.uintp(i)
         bad |= np.int32(low[g] & magnitude >= infinity) | np.int32(high[g] & magnitude >= infinity)
         least, most = _widened(low[g], kind), _widened(high[g], kind)
-        spread = most - least
-        bad |= np.int32(spread > _HUGE)
-        flat = np.int32(spread == _ZERO) & np.int32(ours) & (np.int32(most == _ZERO) | np.int32(abs(most) > _EPS))
-        narrow |= np.int32(spread < _NARROWEST) & (flat ^ np.int32(1))
-        widest = max(widest, np.int32(_bits_of(abs(least))), np.int32(_bits_of(abs(most))))
+        bad |= np.int32(most - least > _HUGE)
+        size = abs(least) if abs(least) > abs(most) else abs(most)
+        small |= np.int32(size < _SMALLEST) & np.int32(size > _ZERO)
+        widest = max(widest, np.int32(_bits_of(size)))
     size = _float_of(widest)
-    inexact = narrow != 0 or size > _LARGEST or (size < _SMALLEST and widest > 0)
-    return (NONFINITE if bad != 0 else 0) | (INEXACT if inexact else 0)
+    few = (size < _SMALLEST and size > _ZERO) if one else small != 0
+    return (NONFINITE if bad != 0 else 0) | (INEXACT if few or size > _LARGEST else 0)
 
 
 @_jit
@@ -155,7 +151,7 @@ def _anchor(low, high, bins, params, scales, biases, kind):  # type: ignore[no-u
         scales[g], biases[g] = stored, _rounded(bias, kind)
         params[np.uintp(SCALE), g], params[np.uintp(BIAS), g] = scale, bias
         params[np.uintp(STORED), g] = _widened(stored, kind)
-        params[np.uintp(INVERSE), g] = _ZERO if spread == _ZERO else _ONE / spread
+        params[np.uintp(INVERSE), g] = _ONE / spread
 
 
 @_jit
@@ -165,7 +161,7 @@ def _recall(low, high, params, scales, biases, kind):  # type: ignore[no-untyped
         g = np.uintp(i)
         spread = _widened(high[g], kind) - _widened(low[g], kind)
         params[np.uintp(BIAS), g], params[np.uintp(STORED), g] = _widened(biases[g], kind), _widened(scales[g], kind)
-        params[np.uintp(INVERSE), g] = _ZERO if spread == _ZERO else _ONE / spread
+        params[np.uintp(INVERSE), g] = _ONE / spread
 
 
 @_jit
@@ -192,6 +188,7 @@ def _kernel(kind: int, group: int, bits: int, task: int, revision: int) -> Any:
     It goes by strips of rows, so that narrow rows, too, have their group parameters computed in full vectors.
     """
     item, bins = 4 if task == DEQUANTIZE else ITEM[kind], np.float32((1 << bits) - 1)
+    sums_up = task in (QUANTIZE_AND_SUM, MEASURE)
 
     @_jit
     def run(values, packed, scales, biases, sums, flags, rows, row_groups, strip):  # type: ignore[no-untyped-def]
@@ -203,7 +200,7 @@ def _kernel(kind: int, group: int, bits: int, task: int, revision: int) -> Any:
             low, high = all_low[: stop - start], all_high[: stop - start]
             if task != DEQUANTIZE:
                 _find_ends(values + start * group * item, low, high, kind, group)
-                flags[first : first + there] = _inspect(low, high, kind, task != MEASURE)
+                flags[first : first + there] = _inspect(low, high, kind, False)
             if task in (QUANTIZE, QUANTIZE_AND_SUM):
                 _anchor(low, high, bins, params, scales[start:stop], biases[start:stop], kind)
             else:
@@ -211,10 +208,13 @@ def _kernel(kind: int, group: int, bits: int, task: int, revision: int) -> Any:
             for i in range(there):
                 r, g = first + i, i * row_groups
                 if flags[r]:
-                    flags[r] = _inspect(low[g : g + row_groups], high[g : g + row_groups], kind, task != MEASURE)
+                    flags[r] = _inspect(low[g : g + row_groups], high[g : g + row_groups], kind, True)
                 w, q = values + r * row_groups * group * item, packed + r * (row_groups * group * bits // 8)
                 at = params.ctypes.data + 4 * g
                 groups(w, q, at, params.shape[1], sums.ctypes.data + 32 * r, row_groups, bins, kind, group, bits, task)
+                # 1 / 0 is infinite: a group of equal values with an error shows here, without one not at all
+                if sums_up and not (np.isfinite(sums[r, 0]) and np.isfinite(sums[r, 3])):
+                    flags[r] |= INEXACT
         return revision
 
     return run

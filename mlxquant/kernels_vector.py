@@ -6,8 +6,9 @@ word of BF16 is two weights, the even one shifted up, the odd one masked, so not
 the even and odd results are joined again by one shift on the way out. Everything else is plain numba.
 
 Why the bytes are mlx's:
-- NaN and infinity are the largest magnitudes as integers, so the two keys that hold a group's ends tell of them;
-  such rows are flagged and left to mlx.
+- Values sort as their bits do, with the sign first: the largest as signed integers is the largest value, the
+  largest as unsigned the smallest value. NaN and infinity sort beyond all others, so the same two tell of them,
+  at no cost; such rows are flagged and left to mlx.
 - Division is IEEE float32 division. Rounding half to even is the addition of 1.5·2²³, exact for |y| < 2²²; y is
   below 2·bins + 1, and its low byte is then q itself.
 - q needs no lower clip: `bias` is the end of the group that `scale` points away from, so y >= 0; where bias is 0,
@@ -249,7 +250,7 @@ class _GroupLoop:
         if worst is not None:
             share = b.fmul(worst, _splat(b, self.parameter(g, INVERSE)))
             for slot, new in zip(self.top, (worst, share), strict=True):
-                b.store(_larger(b, b.load(slot), new), slot)
+                b.store(_larger(b, new, b.load(slot)), slot)  # a NaN is not larger
 
     def dequantize(self, g: Any, levels: list[Any], bias: Any, address: Any) -> None:
         b, scale = self.b, _splat(self.b, self.parameter(g, STORED))
