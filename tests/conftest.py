@@ -6,6 +6,8 @@ Checkpoints are shared between tests, so they are read-only by agreement: copy o
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +67,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return written[architecture]
 
     return checkpoint
+
+
+@pytest.fixture(scope="session")
+def paper_config(shared: Path) -> Path:
+    """Give the config.json of the paper's model."""
+    return shared / "reference/configs/Qwen3.5-122B-A10B.json"
+
+
+@pytest.fixture(scope="session")
+def paper_headers(shared: Path, paper_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold the paper's model at full size: real headers, holes for data."""
+    folder = tmp_path_factory.mktemp("sparse") / paper_config.stem
+    tensors = shared / f"reference/tensors/{paper_config.stem}.tensors.json.gz"
+    tool = shared / "tools/make_sparse_checkpoint.py"
+    subprocess.run([sys.executable, tool, tensors, paper_config, folder], check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

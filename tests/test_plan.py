@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +50,6 @@ MODULE = {
 def plan_of(path: Path, recipe: str, **overrides: Any) -> Plan:
     source = open_checkpoint(path)
     return make_plan(read_layout(source), load_recipe(recipe, **overrides), source)
-
-
-@pytest.fixture(scope="session")
-def paper_config(shared: Path) -> Path:
-    return shared / f"reference/configs/{MODEL}.json"
-
-
-@pytest.fixture(scope="session")
-def paper_headers(shared: Path, paper_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hold the full-size checkpoint: real headers, holes for data."""
-    folder = tmp_path_factory.mktemp("sparse") / MODEL
-    tensors = shared / f"reference/tensors/{MODEL}.tensors.json.gz"
-    tool = shared / "tools/make_sparse_checkpoint.py"
-    subprocess.run([sys.executable, tool, tensors, paper_config, folder], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture(params=["config", "headers"])
