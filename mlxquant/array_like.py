@@ -65,8 +65,10 @@ class ArrayLike(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __bool__(self) -> bool:
+    def _no_value(self, *_: Any, **__: Any) -> Any:
         raise TypeError(NO_VALUE)
+
+    __bool__ = __int__ = __float__ = __index__ = __array__ = item = tolist = _no_value
 
     # --- movements, kept symbolic where strides or parts can express them ---
     @property
@@ -141,9 +143,12 @@ class ArrayLike(ABC):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(mx.array, name):
             raise AttributeError(f"mx.array has no {name}, or its value would be needed")
-        if name in ("item", "tolist"):
-            raise TypeError(NO_VALUE)
         return lambda *args, **kwargs: self._compute(getattr(mx.array, name), self, *args, **kwargs)
+
+
+def _unary(name: str) -> Callable[..., Any]:
+    function = getattr(operator, name)
+    return lambda self: self._compute(function, self)
 
 
 def _operator(name: str) -> Callable[..., Any]:
@@ -156,13 +161,14 @@ def _reflected(name: str) -> Callable[..., Any]:
     return lambda self, other: self._compute(function, other, self)
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "lshift", "rshift"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "lshift", "rshift", "matmul"):
     _dunder = _name.rstrip("_")
     setattr(ArrayLike, f"__{_dunder}__", _operator(_name))
     setattr(ArrayLike, f"__r{_dunder}__", _reflected(_name))
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(ArrayLike, f"__{_name}__", _operator(_name))
-setattr(ArrayLike, "__neg__", lambda self: self._compute(operator.neg, self))  # noqa: B010 - beside the loop above
+for _name in ("neg", "abs", "invert"):
+    setattr(ArrayLike, f"__{_name}__", _unary(_name))
 
 
 def ints(values: Sequence[Any]) -> tuple[int, ...]:

@@ -35,6 +35,11 @@ def row_wise(view: View) -> View | None:
     return None
 
 
+def rows_in(view: View) -> int:
+    """Rows of the flattened leading axes; a scalar is one row of one value."""
+    return prod(view.shape[:-1])
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Rows ``start … start+rows`` of a flattened view; made at once unless `divisible`."""
@@ -50,7 +55,7 @@ def segments(view: View) -> list[Segment]:
     Rows of a plain window can be cut anywhere; one transposed matrix, or one result that mlx computes as a
     whole, is a piece; joined views are cut between their parts.
     """
-    rows = view.size // view.shape[-1] if view.ndim and view.shape[-1] else 1
+    rows = rows_in(view)
     match view.expr:
         case Strided() as s:
             window = s.rows()
@@ -64,7 +69,7 @@ def segments(view: View) -> list[Segment]:
             cut = [segments(p) for p in parts] if outer == 1 else []
             for piece, p in zip(cut, parts, strict=False):
                 found += [Segment(at + s.start, s.rows, s.divisible) for s in piece]
-                at += p.size // p.shape[-1]
+                at += rows_in(p)
             return found or [Segment(0, rows, all(_all_divisible(p) for p in parts))]
         case Joined(_, parts):
             return [Segment(0, rows, all(_all_divisible(p) for p in parts))]
@@ -129,7 +134,7 @@ def evaluate(view: View, read: Read) -> mx.array:
             return _call(view.expr, lambda a: evaluate(a, read))
         case _:
             cols = view.shape[-1] if view.ndim else 1
-            out = np.empty((view.size // max(cols, 1), cols * view.itemsize), np.uint8)
+            out = np.empty((rows_in(view), cols * view.itemsize), np.uint8)
             if out.size:
                 read_rows(view, read, 0, out)
             return to_mlx(out, view.shape, view.dtype)

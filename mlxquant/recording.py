@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .views import compute, has_view, join, stack
+from .views import arrays_among, compute, join, stack, views_among
 
 # mlx functions with a symbolic form; the rest are recorded as they are
 _MOVES: dict[str, Callable[..., Any]] = {
@@ -30,6 +30,8 @@ _MOVES: dict[str, Callable[..., Any]] = {
     "expand_dims": lambda a, axis: a.expand_dims(axis),
     "split": lambda a, indices_or_sections, axis=0: a.split(indices_or_sections, axis),
     "view": lambda a, dtype: a.view(dtype),
+    "eval": lambda *_: None,
+    "async_eval": lambda *_: None,
 }
 
 _patching = threading.RLock()
@@ -57,9 +59,10 @@ def recording() -> Iterator[None]:
 
 def _recorder(original: Callable[..., Any], move: Callable[..., Any] | None) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not has_view(args) and not has_view(tuple(kwargs.values())):
+        if not views_among((args, kwargs)):
             return original(*args, **kwargs)
-        if move is not None:
+        kwargs.pop("stream", None)  # of the thread that records; whoever computes has its own
+        if move is not None and not arrays_among((args, kwargs)):
             return move(*args, **kwargs)
         return compute(original, *args, **kwargs)
 

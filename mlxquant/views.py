@@ -16,10 +16,10 @@ evaluated. This module does not know any architecture, and imports mlx but not m
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -27,6 +27,8 @@ from .array_like import ArrayLike, ints
 from .headers import Tensor
 from .mlx_bytes import MLX_DTYPES
 from .strided import Strided
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,11 @@ class View(ArrayLike):
         match self.expr:
             case Strided() as s if (moved := s.reshape(wanted)) is not None:
                 return View(moved, wanted, self.dtype)
-            case Joined(axis, parts) if wanted[:axis] == self.shape[:axis] and _divides(self.shape, wanted, axis):
-                return join([p.reshape(*wanted[:axis], -1, *wanted[axis + 1 :]) for p in parts], axis)
+            case Joined(axis, parts) if (at := _joined_axis(self, axis, parts, wanted)) is not None:
+                inner = prod(wanted[at + 1 :])
+                lengths = [prod(p.shape[axis:]) // inner for p in parts]
+                shapes = [(*wanted[:at], n, *wanted[at + 1 :]) for n in lengths]
+                return join([p.reshape(*shape) for p, shape in zip(parts, shapes, strict=True)], at)
         return self._compute(mx.reshape, self, wanted)
 
     def view(self, dtype: mx.Dtype) -> View:
@@ -180,7 +185,7 @@ def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     Arrays of the model's own among the arguments are evaluated now: a lazy one belongs to this thread's stream.
     """
-    mx.eval([a for a in (*args, *kwargs.values()) if isinstance(a, mx.array)])
+    mx.eval(arrays_among((args, kwargs)))
     shadows = function(*map_views(_shadow, args), **map_views(_shadow, kwargs))
     if isinstance(shadows, (list, tuple)):
         return type(shadows)(
@@ -209,11 +214,35 @@ def map_views(function: Callable[[View], Any], value: Any) -> Any:
     return value
 
 
-def has_view(values: Sequence[Any]) -> bool:
-    """Whether views are among the values, or in lists of them."""
-    return any(isinstance(v, View) or (isinstance(v, (list, tuple)) and has_view(v)) for v in values)
+def views_among(values: Any) -> list[View]:
+    """The views within lists, tuples and tables."""
+    return list(_among(values, View))
 
 
-def _divides(old: tuple[int, ...], new: tuple[int, ...], axis: int) -> bool:
-    """Whether a reshape leaves everything up to the joined axis alone: the joined axis keeps its length."""
-    return len(new) > axis and new[axis] == old[axis]
+def arrays_among(values: Any) -> list[mx.array]:
+    """The arrays of mlx's own within lists, tuples and tables."""
+    return list(_among(values, mx.array))
+
+
+def _among(values: Any, kind: type[T]) -> Iterator[T]:
+    if isinstance(values, kind):
+        yield values
+    elif isinstance(values, dict):
+        yield from _among(list(values.values()), kind)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _among(value, kind)
+
+
+def _joined_axis(view: View, axis: int, parts: Sequence[View], wanted: tuple[int, ...]) -> int | None:
+    """The axis of a reshaped join along which its parts, reshaped, lie side by side, if there is one.
+
+    Parts (64, H) joined along 0 and reshaped to (E, 32, H) are parts (2, 32, H) joined along 0.
+    """
+    if not view.size:
+        return None
+    for at in range(len(wanted)):
+        inner = prod(wanted[at + 1 :])
+        if prod(wanted[:at]) == prod(view.shape[:axis]) and all(prod(p.shape[axis:]) % inner == 0 for p in parts):
+            return at
+    return None
