@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import INDEX, Checkpoint
+from .companions import VISION
 from .errors import SourceError
 from .formats import Format
 from .hashing import sha256
@@ -30,7 +31,8 @@ _VISION_FILES = {"preprocessor_config.json", "processor_config.json", "video_pre
 
 def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     """config.json of the build, keys sorted as mlx-lm writes it."""
-    kept = {k: v for k, v in config.items() if k not in ("_name_or_path", "vision_config", "quantization_config")}
+    left_out = {"_name_or_path", "quantization_config"} | (set() if VISION in plan.keeps else {"vision_config"})
+    kept = {k: v for k, v in config.items() if k not in left_out}
     if isinstance(text := kept.get("text_config"), dict):
         kept["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
     block = quantization_block(plan)
@@ -51,12 +53,14 @@ def quantization_block(plan: Plan) -> dict[str, Any]:
     return {**top.as_dict(), **others}
 
 
-def read_sides(source: Checkpoint, *, trust_remote_code: bool) -> dict[str, bytes]:
+def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> dict[str, bytes]:
     """Read the source's other files that belong into the build: name -> bytes. Raises SourceError."""
     if source.folder is None:
         return {}
+    vision = VISION in plan.keeps
     try:
-        return {p.name: p.read_bytes() for p in side_files(source.folder, trust_remote_code=trust_remote_code)}
+        found = side_files(source.folder, trust_remote_code=trust_remote_code, vision=vision)
+        return {p.name: p.read_bytes() for p in found}
     except OSError as error:
         raise SourceError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from None
 
@@ -71,12 +75,13 @@ def hashed_files(source: Checkpoint, sides: Mapping[str, bytes]) -> dict[str, di
     return {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in found.items()}
 
 
-def side_files(folder: Path, *, trust_remote_code: bool) -> list[Path]:
-    """The source's other files that belong into the build, sorted by name."""
+def side_files(folder: Path, *, trust_remote_code: bool, vision: bool = False) -> list[Path]:
+    """The source's other files that belong into the build, sorted by name; image processors' only with `vision`."""
     found = []
+    unwanted = _NOT_KEPT if vision else _NOT_KEPT | _VISION_FILES
     for path in sorted(folder.iterdir()):
         # by lower case: on macOS "Audit.json" would be the same file as ours
-        if not path.is_file() or path.name.startswith(".") or path.name.lower() in _NOT_KEPT | _VISION_FILES:
+        if not path.is_file() or path.name.startswith(".") or path.name.lower() in unwanted:
             continue
         if path.name.endswith(".index.json"):
             continue

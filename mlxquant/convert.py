@@ -21,6 +21,7 @@ from .account import entries_of, make_record
 from .account_text import markdown
 from .build_files import config_text, read_sides
 from .checkpoint import INDEX, Checkpoint
+from .companions import MTP_FILE
 from .errors import MlxquantError, NonFiniteError, OutputError, SourceError, UsageError
 from .fill import Filling, Progress, Watch
 from .hashing import sha256
@@ -31,7 +32,7 @@ from .partial import Partial
 from .pieces import SPAN_COST, Job, Piece, jobs, pieces
 from .plan import Plan
 from .records import record_text
-from .shards import index, place
+from .shards import index, place, place_beside
 from .signature import make_signature
 from .worker import Settings
 
@@ -121,20 +122,22 @@ class _Work:
 
     def __init__(self, source: Checkpoint, layout: Layout, plan: Plan, options: Options) -> None:
         self.source, self.plan, self.options = source, plan, options
-        self.shards = place(list(plan.arrays()))
+        self.indexed = place(list(plan.arrays()))
+        self.shards = [*self.indexed, *place_beside(MTP_FILE, list(plan.arrays_beside()))]
         self.nbytes = sum(s.nbytes for s in self.shards)
         self.todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
         self.workers = _worker_count(self.todo, options)
-        self.sides = read_sides(source, trust_remote_code=options.trust_remote_code)
-        self.origin = describe_origin(plan, source, self.sides, options.recorded())
-        self.signature = make_signature(source, plan, options.that_change_bytes(), self.sides)
+        self.sides = read_sides(source, plan, trust_remote_code=options.trust_remote_code)
+        keep = {"keep": list(plan.keeps)}
+        self.origin = describe_origin(plan, source, self.sides, {**options.recorded(), **keep})
+        self.signature = make_signature(source, plan, {**options.that_change_bytes(), **keep}, self.sides)
         self.names = {s.name for s in self.shards} | {"config.json", INDEX, *self.sides, *_RECORDS}
 
     def files(self, errors: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         """The build's files beside the weights, in the order in which they are written, the manifest excepted."""
         plan = self.plan
         yield "config.json", config_text(self.source.config, plan)
-        yield INDEX, index(self.shards, plan.totals["parameters"])
+        yield INDEX, index(self.indexed, plan.totals["parameters"])
         yield from self.sides.items()
         recipe = {"name": plan.recipe.name, "sha256": plan.recipe.sha256}
         record = make_record(

@@ -19,7 +19,7 @@ from typing import Any
 from .errors import PlanError, listed
 from .formats import MODES, Format
 from .misfits import rule_misfits
-from .modules import Module
+from .modules import CARRIED, Module
 from .recipe import Recipe
 from .rules import Rule
 
@@ -162,6 +162,8 @@ def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> 
 
 def unquantizable(module: Module) -> str:
     """Why mlx has no quantized form of it."""
+    if module.kind == CARRIED:
+        return f"carried along as the source has it: mlx-lm's model has no {module.role} part"
     if module.role == "router" and len(module.shape) > 1:
         return f"{module.kind}: this model's router is a raw array, which mlx has no quantized form of"
     if module.kind.lower() in ("", "array", "parameter"):

@@ -6,7 +6,7 @@ mlx-lm knows is known here. What is left to do is grouping arrays into modules, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from .arrays import (
     tensors_of,
 )
 from .checkpoint import Checkpoint
+from .companions import keep_companions
 from .expert_stacks import stacked
 from .experts import expert_shares
 from .formats import MODE_DEFAULTS, Format
@@ -40,7 +41,8 @@ class Layout:
 
     `modules` are in the order in which mlx-lm writes them. `views` maps each MLX array's name to where its
     values come from (empty for a config alone); `dropped` are source tensors that no array is made of.
-    `expert_shares` maps each expert module to (experts that one token uses, experts there are).
+    `expert_shares` maps each expert module to (experts that one token uses, experts there are). `beside` are the
+    modules of a next-token head that is kept in a file of its own; a vision tower that is kept is in `modules`.
     """
 
     model_type: str
@@ -52,14 +54,17 @@ class Layout:
     expert_shares: Mapping[str, tuple[int, int]]
     dtype: str | None
     notes: tuple[str, ...]
+    beside: tuple[Module, ...] = ()
 
 
-def read_layout(source: Checkpoint, *, dtype: str | None = None) -> Layout:
+def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collection[str] = ()) -> Layout:
     """Lay a source out as the MLX model that mlx-lm would load from it.
 
     `dtype` (bfloat16, float16, float32) is what floats are cast to, by default what mlx-lm takes from the
-    config. Raises LayoutError for an architecture that mlx-lm lacks, names it does not expect or misses,
-    and shapes that contradict the config; all of them at once.
+    config. `keep` ("vision", "mtp") carries along what mlx-lm would drop (see `companions`).
+
+    Raises LayoutError for an architecture that mlx-lm lacks, names it does not expect or misses, and shapes that
+    contradict the config; all of them at once.
     """
     config = decode_floats(source.config)
     model = build_model(config)
@@ -71,18 +76,27 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None) -> Layout:
         check_arrays(parameters, views, source)
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
     modules, found = lay_modules(model, config, parameters, dtypes, prequantized)
-    used = {t for v in views.values() for t in tensors_of(v)}
+    n_layers = len(found.layers)
+    kept = keep_companions(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target)
+    views = {**views, **kept.views}
     return Layout(
         model_type=config["model_type"],
         model=model,
-        modules=modules,
+        modules=(*modules, *kept.inside),
         views=views,
-        dropped=tuple(n for n in source.tensors if n not in used),
-        n_layers=len(found.layers),
+        dropped=_dropped(source, views),
+        n_layers=n_layers,
         expert_shares=expert_shares(model, modules, config, found),
         dtype=target,
         notes=tuple(notes),
+        beside=kept.beside,
     )
+
+
+def _dropped(source: Checkpoint, views: Mapping[str, View]) -> tuple[str, ...]:
+    """The source's tensors that no view draws on."""
+    used = {t for v in views.values() for t in tensors_of(v)}
+    return tuple(n for n in source.tensors if n not in used)
 
 
 def lay_modules(

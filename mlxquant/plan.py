@@ -9,17 +9,18 @@ known to the byte beforehand: bytes of a quantized matrix are ``rows * cols * bi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from .checkpoint import Checkpoint
-from .decide import Decision, decide
+from .companions import MTP, MTP_FILE, VISION, kind_of
+from .decide import Decision, decide, unquantizable
 from .formats import Format, nbytes
 from .layout import Layout
 from .mlxlm import mlx_lm_version
-from .modules import Module
+from .modules import CARRIED, Module
 from .recipe import Recipe
 
 SCHEMA = "mlxquant.plan/1"
@@ -125,11 +126,23 @@ class Plan:
     dropped: dict[str, Any]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    beside: tuple[PlannedModule, ...] = ()
 
     def arrays(self) -> Iterator[OutputArray]:
-        """Every array of the build, in mlx-lm's order."""
+        """Every array of the build's shards, in mlx-lm's order."""
         for m in self.modules:
             yield from m.arrays()
+
+    def arrays_beside(self) -> Iterator[OutputArray]:
+        """Every array of `mtp.safetensors`; none unless a next-token head is kept."""
+        for m in self.beside:
+            yield from m.arrays()
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """What is carried along of what mlx-lm drops: "vision", "mtp"."""
+        sees = any(m.module.role == VISION and m.module.kind == CARRIED for m in self.modules)
+        return (*((VISION,) if sees else ()), *((MTP,) if self.beside else ()))
 
     @property
     def quantized(self) -> tuple[PlannedModule, ...]:
@@ -171,11 +184,17 @@ class Plan:
                 "modules": len(self.protected),
                 "by_role": dict(Counter(m.module.role for m in self.protected)),
             },
+            "beside": self.files_beside(),
             "dropped": self.dropped,
             "notes": list(self.notes),
             "warnings": list(self.warnings),
             "modules": [m.as_dict() for m in self.modules],
         }
+
+    def files_beside(self) -> dict[str, Any]:
+        """Files of tensors beside the model's shards, which `totals` does not count."""
+        sizes = [a.nbytes for a in self.arrays_beside()]
+        return {MTP_FILE: {"tensors": len(sizes), "bytes": sum(sizes)}} if sizes else {}
 
 
 def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
@@ -187,9 +206,10 @@ def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
         source=source_record(layout, source),
         recipe=recipe,
         modules=planned,
-        dropped=_dropped(layout.dropped, source),
+        dropped=_dropped(layout, source),
         notes=(*source.notes, *layout.notes, *_source_notes(source), *decisions.notes),
         warnings=tuple(decisions.warnings),
+        beside=tuple(PlannedModule(m, Decision(None, False, unquantizable(m)), (0, 1)) for m in layout.beside),
     )
 
 
@@ -223,18 +243,16 @@ def share_of(module: Module, layout: Layout, *, tied: bool) -> tuple[int, int]:
     return (0, 1) if module.role in ("vision", "mtp") else (1, 1)
 
 
-def _dropped(names: Sequence[str], source: Checkpoint) -> dict[str, Any]:
-    """Source tensors that a text-only MLX model has no place for, by what they are."""
+def _dropped(layout: Layout, source: Checkpoint) -> dict[str, Any]:
+    """Source tensors that the build has no place for, by what they are."""
     kinds: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for name in names:
-        parts = name.split(".")
-        vision = {"visual", "vision_tower", "vision_model"} & set(parts)
-        kind = "vision" if vision else "mtp" if "mtp" in parts else "other"
+    for name in layout.dropped:
+        kind = kind_of(name, layout.n_layers)
         kinds[kind] += 1
         sizes[kind] += source.tensors[name].nbytes
     return {
-        "tensors": len(names),
+        "tensors": len(layout.dropped),
         "bytes": sum(sizes.values()),
         "by_kind": {k: {"tensors": n, "bytes": sizes[k]} for k, n in kinds.items()},
     }

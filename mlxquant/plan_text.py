@@ -82,13 +82,15 @@ def _head(plan: Plan) -> str:
 def _totals(plan: Plan) -> str:
     t = plan.totals
     size, source, active = t["bytes"], t["source_bytes"], t["active_bytes_per_token"]
-    lines = (
+    lines: list[tuple[str, int, str]] = [
         ("parameters", t["parameters"], ""),
         ("bytes", size, f"{show_bytes(size)}, {t['bpw']:.4f} bits per weight"),
         ("source", source, show_bytes(source)),
         ("active", t["active_parameters"], f"parameters that one token uses{_top_k(plan)}"),
         ("", active, f"bytes read to decode it, {show_bytes(active)}"),
-    )
+    ]
+    for name, entry in plan.files_beside().items():
+        lines.append(("beside", entry["bytes"], f"{name}, {entry['tensors']:,} tensors that the model does not load"))
     wide = max(len(f"{amount:,}") for _, amount, _ in lines)
     return "\n".join(f"{label:<{_INDENT}}{amount:>{wide},}  {text}".rstrip() for label, amount, text in lines)
 

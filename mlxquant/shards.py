@@ -53,6 +53,11 @@ def place(arrays: Sequence[OutputArray], limit: int = SHARD_BYTES) -> list[Shard
     return [_shard(n, g) for n, g in zip(names if count > 1 else ["model.safetensors"], groups, strict=True)]
 
 
+def place_beside(name: str, arrays: Sequence[OutputArray]) -> list[Shard]:
+    """One file of its own, which the index does not name; none where there are no arrays."""
+    return [_shard(name, arrays)] if arrays else []
+
+
 def index(shards: Sequence[Shard], parameters: int) -> bytes:
     """The text of model.safetensors.index.json: which file holds which array, names sorted."""
     files = {p.array.name: s.name for s in shards for p in s.arrays}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..units import parse_memory, show_bytes
-from .options import dtype_option, json_option, load, recipe_options, source_argument
+from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
 
 if TYPE_CHECKING:
     from ..convert import Progress
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @recipe_options
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The build's folder; must not exist.")
 @dtype_option
-@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Where mlx computes.")
+@keep_options
+@click.option(
+    "--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Where mlx computes."
+)
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Workers; by default one for each core.")
 @click.option("--max-memory", metavar="SIZE", help="Use fewer workers than --jobs if they would need more than this.")
 @click.option("--no-audit", is_flag=True, help="Do not sum the quantization error.")
@@ -37,6 +40,8 @@ def command(
     recipe: str | None,
     out: Path,
     dtype: str | None,
+    keep_vision: bool,
+    keep_mtp: bool,
     device: str,
     jobs: int | None,
     max_memory: str | None,
@@ -57,6 +62,7 @@ def command(
     mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit -o Qwen3.5-122B-8bit
     mlxquant convert ./checkpoint -r gates-4bit --set "role=lm_head:bits=6" -o build
     mlxquant convert ./checkpoint -r none --dtype float32 -o reference
+    mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision -o for-LM-Studio
     """
     chosen = load(recipe, **overrides)
     memory = None if max_memory is None else parse_memory(max_memory)
@@ -67,7 +73,7 @@ def command(
     from ..plan import make_plan
 
     opened = open_source(source, weights=True)
-    layout = read_layout(opened, dtype=dtype)
+    layout = read_layout(opened, dtype=dtype, keep=kept(keep_vision=keep_vision, keep_mtp=keep_mtp))
     plan = make_plan(layout, chosen, opened)
     for warning in plan.warnings:
         click.echo(f"mlxquant: warning: {warning}", err=True)

@@ -25,6 +25,23 @@ dtype_option = click.option(
 )
 
 
+def keep_options(function: _Function) -> _Function:
+    """Add what may be carried along of what mlx-lm drops: `keep_vision`, `keep_mtp`; for `kept`."""
+    for option in (
+        click.option(
+            "--keep-mtp", is_flag=True, help="Write the next-token head to mtp.safetensors, beside the model."
+        ),
+        click.option("--keep-vision", is_flag=True, help="Carry the vision tower along, unquantized, for mlx-vlm."),
+    ):
+        function = option(function)
+    return function
+
+
+def kept(*, keep_vision: bool, keep_mtp: bool) -> list[str]:
+    """What `read_layout` shall keep."""
+    return [name for name, wanted in (("vision", keep_vision), ("mtp", keep_mtp)) if wanted]
+
+
 def override_options(function: _Function) -> _Function:
     """Add the options that change a recipe: `bits`, `group_size`, `mode`, `sets`, `unaligned`, for `load_recipe`."""
     for option in reversed(

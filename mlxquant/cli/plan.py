@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import dtype_option, json_option, load, recipe_options, source_argument
+from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
 
 if TYPE_CHECKING:
     from ..fits import Fit
@@ -20,6 +20,7 @@ DEFAULT_CONTEXT = "32k"
 @source_argument
 @recipe_options
 @dtype_option
+@keep_options
 @click.option("--fits", metavar="SIZE", help="Say which build fits a machine with this memory: 96GB, 96GiB, 512 MB.")
 @click.option("--context", metavar="TOKENS", help=f"With --fits: the context to keep room for. [{DEFAULT_CONTEXT}]")
 @json_option
@@ -27,6 +28,8 @@ def command(
     source: str,
     recipe: str | None,
     dtype: str | None,
+    keep_vision: bool,
+    keep_mtp: bool,
     fits: str | None,
     context: str | None,
     as_json: bool,
@@ -42,16 +45,18 @@ def command(
     mlxquant plan ./checkpoint -r gates-8bit --set "role=attention:bits=6"
     mlxquant plan config.json -r gates-4bit --json
     mlxquant plan Qwen/Qwen3.5-122B-A10B --fits 96GB --context 32k
+    mlxquant plan Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision --keep-mtp
     """
+    layout = {"dtype": dtype, "keep": kept(keep_vision=keep_vision, keep_mtp=keep_mtp)}
     if fits is not None:
-        _fits(source, recipe, dtype, fits, context or DEFAULT_CONTEXT, as_json, overrides)
+        _fits(source, recipe, layout, fits, context or DEFAULT_CONTEXT, as_json, overrides)
         return
     if context is not None:
         raise UsageError("--context goes with --fits SIZE")
-    _plan(source, load(recipe, **overrides), dtype, as_json)
+    _plan(source, load(recipe, **overrides), layout, as_json)
 
 
-def _plan(source: str, recipe: Recipe, dtype: str | None, as_json: bool) -> None:
+def _plan(source: str, recipe: Recipe, layout: dict[str, Any], as_json: bool) -> None:
     """Plan one recipe and print it."""
     from ..hub import open_source
     from ..layout import read_layout
@@ -60,14 +65,14 @@ def _plan(source: str, recipe: Recipe, dtype: str | None, as_json: bool) -> None
     from ..records import record_text
 
     opened = open_source(source)
-    plan = make_plan(read_layout(opened, dtype=dtype), recipe, opened)
+    plan = make_plan(read_layout(opened, **layout), recipe, opened)
     click.echo(record_text(plan.as_dict()) if as_json else plan_text(plan))
 
 
 def _fits(
     source: str,
     recipe: str | None,
-    dtype: str | None,
+    layout: dict[str, Any],
     size: str,
     context: str,
     as_json: bool,
@@ -84,5 +89,5 @@ def _fits(
     memory, tokens = Memory(parse_memory(size)), parse_tokens(context)
     recipes: list[Recipe | Fit] = [*shipped_recipes(**overrides)] if recipe is None else [load(recipe, **overrides)]
     opened = open_source(source)
-    found = find_fits(read_layout(opened, dtype=dtype), opened, recipes, memory, tokens)
+    found = find_fits(read_layout(opened, **layout), opened, recipes, memory, tokens)
     click.echo(record_text(found.as_dict()) if as_json else fits_text(found))
