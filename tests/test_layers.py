@@ -37,11 +37,11 @@ LAYERS: list[tuple[str, str]] = [
         "check",
         "build build_claims build_formats build_headers build_layout build_names build_distance audit* verify* revalidate diff*",
     ),
-    ("measure", "bench streaming compare evals"),
+    ("measure", "bench* chips predict* prompts endpoint sse streaming compare evals"),
     ("judge", "validate report"),
     ("face", "cli __main__"),
 ]
-RUN_MODELS = "bench streaming compare evals cli.demo"
+RUN_MODELS = "bench_model streaming compare evals cli.demo"
 SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout context"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {

@@ -18,6 +18,8 @@ COMMANDS = {
     "convert": "Write the MLX build that a recipe asks for.",
     "audit": "Show what every tensor of an MLX build really is, and why.",
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
+    "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
+    "report": "Write one HTML page from any mix of records.",
     "demo": "Run the whole chain on a tiny checkpoint made on the spot.",
 }
 

@@ -1,0 +1,293 @@
+"""`mlxquant bench`: how fast builds run, or a server's models, or what their plan allows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import OutputError, UsageError
+from .options import json_option
+
+if TYPE_CHECKING:
+    from ..bench import Bench, Step
+    from ..bench_terms import Settings
+    from ..chips import Chip
+    from ..predict import Traffic
+    from ..prompts import Prompts
+
+_HEADROOM = 1.15  # activations and caches beside the weights
+_FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
+
+
+@click.command()
+@click.argument("builds", nargs=-1, metavar="[BUILD]...")
+@click.option(
+    "-p", "prompts", multiple=True, metavar="N,…", help="Prompt lengths to prefill, as in llama-bench.  [512]"
+)
+@click.option("-n", "generate", multiple=True, metavar="N,…", help="Numbers of tokens to generate.  [128]")
+@click.option("-d", "depths", multiple=True, metavar="N,…", help="Tokens in the cache before the clock starts.  [0]")
+@click.option("-r", "repetitions", type=int, default=5, show_default=True, help="Rounds; an interval needs five.")
+@click.option("-b", "batch", type=int, default=1, show_default=True, help="Sequences at once.")
+@click.option("--prefill-step-size", type=int, default=2048, show_default=True, help="Prompt tokens at a time.")
+@click.option("--delay", type=float, default=0.0, show_default=True, help="Seconds to rest before each run.")
+@click.option("--warmups", type=int, default=1, show_default=True, help="Runs before the first that count nowhere.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For the order of builds and for random tokens.")
+@click.option("--load", type=click.Choice(["auto", "once", "each-round"]), default="auto", show_default=True,
+              help="Keep all builds in memory, or load each anew every round.")  # fmt: skip
+@click.option("--random-tokens", is_flag=True, help="Random token ids in place of text, as llama-bench does.")
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="Your own text in place of ours.")
+@click.option("--endpoint", metavar="URL", help="Measure an OpenAI-compatible server: http://127.0.0.1:1234/v1.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="A model of the server; again for several.")
+@click.option("--chat", is_flag=True, help="Use /chat/completions, with the server's template.  [/completions]")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
+@click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the server's key.")
+@click.option("--predict", is_flag=True, help="Run nothing: tell what bytes and arithmetic allow, chip by chip.")
+@click.option("--recipe", "recipes", multiple=True, metavar="RECIPE", help="With --predict: plan SOURCE with it.")
+@click.option("--chip", "chips", multiple=True, metavar="NAME", help='With --predict: only these, such as "M3 Ultra".')
+@click.option("--bandwidth", type=float, metavar="GB/s", help="This machine's memory bandwidth, if not in the table.")
+@click.option("--from", "kept", multiple=True, type=click.Path(path_type=Path), metavar="RECORD",
+              help="Show a kept record; several of the same builds and machine are pooled.")  # fmt: skip
+@click.option("--md", "as_md", is_flag=True, help="Print Markdown.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with llama-bench's columns.")
+@json_option
+@click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a JSON line a result, with all samples.")
+@click.option("--sql", "as_sql", is_flag=True, help="Print SQL that makes and fills a table.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the record there too.")
+def command(builds: tuple[str, ...], **options: Any) -> None:
+    """Measure prefill and decode throughput of builds, in turn, through mlx-lm.
+
+    Several builds are compared by the ratio of their speeds in the same round, with an interval. pp512 is a prompt of
+    512 tokens until its first answer token, tg128 @ d4096 is 128 tokens after 4,096.
+
+    \b
+    mlxquant bench base agentic -p 512,2048 -d 0,4096 -o bench.json
+    mlxquant bench --endpoint http://127.0.0.1:1234/v1 --model base --model agentic
+    mlxquant bench --predict config.json --recipe gates-8bit --chip "M3 Ultra"
+    mlxquant bench --from monday.json --from tuesday.json --md
+    """
+    if sum(options[name] for name in _FORMATS) > 1:
+        raise UsageError("one of --md, --csv, --json, --jsonl, --sql at a time")
+    output: Path | None = options["output"]
+    if output is not None and output.exists():
+        raise OutputError(f"{output}: already exists; choose another name or remove it")
+    settings = _settings(options)
+    if options["predict"]:
+        _predict(builds, settings, options)
+        return
+    record = _kept(builds, options) if options["kept"] else _measured(builds, settings, options)
+    _show(record, options)
+    from ..bench_records import unmeasured
+
+    if missing := unmeasured(record):
+        from ..bench_terms import MeasurementError
+        from ..errors import listed
+
+        raise MeasurementError("unmeasured", "not measured:\n" + listed(missing))
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    from ..bench_terms import Settings, parse_numbers
+
+    def numbers(name: str, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        return parse_numbers(",".join(options[name]), option) if options[name] else default
+
+    if options["random_tokens"] and options["prompt_file"]:
+        raise UsageError("--random-tokens and --prompt-file exclude each other")
+    return Settings(
+        prompts=numbers("prompts", "-p", (512,)),
+        generate=numbers("generate", "-n", (128,)),
+        depths=numbers("depths", "-d", (0,)),
+        repetitions=options["repetitions"],
+        batch=options["batch"],
+        prefill_step_size=options["prefill_step_size"],
+        delay_s=options["delay"],
+        warmups=options["warmups"],
+        seed=options["seed"],
+        prompt="random" if options["random_tokens"] else "file" if options["prompt_file"] else "text",
+    )
+
+
+# --- measuring ---
+
+
+def _measured(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    from ..prompts import own_text, random_tokens, text_from
+
+    file = options["prompt_file"]
+    prompts = random_tokens() if options["random_tokens"] else text_from(file) if file else own_text()
+    if options["endpoint"]:
+        return _run(_served(builds, settings, prompts, options))
+    if options["models"] or options["chat"] or options["api_key_env"]:
+        raise UsageError("--model, --chat and --api-key-env go with --endpoint")
+    if not builds:
+        raise UsageError("nothing to measure: give the folder of a build, or --endpoint URL --model NAME")
+    return _local(builds, settings, prompts, options)
+
+
+def _local(builds: tuple[str, ...], settings: Settings, prompts: Prompts, options: dict[str, Any]) -> dict[str, Any]:
+    from ..bench import Bench
+    from ..bench_model import LocalModel, device, wired
+    from ..build import read_build
+    from ..machine import describe_machine
+
+    subjects = [LocalModel(read_build(build), prompts) for build in builds]
+    on = device()
+    room = on.pop("usable_bytes") or 0.7 * (describe_machine()["memory_bytes"] or 0)
+    needed = _HEADROOM * sum(s.build.checkpoint.nbytes for s in subjects)
+    resident = options["load"] == "once" or (options["load"] == "auto" and needed <= room) or len(subjects) == 1
+    with wired():
+        machine = {**on, **_bandwidth(options)}
+        return _run(Bench(subjects, settings, resident=resident, machine=machine, prompt=prompts.describe()))
+
+
+def _served(builds: tuple[str, ...], settings: Settings, prompts: Prompts, options: dict[str, Any]) -> Bench:
+    from ..bench import Bench
+    from ..endpoint import Endpoint, check_endpoint
+    from ..sse import parse_server
+
+    check_endpoint(settings, builds, options["models"])
+    variable = options["api_key_env"]
+    if variable and not os.environ.get(variable):
+        raise UsageError(f"--api-key-env {variable}: that variable is not set")
+    server = parse_server(options["endpoint"], options["timeout"], os.environ[variable] if variable else None)
+    subjects = [Endpoint(server, model, prompts, options["chat"]) for model in options["models"]]
+    where = {} if server.here else {"unknown": "the server's: another machine, of which this one knows nothing"}
+    alone = len(subjects) == 1
+    return Bench(subjects, settings, resident=alone, served=True, machine=where, prompt=prompts.describe())
+
+
+def _bandwidth(options: dict[str, Any]) -> dict[str, Any]:
+    """Memory bandwidth of this machine, by the table or by the user; None where neither tells."""
+    from ..bench_conditions import gpu_cores
+    from ..chips import find_chip
+    from ..machine import describe_machine
+
+    if options["bandwidth"] is not None:
+        if options["bandwidth"] <= 0:
+            raise UsageError(f"--bandwidth {options['bandwidth']:g}: GB/s above 0 expected")
+        return {"bandwidth_gbs": options["bandwidth"], "bandwidth_source": "given with --bandwidth"}
+    chip = find_chip(describe_machine()["chip"], gpu_cores())
+    return {
+        "bandwidth_gbs": chip.bandwidth_gbs if chip else None,
+        "bandwidth_source": f"{chip.title}: {chip.source}" if chip else None,
+    }
+
+
+def _run(bench: Bench) -> dict[str, Any]:
+    with _progress() as watch:
+        bench.watch = watch
+        return bench.run()
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Step], None]]:
+    """A bar on stderr: runs done, time left, what is at hand. Silent when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="run", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def watch(step: Step) -> None:
+            bar.total = step.total
+            bar.set_postfix_str(f"{step.build[-24:]} {step.test}", refresh=False)
+            bar.update(step.done - bar.n)
+            bar.refresh()
+
+        yield watch
+
+
+# --- records and predictions ---
+
+
+def _kept(builds: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    from ..bench_records import pool, read_bench
+
+    if builds or options["endpoint"]:
+        raise UsageError("--from shows records; it measures nothing")
+    paths: Sequence[Path] = options["kept"]
+    return pool([read_bench(path) for path in paths], [path.name for path in paths])
+
+
+def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
+    from ..bench_export import bench_csv, bench_jsonl, bench_sql
+    from ..bench_text import bench_markdown, bench_text
+    from ..records import record_text
+
+    output: Path | None = options["output"]
+    if output is not None:
+        _write(output, record_text(record))
+    writers: dict[str, Callable[[dict[str, Any]], str]] = {
+        "as_md": bench_markdown,
+        "as_csv": bench_csv,
+        "as_json": record_text,
+        "as_jsonl": bench_jsonl,
+        "as_sql": bench_sql,
+    }
+    write = next((writers[name] for name in _FORMATS if options[name]), bench_text)
+    click.echo(write(record))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> None:
+    from ..predict_text import prediction, prediction_text
+    from ..records import record_text
+
+    if options["endpoint"] or options["kept"]:
+        raise UsageError("--predict goes with builds or with SOURCE and --recipe")
+    if options["as_md"] or options["as_csv"] or options["as_jsonl"] or options["as_sql"]:
+        raise UsageError("--predict prints text, or --json")
+    if not builds:
+        raise UsageError("nothing to predict: give a build, or a SOURCE with --recipe")
+    traffics = [t for target in builds for t in _traffics(target, options["recipes"])]
+    record = prediction(traffics, _chips(options), settings)
+    if options["output"] is not None:
+        _write(options["output"], record_text(record))
+    click.echo(record_text(record) if options["as_json"] else prediction_text(record))
+
+
+def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
+    from ..predict import traffic_of_build, traffic_of_plan
+
+    if not recipes:
+        from ..build import read_build
+
+        yield traffic_of_build(read_build(target))
+        return
+    from ..hub import open_source
+    from ..layout import read_layout
+    from ..plan import make_plan
+    from ..recipe import load_recipe
+
+    chosen = [load_recipe(recipe) for recipe in recipes]
+    source = open_source(target)
+    layout = read_layout(source)
+    for recipe in chosen:
+        yield traffic_of_plan(make_plan(layout, recipe, source), source)
+
+
+def _chips(options: dict[str, Any]) -> list[Chip]:
+    from ..chips import CHIPS, Chip, chips_named
+
+    if options["bandwidth"] is not None:
+        _bandwidth(options)
+        return [Chip("given", 0, options["bandwidth"], "given with --bandwidth", "-", None)]
+    found = [chip for name in options["chips"] for chip in chips_named(name)]
+    unknown = [name for name in options["chips"] if not chips_named(name)]
+    if unknown:
+        known = ", ".join(dict.fromkeys(chip.name for chip in CHIPS))
+        raise UsageError(f"--chip {unknown[0]!r}: not in the table; it has {known}. --bandwidth takes any other")
+    return found or list(CHIPS)
