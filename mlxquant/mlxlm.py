@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 import sys
 import types
 from collections.abc import Mapping
@@ -19,12 +20,17 @@ from .errors import LayoutError
 # What third-party model code raises on a config or weights that it cannot use.
 MODEL_ERRORS = (
     KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, AssertionError,
+    RuntimeError,
 )  # fmt: skip
+# Far more than any model has; a damaged config with more would be built until memory ends.
+_MOST_LAYERS = 10_000
+_COUNTS = re.compile(r"^(n|num)_(.*_)?(layers?|experts|blocks)$")
 
 
 def build_model(config: Mapping[str, Any]) -> Any:
     """Build mlx-lm's model for a config; nothing is allocated. Raises LayoutError."""
     model_class, args_class = model_classes(config)
+    _check_counts(config)
     try:
         return model_class(args_class.from_dict(dict(config)))
     except MODEL_ERRORS as error:
@@ -33,13 +39,21 @@ def build_model(config: Mapping[str, Any]) -> Any:
         ) from error
 
 
+def _check_counts(config: Mapping[str, Any], where: str = "config.json") -> None:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_counts(value, f"{where}: {key}")
+        elif _COUNTS.match(str(key)) and isinstance(value, int | float) and not value <= _MOST_LAYERS:
+            raise LayoutError(f"{where}: {key} is {value:.6g}; at most {_MOST_LAYERS:,} expected")
+
+
 def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """The Model and ModelArgs classes that mlx-lm has for a config's `model_type`."""
     if "mlx_lm" in sys.modules and hasattr(sys.modules["mlx_lm"], "load"):
         from mlx_lm.utils import _get_classes
 
         try:
-            model_class, args_class = _get_classes(dict(config))
+            model_class, args_class = _get_classes({**config, "architectures": _architectures(config)})
         except (ValueError, AttributeError):
             raise _unknown(config) from None
         return model_class, args_class
@@ -111,6 +125,12 @@ def _mlx_lm_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    """The config's `architectures`, whatever else it may hold there left out."""
+    named = config.get("architectures")
+    return [a for a in (named if isinstance(named, list) else [named]) if isinstance(a, str)]
+
+
 def _module_name(config: Mapping[str, Any]) -> str:
     """The module that mlx_lm.utils._get_classes would import, by the tables that stand in its source."""
     tables = {"MODEL_REMAPPING": {}, "MODEL_ARCHITECTURE_REMAPPING": {}}  # type: dict[str, dict[Any, str]]
@@ -118,8 +138,7 @@ def _module_name(config: Mapping[str, Any]) -> str:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in tables:
             tables[node.targets[0].id] = ast.literal_eval(node.value)
     model_type = str(config["model_type"])
-    architectures = config.get("architectures") or ()
-    for architecture in (architectures,) if isinstance(architectures, str) else architectures:
+    for architecture in _architectures(config):
         if (found := tables["MODEL_ARCHITECTURE_REMAPPING"].get((model_type, architecture))) is not None:
             return found
     name = tables["MODEL_REMAPPING"].get(model_type, model_type)
