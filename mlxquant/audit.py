@@ -26,12 +26,14 @@ RECORD = "audit.json"
 
 def audit_build(build: Build, against: Comparison | None = None) -> dict[str, Any]:
     """Draw up a build's record; `against` is what holding it against its source gave."""
-    disagreements, notes = list(build.disagreements), list[str]()
+    disagreements = list(build.disagreements)
     own = _own_record(build, disagreements)
     told = _told(build, own, disagreements)
     entries = [_entry(build, s, told.get(path), against) for path, s in build.stored.items()]
-    notes += [n for n in own.get("notes", ()) if isinstance(n, str)]
+    notes = list(own.get("notes", ()))
     notes += [n for n in build.notes if n not in notes]
+    if not own and not any(s.format for s in build.stored.values()):
+        notes.append("nothing is quantized: a full-precision build, or a checkpoint whose layout is MLX's own")
     if against is not None:
         disagreements += against.disagreements
         notes.append(
@@ -58,10 +60,35 @@ def _own_record(build: Build, disagreements: list[str]) -> dict[str, Any]:
     except (SourceError, OSError) as error:
         disagreements.append(str(error))
         return {}
-    if record.get("schema") != SCHEMA or not isinstance(record.get("modules"), list):
+    if record.get("schema") != SCHEMA:
         disagreements.append(f"{RECORD}: schema {SCHEMA} expected, {record.get('schema')!r} found; it is left aside")
         return {}
+    if not _well_formed(record):
+        disagreements.append(f"{RECORD}: not as mlxquant writes it; it is left aside")
+        return {}
     return record
+
+
+def _well_formed(record: Mapping[str, Any]) -> bool:
+    """Whether the parts of a record that are taken over are of the right kind."""
+    source, recipe, entries, notes = (record.get(key) for key in ("source", "recipe", "modules", "notes"))
+    return (
+        (source is None or (isinstance(source, dict) and all(_scalar(v) for v in source.values())))
+        and (recipe is None or (isinstance(recipe, dict) and {"name", "sha256"} == recipe.keys()))
+        and all(isinstance(v, str) for v in (recipe or {}).values())
+        and isinstance(entries, list)
+        and all(isinstance(e, dict) and isinstance(e.get("path"), str) and _told_in_words(e) for e in entries)
+        and isinstance(notes, list)
+        and all(isinstance(n, str) for n in notes)
+    )
+
+
+def _scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | int)
+
+
+def _told_in_words(entry: Mapping[str, Any]) -> bool:
+    return isinstance(entry.get("reason"), str) and isinstance(entry.get("rule", 0), str | None)
 
 
 def _told(build: Build, own: Mapping[str, Any], disagreements: list[str]) -> dict[str, dict[str, Any]]:
@@ -70,8 +97,7 @@ def _told(build: Build, own: Mapping[str, Any], disagreements: list[str]) -> dic
     if not own:
         return told
     for entry in own["modules"]:
-        if not isinstance(entry, dict) or not isinstance(path := entry.get("path"), str):
-            continue
+        path = entry["path"]
         stored = build.stored.get(path)
         if stored is None:
             disagreements.append(f"{path}: in the build's {RECORD}, but not in its shards")
@@ -83,14 +109,9 @@ def _told(build: Build, own: Mapping[str, Any], disagreements: list[str]) -> dic
             )
         else:
             told[path] = entry
-    disagreements += [
-        f"{p}: in the shards, but not in the build's {RECORD}" for p in build.stored if p not in _paths(own)
-    ]
+    listed = {entry["path"] for entry in own["modules"]}
+    disagreements += [f"{p}: in the shards, but not in the build's {RECORD}" for p in build.stored if p not in listed]
     return told
-
-
-def _paths(own: Mapping[str, Any]) -> set[Any]:
-    return {e.get("path") for e in own["modules"] if isinstance(e, dict)}
 
 
 def _facts(stored: Stored) -> dict[str, Any]:
@@ -112,7 +133,7 @@ def _said(value: Any) -> str:
 def _entry(build: Build, stored: Stored, told: Mapping[str, Any] | None, against: Comparison | None) -> Entry:
     errors = against.errors.get(stored.module.path) if against else _errors(told)
     if told is not None:
-        protected, reason, rule = bool(told.get("protected")), str(told.get("reason", "")), told.get("rule")
+        protected, reason, rule = told.get("protected") is True, told["reason"], told["rule"]
     else:
         (protected, reason), rule = _reason(build, stored), None
     return Entry(stored.module, stored.format, stored.dtype, stored.nbytes, protected, reason, rule, errors)

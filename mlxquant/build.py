@@ -100,11 +100,9 @@ def read_build(path: str | Path) -> Build:
 
 def _refuse_checkpoints(folder: Path, config: Mapping[str, Any], laid: Laid, claims: Claims) -> None:
     """Refuse what is no build: unquantized in the Hub's layout, or quantized by other means than mlx's."""
-    if claims.present or any(s.format for s in laid.stored):
-        return
     method = other_method(config)
-    if laid.moved or (method and laid.disagreements):
-        what = f"quantized with {method}" if method else "in the Hub's layout, and none of it quantized"
+    if not claims.present and (laid.moved or (method and laid.disagreements)):
+        what = f"quantized with {method}" if method else "in the Hub's layout, and none of it quantized by mlx"
         raise BuildError(
             f"{folder}: its tensors are {what}: a checkpoint, not an MLX build;"
             " `mlxquant plan` reads checkpoints, `mlxquant convert` makes builds of them"

@@ -106,7 +106,7 @@ def _entries_for_nothing(claims: Claims, formats: Mapping[str, Format | None]) -
 def _format(value: Mapping[str, Any], where: str, problems: list[str]) -> Format | None:
     """One claim as mlx reads it: what it leaves out is the mode's default."""
     mode = value.get("mode", "affine")
-    if mode not in MODE_DEFAULTS:
+    if not isinstance(mode, str) or mode not in MODE_DEFAULTS:
         problems.append(f"config.json: {where}: mode {_short(mode)} is unknown; mlx has {', '.join(MODE_DEFAULTS)}")
         return None
     group, bits = MODE_DEFAULTS[mode]
