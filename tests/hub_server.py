@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+PATIENCE = 60  # seconds that a client waits: a busy machine is no fault
 LARGE = ".safetensors"  # what the Hub keeps outside git and redirects to
 INVALID = "Invalid credentials in Authorization header"
 
@@ -273,5 +274,6 @@ def use_hub(server: HubServer, patch: pytest.MonkeyPatch, cache: Path) -> None:
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE)
+    patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE)
     close_session()

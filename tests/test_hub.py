@@ -16,7 +16,7 @@ from mlxquant.checkpoint import open_checkpoint
 from mlxquant.errors import SourceError, UsageError
 from mlxquant.hub import open_source
 
-from .hub_server import INVALID, HubServer, use_hub
+from .hub_server import INVALID, PATIENCE, HubServer, use_hub
 
 TOKEN = "hf_SECRETxSECRETxSECRET"
 
@@ -300,6 +300,7 @@ def test_weights_of_a_lone_config_are_refused(tiny_qwen):
 def test_plan_reads_a_hub_id_with_nothing_but_the_environment(hub, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.upper().endswith("_PROXY")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
+    environment |= {"HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE), "HF_HUB_ETAG_TIMEOUT": str(PATIENCE)}
     hub.tokens.add(TOKEN)
     command = [sys.executable, "-c", "from mlxquant.cli import main; main()", "plan", "org/tiny", "-r", "gates-8bit"]
     done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
