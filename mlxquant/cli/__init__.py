@@ -11,6 +11,9 @@ import click
 from .. import __version__
 from ..errors import MlxquantError
 
+# What a shell reports of a command that Ctrl-C ended; click's own 1 would mean a missed tolerance here.
+INTERRUPTED = 130
+
 # command -> one line of help; kept here so that `mlxquant --help` imports none of them
 COMMANDS = {
     "recipes": "List the shipped recipes, print one, or write the recipe that a build amounts to.",
@@ -56,6 +59,11 @@ class _Lazy(click.Group):
                 raise
             click.echo(f"mlxquant: {error}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            if ctx.params.get("debug"):
+                raise
+            click.echo("mlxquant: stopped", err=True)
+            sys.exit(INTERRUPTED)
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,5 +78,5 @@ def main(debug: bool) -> None:
     mlxquant audit   build
 
     SOURCE is a folder, a Hub id (org/name[@revision]) or, for plan, a config.json.
-    Exit codes: 0 done, 1 a quality gate failed, 2 usage, 3 error.
+    Exit codes: 0 done, 1 a quality gate failed, 2 usage, 3 error, 130 stopped by Ctrl-C.
     """

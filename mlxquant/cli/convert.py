@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..units import parse_memory, show_bytes
+from . import INTERRUPTED
 from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
 
 if TYPE_CHECKING:
-    from ..convert import Progress
+    from ..convert import Options, Progress
 
 
 @click.command()
@@ -36,22 +37,7 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Throw an unfinished OUT.partial away and start over.")
 @json_option
 def command(
-    source: str,
-    recipe: str | None,
-    out: Path,
-    dtype: str | None,
-    keep_vision: bool,
-    keep_mtp: bool,
-    device: str,
-    jobs: int | None,
-    max_memory: str | None,
-    no_audit: bool,
-    no_hash: bool,
-    allow_nonfinite: bool,
-    trust_remote_code: bool,
-    fresh: bool,
-    as_json: bool,
-    **overrides: Any,
+    source: str, recipe: str | None, out: Path, keep_vision: bool, keep_mtp: bool, as_json: bool, **words: Any
 ) -> None:
     """Write the MLX build that a recipe asks for.
 
@@ -64,41 +50,63 @@ def command(
     mlxquant convert ./checkpoint -r none --dtype float32 -o reference
     mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision -o for-LM-Studio
     """
-    chosen = load(recipe, **overrides)
-    memory = None if max_memory is None else parse_memory(max_memory)
-    from ..convert import Options, convert
+    own = {name: words.pop(name) for name in _OWN}  # what is left changes the recipe
+    chosen = load(recipe, **words)
+    from ..convert import convert
     from ..hub import open_source
     from ..layout import read_layout
     from ..manifest import MANIFEST
     from ..plan import make_plan
 
+    options = _options(**own)
     opened = open_source(source, weights=True)
-    layout = read_layout(opened, dtype=dtype, keep=kept(keep_vision=keep_vision, keep_mtp=keep_mtp))
+    layout = read_layout(opened, dtype=options.dtype, keep=kept(keep_vision=keep_vision, keep_mtp=keep_mtp))
     plan = make_plan(layout, chosen, opened)
     for warning in plan.warnings:
         click.echo(f"mlxquant: warning: {warning}", err=True)
-    options = Options(
-        dtype=dtype,
-        audit=not no_audit,
-        hash=not no_hash,
-        allow_nonfinite=allow_nonfinite,
-        trust_remote_code=trust_remote_code,
-        device=device,
-        jobs=jobs or os.cpu_count() or 1,
-        max_memory=memory,
-        fresh=fresh,
-    )
-    with progress_bar() as watch:
-        done = convert(opened, layout, plan, out, options, watch)
+    try:
+        with progress_bar() as watch:
+            done = convert(opened, layout, plan, out, options, watch)
+    except KeyboardInterrupt:
+        click.echo(f"mlxquant: stopped; {_kept_work(out)}", err=True)
+        sys.exit(INTERRUPTED)
     if as_json:
         click.echo((out / MANIFEST).read_text(), nl=False)
         return
     totals = plan.totals
+    taken_over = f", {show_bytes(done.resumed_bytes)} taken over" if done.resumed_bytes else ""
     click.echo(
-        f"{out}: {show_bytes(totals['bytes'])}, {totals['bpw']:.4f} bits per weight, {len(plan.protected)} modules protected;"
-        f" {done.seconds:.1f} s" + (f", {show_bytes(done.resumed_bytes)} taken over" if done.resumed_bytes else "")
+        f"{out}: {show_bytes(totals['bytes'])}, {totals['bpw']:.4f} bits per weight,"
+        f" {len(plan.protected)} modules protected; {done.seconds:.1f} s{taken_over}"
     )
     click.echo(f"Next: mlxquant audit {out}", err=True)
+
+
+_OWN = (
+    "dtype", "device", "jobs", "max_memory", "no_audit", "no_hash", "allow_nonfinite", "trust_remote_code", "fresh",
+)  # fmt: skip
+
+
+def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_hash: bool, **others: Any) -> Options:
+    from ..convert import Options
+
+    return Options(
+        audit=not no_audit,
+        hash=not no_hash,
+        jobs=jobs or os.cpu_count() or 1,
+        max_memory=None if max_memory is None else parse_memory(max_memory),
+        **others,
+    )
+
+
+def _kept_work(out: Path) -> str:
+    """What is left of an interrupted run, in words."""
+    from ..partial import Partial
+
+    folder = Partial(out).folder
+    if folder.exists():
+        return f"what is finished is kept in {folder}, the same command goes on from there"
+    return "nothing was finished, nothing is left behind"
 
 
 @contextmanager
