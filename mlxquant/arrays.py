@@ -131,8 +131,11 @@ def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, 
         raise LayoutError(listed(problems))
 
 
-def check_decoded(views: Mapping[str, View], prequantized: Mapping[str, Format], source: Checkpoint) -> None:
-    """Check that no FP8 byte is taken for an integer. Raises LayoutError listing the tensors."""
+def check_decoded(
+    model: Any, views: Mapping[str, View], prequantized: Mapping[str, Format], source: Checkpoint
+) -> None:
+    """Check that no packed or FP8 byte is taken for a weight. Raises LayoutError listing the tensors."""
+    integers = {f"{path}.weight" for path, _ in quantizable(model) if path not in prequantized}
     raw = {
         tensor.name: tensor
         for name, view in views.items()
@@ -146,6 +149,12 @@ def check_decoded(views: Mapping[str, View], prequantized: Mapping[str, Format],
         + (f" {list(scale.shape)}" if (scale := scales[name]) else " is missing")
         + f": neither mlx-lm's {source.config['model_type']} nor a block size tells its values; use the bf16 repository"
         for name, tensor in raw.items()
+    ]
+    problems += [
+        f"{_origin(view)}: floats expected, {SAFETENSORS_DTYPES[view.dtype]} found: it is quantized, and config.json"
+        " does not say how; use the bf16 repository"
+        for name, view in views.items()
+        if name in integers and not mx.issubdtype(view.dtype, mx.floating) and _origin(view) not in raw
     ]
     if problems:
         raise LayoutError(listed(problems))

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from .errors import SourceError, listed
 from .fp8 import Scaled, scaled_tensors
 from .headers import Tensor, header_length, load_json, parse_header, shown
-from .prequantized import check_config
+from .prequantized import MODELOPT, check_config, check_names
 
 INDEX = "model.safetensors.index.json"
 
@@ -144,8 +144,9 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
     config = read_config(path / "config.json", path / "generation_config.json")
-    check_config(config, known, _names(path))
+    check_config(config, known, read_beside(path / MODELOPT))
     tensors, files = read_tensors(path)
+    check_names(config, tensors, known)
     return Checkpoint(known, path, config, tensors, files, revision, scaled=scaled_tensors(config, tensors))
 
 
@@ -173,6 +174,14 @@ def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
         if eos:
             config["eos_token_id"] = eos
     return config
+
+
+def read_beside(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that may be there or not. Raises SourceError."""
+    try:
+        return load_json(path.read_bytes(), path.name, duplicates=True) if path.is_file() else None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:

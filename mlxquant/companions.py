@@ -7,8 +7,9 @@ mlx-lm reads text models: its `sanitize` drops a vision tower and a next-token h
 - a next-token head (MTP) goes into `mtp.safetensors` under the Hub's names, outside the index: inside the shards it
   would make mlx-lm up to 0.31.3 shift every norm by one.
 
-Neither is quantized. `TOWERS` holds what mlx-vlm's classes do to names and shapes in their `sanitize`; each entry
-was compared with what mlx_vlm.convert 0.6.12 and 0.7.10 write. A model_type that is not in it is refused.
+Neither is quantized. `TOWERS` holds what mlx-vlm's classes do to names and shapes in their `sanitize`: for each, a
+whole build was compared with what mlx_vlm.convert 0.6.12 and 0.7.10 write, byte for byte. A model_type that is not in
+it is refused; for minimax_m3_vl mlx-vlm lays even the text model out in another way than mlx-lm.
 """
 
 from __future__ import annotations
@@ -67,7 +68,6 @@ TOWERS: dict[str, Tower] = {
     "qwen3_vl_moe": _QWEN,
     "mistral3": Tower({**_PIXTRAL, **_PROJECTOR}, {"patch_conv.weight": _CONV2D}),
     "gemma4": Tower({"model.vision_tower.": "vision_tower.", "model.embed_vision.": "embed_vision."}),
-    "minimax_m3_vl": Tower({"vision_tower.": "vision_tower.", **_PROJECTOR}),
 }
 
 

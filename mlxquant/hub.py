@@ -17,12 +17,20 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_config, read_index
+from .checkpoint import (
+    INDEX,
+    Checkpoint,
+    gather_tensors,
+    open_checkpoint,
+    read_beside,
+    read_config,
+    read_index,
+)
 from .errors import SourceError, UsageError
 from .fp8 import scaled_tensors
 from .headers import Tensor, header_length, parse_header
 from .hub_errors import HubError, endpoint, explained
-from .prequantized import check_config
+from .prequantized import MODELOPT, check_config, check_names
 
 _ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
 # Most headers are shorter (huggingface_hub counts 97 % of files under 100 kB), so that one request is enough.
@@ -67,9 +75,10 @@ def open_repository(repository: str, revision: str | None = None) -> Checkpoint:
         raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
-    check_config(config, repository, sizes)
+    check_config(config, repository, read_beside(repo.download(MODELOPT)) if MODELOPT in sizes else None)
     wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
     tensors, files = gather_tensors(repository, wanted, sizes, repo.headers(wanted))
+    check_names(config, tensors, repository)
     return Checkpoint(repository, None, config, tensors, files, info.sha, scaled=scaled_tensors(config, tensors))
 
 

@@ -72,7 +72,7 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collectio
     prequantized = stored_formats(model, views, config, bool(source.tensors))
     parameters = parameters_of(model, prequantized)
     if source.tensors:
-        check_decoded(views, prequantized, source)
+        check_decoded(model, views, prequantized, source)
         check_arrays(parameters, views, source)
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
     modules, found = lay_modules(model, config, parameters, dtypes, prequantized)

@@ -7,7 +7,7 @@ quantized a second time, or its packed integers be taken for weights, and is ref
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import SourceError
@@ -15,7 +15,7 @@ from .headers import shown
 
 # quant_method -> how people call it
 _NAMES = {
-    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "modelopt": "NVIDIA ModelOpt (NVFP4)",
+    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "modelopt": "NVIDIA ModelOpt",
     "compressed-tensors": "compressed-tensors", "quark": "Quark", "hqq": "HQQ", "aqlm": "AQLM", "eetq": "EETQ",
     "vptq": "VPTQ", "torchao": "torchao", "higgs": "HIGGS", "spqr": "SpQR", "auto-round": "AutoRound",
     "fbgemm_fp8": "FBGEMM FP8",
@@ -23,6 +23,14 @@ _NAMES = {
 _READ = ("fp8", "mxfp4", "mxfp8", "bitnet")
 # formats of compressed-tensors that mlx-lm repacks as they are: Kimi K2's int4 and K3's MXFP4 experts
 _READ_FORMATS = ("pack-quantized", "mxfp4-pack-quantized")
+
+# What names of tensors give away where a config says nothing, by ending
+_MARKS = {
+    ".qweight": "AWQ or GPTQ", ".qzeros": "AWQ or GPTQ", ".g_idx": "GPTQ", ".weight_packed": "compressed-tensors",
+    ".weight_scale_2": "NVIDIA ModelOpt (NVFP4)", ".weight_scale": "compressed-tensors or NVIDIA ModelOpt",
+    ".absmax": "bitsandbytes", ".quant_map": "bitsandbytes", ".SCB": "bitsandbytes",
+    ".scales": "mlx, AWQ or GPTQ",
+}  # fmt: skip
 
 # NVIDIA ModelOpt writes this beside a config.json that says nothing.
 MODELOPT = "hf_quant_config.json"
@@ -39,10 +47,10 @@ def quantization_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings or {}
 
 
-def check_config(config: Mapping[str, Any], name: str, files: Container[str] = ()) -> None:
-    """Refuse sources that are quantized in a way that cannot be read; `files` lie beside the config.
+def check_config(config: Mapping[str, Any], name: str, modelopt: Mapping[str, Any] | None = None) -> None:
+    """Refuse sources that are quantized in a way that cannot be read. Raises SourceError.
 
-    Raises SourceError.
+    `modelopt` is what `hf_quant_config.json` beside the config says, where there is one.
     """
     if "quantization" in config:
         raise SourceError(
@@ -51,7 +59,10 @@ def check_config(config: Mapping[str, Any], name: str, files: Container[str] = (
         )
     if config.get("model_file") is not None:
         raise SourceError(f"{name}: needs its own code ({shown(config['model_file'])}), which is not run here")
-    settings = quantization_of(config) or ({"quant_method": "modelopt"} if MODELOPT in files else None)
+    settings = quantization_of(config)
+    if not settings and modelopt is not None:
+        inner = modelopt.get("quantization")
+        settings = {**(inner if isinstance(inner, dict) else {}), "quant_method": "modelopt"}
     if not settings:
         return
     method, packing = str(settings.get("quant_method", "unknown")), str(settings.get("format"))
@@ -60,7 +71,23 @@ def check_config(config: Mapping[str, Any], name: str, files: Container[str] = (
     called = _NAMES.get(method) or shown(method)
     if method == "compressed-tensors":
         called += f" ({shown(packing)})"
-    raise SourceError(
-        f"{name}: quantized with {called}; sources may be bf16, f16, f32, FP8 with block scales, or MXFP4 and int4"
+    elif method == "modelopt" and (algorithm := settings.get("quant_algo")):
+        called += f" ({shown(algorithm)})"
+    raise _refusal(name, f"quantized with {called}")
+
+
+def check_names(config: Mapping[str, Any], tensors: Iterable[str], name: str) -> None:
+    """Refuse a source whose tensors are quantized though its config does not say so. Raises SourceError."""
+    if quantization_of(config):
+        return
+    for tensor in tensors:
+        ending = tensor[tensor.rfind(".") :]
+        if ending in _MARKS:
+            raise _refusal(name, f"{shown(tensor)} shows that it is quantized ({_MARKS[ending]}), config.json does not")
+
+
+def _refusal(name: str, why: str) -> SourceError:
+    return SourceError(
+        f"{name}: {why}; sources may be bf16, f16, f32, FP8 with block scales, or MXFP4 and int4"
         " experts that mlx-lm reads: use the original, unquantized repository"
     )

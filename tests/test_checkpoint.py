@@ -358,7 +358,7 @@ def test_an_mlx_build_is_refused_as_a_source(folder):
     [
         ("awq", "AWQ"),
         ("gptq", "GPTQ"),
-        ("modelopt", "NVIDIA ModelOpt (NVFP4)"),
+        ("modelopt", "NVIDIA ModelOpt"),
         ("bitsandbytes", "bitsandbytes"),
         ("somethingnew", "somethingnew"),
     ],
