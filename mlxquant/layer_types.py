@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import LayoutError
+from .headers import shown
 from .modules import LAYER_TYPE_WORDS
 
 
@@ -81,31 +82,49 @@ def _word(word: object) -> str | None:
 
 
 def _interval_types(table: Mapping[str, Any], n: int) -> list[str | None] | None:
-    full, linear = "full_attention", "linear_attention"
-    if every := table.get("full_attention_interval"):
+    """Types from the fields with which configs say every how many layers, or which ones."""
+    full, sliding, linear = "full_attention", "sliding_attention", "linear_attention"
+    if every := _period(table, "full_attention_interval"):
         return [full if (i + 1) % every == 0 else linear for i in range(n)]
-    if (period := table.get("attn_layer_period")) is not None:
+    if period := _period(table, "attn_layer_period"):
         offset = table.get("attn_layer_offset", 0)
         return [full if i % period == offset else linear for i in range(n)]
-    if (chosen := table.get("full_attn_idxs")) is not None:
+    if (chosen := _list(table, "full_attn_idxs")) is not None:
         return [full if i in chosen else linear for i in range(n)]
-    if isinstance(ratios := table.get("compress_ratios"), list) and len(ratios) >= n:  # 0: a window alone
-        return [full if r else "sliding_attention" for r in ratios[:n]]
-    if isinstance(chosen := table.get("sliding_window_layers"), list):
-        return ["sliding_attention" if i in chosen else full for i in range(n)]
-    if isinstance(kinds := table.get("attn_type_list"), list) and 0 in kinds and len(kinds) >= n:
+    if len(ratios := _list(table, "compress_ratios") or []) >= n > 0:  # 0: a window alone
+        return [full if r else sliding for r in ratios[:n]]
+    if (chosen := _list(table, "sliding_window_layers")) is not None:
+        return [sliding if i in chosen else full for i in range(n)]
+    if 0 in (kinds := _list(table, "attn_type_list") or []) and len(kinds) >= n:
         return [full if k == 1 else linear for k in kinds[:n]]
-    if isinstance(mixed := table.get("linear_attn_config"), dict) and "full_attn_layers" in mixed:
-        return [full if i + 1 in mixed["full_attn_layers"] else linear for i in range(n)]
-    if (every := table.get("sliding_window_pattern")) and isinstance(every, int):
-        return [full if (i + 1) % every == 0 else "sliding_attention" for i in range(n)]
+    mixed = table.get("linear_attn_config")
+    if isinstance(mixed, dict) and (chosen := _list(mixed, "full_attn_layers")) is not None:
+        return [full if i + 1 in chosen else linear for i in range(n)]
+    if isinstance(letters := table.get("sliding_window_pattern"), str) and letters:  # LLLG, over and over
+        return [full if letters[i % len(letters)] == "G" else sliding for i in range(n)]
+    if every := _period(table, "sliding_window_pattern"):
+        return [full if (i + 1) % every == 0 else sliding for i in range(n)]
     return None
+
+
+def _period(table: Mapping[str, Any], key: str) -> int | None:
+    value = table.get(key)
+    if value is None or (type(value) is int and value >= 0):
+        return value or None
+    raise LayoutError(f"config.json: {key} is a number of layers, not {shown(value)}")
+
+
+def _list(table: Mapping[str, Any], key: str) -> list[Any] | None:
+    value = table.get(key)
+    if value is None or isinstance(value, list):
+        return value
+    raise LayoutError(f"config.json: {key} is a list, not {shown(value)}")
 
 
 def _refined_by_caches(model: Any, seen: Sequence[str | None]) -> list[str | None]:
     """Tell full from sliding and chunked attention by the cache that the model makes for each layer."""
     words = {"RotatingKVCache": "sliding_attention", "ChunkedKVCache": "chunked_attention"}
-    caches = list(model.make_cache()) if hasattr(model, "make_cache") else []
+    caches = [_attention_cache(c) for c in model.make_cache()] if hasattr(model, "make_cache") else []
     mixers = [i for i, t in enumerate(seen) if t not in ("mlp", "moe", None)]
     where = range(len(seen)) if len(caches) == len(seen) else mixers if len(caches) == len(mixers) else []
     types = list(seen)
@@ -113,3 +132,9 @@ def _refined_by_caches(model: Any, seen: Sequence[str | None]) -> list[str | Non
         if types[i] == "full_attention":
             types[i] = words.get(type(cache).__name__, "full_attention")
     return types
+
+
+def _attention_cache(cache: Any) -> Any:
+    """The cache of a layer's attention, where a layer keeps a list of caches of several kinds."""
+    inner = getattr(cache, "caches", None) or (cache,)
+    return next((c for c in inner if "KVCache" in type(c).__name__), cache)

@@ -12,10 +12,12 @@ import re
 import sys
 import types
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .errors import LayoutError
+from .headers import shown
 
 # What third-party model code raises on a config or weights that it cannot use.
 MODEL_ERRORS = (
@@ -87,7 +89,7 @@ def mlx_lm_module(name: str) -> Any:
 
 def _unknown(config: Mapping[str, Any]) -> LayoutError:
     return LayoutError(
-        f"config.json: mlx-lm {mlx_lm_version()} has no model_type {config['model_type']!r};"
+        f"config.json: mlx-lm {mlx_lm_version()} has no model_type {shown(config['model_type'])!r};"
         " a newer mlx-lm may have it (pip install -U mlx-lm)"
     )
 
@@ -125,6 +127,16 @@ def _mlx_lm_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+@cache
+def _remappings() -> dict[str, dict[Any, str]]:
+    """The tables of other names for models, read from where they stand in mlx-lm's source."""
+    tables: dict[str, dict[Any, str]] = {"MODEL_REMAPPING": {}, "MODEL_ARCHITECTURE_REMAPPING": {}}
+    for node in ast.parse((_mlx_lm_folder() / "utils.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in tables:
+            tables[node.targets[0].id] = ast.literal_eval(node.value)
+    return tables
+
+
 def _architectures(config: Mapping[str, Any]) -> list[str]:
     """The config's `architectures`, whatever else it may hold there left out."""
     named = config.get("architectures")
@@ -132,11 +144,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def _module_name(config: Mapping[str, Any]) -> str:
-    """The module that mlx_lm.utils._get_classes would import, by the tables that stand in its source."""
-    tables = {"MODEL_REMAPPING": {}, "MODEL_ARCHITECTURE_REMAPPING": {}}  # type: dict[str, dict[Any, str]]
-    for node in ast.parse((_mlx_lm_folder() / "utils.py").read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in tables:
-            tables[node.targets[0].id] = ast.literal_eval(node.value)
+    """The module that mlx_lm.utils._get_classes would import."""
+    tables = _remappings()
     model_type = str(config["model_type"])
     for architecture in _architectures(config):
         if (found := tables["MODEL_ARCHITECTURE_REMAPPING"].get((model_type, architecture))) is not None:
