@@ -163,20 +163,26 @@ def dequantize_rows(q: Quantized, dtype: str, fmt: Format) -> NDArray[np.float32
         from . import kernels_numba as fast
 
         made = np.empty((rows, groups * fmt.group_size), np.float32)
-        fast.run(fast.DEQUANTIZE, dtype, fmt.group_size, fmt.bits, made, q.packed, q.scales, q.biases)
+        fast.run(fast.DEQUANTIZE, dtype, fmt.group_size, fmt.bits, made, q.packed, q.scales, q.biases, dtype)
         return made
     levels = _levels(q.packed, fmt).astype(np.float32)
     return (levels * _widen(q.scales, dtype)[..., None] + _widen(q.biases, dtype)[..., None]).reshape(rows, -1)
 
 
-def measure_rows(w: NDArray[Any], dtype: str, q: Quantized, fmt: Format) -> BlockErrors:
-    """The errors of any build's block `q` against the source's `w` (rows, cols), both of `dtype`."""
-    if q.biases is not None and has_fast_path(fmt, dtype):
+def measure_rows(
+    w: NDArray[Any], dtype: str, q: Quantized, fmt: Format, *, stored_dtype: str | None = None
+) -> BlockErrors:
+    """The errors of any build's block `q` against the source's `w` (rows, cols) of `dtype`.
+
+    `stored_dtype` is that of the build's scales and biases where it was converted from another.
+    """
+    stored = stored_dtype or dtype
+    if q.biases is not None and has_fast_path(fmt, dtype) and has_fast_path(fmt, stored):
         from . import kernels_numba as fast
 
-        sums, flags = fast.run(fast.MEASURE, dtype, fmt.group_size, fmt.bits, w, q.packed, q.scales, q.biases)
-        return _errors(w, dtype, fmt, q, sums, flags)
-    return _errors(w, dtype, fmt, q, np.empty((len(w), 4)), np.ones(len(w), np.uint8))
+        sums, flags = fast.run(fast.MEASURE, dtype, fmt.group_size, fmt.bits, w, q.packed, q.scales, q.biases, stored)
+        return _errors(w, dtype, fmt, q, stored, sums, flags)
+    return _errors(w, dtype, fmt, q, stored, np.empty((len(w), 4)), np.ones(len(w), np.uint8))
 
 
 def _quantize_fast(
@@ -186,7 +192,7 @@ def _quantize_fast(
 
     assert out.biases is not None  # affine has biases
     task = fast.QUANTIZE_AND_SUM if errors else fast.QUANTIZE
-    sums, flags = fast.run(task, dtype, fmt.group_size, fmt.bits, w, out.packed, out.scales, out.biases)
+    sums, flags = fast.run(task, dtype, fmt.group_size, fmt.bits, w, out.packed, out.scales, out.biases, dtype)
     bad = (flags & fast.NONFINITE) != 0
     if bad.any():
         if not allow_nonfinite:
@@ -194,7 +200,7 @@ def _quantize_fast(
         again = Quantized.empty(int(bad.sum()), w.shape[1], dtype, fmt)
         _quantize_with_mlx(w[bad], dtype, fmt, again, "cpu")
         _copy(again, out, bad)
-    return out, _errors(w, dtype, fmt, out, sums, flags) if errors else None
+    return out, _errors(w, dtype, fmt, out, dtype, sums, flags) if errors else None
 
 
 def _quantize_with_mlx(w: NDArray[Any], dtype: str, fmt: Format, out: Quantized, device: str) -> None:
@@ -227,26 +233,32 @@ def _refuse(w: NDArray[Any], dtype: str, fmt: Format, bad: NDArray[np.bool_]) ->
 
 
 def _errors(
-    w: NDArray[Any], dtype: str, fmt: Format, q: Quantized, sums: NDArray[np.float64], flags: NDArray[np.uint8]
+    w: NDArray[Any],
+    dtype: str,
+    fmt: Format,
+    q: Quantized,
+    stored: str,
+    sums: NDArray[np.float64],
+    flags: NDArray[np.uint8],
 ) -> BlockErrors:
     """Join the rows' (rows, 4) sums, after redoing flagged rows in float64."""
     from . import kernels_numba
 
     again = flags != 0
     if again.any():
-        sums[again] = _exact_sums(w[again], dtype, fmt, q.rows(again))
+        sums[again] = _exact_sums(w[again], dtype, fmt, q.rows(again), stored)
     return BlockErrors(w.shape[0], w.size, *kernels_numba.summarize(sums))
 
 
-def _exact_sums(w: NDArray[Any], dtype: str, fmt: Format, q: Quantized) -> NDArray[np.float64]:
+def _exact_sums(w: NDArray[Any], dtype: str, fmt: Format, q: Quantized, stored: str) -> NDArray[np.float64]:
     """Σe², Σw², max|e| and the largest share of each row, in float64: for rows out of float32's reach, and mx modes."""
     rows = len(w)
     with np.errstate(invalid="ignore", over="ignore"):
         source = _widen(w, dtype).astype(np.float64).reshape(rows, -1, fmt.group_size)
         if q.biases is None:
-            made = dequantize_rows(q, dtype, fmt).astype(np.float64).reshape(source.shape)
+            made = dequantize_rows(q, stored, fmt).astype(np.float64).reshape(source.shape)
         else:
-            scales, biases = (_widen(a, dtype).astype(np.float64)[..., None] for a in (q.scales, q.biases))
+            scales, biases = (_widen(a, stored).astype(np.float64)[..., None] for a in (q.scales, q.biases))
             made = _levels(q.packed, fmt) * scales + biases
         error = np.abs(source - made)
         worst, spread = error.max(axis=2), source.max(axis=2) - source.min(axis=2)

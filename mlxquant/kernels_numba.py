@@ -155,12 +155,13 @@ def _anchor(low, high, bins, params, scales, biases, kind):  # type: ignore[no-u
 
 
 @_jit
-def _recall(low, high, params, scales, biases, kind):  # type: ignore[no-untyped-def]
+def _recall(low, high, params, scales, biases, kind, stored):  # type: ignore[no-untyped-def]
     """The parameters that a build has stored."""
     for i in range(low.size):
         g = np.uintp(i)
         spread = _widened(high[g], kind) - _widened(low[g], kind)
-        params[np.uintp(BIAS), g], params[np.uintp(STORED), g] = _widened(biases[g], kind), _widened(scales[g], kind)
+        params[np.uintp(BIAS), g] = _widened(biases[g], stored)
+        params[np.uintp(STORED), g] = _widened(scales[g], stored)
         params[np.uintp(INVERSE), g] = _ONE / spread
 
 
@@ -182,8 +183,8 @@ def summarize(sums):  # type: ignore[no-untyped-def]
 
 
 @lru_cache
-def _kernel(kind: int, group: int, bits: int, task: int, revision: int) -> Any:
-    """The kernel of one dtype, group size, bits and task; these integers are its key in numba's cache.
+def _kernel(kind: int, stored: int, group: int, bits: int, task: int, revision: int) -> Any:
+    """The kernel of a dtype of values, a dtype of scales, group size, bits and task: its key in numba's cache.
 
     It goes by strips of rows, so that narrow rows, too, have their group parameters computed in full vectors.
     """
@@ -204,7 +205,7 @@ def _kernel(kind: int, group: int, bits: int, task: int, revision: int) -> Any:
             if task in (QUANTIZE, QUANTIZE_AND_SUM):
                 _anchor(low, high, bins, params, scales[start:stop], biases[start:stop], kind)
             else:
-                _recall(low, high, params, scales[start:stop], biases[start:stop], kind)
+                _recall(low, high, params, scales[start:stop], biases[start:stop], kind, stored)
             for i in range(there):
                 r, g = first + i, i * row_groups
                 if flags[r]:
@@ -235,25 +236,28 @@ def run(
     packed: NDArray[np.uint32],
     scales: NDArray[Any],
     biases: NDArray[Any],
+    stored_dtype: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Run one task over (rows, cols) `values`: source, or for DEQUANTIZE the float32 result. All arrays C-contiguous.
 
+    `stored_dtype` is that of scales and biases; only a build to be measured may have another than its source.
     Returns (rows, 4) Σe², Σw², max|e|, max share, where the task sums; and the flags of the rows.
     """
-    kind = DTYPES[dtype]
-    bit_type = np.uint32 if kind == F32 else np.uint16
+    kind, stored = DTYPES[dtype], DTYPES[stored_dtype]
+    bit_type = np.uint32 if stored == F32 else np.uint16
     if task in (MEASURE, DEQUANTIZE):
         packed, scales, biases = (a if a.flags.behaved else a.copy() for a in (packed, scales, biases))
     rows, row_groups = scales.shape
     # kernels go by addresses, so what does not fit must stop here
     fits = values.shape == (rows, row_groups * group) and packed.shape == (rows, row_groups * group * bits // 32)
-    fits = fits and biases.shape == scales.shape and values.itemsize == (4 if task == DEQUANTIZE else ITEM[kind])
+    fits = fits and biases.shape == scales.shape and scales.itemsize == biases.itemsize == ITEM[stored]
+    fits = fits and packed.itemsize == 4 and values.itemsize == (4 if task == DEQUANTIZE else ITEM[kind])
     if not fits or not all(a.flags.c_contiguous for a in (values, packed, scales, biases)):
         raise ValueError(f"C-contiguous arrays that fit together expected, {values.shape} in {packed.shape} given")
     sums, flags = np.empty((rows, 4)), np.zeros(rows, np.uint8)
     with _LOCK:  # two threads must not make the same kernel twice
-        kernel = _kernel(kind, group, bits, task, _REVISION)
-    stored = scales.reshape(-1).view(bit_type), biases.reshape(-1).view(bit_type)
+        kernel = _kernel(kind, stored, group, bits, task, _REVISION)
+    flat = scales.reshape(-1).view(bit_type), biases.reshape(-1).view(bit_type)
     strip = _rows_at_once(row_groups)
-    kernel(values.ctypes.data, packed.ctypes.data, *stored, sums, flags, rows, row_groups, strip)
+    kernel(values.ctypes.data, packed.ctypes.data, *flat, sums, flags, rows, row_groups, strip)
     return sums, flags

@@ -93,12 +93,14 @@ def contents(q: Quantized) -> list[bytes]:
     return [a.tobytes() for a in (q.packed, q.scales, q.biases) if a is not None]
 
 
-def by_float64(w: np.ndarray[Any, Any], dtype: str, q: Quantized, fmt: Format) -> dict[str, Any]:
+def by_float64(
+    w: np.ndarray[Any, Any], dtype: str, q: Quantized, fmt: Format, stored: str | None = None
+) -> dict[str, Any]:
     """The errors by mlx's own unpacking and plain numpy."""
     assert q.biases is not None
     unit, zero = (mx.full(q.scales.shape, v, mx.float32) for v in (1.0, 0.0))
     levels = mx.dequantize(mx.array(q.packed), unit, zero, fmt.group_size, fmt.bits)
-    scale, bias = (widened(a, dtype).astype(np.float64)[..., None] for a in (q.scales, q.biases))
+    scale, bias = (widened(a, stored or dtype).astype(np.float64)[..., None] for a in (q.scales, q.biases))
     source = widened(w, dtype).astype(np.float64).reshape(*q.scales.shape, -1)
     error = np.abs(source - (np.array(levels).reshape(source.shape) * scale + bias))
     largest, spread = error.max(-1), source.max(-1) - source.min(-1)

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from mlxquant.formats import Format
 from mlxquant.kernels import BlockFault, measure_rows, quantize_rows
 
-from .kernel_blocks import DTYPES, STYLES, assert_errors_are, block, by_float64, model_block, seeds, styles, summed
+from .kernel_blocks import (
+    DTYPES,
+    SHAPES,
+    STYLES,
+    assert_errors_are,
+    block,
+    by_float64,
+    model_block,
+    narrowed,
+    seeds,
+    styles,
+    summed,
+)
 
 
 @given(names=styles, seed=seeds, dtype=st.sampled_from(DTYPES), fmt=st.sampled_from([Format(8, 64), Format(3, 32)]))
@@ -62,3 +74,13 @@ def test_of_equally_bad_rows_the_first_is_worst_and_zeros_are_without_error():
     first, second = (summed(w[a:b], "BF16", Format(8, 64))[1] for a, b in ((0, 2), (2, 4)))
     assert errors.worst_row == 1 and first.merge(second, 2).worst_row == 1
     assert summed(w[:1], "BF16", Format(8, 64))[1].worst_row_error == 0
+
+
+@pytest.mark.parametrize("stored", ["BF16", "F16"])
+def test_a_build_cast_to_another_dtype_is_measured_against_its_source(stored):
+    w, fmt = block("F32", ["model", "all zero", "model", "subnormal"], 4), Format(4, 64)
+    cast = narrowed(w, stored).astype(np.uint16).view(SHAPES[stored][2])
+    q, errors = summed(cast, stored, fmt)
+    measured = measure_rows(w, "F32", q, fmt, stored_dtype=stored)
+    assert_errors_are(measured, by_float64(w, "F32", q, fmt, stored))
+    assert measured.sum_sq_error != errors.sum_sq_error
