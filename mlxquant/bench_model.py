@@ -35,7 +35,7 @@ from .mlxlm import MODEL_ERRORS
 from .predict import traffic_of_build
 from .prompts import Prompts, rows_of_tokens
 
-_LOAD_ERRORS = (*MODEL_ERRORS, OSError, RuntimeError, ImportError)
+_RUN_ERRORS = (*MODEL_ERRORS, RuntimeError, NotImplementedError)
 
 
 @dataclass
@@ -70,7 +70,7 @@ class LocalModel:
         start = perf_counter()
         try:
             self.model, self.tokenizer = load(str(self.folder))[:2]
-        except _LOAD_ERRORS as error:
+        except Exception as error:  # third parties' code; tokenizers raises Exception itself
             raise BuildError(f"{self.folder}: mlx-lm cannot load it ({type(error).__name__}: {error})") from error
         mx.eval(self.model.parameters())
         mx.synchronize()

@@ -99,7 +99,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as a record keeps them."""
-        return asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ _SHORT_WORDS, _LONG_WORDS = 40, 240  # lengths of the two requests that count to
 _FEWEST = 2  # tokens that make a rate
 _CACHED = 0.1  # share of a prompt that may come from the server's cache
 _OFF = 0.05  # a prompt further from its length than this share is worth a note
+_MANY = 16  # pieces; fewer may be read at once by a process that had to wait for the processor
 _AT_ONCE = 1e-4  # seconds between pieces; nobody decodes 10,000 tokens a second for one user
 
 
@@ -117,7 +118,7 @@ class Endpoint:
             )
         stamps = [c.at for c in answer.chunks]
         gaps = tuple(b - a for a, b in pairwise(stamps))
-        if stamps[-1] - stamps[0] < (pieces - 1) * _AT_ONCE:
+        if pieces >= _MANY and stamps[-1] - stamps[0] < (pieces - 1) * _AT_ONCE:
             raise MeasurementError(
                 "buffered",
                 f"{self.server.url}: {pieces} pieces came at once; something on the way holds the stream back",

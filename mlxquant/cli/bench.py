@@ -97,6 +97,8 @@ def _settings(options: dict[str, Any]) -> Settings:
     def numbers(name: str, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
         return parse_numbers(",".join(options[name]), option) if options[name] else default
 
+    if options["bandwidth"] is not None and options["bandwidth"] <= 0:
+        raise UsageError(f"--bandwidth {options['bandwidth']:g}: GB/s above 0 expected")
     if options["random_tokens"] and options["prompt_file"]:
         raise UsageError("--random-tokens and --prompt-file exclude each other")
     return Settings(
@@ -169,8 +171,6 @@ def _bandwidth(options: dict[str, Any]) -> dict[str, Any]:
     from ..machine import describe_machine
 
     if options["bandwidth"] is not None:
-        if options["bandwidth"] <= 0:
-            raise UsageError(f"--bandwidth {options['bandwidth']:g}: GB/s above 0 expected")
         return {"bandwidth_gbs": options["bandwidth"], "bandwidth_source": "given with --bandwidth"}
     chip = find_chip(describe_machine()["chip"], gpu_cores())
     return {
@@ -283,7 +283,6 @@ def _chips(options: dict[str, Any]) -> list[Chip]:
     from ..chips import CHIPS, Chip, chips_named
 
     if options["bandwidth"] is not None:
-        _bandwidth(options)
         return [Chip("given", 0, options["bandwidth"], "given with --bandwidth", "-", None)]
     found = [chip for name in options["chips"] for chip in chips_named(name)]
     unknown = [name for name in options["chips"] if not chips_named(name)]
