@@ -31,7 +31,7 @@ from .prequantized import quantization_of
 Read = Callable[[str, int, memoryview], None]  # (file, start, buffer), as Checkpoint.read_into
 
 SUFFIX = "_scale_inv"
-BLOCK = (128, 128)  # where the config gives none: what mlx-lm takes for granted
+BLOCK = (128, 128)  # what mlx-lm takes for granted where there are several scales
 
 # Values decoded at once: their float32 forms stay in a core's own cache.
 _AT_ONCE = 1 << 16
@@ -142,24 +142,27 @@ def _unread(fp8: list[Tensor]) -> Iterator[str]:
             yield f"{t.file}: tensor {t.name}: FP8 as F8_E4M3 expected, {t.dtype} found; use the unquantized repository"
 
 
-def _block_size(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns that share a scale, where there are several scales."""
-    declared = settings.get("weight_block_size") or BLOCK
-    if isinstance(declared, (list, tuple)) and len(declared) == 2:
+def _block_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale, or None where the config names none."""
+    declared = settings.get("weight_block_size")
+    if declared is None:
+        return None
+    if isinstance(declared, list) and len(declared) == 2:
         rows, columns = declared
         if type(rows) is int and type(columns) is int and min(rows, columns) > 0:
             return rows, columns
     raise SourceError(f"config.json: weight_block_size: two lengths expected, {shown(declared)} found")
 
 
-def _scaled(codes: Tensor, scales: Tensor, declared: tuple[int, int]) -> Scaled | None:
+def _scaled(codes: Tensor, scales: Tensor, declared: tuple[int, int] | None) -> Scaled | None:
     """The bfloat16 tensor of codes and scales, or None where no block size makes their shapes fit."""
     shape = codes.shape
     if len(shape) not in (2, 3) or len(scales.shape) > len(shape) or scales.dtype not in _WIDEN:
         return None
     matrices, *size = (1, *shape)[-3:]
     grids, *grid = ((1,) * 3 + scales.shape)[-3:]
-    block = [length if n == 1 else b for length, n, b in zip(size, grid, declared, strict=True)]
+    # without a block size, one scale is that of the whole length
+    block = declared or tuple(length if n == 1 else b for length, n, b in zip(size, grid, BLOCK, strict=True))
     if grids not in (1, matrices) or any(-(-m // b) != n for m, b, n in zip(size, block, grid, strict=True)):
         return None
     return Scaled(

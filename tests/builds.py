@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ def build(
     out: Path,
     recipe: Recipe | str = "gates-8bit",
     watch: Callable[[Progress], None] = lambda _: None,
+    keep: Collection[str] = (),
     **options: Any,
 ) -> Converted:
     """Convert a checkpoint as the command does. A recipe's name means group 32, since tiny models are narrow."""
     if isinstance(recipe, str):
         recipe = load_recipe(recipe) if recipe == "none" else load_recipe(recipe, group_size=32, unaligned="keep")
     opened = open_checkpoint(source)
-    layout = read_layout(opened, dtype=options.get("dtype"))
+    layout = read_layout(opened, dtype=options.get("dtype"), keep=keep)
     return convert(opened, layout, make_plan(layout, recipe, opened), out, Options(**{"jobs": 2, **options}), watch)
 
 
