@@ -18,6 +18,7 @@ from .decide import unquantizable
 from .errors import SourceError
 from .formats import Format
 from .headers import load_json
+from .modules import CARRIED, Module
 
 __all__ = ["Build", "audit_build", "read_build"]
 
@@ -147,16 +148,23 @@ def _errors(told: Mapping[str, Any] | None) -> Errors | None:
         return None
 
 
+def _unplaced(build: Build, module: Module) -> str:
+    """Why a tensor that mlx-lm's class does not have is not quantized."""
+    if module.kind == CARRIED:
+        return unquantizable(module)
+    return "mlx-lm's class has no place for it" if build.known else "mlx-lm has no class for this model"
+
+
 def _reason(build: Build, stored: Stored) -> tuple[bool, str]:
     """Whether a module of another tool's build is protected, and what can be told of why it is as it is."""
     module, claims = stored.module, build.claims
     rule = module.model_rule
     if stored.trouble:
         return False, f"cannot be told: {stored.trouble}"
-    if module.kind == "stored":
-        return False, "mlx-lm's class has no place for it" if build.known else "mlx-lm has no class for this model"
+    if not stored.placed and stored.format is None:
+        return False, _unplaced(build, module)
     if stored.format is not None:
-        if rule == stored.format:
+        if rule is not None and rule == stored.format:
             return False, f"as the rule of mlx-lm's own class for this model asks: {rule}"
         if stored.format == claims.top:
             return False, f"the build's default, {claims.top}"

@@ -11,6 +11,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import local
 from typing import Any
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from .build import Build
 from .build_formats import Stored
 from .checkpoint import Checkpoint
+from .companions import VISION
 from .convert import Progress
-from .errors import SourceError
+from .errors import LayoutError, SourceError, UsageError
 from .formats import Format
 from .gather import read_rows
 from .kernels import BlockErrors, Quantized, measure_rows
@@ -69,7 +71,7 @@ def compare_with_source(
     """
     options = (build.manifest or {}).get("options")
     dtype = options.get("dtype") if isinstance(options, dict) else None
-    layout = read_layout(source, dtype=dtype)
+    layout = _layout(build, source, dtype)
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to hold the build against")
     if layout.model_type != build.config["model_type"]:
@@ -98,14 +100,22 @@ def compare_with_source(
     return Comparison(described, errors, equal, tuple(disagreements), tuple(notes))
 
 
+def _layout(build: Build, source: Checkpoint, dtype: str | None) -> Layout:
+    """The source as the build was made from it, its vision tower included where the build has one."""
+    if any(s.module.role == VISION and not s.placed for s in build.stored.values()):
+        with suppress(UsageError, LayoutError):  # a tower whose names are not known is left out of the comparison
+            return read_layout(source, dtype=dtype, keep=(VISION,))
+    return read_layout(source, dtype=dtype)
+
+
 def _tasks(build: Build, layout: Layout, disagreements: list[str], notes: list[str]) -> Iterator[_Task]:
     """Pair the arrays of both sides; what has no partner, or none of its shape, is said."""
     sources = {m.path: m for m in layout.modules}
     skipped: Counter[str] = Counter()
     for path, stored in build.stored.items():
         module = sources.get(path)
-        if stored.module.kind == "stored":
-            skipped["tensors that mlx-lm's class has no place for"] += 1
+        if not stored.placed and module is None:
+            skipped["modules that mlx-lm's class has no place for"] += 1
         elif module is None:
             disagreements.append(f"{path}: in the build, but not in the source")
         elif module.shape != stored.module.shape:

@@ -70,7 +70,7 @@ def read_build(path: str | Path) -> Build:
     stored = {s.module.path: s for s in laid.stored}
     _refuse_checkpoints(folder, files.checkpoint.config, laid, claims)
     unclear = frozenset(p for p, s in stored.items() if s.trouble)
-    unplaced = frozenset(p for p, s in stored.items() if s.module.kind == "stored")
+    unplaced = frozenset(p for p, s in stored.items() if not s.placed)
     disagreements = [
         *files.disagreements,
         *laid.disagreements,
@@ -131,7 +131,7 @@ def _parameter_count(files: Files, laid: Laid) -> Iterator[str]:
     mlx-lm counts modules without children and so leaves out arrays that larger ones hold; both counts are right.
     """
     stated = parameters_stated(files.index)
-    placed = [s.module for s in laid.stored if s.module.kind != "stored"]
+    placed = [s.module for s in laid.stored if s.placed]
     counts = [
         sum(m.parameters for m in placed),
         sum(m.parameters for m in placed if m.kind != "array"),
@@ -143,7 +143,7 @@ def _parameter_count(files: Files, laid: Laid) -> Iterator[str]:
 
 def _unclear_notes(laid: Laid) -> list[str]:
     """Say where shapes leave a format open; for modules of the model that is a disagreement already."""
-    open_ = [s for s in laid.stored if s.trouble and s.module.kind == "stored"]
+    open_ = [s for s in laid.stored if s.trouble and not s.placed]
     if not open_:
         return []
     return [

@@ -25,7 +25,7 @@ class Stored:
     """One module as the bytes have it.
 
     `dtype` is that of its values, or of its scales. `views` gives its arrays by suffix; `trouble` is why its
-    format cannot be told, None where it can.
+    format cannot be told, None where it can. `placed` says that mlx-lm's class has it.
     """
 
     module: Module
@@ -33,6 +33,7 @@ class Stored:
     dtype: str
     views: Mapping[str, View]
     trouble: str | None = None
+    placed: bool = True
 
     @property
     def nbytes(self) -> int:

@@ -15,7 +15,7 @@ from .build_claims import Claims
 from .build_formats import Stored, possible_formats, shown
 from .checkpoint import Checkpoint
 from .mlx_bytes import SAFETENSORS_DTYPES
-from .modules import Array, Module
+from .modules import CARRIED, Array, Module
 from .views import View, source_view
 
 _PACKED = ("weight", "scales", "biases")
@@ -68,8 +68,11 @@ def _stored_by_name(path: str, views: dict[str, View], claims: Claims) -> Stored
         for suffix, v in views.items()
         if suffix not in packed
     )
-    role, layer = role_by_name(path), _layer_by_name(path)
-    return Stored(Module(path, "stored", role, layer, None, arrays, False), fmt, dtype, views, trouble)
+    role = role_by_name(path)
+    carried = role in ("vision", "mtp")
+    layer = None if carried else _layer_by_name(path)
+    module = Module(path, CARRIED if carried else "stored", role, layer, None, arrays, False)
+    return Stored(module, fmt, dtype, views, trouble, placed=False)
 
 
 def role_by_name(path: str) -> str:

@@ -29,10 +29,10 @@ def made_by_mlx_lm(source: Path, out: Path, **options: Any) -> Path:
     return out
 
 
-def made_by_us(source: Path, out: Path, recipe: str, **options: Any) -> Path:
+def made_by_us(source: Path, out: Path, recipe: str, *, keep: tuple[str, ...] = (), **options: Any) -> Path:
     """Convert with a shipped recipe."""
     opened = open_source(str(source))
-    layout = read_layout(opened)
+    layout = read_layout(opened, keep=keep)
     convert(opened, layout, make_plan(layout, load_recipe(recipe), opened), out, Options(jobs=2, **options))
     return out
 

@@ -172,6 +172,20 @@ def test_a_vision_tower_in_the_build_is_listed_with_its_role(qwen_4bit, tmp_path
     assert record["disagreements"] == []
 
 
+def test_a_build_that_carries_the_tower_along_is_audited_to_its_record(tiny, tmp_path):
+    build = made_by_us(tiny("qwen3_5_moe_vision"), tmp_path / "b", "gates-8bit", keep=("vision", "mtp"))
+    record = audit_build(read_build(build))
+    assert record == json.loads((build / "audit.json").read_text())
+    assert record["disagreements"] == []
+    assert {m["role"] for m in record["modules"]} >= {"vision", "expert"}
+
+
+def test_next_token_tensors_in_the_shards_are_noted_for_what_they_break(qwen_4bit, tmp_path):
+    build = copied(qwen_4bit, tmp_path / "b")
+    edit_tensors(build, lambda tensors: tensors.update({"mtp.fc.weight": ("BF16", [2, 2], bytes(8))}))
+    assert any("1 mtp tensors (8 B)" in n and "mlx-lm up to 0.31.3" in n for n in read_build(build).notes)
+
+
 def test_where_shapes_leave_a_format_open_the_config_decides(qwen_4bit, tmp_path):
     build = copied(qwen_4bit, tmp_path / "b")
     # 32 * 32 words / 2 scales = 512: 8-bit g64 as well as 4-bit g128
