@@ -8,10 +8,12 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import io
 import re
 import sys
 import types
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,19 @@ def _check_counts(config: Mapping[str, Any], where: str = "config.json") -> None
 
 
 def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The Model and ModelArgs classes that mlx-lm has for a config's `model_type`."""
+    """The Model and ModelArgs classes that mlx-lm has for a config's `model_type`. Raises LayoutError."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):  # a module that lacks another package may say so and exit (olmo)
+            return _found_classes(config)
+    except SystemExit:
+        why = shown(said.getvalue().strip()) or "it ends the process"
+    except ImportError as error:
+        why = shown(error)
+    raise LayoutError(f"config.json: mlx-lm's {shown(config['model_type'])} cannot be imported ({why})")
+
+
+def _found_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     if "mlx_lm" in sys.modules and hasattr(sys.modules["mlx_lm"], "load"):
         from mlx_lm.utils import _get_classes
 
@@ -63,7 +77,7 @@ def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     with _light_mlx_lm():
         try:
             arch = importlib.import_module(f"mlx_lm.models.{name}")
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             if error.name != f"mlx_lm.models.{name}":
                 raise
             raise _unknown(config) from None

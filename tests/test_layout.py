@@ -1,0 +1,405 @@
+"""From a checkpoint's names to MLX's: which arrays, of which shapes and dtypes, and every misfit told at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mlxquant.arrays import tensors_of
+from mlxquant.checkpoint import Checkpoint, open_checkpoint
+from mlxquant.errors import LayoutError, SourceError
+from mlxquant.formats import Format
+from mlxquant.layout import Layout, read_layout
+from mlxquant.modules import Module
+
+from .safetensor_files import encoded, header, rewrite_header
+from .test_roles import TABLE, config_of
+
+
+@pytest.fixture
+def qwen(tiny_qwen: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Qwen3.5-MoE checkpoint, to be changed."""
+    return Path(shutil.copytree(tiny_qwen, tmp_path / "qwen"))
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def rename(folder: Path, old: str, new: str) -> None:
+    """Give a tensor another name, in its shard and in the index."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    file = index["weight_map"].pop(old)
+    index["weight_map"][new] = file
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    rewrite_header(folder / file, lambda table: {(new if name == old else name): v for name, v in table.items()})
+
+
+def reshape(folder: Path, name: str, shape: list[int]) -> None:
+    """Give a tensor another shape of the same size."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+
+    def change(table: Any) -> None:
+        table[name]["shape"] = shape
+
+    rewrite_header(folder / index["weight_map"][name], change)
+
+
+def read(folder: Path, **options: Any) -> Layout:
+    return read_layout(open_checkpoint(folder), **options)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(LayoutError) as caught:
+        read(folder)
+    return str(caught.value)
+
+
+def by_path(layout: Layout) -> dict[str, Module]:
+    return {m.path: m for m in layout.modules}
+
+
+def alone(config: dict[str, Any], **options: Any) -> Layout:
+    return read_layout(Checkpoint("test", None, config, {}, {}), **options)
+
+
+# --- what a layout is ---
+
+
+def test_arrays_come_in_the_order_and_shape_of_mlx_lms_model(tiny_any):
+    layout = read(tiny_any)
+    want = {name: tuple(a.shape) for name, a in dict(tree_flatten(layout.model.parameters())).items()}
+    got = {f"{m.path}.{a.name}".rstrip("."): a.shape for m in layout.modules for a in m.arrays}
+    assert list(dict.fromkeys(name.rpartition(".")[0] for name in got)) == list(
+        dict.fromkeys(name.rpartition(".")[0] for name in want)
+    )
+    assert got == want
+
+
+def test_every_array_is_made_of_stored_tensors_and_every_tensor_is_used_or_dropped(tiny_any):
+    source = open_checkpoint(tiny_any)
+    layout = read_layout(source)
+    used = {name for view in layout.views.values() for name in tensors_of(view)}
+    assert used | set(layout.dropped) == set(source.tensors)
+    assert not used & set(layout.dropped)
+
+
+def test_the_vision_tower_and_multi_token_prediction_are_dropped(tiny):
+    dropped = read(tiny("qwen3_5_moe_vision")).dropped
+    assert {name.split(".")[0 if name.startswith("mtp") else 1] for name in dropped} == {"mtp", "visual"}
+
+
+def test_fused_experts_become_three_stacked_projections(tiny_qwen):
+    layout = read(tiny_qwen)
+    modules, path = by_path(layout), "language_model.model.layers.0.mlp.switch_mlp"
+    config = layout.model.language_model.args
+    shape = (config.num_experts, config.moe_intermediate_size, config.hidden_size)
+    assert modules[f"{path}.gate_proj"].shape == modules[f"{path}.up_proj"].shape == shape
+    gate, up = (layout.views[f"{path}.{name}_proj.weight"] for name in ("gate", "up"))
+    assert set(tensors_of(gate)) == set(tensors_of(up)) == {"model.language_model.layers.0.mlp.experts.gate_up_proj"}
+
+
+def test_what_the_class_says_of_quantization_is_kept_with_each_module(tiny):
+    modules = by_path(read(tiny("qwen3_5_moe")))
+    assert modules["language_model.model.layers.0.mlp.gate"].model_rule == Format(8, 64)
+    assert modules["language_model.model.layers.0.mlp.switch_mlp.up_proj"].model_rule is True
+    assert {m.model_rule for m in read(tiny("mixtral")).modules} == {None}
+
+
+def test_only_what_mlx_can_quantize_is_called_quantizable(tiny_any):
+    layout = read(tiny_any)
+    tree = dict(layout.model.named_modules())
+    for m in layout.modules:
+        assert m.quantizable == hasattr(tree.get(m.path), "to_quantized"), m.path
+
+
+def test_a_config_alone_gives_the_same_modules_as_the_checkpoint(tiny_any):
+    whole, config = read(tiny_any), read(tiny_any / "config.json")
+    keys = [[(m.path, m.kind, m.shape, m.quantizable, m.prequantized) for m in x.modules] for x in (whole, config)]
+    assert keys[0] == keys[1] and not config.views and not config.dropped
+
+
+def test_a_config_alone_gives_the_same_bytes_as_the_checkpoint(tiny_qwen):
+    whole, config = read(tiny_qwen), read(tiny_qwen / "config.json")
+    assert [a.dtype for m in whole.modules for a in m.arrays] == [a.dtype for m in config.modules for a in m.arrays]
+
+
+# --- what does not fit ---
+
+NORM = "model.language_model.norm.weight"
+EMBED = "model.language_model.embed_tokens.weight"
+Q = "model.language_model.layers.3.self_attn.q_proj.weight"
+
+
+def test_a_shape_that_contradicts_the_config_is_told_with_both(qwen):
+    def widen(config: dict[str, Any]) -> None:
+        config["text_config"]["vocab_size"] = 1024
+
+    change_config(qwen, widen)
+    message = refused(qwen)
+    assert f"language_model.model.embed_tokens.weight: {EMBED} gives shape [512, 128]" in message
+    assert "config.json asks for [1024, 128]" in message
+
+
+def test_a_tensor_of_the_right_size_in_the_wrong_shape_is_told(qwen):
+    reshape(qwen, EMBED, [256, 256])
+    assert "gives shape [256, 256], config.json asks for [512, 128]" in refused(qwen)
+
+
+def test_a_missing_tensor_is_told_by_its_mlx_name(qwen):
+    rename(qwen, NORM, "mtp.norm2.weight")  # mlx-lm drops what begins with mtp
+    assert refused(qwen) == "language_model.model.norm.weight: not in the checkpoint; a shard may be missing"
+
+
+def test_an_unexpected_tensor_is_told_by_its_own_name(qwen):
+    rename(qwen, "mtp.fc.weight", "model.language_model.layers.0.surprise.weight")
+    assert refused(qwen) == (
+        "model.language_model.layers.0.surprise.weight: unexpected; mlx-lm's qwen3_5_moe has no"
+        " language_model.model.layers.0.surprise.weight"
+    )
+
+
+def test_all_misfits_are_told_at_once(qwen):
+    rename(qwen, NORM, "model.language_model.norm2.weight")
+    reshape(qwen, EMBED, [256, 256])
+    lines = refused(qwen).splitlines()
+    assert len(lines) == 3
+    assert [word for line in lines for word in ("shape", "not in the checkpoint", "unexpected") if word in line] == [
+        "shape",
+        "not in the checkpoint",
+        "unexpected",
+    ]
+
+
+def test_a_layer_too_many_in_the_config_is_missing_arrays(qwen):
+    def deepen(config: dict[str, Any]) -> None:
+        config["text_config"]["num_hidden_layers"] += 4
+        config["text_config"]["layer_types"] *= 2
+
+    change_config(qwen, deepen)
+    assert "language_model.model.layers.4." in refused(qwen)
+
+
+def test_a_checkpoint_that_sanitize_cannot_take_is_told_with_what_it_said(qwen):
+    reshape(qwen, "model.language_model.layers.0.mlp.experts.gate_up_proj", [8 * 256 * 128])
+    message = refused(qwen)
+    assert "qwen: mlx-lm's sanitize for qwen3_5_moe cannot take its tensors (" in message or "gives shape" in message
+
+
+def test_an_architecture_that_mlx_lm_lacks_says_what_to_do(qwen):
+    change_config(qwen, lambda config: config.update(model_type="qwen9", architectures=["Qwen9"]))
+    message = refused(qwen)
+    assert "has no model_type 'qwen9'; a newer mlx-lm may have it (pip install -U mlx-lm)" in message
+
+
+def test_a_config_that_lacks_what_the_class_needs_is_told_with_what_it_said():
+    with pytest.raises(LayoutError, match=r"^config\.json: mlx-lm cannot build a glm4_moe model from it \(TypeError: "):
+        alone({"model_type": "glm4_moe", "vocab_size": 512})
+
+
+def test_dtypes_that_mlx_cannot_load_are_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config_of(TABLE["mixtral"]["config"])))
+    (tmp_path / "model.safetensors").write_bytes(encoded(header({"x": ("F64", [3])}), bytes(24)))
+    with pytest.raises(SourceError, match="tensors of dtype F64, which mlx cannot load"):
+        read(tmp_path)
+
+
+# --- dtypes ---
+
+
+def dtypes(layout: Layout) -> set[str]:
+    return {a.dtype for m in layout.modules for a in m.arrays}
+
+
+@pytest.fixture
+def llama(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny("llama"), tmp_path / "llama"))
+
+
+def test_floats_are_cast_to_torch_dtype(llama):
+    change_config(llama, lambda config: config.update(torch_dtype="float16"))
+    layout = read(llama)
+    assert layout.dtype == "F16" and dtypes(layout) == {"F16"}
+    assert {a.source_dtype for m in layout.modules for a in m.arrays} == {"BF16"}
+
+
+def test_a_top_level_dtype_counts_for_nothing(llama):
+    def change(config: dict[str, Any]) -> None:
+        config.pop("torch_dtype", None)
+        config["dtype"] = "float16"
+
+    change_config(llama, change)
+    layout = read(llama)
+    assert layout.dtype is None and dtypes(layout) == {"BF16"}
+
+
+def test_the_dtype_of_text_config_counts_after_torch_dtype(qwen):
+    def change(config: dict[str, Any]) -> None:
+        config.pop("torch_dtype", None)
+        config["text_config"]["dtype"] = "float16"
+
+    change_config(qwen, change)
+    assert read(qwen).dtype == "F16"
+    change_config(qwen, lambda config: config.update(torch_dtype="bfloat16"))
+    assert read(qwen).dtype == "BF16"
+
+
+def test_an_asked_dtype_wins(qwen):
+    layout = read(qwen, dtype="float32")
+    assert layout.dtype == "F32" and dtypes(layout) == {"F32"}
+
+
+def test_what_the_class_will_not_have_cast_stays_as_it_is(qwen):
+    layout = read(qwen, dtype="float16")
+    kept = {m.path.rpartition(".")[2] for m in layout.modules for a in m.arrays if a.dtype == "F32"}
+    assert kept == {"A_log"} and dtypes(layout) == {"F16", "F32"}
+
+
+def test_what_is_no_float_is_not_cast(tiny):
+    layout = read(tiny("gpt_oss"), dtype="float32")
+    experts = {a.dtype for m in layout.modules if m.prequantized for a in m.arrays if a.name == "weight"}
+    assert experts == {"U32"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype"),
+    [
+        ({"torch_dtype": "float16"}, "F16"),
+        ({"dtype": "float32"}, "F32"),
+        ({"torch_dtype": "float32", "dtype": "float16"}, "F32"),
+        ({}, "BF16"),
+    ],
+)
+def test_a_config_alone_is_taken_at_its_word_for_what_is_stored(changes, dtype):
+    layout = alone(config_of(TABLE["mixtral"]["config"]) | changes)
+    assert dtypes(layout) == {dtype}
+    assert bool(layout.notes) == (not changes)
+
+
+def test_a_config_alone_counts_what_is_never_cast_as_float32():
+    layout = alone(config_of(TABLE["qwen3_5_moe"]["config"]))
+    assert {m.path.rpartition(".")[2] for m in layout.modules for a in m.arrays if a.dtype == "F32"} == {"A_log"}
+
+
+def test_a_config_that_names_no_dtype_is_noted():
+    layout = alone(config_of(TABLE["gpt_oss"]["config"]))
+    assert layout.notes == ("config.json names no dtype; bfloat16 is assumed",)
+
+
+# --- sources that are quantized already ---
+
+
+def test_mxfp4_experts_are_known_by_their_scales(tiny):
+    modules = [m for m in read(tiny("gpt_oss")).modules if m.prequantized]
+    assert {m.role for m in modules} == {"expert"} and {m.prequantized for m in modules} == {Format(4, 32, "mxfp4")}
+    config = read(tiny("gpt_oss")).model.args
+    assert modules[0].shape == (config.num_local_experts, config.intermediate_size, config.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stored"),
+    [
+        ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, Format(4, 32, "mxfp4")),
+        ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, Format(4, 32, "mxfp4")),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, Format(4, 32)),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, None),
+        ({}, None),
+    ],
+)
+def test_a_config_alone_says_which_experts_are_packed(settings, stored):
+    layout = alone(config_of(TABLE["deepseek_v3"]["config"]) | {"quantization_config": settings})
+    assert {m.prequantized for m in layout.modules if m.role == "expert"} == {stored}
+    assert {m.prequantized for m in layout.modules if m.role != "expert"} == {None}
+
+
+def test_experts_of_kimi_k2_in_int4_stay_as_affine_4_bit(tmp_path):
+    config = config_of(TABLE["deepseek_v3"]["config"]) | {"model_type": "kimi_k2", "torch_dtype": "bfloat16"}
+    config |= {"num_hidden_layers": 2, "moe_intermediate_size": 64}
+    settings = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    layout = packed_experts(tmp_path, config | {"quantization_config": settings})
+    experts = [m for m in layout.modules if m.role == "expert"]
+    assert {m.prequantized for m in experts} == {Format(4, 32)}
+    assert {(a.name, a.source_dtype, a.dtype) for m in experts for a in m.arrays} == {("weight", "BF16", "BF16")}
+    assert experts[0].shape == (8, 64, 128)
+
+
+def packed_experts(folder: Path, config: dict[str, Any]) -> Layout:
+    """A checkpoint of headers alone whose experts are packed as compressed-tensors packs int4."""
+    entries: dict[str, tuple[str, list[int]]] = {}
+    for name, array in dict(tree_flatten(alone(config).model.parameters())).items():
+        path, shape = name.rpartition(".")[0], list(array.shape)
+        if ".switch_mlp." not in name and ".embed_q" not in name and ".unembed_out" not in name:
+            entries[name] = ("BF16", shape)
+        elif ".switch_mlp." in name:
+            for i in range(shape[0]):
+                expert = path.replace("switch_mlp", f"experts.{i}")
+                entries[f"{expert}.weight_packed"] = ("I32", [shape[1], shape[2] // 8])
+                entries[f"{expert}.weight_scale"] = ("BF16", [shape[1], shape[2] // 32])
+                entries[f"{expert}.weight_shape"] = ("I64", [2])
+    args = alone(config).model.args
+    heads, width = args.num_attention_heads, args.qk_nope_head_dim + args.v_head_dim
+    for i in range(config["num_hidden_layers"]):
+        entries[f"model.layers.{i}.self_attn.kv_b_proj.weight"] = ("BF16", [heads * width, args.kv_lora_rank])
+    text = encoded(header(entries))
+    (folder / "model.safetensors").write_bytes(text)
+    os.truncate(folder / "model.safetensors", len(text) + max(v["data_offsets"][1] for v in header(entries).values()))
+    (folder / "config.json").write_text(json.dumps(config))
+    return read(folder)
+
+
+def test_fp8_weights_become_bfloat16_by_mlx_lms_own_arithmetic(tiny):
+    layout = read(tiny("deepseek_v3_fp8"))
+    assert not any(m.prequantized for m in layout.modules)
+    assert "F8_E4M3" in {a.source_dtype for m in layout.modules for a in m.arrays}
+    assert dtypes(layout) <= {"BF16", "F32"}
+
+
+# --- cost ---
+
+MEASURE = """
+import json, resource, sys, time
+from mlxquant.checkpoint import open_checkpoint
+from mlxquant.layout import read_layout
+import mlx.core as mx
+began = time.perf_counter()
+layout = read_layout(open_checkpoint(sys.argv[1]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+parameters = sum(m.parameters for m in layout.modules)
+print(json.dumps([parameters, peak, mx.get_peak_memory(), time.perf_counter() - began, "transformers" in sys.modules]))
+"""
+
+
+def test_a_model_of_122_billion_parameters_is_laid_out_in_little_memory(tmp_path):
+    facts = config_of(TABLE["qwen3_5_moe"]["config"])
+    facts["text_config"] |= {
+        "hidden_size": 3072, "num_hidden_layers": 48, "num_experts": 256, "moe_intermediate_size": 1024,
+        "shared_expert_intermediate_size": 1024, "vocab_size": 248320, "num_attention_heads": 32, "head_dim": 256,
+        "linear_num_key_heads": 16, "linear_num_value_heads": 64,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "config.json")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    parameters, peak, computed, _, heavy = json.loads(run.stdout)
+    assert parameters > 120e9
+    assert peak < 400e6 and computed < 1e6, "nothing of the model may be evaluated"
+    assert not heavy, "transformers takes a second to import, and no layout needs it"
+
+
+def test_laying_out_evaluates_nothing_in_this_process(tiny_qwen):
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    read(tiny_qwen)
+    assert mx.get_peak_memory() - before < 1 << 20
