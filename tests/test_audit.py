@@ -8,10 +8,17 @@ from collections import Counter
 
 import pytest
 
+from mlxquant.account_text import markdown
 from mlxquant.audit import audit_build, read_build
+from mlxquant.build_files import config_text
 from mlxquant.errors import BuildError
 from mlxquant.formats import Format
+from mlxquant.hub import open_source
 from mlxquant.infer_recipe import recipe_of
+from mlxquant.layout import read_layout
+from mlxquant.plan import make_plan
+from mlxquant.recipe import load_recipe
+from mlxquant.shards import index, place
 from mlxquant.tiny import Size, write_tiny
 from tests.audit_builds import copied, edit_json, edit_tensors, made_by_mlx_lm, made_by_us
 
@@ -242,3 +249,23 @@ def test_experts_that_an_older_mlx_lm_stored_one_by_one_are_one_module(tiny, tmp
     found = read_build(build)
     assert found.disagreements == ()
     assert found.formats[stacked] == Format(8, 64)
+
+
+def test_a_full_size_build_is_audited_from_its_headers(shared, tmp_path):
+    """The paper's agentic build: 122 B parameters in 25 sparse shards."""
+    source = open_source(str(shared / "reference" / "configs" / "Qwen3.5-122B-A10B.json"))
+    plan = make_plan(read_layout(source), load_recipe("deepseek-8bit"), source)
+    shards = place(list(plan.arrays()))
+    for shard in shards:
+        with (tmp_path / shard.name).open("wb") as file:
+            file.write(shard.header)
+            file.truncate(shard.nbytes)
+    (tmp_path / "config.json").write_bytes(config_text(source.config, plan))
+    (tmp_path / "model.safetensors.index.json").write_bytes(index(shards, plan.totals["parameters"]))
+    record = audit_build(read_build(tmp_path))
+    assert record["disagreements"] == []
+    assert record["totals"]["bytes"] == 128_358_474_240
+    assert round(record["totals"]["bpw"], 4) == 8.4093
+    roles = {"embedding": 1, "lm_head": 1, "router": 48, "shared_expert_gate": 48, "attention": 48}
+    assert record["protected"] == {"modules": 146, "by_role": roles}
+    assert markdown(record).count("\n") < 120

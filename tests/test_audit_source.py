@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 
 from mlxquant.audit import audit_build, read_build
 from mlxquant.audit_source import compare_with_source
+from mlxquant.convert import Progress
 from mlxquant.errors import SourceError
 from mlxquant.hub import open_source
 from tests.audit_builds import copied, edit_tensors, made_by_mlx_lm, made_by_us
 
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "8-bit": {"q_bits": 8, "q_group_size": 64},
     "3-bit": {"q_bits": 3, "q_group_size": 32},
     "mxfp4": {"q_mode": "mxfp4"},
@@ -39,9 +41,11 @@ def test_errors_are_those_that_numpy_finds_between_weights_and_mlxs_dequantized_
     plain = made_by_mlx_lm(source, tmp_path / "plain", dtype=dtype)
     path = "model.layers.1.mlp.down_proj"
     found = read_build(build)
-    arrays, weights = mx.load(str(build / "model.safetensors")), mx.load(str(plain / "model.safetensors"))
+    arrays: Any = mx.load(str(build / "model.safetensors"))
+    weights: Any = mx.load(str(plain / "model.safetensors"))
     w = np.array(weights[f"{path}.weight"].astype(mx.float32), np.float64)
     fmt = found.formats[path]
+    assert fmt is not None
     scales, biases = arrays[f"{path}.scales"], arrays.get(f"{path}.biases")
     if biases is not None:
         scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
@@ -158,7 +162,7 @@ def test_a_vision_tower_that_was_carried_along_is_compared_too(tiny, tmp_path):
 
 
 def test_progress_ends_at_the_whole(own, tiny_qwen):
-    seen = []
+    seen: list[Progress] = []
     compared(own, tiny_qwen, watch=seen.append)
     assert seen[-1].done == seen[-1].total > 0
     assert [p.done for p in seen] == sorted(p.done for p in seen)
