@@ -1,8 +1,8 @@
 """What a build's config.json says of its formats, held against what the shards are.
 
 mlx-lm reads `quantization`: `group_size`, `bits`, `mode` at the top level, and entries ``path: {…}`` or
-``path: false``. An entry decides for its module. A module without one is inferred from shapes by mlx-lm since 0.30,
-and taken for the top level by the version in LM Studio; so both must fit. `quantization_config` is the same again,
+``path: false``. An entry decides for its module. A module without one is inferred from shapes by mlx-lm 0.32, and
+taken for the top level by the version that LM Studio pins; so both must fit. `quantization_config` is the same again,
 for the Hub.
 """
 

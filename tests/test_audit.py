@@ -20,7 +20,7 @@ from mlxquant.plan import make_plan
 from mlxquant.recipe import load_recipe
 from mlxquant.shards import index, place
 from mlxquant.tiny import Size, write_tiny
-from tests.audit_builds import copied, edit_json, edit_tensors, made_by_mlx_lm, made_by_us
+from tests.audit_builds import INDEX, copied, edit_json, edit_tensors, made_by_mlx_lm, made_by_us
 
 AFFINE = [(bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
 
@@ -269,3 +269,29 @@ def test_a_full_size_build_is_audited_from_its_headers(shared, tmp_path):
     roles = {"embedding": 1, "lm_head": 1, "router": 48, "shared_expert_gate": 48, "attention": 48}
     assert record["protected"] == {"modules": 146, "by_role": roles}
     assert markdown(record).count("\n") < 120
+
+
+def test_what_mlx_lm_computes_when_it_loads_is_listed_as_it_is_stored(tiny, tmp_path):
+    """Builds of an older mlx-lm have DeepSeek's kv_b_proj whole; today's splits and requantizes it at each load."""
+    build = made_by_mlx_lm(tiny("deepseek_v3"), tmp_path / "b", quantize=True, q_bits=4, q_group_size=64)
+    config = json.loads((build / "config.json").read_text())
+    rows = config["num_attention_heads"] * (config["qk_nope_head_dim"] + config["v_head_dim"])
+    rank = config["kv_lora_rank"]
+
+    def join(tensors):
+        for name in [n for n in tensors if ".embed_q." in n or ".unembed_out." in n]:
+            del tensors[name]
+        for i in range(config["num_hidden_layers"]):
+            path = f"model.layers.{i}.self_attn.kv_b_proj"
+            tensors[f"{path}.weight"] = ("U32", [rows, rank // 8], bytes(rows * rank // 2))
+            for part in ("scales", "biases"):
+                tensors[f"{path}.{part}"] = ("BF16", [rows, rank // 64], bytes(rows * rank // 32))
+
+    edit_tensors(build, join)
+    edit_json(build / INDEX, lambda i: i["metadata"].pop("total_parameters"))
+    found = read_build(build)
+    stored = found.stored["model.layers.0.self_attn.kv_b_proj"]
+    assert (stored.format, stored.module.shape, stored.module.role) == (Format(4, 64), (rows, rank), "attention")
+    assert found.disagreements == ()
+    assert any("8 modules are computed by mlx-lm" in note for note in found.notes)
+    assert sum(s.nbytes for s in found.stored.values()) == found.checkpoint.nbytes
