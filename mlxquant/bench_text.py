@@ -134,9 +134,14 @@ def _ratio_cells(ratio: Mapping[str, Any]) -> tuple[str, str, str]:
     change = 100 * (ratio["ratio"] - 1)
     if ratio["low"] is None:
         return f"{ratio['ratio']:.3f}", "-", "too few rounds"
-    interval = f"{ratio['low']:.3f} … {ratio['high']:.3f}"
+    interval = f"{_end(ratio['low'])} … {_end(ratio['high'])}"
     faster = f"{abs(change):.1f} % {'faster' if change > 0 else 'slower'}"
     return f"{ratio['ratio']:.3f}", interval, faster if ratio["resolved"] else "not resolved"
+
+
+def _end(value: float) -> str:
+    """An interval's end; with more places where three would put it on 1, on which side it lies being the point."""
+    return f"{value:.5f}" if value != 1 and round(value, 3) == 1 else f"{value:.3f}"
 
 
 def _ceilings(record: Mapping[str, Any]) -> str:

@@ -358,16 +358,18 @@ def mlx_lm_server(folder):
 def test_mlx_lms_own_server_is_measured(tmp_path):
     write_tiny(tmp_path / "source", "qwen3_moe", Size(layers=1))
     build(tmp_path / "source", tmp_path / "tiny-build", audit=False)
-    settings = Settings(prompts=(96,), generate=(12,), repetitions=2)
+    settings = Settings(prompts=(200,), generate=(12,), repetitions=2)
     with mlx_lm_server(tmp_path / "tiny-build") as url:
         for chat in (False, True):
             subject = Endpoint(parse_server(url, 60), str(tmp_path / "tiny-build"), own_text(), chat)
             record = Bench([subject], settings, served=True).run()
             prefill, decode = record["results"]
-            assert prefill["tok_s"]["n"] == decode["tok_s"]["n"] == 2, record["results"]
-            assert prefill["ttft_s"]["min"] > 0 and decode["inter_token_ms"]
-            counted = [s for s in record["samples"] if s["test"] == "tg12"]
+            assert prefill["tok_s"]["n"] == 2, record["results"]
+            assert prefill["ttft_s"]["min"] > 0
+            # random weights may end an answer after one token, which is told as such
+            assert decode["inter_token_ms"] and all("× short:" in why for why in decode["failures"])
+            counted = [s for s in record["samples"] if s["test"] == "tg12" and "failure" not in s]
             assert all(s["completion_tokens"] <= 12 and s["prompt_tokens"] > 0 for s in counted)
-            lengths = [s["prompt_tokens"] for s in record["samples"] if s["test"] == "pp96"]
-            assert all(abs(n - 96) < 20 for n in lengths)
+            lengths = [s["prompt_tokens"] for s in record["samples"] if s["test"] == "pp200"]
+            assert all(abs(n - 200) < 30 for n in lengths)
     assert record["builds"][0]["name"] == "tiny-build"
