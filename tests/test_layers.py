@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, str]] = [
     ),
     (
         "check",
-        "build build_claims build_formats build_headers build_layout build_names build_distance audit* verify* revalidate diff*",
+        "build build_claims build_formats build_headers build_layout build_names build_distance audit* verify* revalidate diff* check_load load_probe",
     ),
     ("measure", "bench* chips predict* prompts endpoint sse streaming compare evals"),
     ("judge", "validate report"),
@@ -45,7 +45,7 @@ RUN_MODELS = "bench_model streaming compare evals cli.demo"
 SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout context"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
-    "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout audit* verify* {RUN_MODELS}",
+    "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout audit* verify* load_probe {RUN_MODELS}",
     "mlx_lm": f"mlxlm {RUN_MODELS}",
     "numba": "compiled kernels*",
     "transformers": "",

@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": "Show the precision and bytes of every tensor, from headers or config.json alone.",
     "convert": "Write the MLX build that a recipe asks for.",
     "audit": "Show what every tensor of an MLX build really is, and why.",
+    "check-load": "Load a build in mlx-lm and mlx-vlm and say what each makes of it.",
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
     "report": "Write one HTML page from any mix of records.",
@@ -36,7 +37,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

@@ -1,0 +1,162 @@
+"""What one library makes of a build: loaded with strict names, looked at, run for a few tokens.
+
+This file is run as text by another interpreter (see `check_load`), which may have neither this package nor its
+versions; it imports nothing of it, and nothing at the top but the standard library. Its arguments are the library,
+the build, where to write the answer, and how many tokens to generate. The answer is one JSON object.
+
+A build counts as loaded when every parameter of the model was found in its files, with the right shape, and nothing
+else was: `strict`. That it then also runs is told apart: experts at source precision, for one, run on a GPU only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PROMPT = "The capital of France is"
+SEEN = "Describe this image."
+
+
+class _Kept(logging.Handler):
+    """Keeps what a library warns of while it loads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage()[:500])
+
+
+def probe(library: str, build: str, tokens: int) -> dict[str, Any]:
+    """Load a build in one library and say what became of it."""
+    found: dict[str, Any] = {
+        "library": library,
+        "python": platform.python_version(),
+        "installed": False,
+        "loaded": False,
+    }
+    try:
+        found["version"] = importlib.metadata.version(library)
+        importlib.import_module(library.replace("-", "_"))
+    except importlib.metadata.PackageNotFoundError:
+        return found
+    except Exception as error:  # noqa: BLE001 - a library that cannot be imported says so in its own way
+        return {**found, "installed": True, "error": _said(error)}
+    import mlx.core as mx
+
+    device = mx.default_device().type
+    found |= {"installed": True, "mlx": importlib.metadata.version("mlx"), "device": str(device).rpartition(".")[2]}
+    kept = _Kept()
+    logging.getLogger().addHandler(kept)
+    began = time.monotonic()
+    try:
+        model = _load(library, Path(build))
+    except Exception as error:  # noqa: BLE001 - whatever keeps a build from loading is the answer
+        return {**found, "error": _said(error), "warnings": kept.messages}
+    found |= {"loaded": True, "strict": True, "load_s": round(time.monotonic() - began, 3), **_look(model)}
+    generate = _generate_text if library == "mlx-lm" else _generate_seen
+    for name, made in generate(model, Path(build), tokens).items():
+        found[name] = made
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found["mlx_peak_bytes"] = int(mx.get_peak_memory())
+    found["rss_peak_bytes"] = rss if sys.platform == "darwin" else rss * 1024
+    return {**found, "warnings": kept.messages}
+
+
+def _load(library: str, build: Path) -> Any:
+    utils = importlib.import_module(f"{library.replace('-', '_')}.utils")
+    loaded = utils.load_model(build, strict=True)
+    return loaded[0] if isinstance(loaded, tuple) else loaded
+
+
+def _look(model: Any) -> dict[str, Any]:
+    """Count what was loaded: arrays, bytes, and modules by format."""
+    from mlx.utils import tree_flatten
+
+    arrays: Any = tree_flatten(model.parameters())
+    formats: dict[tuple[int, int, str], int] = {}
+    for _, module in model.named_modules():
+        if "scales" in module and hasattr(module, "bits"):
+            key = (module.bits, module.group_size, getattr(module, "mode", "affine"))
+            formats[key] = formats.get(key, 0) + 1
+    return {
+        "arrays": len(arrays),
+        "bytes": sum(int(a.nbytes) for _, a in arrays),
+        "formats": [
+            {"bits": bits, "group_size": group, "mode": mode, "modules": n}
+            for (bits, group, mode), n in sorted(formats.items())
+        ],
+    }
+
+
+def _generate_text(model: Any, build: Path, tokens: int) -> dict[str, Any]:
+    """A few greedy tokens from mlx-lm, after a prompt without a chat template."""
+    try:
+        import mlx.core as mx
+        from mlx_lm.generate import generate_step
+        from mlx_lm.utils import load_tokenizer
+
+        tokenizer = load_tokenizer(build)
+        prompt = mx.array(tokenizer.encode(PROMPT))
+        made = [int(token) for token, _ in generate_step(prompt, model, max_tokens=tokens)]
+        return {"text": {"tokens": made, "text": tokenizer.decode(made)}}
+    except Exception as error:  # noqa: BLE001 - a model that loads and does not run says why
+        return {"text": {"error": _said(error)}}
+
+
+def _generate_seen(model: Any, build: Path, tokens: int) -> dict[str, Any]:
+    """A few greedy tokens from mlx-vlm, after text and, where the model sees, after an image."""
+    from mlx_vlm import generate
+    from mlx_vlm.prompt_utils import apply_chat_template
+    from mlx_vlm.utils import load_processor
+
+    made: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        picture = str(Path(folder) / "picture.png")
+        sees = bool(getattr(model, "vision_tower", None) or getattr(model, "vision_model", None))
+        for name, prompt, images in (("text", PROMPT, []), ("image", SEEN, [picture] if sees else None)):
+            if images is None:
+                continue
+            try:
+                processor = load_processor(build, True, eos_token_ids=getattr(model.config, "eos_token_id", None))
+                if images:
+                    _write_picture(picture)
+                asked = apply_chat_template(processor, model.config, prompt, num_images=len(images))
+                answer = generate(model, processor, asked, image=images or None, max_tokens=tokens, temperature=0.0)
+                made[name] = {"text": getattr(answer, "text", answer)}
+            except Exception as error:  # noqa: BLE001 - a model that loads and does not run says why
+                made[name] = {"error": _said(error)}
+    return made
+
+
+def _write_picture(path: str) -> None:
+    """A small picture with something on it: a square in a gradient."""
+    from PIL import Image
+
+    picture = Image.new("RGB", (64, 64))
+    picture.putdata(
+        [(255, 0, 0) if 16 <= i % 64 < 48 and 16 <= i // 64 < 48 else (i % 64, i // 64, 99) for i in range(4096)]
+    )
+    picture.save(path)
+
+
+def _said(error: BaseException) -> str:
+    """An error in a line or a few: what kind, and what it says first."""
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    answer = probe(sys.argv[1], sys.argv[2], int(sys.argv[4]))
+    Path(sys.argv[3]).write_text(json.dumps(answer), encoding="utf-8")
