@@ -30,7 +30,7 @@ def available() -> list[Shipped]:
     found = []
     for file in sorted(_shipped_folder().iterdir(), key=lambda file: file.name):
         if file.name.endswith(".toml"):
-            table = tomllib.loads(file.read_text(encoding="utf-8"))
+            table = _toml(file.read_text(encoding="utf-8"))
             found.append(Shipped(table["name"], table["summary"], str(file)))
     return found
 
@@ -59,7 +59,17 @@ def read_chain(reference: str, problems: list[str]) -> list[RecipeFile]:
 
 def parse_file(text: str, where: str) -> RecipeFile:
     """Take a recipe's text as a file that lies nowhere. Raises tomllib.TOMLDecodeError."""
-    return RecipeFile(where, where, None, tomllib.loads(text))
+    return RecipeFile(where, where, None, _toml(text))
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML. A number too long or tables too deep for Python are as unreadable as wrong syntax."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise tomllib.TOMLDecodeError(str(error)) from error
 
 
 def follow(file: RecipeFile, problems: list[str]) -> list[RecipeFile]:
@@ -81,24 +91,43 @@ def follow(file: RecipeFile, problems: list[str]) -> list[RecipeFile]:
     return chain
 
 
+def _unfit(reference: str, folder: Path | None) -> str | None:
+    """Why a recipe may not extend this: recipes come from others too, and may not open any file they like."""
+    if not reference.isprintable():
+        return "a recipe's name or path expected"
+    if "/" not in reference and not reference.endswith(".toml"):
+        return None
+    if folder is None:
+        return "the name of a shipped recipe expected, since this one lies in no folder"
+    file = folder / reference
+    if not file.resolve().is_relative_to(folder.resolve()):
+        return f"a file in {folder} expected, or below it"
+    return None if file.is_file() or not file.exists() else "a file expected"
+
+
 def _read_file(reference: str, folder: Path | None, user: str | None, problems: list[str]) -> RecipeFile | None:
     """Find and read one recipe; `folder` is that of the file which extends it."""
     where = f"{user}: extends" if user else "recipe"
-    file: Traversable
-    if "/" in reference or reference.endswith(".toml"):
-        file, home = (folder or Path()) / Path(reference).expanduser(), True
-    else:
-        file, home = _shipped_folder() / f"{reference}.toml", False
-        if not file.is_file() and folder is not None and (folder / f"{reference}.toml").is_file():
-            file, home = folder / f"{reference}.toml", True
+    file: Traversable = Path(reference)
+    home = True
+    if user and (fault := _unfit(reference, folder)):
+        problems.append(f"{where} {reference!r}: {fault}")
+        return None
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        if "/" in reference or reference.endswith(".toml"):
+            named = Path(reference)
+            file, home = (folder or Path()) / (named if user else named.expanduser()), True
+        else:
+            file, home = _shipped_folder() / f"{reference}.toml", False
+            if not file.is_file() and folder is not None and (folder / f"{reference}.toml").is_file():
+                file, home = folder / f"{reference}.toml", True
+        table = _toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         names = [shipped.name for shipped in available()]
         hint = f"no such file: {file}" if home else f"unknown{nearest(reference, names)}; valid: {', '.join(names)}"
         problems.append(f"{where} {reference!r}: {hint}" + ("" if home else ", or the path of a .toml file"))
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # such as TOMLDecodeError, a NUL in a name, "~nobody"
         problems.append(f"{file}: not readable as TOML: {error}")
         return None
     path = str(file.resolve()) if isinstance(file, Path) else str(file)

@@ -79,7 +79,7 @@ def format_problems(table: Mapping[str, Any], where: str) -> list[str]:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             found.append(f"{where}: {key} is a whole number, not {value!r}")
     mode = table.get("mode")
-    if mode is not None and mode not in MODES:
+    if mode is not None and not (isinstance(mode, str) and mode in MODES):
         found.append(f"{where}: unknown mode {mode!r}{nearest(mode, MODES)}; mlx has {', '.join(MODES)}")
     return found
 
@@ -162,7 +162,7 @@ def parse_set(text: str, *, index: int, problems: list[str]) -> Rule | None:
 def _value(word: str) -> int | bool | str:
     if word in ("true", "false"):
         return word == "true"
-    return int(word) if re.fullmatch(r"-?\d+", word) else word
+    return int(word) if re.fullmatch(r"-?\d{1,18}", word) else word
 
 
 def _pairs(text: str, where: str, problems: list[str], flags: Sequence[str] = ()) -> list[tuple[str, list[str]]]:

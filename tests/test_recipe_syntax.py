@@ -117,6 +117,31 @@ def test_a_users_file_extends_shipped_names_and_files_beside_it(tmp_path: Path) 
     assert load_recipe(also).default == Format(8, 64)
 
 
+@pytest.mark.parametrize("reference", ["../other/x.toml", "/etc/passwd", "~/x.toml", "sub/../../x.toml", "/dev/zero"])
+def test_a_recipe_opens_no_file_outside_its_folder(tmp_path: Path, reference: str) -> None:
+    (tmp_path / "mine").mkdir()
+    mine = write(tmp_path / "mine", "mine", f"extends = '{reference}'\n")
+    with pytest.raises(RecipeError, match=r"below it|no such file"):
+        load_recipe(mine)
+
+
+def test_a_recipe_as_text_extends_shipped_ones_alone() -> None:
+    with pytest.raises(RecipeError, match="the name of a shipped recipe expected"):
+        parse_recipe("extends = '/etc/passwd'\n")
+
+
+@pytest.mark.parametrize("reference", ["x" * 300, "a\0b", "~nobody-here/x.toml"])
+def test_a_name_that_no_file_can_have_is_an_error_like_any_other(reference: str) -> None:
+    with pytest.raises(RecipeError, match=r"recipe|TOML"):
+        load_recipe(reference)
+
+
+@pytest.mark.parametrize("text", ["x = " + "9" * 5000, "x = " + "[" * 5000, "x = " + "{a=" * 2000])
+def test_numbers_too_long_and_tables_too_deep_are_unreadable(text: str) -> None:
+    with pytest.raises(RecipeError, match="not readable as TOML"):
+        parse_recipe(text)
+
+
 def test_extends_in_a_circle_is_an_error_that_shows_it(tmp_path: Path) -> None:
     write(tmp_path, "b", 'extends = "./a.toml"\n')
     with pytest.raises(RecipeError, match="circle: a → b → a"):
