@@ -23,6 +23,8 @@ MAX_HEADER_BYTES = 100_000_000
 # numpy's limit; a product over more lengths than this is a way to keep a reader busy, not a tensor.
 MAX_AXES = 64
 MAX_NAME = 1000
+# Tables within tables of a JSON file; configs have five or so, and code that walks them may recurse.
+MAX_DEPTH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dic
         raise SourceError(f"{where}: not readable as JSON ({shown(error)}); download it again") from None
     if not isinstance(value, dict):
         raise SourceError(f"{where}: a JSON object expected, {type(value).__name__} found; download it again")
+    if _deeper(value, MAX_DEPTH):
+        raise SourceError(f"{where}: tables within tables more than {MAX_DEPTH} deep; download it again")
     return value
 
 
@@ -125,6 +129,17 @@ def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
             f" {end - begin:,}; download it again"
         )
     return Tensor(name, dtype, tuple(shape), file, data_start + begin, size)
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether tables and lists are nested deeper than that."""
+    level = [value]
+    for _ in range(depth):
+        inner = (v for table in level for v in (table.values() if isinstance(table, dict) else table))
+        level = [v for v in inner if isinstance(v, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _naturals(value: Any, most: int) -> TypeGuard[list[int]]:

@@ -17,7 +17,7 @@ from typing import Any
 from .build_files import hashed_files
 from .checkpoint import Checkpoint
 from .errors import BuildError, MlxquantError, SourceError, listed
-from .headers import load_json
+from .headers import load_json, shown
 from .machine import describe_machine, describe_versions
 from .plan import Plan
 from .shards import Shard
@@ -143,8 +143,8 @@ def _faults(manifest: Mapping[str, Any]) -> Iterator[str]:
         table = manifest.get(section)
         for name, entry in table.items() if isinstance(table, dict) else ():
             if not isinstance(entry, dict):
-                yield f"{section}: {name}: a table expected, {type(entry).__name__} found"
+                yield f"{section}: {shown(name)}: a table expected, {type(entry).__name__} found"
                 continue
             for key, types in expected.items():
                 if type(entry.get(key)) not in types or key not in entry:
-                    yield f"{section}: {name}: {key} is {str(entry.get(key))[:40]!r}"
+                    yield f"{section}: {shown(name)}: {key} is {str(entry.get(key))[:40]!r}"
