@@ -63,3 +63,10 @@ def test_the_table_in_the_readme_is_what_the_command_gives_today(request, source
 @pytest.mark.parametrize("path", sorted(p for p in (ROOT / "audits").rglob("*") if p.is_file()), ids=lambda p: p.name)
 def test_nothing_published_names_a_place_on_someones_machine(path):
     assert not re.search(r"(?<![\w.])/(home|root|Users|tmp|work|private)/", path.read_text(encoding="utf-8"))
+
+
+def test_the_published_prediction_is_what_the_command_gives_today(paper_config):
+    words = ["bench", "--predict", str(paper_config), "--recipe", "gates-8bit", "--recipe", "deepseek-8bit"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (FOLDER / "prediction.txt").read_text(encoding="utf-8")
