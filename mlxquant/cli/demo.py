@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import click
 
 PROMPT = "The store has"
 PAPER = ("gates-8bit", "deepseek-8bit")
+PAPER_BUILDS = tuple(f"build-{recipe}" for recipe in PAPER)
 
 
 @click.command()
@@ -29,17 +31,19 @@ def command(out: Path | None) -> None:
         raise click.UsageError(f"{out}: exists already; choose another folder, or remove it first")
     folder = Path(tempfile.mkdtemp(prefix="mlxquant-demo-")) if out is None else out
     try:
-        _chain(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.chdir(folder):  # so that every command stands as it can be typed there
+            _chain()
     finally:
         if out is None:
             shutil.rmtree(folder)
     click.echo(_NEXT)
 
 
-def _chain(folder: Path) -> None:
+def _chain() -> None:
     from ..tiny import write_tiny_qwen3_5_moe
 
-    source = folder / "tiny-qwen3.5-moe"
+    source = Path("tiny-qwen3.5-moe")
     _say("A tiny checkpoint in the Hub's layout")
     write_tiny_qwen3_5_moe(source)
     for path in sorted(source.iterdir()):
@@ -49,15 +53,15 @@ def _chain(folder: Path) -> None:
         _run("plan", source, "-r", recipe)
     for recipe in PAPER:
         _say(f"Convert: recipe {recipe}")
-        _run("convert", source, "-r", recipe, "-o", folder / recipe)
+        _run("convert", source, "-r", recipe, "-o", f"build-{recipe}")
     for recipe in PAPER:
         _say(f"Audit: what is in the build {recipe}")
-        _run("audit", folder / recipe)
+        _run("audit", f"build-{recipe}")
     _say("Difference between the two builds")
-    _run("diff", *(folder / recipe for recipe in PAPER))
-    _say(f"Load {PAPER[0]} in mlx-lm and generate")
+    _run("diff", *PAPER_BUILDS)
+    _say(f"Load {PAPER_BUILDS[0]} in mlx-lm and generate")
     # gate modules stay bf16, which every backend can run; the experts are quantized
-    click.echo(f"  {PROMPT!r} → {_generate(folder / PAPER[0])!r}")
+    click.echo(f"  {PROMPT!r} → {_generate(PAPER_BUILDS[0])!r}")
 
 
 def _say(title: str) -> None:
@@ -68,16 +72,15 @@ def _run(*words: str | Path) -> None:
     """Run one of our own commands as a person types it, and show what was typed."""
     from . import main
 
-    shown = " ".join(w.name if isinstance(w, Path) else w for w in words)
-    click.echo(f"$ mlxquant {shown}")
+    click.echo(f"$ mlxquant {' '.join(map(str, words))}")
     sys.stdout.flush()
     main.main([str(w) for w in words], prog_name="mlxquant", standalone_mode=False)
 
 
-def _generate(build: Path) -> str:
+def _generate(build: str) -> str:
     import mlx_lm
 
-    model, tokenizer = mlx_lm.load(str(build))[:2]
+    model, tokenizer = mlx_lm.load(build)[:2]
     return str(mlx_lm.generate(model, tokenizer, prompt=PROMPT, max_tokens=12))
 
 
