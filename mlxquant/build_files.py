@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ _VISION_FILES = {"preprocessor_config.json", "processor_config.json", "video_pre
 
 def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     """config.json of the build, keys sorted as mlx-lm writes it."""
-    left_out = {"_name_or_path", "quantization_config"} | (set() if VISION in plan.keeps else {"vision_config"})
+    # a class that has a vision tower of its own (muse_spark) needs the config to build it
+    sees = VISION in plan.keeps or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
+    left_out = {"_name_or_path", "quantization_config"} | (set() if sees else {"vision_config"})
     kept = {k: v for k, v in config.items() if k not in left_out}
     if isinstance(text := kept.get("text_config"), dict):
         kept["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
@@ -55,12 +57,12 @@ def quantization_block(plan: Plan) -> dict[str, Any]:
 
 def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> dict[str, bytes]:
     """Read the source's other files that belong into the build: name -> bytes. Raises SourceError."""
-    if source.folder is None:
+    if source.reader is None:
         return {}
     vision = VISION in plan.keeps
     try:
-        found = side_files(source.folder, trust_remote_code=trust_remote_code, vision=vision)
-        return {p.name: p.read_bytes() for p in found}
+        found = side_files(source.reader.beside(), trust_remote_code=trust_remote_code, vision=vision)
+        return {name: source.reader.read_whole(name) for name in found}
     except OSError as error:
         raise SourceError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from None
 
@@ -68,23 +70,21 @@ def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> di
 def hashed_files(source: Checkpoint, sides: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of the source's small files: its config, its index, and `sides`."""
     found = dict(sides)
-    for name in ("config.json", INDEX) if source.folder is not None else ():
-        assert source.folder is not None
-        if (source.folder / name).is_file():
-            found[name] = (source.folder / name).read_bytes()
+    if source.reader is not None:
+        present = {"config.json", INDEX}.intersection(source.reader.beside())
+        found |= {name: source.reader.read_whole(name) for name in present}
     return {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in found.items()}
 
 
-def side_files(folder: Path, *, trust_remote_code: bool, vision: bool = False) -> list[Path]:
-    """The source's other files that belong into the build, sorted by name; image processors' only with `vision`."""
+def side_files(names: Iterable[str], *, trust_remote_code: bool, vision: bool = False) -> list[str]:
+    """The source's other files that belong into the build, sorted; image processors' only with `vision`."""
     found = []
     unwanted = _NOT_KEPT if vision else _NOT_KEPT | _VISION_FILES
-    for path in sorted(folder.iterdir()):
+    for name in sorted(names):
         # by lower case: on macOS "Audit.json" would be the same file as ours
-        if not path.is_file() or path.name.startswith(".") or path.name.lower() in unwanted:
+        if name.startswith(".") or name.lower() in unwanted or name.endswith(".index.json"):
             continue
-        if path.name.endswith(".index.json"):
-            continue
-        if path.suffix in _KEPT_SUFFIXES or (path.suffix == ".py" and trust_remote_code):
-            found.append(path)
+        suffix = Path(name).suffix
+        if suffix in _KEPT_SUFFIXES or (suffix == ".py" and trust_remote_code):
+            found.append(name)
     return found
