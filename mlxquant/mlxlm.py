@@ -48,7 +48,7 @@ def _check_counts(config: Mapping[str, Any], where: str = "config.json") -> None
         if isinstance(value, dict):
             _check_counts(value, f"{where}: {key}")
         elif _COUNTS.match(str(key)) and isinstance(value, int | float) and not value <= _MOST_LAYERS:
-            raise LayoutError(f"{where}: {key} is {value:.6g}; at most {_MOST_LAYERS:,} expected")
+            raise LayoutError(f"{where}: {key} is {shown(value)}; at most {_MOST_LAYERS:,} expected")
 
 
 def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
