@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from .errors import SourceError, listed
 from .fp8 import Scaled, scaled_tensors
 from .headers import Tensor, header_length, load_json, parse_header, shown
 from .prequantized import MODELOPT, check_config, check_names
+from .readers import FolderReader, Reader
 
 INDEX = "model.safetensors.index.json"
 
@@ -31,64 +31,14 @@ MAX_SHARDS = 100_000
 _TABLES = ("text_config", "llm_config", "ffn_config", "vision_config", "linear_attn_config")
 
 
-class Reader(Protocol):
-    """Where the bytes of a checkpoint's files come from."""
-
-    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` from byte `start` of `file`, from any thread. Raises SourceError."""
-
-    def close(self) -> None:
-        """Let go of what reads have opened."""
-
-
-class FolderReader:
-    """Reads the files of a folder by position; each is opened once, when first read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._handles: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
-        done = 0
-        try:
-            handle = self._open(file)
-            while done < len(buffer):
-                got = os.preadv(handle, [buffer[done:]], start + done)
-                if got == 0:
-                    raise SourceError(
-                        f"{file}: ends at byte {start + done:,}, but {start + len(buffer):,} were there"
-                        " when it was opened; it changed while it was read, start again"
-                    )
-                done += got
-        except OSError as error:
-            raise SourceError(f"{file}: cannot be read at byte {start + done:,} ({error.strerror})") from error
-
-    def close(self) -> None:
-        """Close the files that reads have opened."""
-        with self._lock:
-            for handle in self._handles.values():
-                os.close(handle)
-            self._handles.clear()
-
-    def _open(self, file: str) -> int:
-        handle = self._handles.get(file)
-        if handle is None:
-            with self._lock:
-                if file not in self._handles:
-                    self._handles[file] = os.open(self.folder / file, os.O_RDONLY)
-                handle = self._handles[file]
-        return handle
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A source: `config` as mlx-lm would load it, `tensors` by name, `files` sizes by name.
 
     `name` is what a reader knows it by, in messages and records: a Hub id or a file's or folder's own name, no
     path of one machine. `folder` is None for a lone config.json and for what lies on the Hub; `reader` is that of
-    the folder unless another is given. `scaled` are the bfloat16 tensors that FP8 ones among `tensors` stand for.
+    the folder unless another is given. `scaled` are the bfloat16 tensors that FP8 ones among `tensors` stand for,
+    `hashes` the SHA-256 of files where it is known without reading them.
     """
 
     name: str
@@ -100,6 +50,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     scaled: Mapping[str, Scaled] = field(default_factory=dict, repr=False, compare=False)
     reader: Reader | None = field(default=None, repr=False, compare=False)
+    hashes: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.reader is None and self.folder is not None:

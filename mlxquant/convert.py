@@ -28,12 +28,14 @@ from .hashing import sha256
 from .journal import Journal
 from .layout import Layout
 from .manifest import MANIFEST, describe_origin, is_build_of, make_manifest, manifest_text
+from .needs import needs_of
 from .partial import Partial
 from .pieces import SPAN_COST, Job, Piece, jobs, pieces
 from .plan import Plan
 from .records import record_text
 from .shards import index, place, place_beside
 from .signature import make_signature
+from .staging import HubReader
 from .worker import Settings
 
 __all__ = ["Converted", "Options", "Progress", "Watch", "convert"]
@@ -104,7 +106,7 @@ def convert(
         raise OutputError(f"{out}: exists already; choose another OUT, or remove it first")
     partial.check()
     if not finished:
-        _check_room(partial, work.nbytes)
+        _check_room(partial, work)
     with partial.claimed():
         if os.path.lexists(out):
             if not is_build_of(out, work.origin):
@@ -130,6 +132,9 @@ class _Work:
         self.sides = read_sides(source, plan, trust_remote_code=options.trust_remote_code)
         keep = {"keep": list(plan.keeps)}
         self.origin = describe_origin(plan, source, self.sides, {**options.recorded(), **keep})
+        self.staging = source.reader if isinstance(source.reader, HubReader) else None
+        if self.staging is not None:
+            self.staging.prepare(needs_of(self.todo))
         self.signature = make_signature(source, plan, {**options.that_change_bytes(), **keep}, self.sides)
         self.names = {s.name for s in self.shards} | {"config.json", INDEX, *self.sides, *_RECORDS}
 
@@ -151,8 +156,8 @@ def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
     """Make the whole build in OUT.partial. Gives the bytes that earlier runs had finished."""
     options = work.options
     if options.fresh:
-        disk.remove(partial.build)
-        disk.remove(partial.journal)
+        for path in (partial.source, partial.build, partial.journal):
+            disk.remove(path)
     partial_was_empty = not partial.journal.exists()
     journal = filling = None
     try:
@@ -160,12 +165,17 @@ def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
         partial.check_files(work.names)
         filling = Filling(work.shards, partial.build, work.source, journal, watch)
         filling.open(hash_files=options.hash)
+        if work.staging is not None:
+            begun = {i for i, p in enumerate(work.todo) if (p.job.name, p.start) in journal.finished}
+            work.staging.start(partial.source, begun)
+            filling.release = work.staging.release
         filling.fill(work.todo, work.workers, Settings(options.audit, options.allow_nonfinite, options.device))
         _finish(work, filling, partial.build, began)
         return filling.resumed
     except (MlxquantError, KeyboardInterrupt) as error:
         refused = isinstance(error, NonFiniteError) and filling is not None and filling.made <= WORTH_KEEPING
-        if partial_was_empty and (refused or journal is None or journal.empty):
+        work.source.close()  # nothing comes any more
+        if partial_was_empty and (refused or journal is None or (journal.empty and not partial.holds_source())):
             with suppress(OutputError):
                 partial.discard()
         raise
@@ -200,7 +210,7 @@ def _finish(work: _Work, filling: Filling, folder: Path, began: float) -> None:
     disk.write_file(folder / MANIFEST, manifest_text(manifest))
 
 
-def _check_room(partial: Partial, total: int) -> None:
+def _check_room(partial: Partial, work: _Work) -> None:
     """Refuse before anything is written where OUT cannot be made or the disk is too small."""
     out = partial.out
     parent = out.parent
@@ -209,9 +219,11 @@ def _check_room(partial: Partial, total: int) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{out}: {parent} cannot be written to; choose another OUT")
     held, free = partial.held_bytes(), disk.free_bytes(parent)
-    if total + SLACK - held > free:
+    shards = work.staging.check_room(out, work.nbytes, held) if work.staging is not None else 0
+    if work.nbytes + shards + SLACK - held > free:
+        also = f" and the shards that it is made from {shards:,} at a time" if shards else ""
         raise OutputError(
-            f"{out}: the build takes {total:,} bytes and {free + held:,} are free there;"
+            f"{out}: the build takes {work.nbytes:,} bytes{also}; {free + held:,} are free there;"
             " make room or choose another disk"
         )
 

@@ -47,11 +47,12 @@ class Filling:
     """The open shards of one build, what is finished of them, and what the checks found.
 
     `errors` are the error sums of each quantized module, `resumed` the output bytes taken over from earlier runs,
-    `made` those of this one.
+    `made` those of this one. `release` is told the number of each piece that needs no source any more.
     """
 
     def __init__(self, shards: Sequence[Shard], folder: Path, source: Checkpoint, journal: Journal, watch: Watch):
         self.source, self.journal, self.watch = source, journal, watch
+        self.release: Callable[[int], None] = lambda _: None
         self.errors: dict[str, BlockErrors] = {}
         self.resumed = self.made = 0
         self.hasher: FollowingHasher | None = None
@@ -80,15 +81,17 @@ class Filling:
     def fill(self, todo: Sequence[Piece], workers: int, settings: Settings) -> None:
         """Bring every piece of `todo` onto the disk. What is finished when an error ends it is journaled first."""
         total, done = sum(p.nbytes for p in todo), 0
-        pool = Workers(workers, self.source.read_into, Target(self._places), settings)
+        stop = self.source.reader.stop if self.source.reader is not None else lambda: None
+        pool = Workers(workers, self.source.read_into, Target(self._places), settings, stop)
         made = pool.run(self._missing(todo, settings))
         try:
-            for piece in todo:
+            for number, piece in enumerate(todo):
                 finished = self._prove(piece, settings)
                 if finished is None:
                     _, finished = next(made)
                     self._record(piece, finished)
                 self._account(piece, finished)
+                self.release(number)
                 done += piece.nbytes
                 self.watch(Progress(done, total, _module(piece)))
             made.close()

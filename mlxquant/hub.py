@@ -5,8 +5,8 @@ everything read afterwards belongs together and the record says what was read. O
 by ranged reads (a few hundred KB each); config.json and the index go through huggingface_hub's usual cache. The
 client is huggingface_hub's own throughout: its endpoint, token, proxies, retries and offline switch hold here too.
 
-Headers from the Hub meet the same checks as those of local files, with the sizes of the Hub's own listing. Weights
-are not read from the Hub: `open_source(text, weights=True)` says how to download them.
+Headers from the Hub meet the same checks as those of local files, with the sizes of the Hub's own listing. With
+`weights` the shards can be read too, as they come in (see `staging`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoint import (
@@ -26,11 +25,13 @@ from .checkpoint import (
     read_config,
     read_index,
 )
+from .downloads import Repository
 from .errors import SourceError, UsageError
 from .fp8 import scaled_tensors
 from .headers import Tensor, header_length, parse_header
 from .hub_errors import HubError, endpoint, explained
 from .prequantized import MODELOPT, check_config, check_names
+from .staging import HubReader
 
 _ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
 # Most headers are shorter (huggingface_hub counts 97 % of files under 100 kB), so that one request is enough.
@@ -38,8 +39,8 @@ FIRST_READ = 100_000
 CONNECTIONS = 8
 
 
-def open_source(text: str, *, weights: bool = False) -> Checkpoint:
-    """Open what a person typed as SOURCE. With `weights`, only what has them at hand.
+def open_source(text: str, *, weights: bool = False, keep: bool = False) -> Checkpoint:
+    """Open what a person typed as SOURCE. With `weights`, only what has them; with `keep`, downloads are kept.
 
     Raises SourceError with what is wrong and what to do.
     """
@@ -51,16 +52,20 @@ def open_source(text: str, *, weights: bool = False) -> Checkpoint:
         if weights and not found.tensors:
             raise SourceError(f"{found.name}: a config alone has no weights; give the checkpoint's folder")
         return found
-    if weights:
-        at = f" --revision {hub['revision']}" if hub["revision"] else ""
-        raise SourceError(
-            f"{text}: no such folder; weights are not read from the Hub: hf download {hub['id']}{at} --local-dir"
-            f" {hub['id'].partition('/')[2]}, then give that folder"
-        )
-    return open_repository(hub["id"], hub["revision"])
+    return open_repository(hub["id"], hub["revision"], weights=weights, keep=keep)
 
 
-def open_repository(repository: str, revision: str | None = None) -> Checkpoint:
+def unpinned(text: str) -> str | None:
+    """The Hub id in what a person typed as SOURCE, if it is one and leaves the revision open."""
+    hub = _ID.fullmatch(text)
+    if hub is None or hub["revision"] or text.endswith(".json") or Path(text).expanduser().exists():
+        return None
+    return hub["id"]
+
+
+def open_repository(
+    repository: str, revision: str | None = None, *, weights: bool = False, keep: bool = False
+) -> Checkpoint:
     """Open a model repository on the Hub, at a branch, tag or commit. Reads headers only; raises SourceError."""
     from huggingface_hub import HfApi, constants
 
@@ -70,7 +75,8 @@ def open_repository(repository: str, revision: str | None = None) -> Checkpoint:
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
     if info.sha is None:
         raise SourceError(f"{repository}: {endpoint()} does not say which commit it is at; try again later")
-    repo = _Repository(repository, info.sha, sizes)
+    hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs is not None}
+    repo = _Repository(repository, info.sha, sizes, hashes)
     if "config.json" not in sizes:
         raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
@@ -79,23 +85,13 @@ def open_repository(repository: str, revision: str | None = None) -> Checkpoint:
     wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
     tensors, files = gather_tensors(repository, wanted, sizes, repo.headers(wanted))
     check_names(config, tensors, repository)
-    return Checkpoint(repository, None, config, tensors, files, info.sha, scaled=scaled_tensors(config, tensors))
+    scaled, known = scaled_tensors(config, tensors), {n: hashes[n] for n in files if n in hashes}
+    reader = HubReader(repo, keep=keep) if weights else None
+    return Checkpoint(repository, None, config, tensors, files, info.sha, scaled=scaled, reader=reader, hashes=known)
 
 
-@dataclass(frozen=True)
-class _Repository:
-    """One commit of a repository: file sizes by name, as the Hub lists them."""
-
-    id: str
-    commit: str
-    sizes: dict[str, int | None]
-
-    def download(self, file: str) -> Path:
-        """Bring a small file into the usual cache."""
-        from huggingface_hub import HfApi
-
-        with explained(self.id, self.commit):
-            return Path(HfApi().hf_hub_download(self.id, file, revision=self.commit))
+class _Repository(Repository):
+    """One commit of a repository, to read headers of."""
 
     def headers(self, wanted: dict[str, str] | None) -> Callable[[str], tuple[list[Tensor], int]]:
         """Read the headers of all shards, several at a time; answers with those of one.

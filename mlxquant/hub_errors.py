@@ -6,6 +6,7 @@ between versions. Here they become `HubError`s. No message holds a token, a head
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -14,7 +15,14 @@ from .errors import SourceError
 
 
 class HubError(SourceError):
-    """The Hub could not be asked, or would not answer: no fault of the checkpoint's."""
+    """The Hub could not be asked, or would not answer: no fault of the checkpoint's.
+
+    `passing` says that it may work when it is tried again, after `wait` seconds if the Hub gave a time.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.passing, self.wait = passing, wait
 
 
 def endpoint() -> str:
@@ -38,7 +46,27 @@ def explained(repository: str, revision: str | None) -> Iterator[None]:
     except SourceError:
         raise
     except (http_error, OSError, ValueError, TypeError, KeyError) as error:
-        raise HubError(f"{repository}: {_said(error, repository, revision)}") from error
+        said = f"{repository}: {_said(error, repository, revision)}"
+        raise HubError(said, passing=_passing(error, http_error), wait=_wait(error)) from error
+
+
+def _passing(error: BaseException, http_error: type[Exception]) -> bool:
+    """Whether a network or a server that gets over it is all that it takes."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        return _passing(error.__cause__, http_error)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return False
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code in (408, 429) or error.response.status_code >= 500
+    return isinstance(error, (http_error, ConnectionError, TimeoutError)) or "Consistency check" in str(error)
+
+
+def _wait(error: BaseException) -> float | None:
+    """Seconds that the Hub asked for."""
+    after = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
+    return float(after) if after.isdigit() else None
 
 
 def _said(error: BaseException, repository: str, revision: str | None) -> str:
@@ -94,9 +122,11 @@ def _connection(error: BaseException) -> str:
     kind = type(error).__name__
     if "Timeout" in kind:
         return f"no answer from {endpoint()} in time ({kind}); try again, or set HF_HUB_DOWNLOAD_TIMEOUT=60"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk ({error.filename or 'the cache'}); make room and run the same command again"
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.filename):
         return f"cannot write to the cache: {error.strerror} ({error.filename}); set HF_HOME to another folder"
-    if kind in ("RemoteProtocolError", "ReadError"):
+    if kind in ("RemoteProtocolError", "ReadError") or "Consistency check" in str(error):
         return f"{endpoint()} broke the connection off ({kind}); try again"
     if isinstance(error, (ValueError, TypeError, KeyError)):
         return f"{endpoint()} answers what no Hub does ({kind}); is a login page or proxy in between?"

@@ -40,6 +40,8 @@ def describe_origin(
 ) -> dict[str, Any]:
     """The part of the manifest that is known before a weight is read. `sides` are the files that are copied."""
     files: dict[str, dict[str, Any]] = {n: {"bytes": s} for n, s in source.files.items()}
+    for name in files.keys() & source.hashes.keys():
+        files[name]["sha256"] = source.hashes[name]
     files |= hashed_files(source, sides)
     return {
         "schema": SCHEMA,

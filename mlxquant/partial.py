@@ -2,6 +2,7 @@
 
     OUT.partial/build/          the files of the build, published by renaming this folder to OUT
     OUT.partial/journal.jsonl   what is finished (see `journal`)
+    OUT.partial/source/         shards that were downloaded and are still needed, or on their way (see `staging`)
     OUT.partial/lock            held while a run is at work; the lock is the kernel's, so a crash leaves none behind
 
 Whatever else lies there is somebody's, and is never taken over, published or deleted.
@@ -17,20 +18,22 @@ from pathlib import Path
 
 from . import disk
 from .errors import OutputError, UsageError
+from .journal import read_entries
 
-BUILD, JOURNAL, LOCK = "build", "journal.jsonl", "lock"
+BUILD, JOURNAL, LOCK, SOURCE = "build", "journal.jsonl", "lock", "source"
 
 
 class Partial:
     """The work in progress towards `out`. Nothing is written before `claimed`."""
 
     def __init__(self, out: Path) -> None:
-        if out.name in ("", ".."):
+        if out.name in ("", "..") and not os.path.lexists(out):
             raise UsageError(f"{out}: a name for the build's folder expected, such as ./build")
         self.out = out
-        self.folder = out.with_name(f"{out.name}.partial")
+        self.folder = out.parent / f"{out.name}.partial"
         self.build = self.folder / BUILD
         self.journal = self.folder / JOURNAL
+        self.source = self.folder / SOURCE
         self._made: list[Path] = []
 
     def check(self) -> None:
@@ -42,9 +45,9 @@ class Partial:
                 f"{self.folder}: a folder for unfinished work expected, a file or link found; move it away"
             )
         names = _names(self.folder)
-        strange = names - {BUILD, JOURNAL, LOCK}
-        if BUILD in names and JOURNAL not in names:
-            strange.add(BUILD)
+        strange = names - {BUILD, JOURNAL, LOCK, SOURCE}
+        if JOURNAL not in names:
+            strange |= names & {BUILD, SOURCE}
         if strange:
             raise OutputError(
                 f"{self.folder}: holds {_some(strange)}, which mlxquant did not leave there;"
@@ -97,7 +100,8 @@ class Partial:
 
     def clear(self) -> None:
         """Take the folder away, in an order that a crash may cut anywhere: the journal outlives the build."""
-        for path in (self.build, self.journal, *(self.folder / name for name in sorted(_LITTER)), self.folder / LOCK):
+        litter = [self.folder / name for name in sorted(_LITTER)]
+        for path in (self.source, self.build, self.journal, *litter, self.folder / LOCK):
             if os.path.lexists(path):
                 disk.remove(path)
         disk.remove_empty(self.folder)  # not if another run has just moved in
@@ -114,6 +118,16 @@ class Partial:
         if not self.folder.is_dir():
             return 0
         return sum(p.stat().st_blocks * 512 for p in self.folder.rglob("*") if p.is_file())
+
+    def holds_source(self) -> bool:
+        """Whether a byte of the source was downloaded, which is worth keeping."""
+        return self.source.is_dir() and any(p.stat().st_size for p in self.source.iterdir())
+
+    def begun_at(self, name: str) -> str | None:
+        """The commit of the repository `name` that the unfinished work here was begun at, if it was."""
+        entries, _ = read_entries(self.journal)
+        source = entries[0].get("source", {}) if entries and entries[0] is not None else {}
+        return source.get("revision") if source.get("name") == name else None
 
     def _lock(self) -> int:
         path = self.folder / LOCK

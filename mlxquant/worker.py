@@ -67,12 +67,14 @@ class _Local(threading.local):
 
 
 class Workers:
-    """A pool that makes pieces."""
+    """A pool that makes pieces. `stop` is called when no more are wanted, before the last ones are waited for."""
 
-    def __init__(self, count: int, read: Read, target: Target, settings: Settings) -> None:
+    def __init__(
+        self, count: int, read: Read, target: Target, settings: Settings, stop: Callable[[], None] = lambda: None
+    ) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._count, self._read, self._target, self._settings = count, read, target, settings
-        self._local = _Local()
+        self._stop, self._local = stop, _Local()
         self._stopped = threading.Event()
 
     def run(self, pieces: Iterable[Piece]) -> Generator[tuple[Piece, Finished]]:
@@ -92,6 +94,7 @@ class Workers:
                 yield first, future.result()
         finally:
             self._stopped.set()
+            self._stop()  # of reads that wait for their file
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _make(self, piece: Piece) -> Finished:

@@ -41,6 +41,10 @@ class Repository:
     gated: bool = False
     private: bool = False
 
+    def at(self, revision: str) -> str:
+        """The commit that a revision names; an older one names itself."""
+        return revision if re.fullmatch("[0-9a-f]{40}", revision) else self.commit
+
     def files(self) -> list[Path]:
         return sorted(p for p in self.folder.iterdir() if p.is_file())
 
@@ -187,8 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, name: str, revision: str) -> None:
         if repository := self._repository(name, revision):
-            siblings = [{"rfilename": p.name, "size": p.stat().st_size} for p in repository.files()]
-            record = {"id": name, "sha": repository.commit, "siblings": siblings, "gated": repository.gated}
+            siblings = [_sibling(p) for p in repository.files()]
+            commit = repository.at(revision)
+            record = {"id": name, "sha": commit, "siblings": siblings, "gated": repository.gated}
             self._send(200, json.dumps(record).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, name: str, revision: str, file: str) -> None:
@@ -200,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "EntryNotFound", f"{file} does not exist")
             return
         etag = hashlib.sha256(f"{name} {file} {path.stat().st_size}".encode()).hexdigest()
-        headers = {"X-Repo-Commit": repository.commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": repository.at(revision), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if file.endswith(LARGE):
             size = str(path.stat().st_size)
             target = f"http://localhost:{self.hub.port}/cdn/{name}/{file}"
@@ -247,6 +252,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client has had enough
         if left < length:
             self.close_connection = True  # the cut
+
+
+def _sibling(path: Path) -> dict[str, Any]:
+    """A file in the listing; of those outside git also their SHA-256, unless taking it would take long."""
+    size = path.stat().st_size
+    entry: dict[str, Any] = {"rfilename": path.name, "size": size}
+    if path.name.endswith(LARGE) and size < 64 << 20:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        entry["lfs"] = {"sha256": digest, "size": size, "pointerSize": 134}
+    return entry
 
 
 def _pieces(body: bytes | Path, start: int, length: int) -> Iterator[bytes]:

@@ -283,10 +283,15 @@ def test_a_cache_that_cannot_be_written_is_told(hub, monkeypatch, tmp_path):
 # --- weights ---
 
 
-def test_weights_of_a_hub_id_are_told_to_be_downloaded_first(hub):
-    with pytest.raises(SourceError, match="hf download org/tiny --revision v1 --local-dir tiny"):
-        open_source("org/tiny@v1", weights=True)
-    assert hub.requests == []
+def test_weights_of_a_hub_id_are_read_by_way_of_the_usual_cache(hub, tiny_qwen, tmp_path):
+    remote, local = open_source("org/tiny", weights=True), open_checkpoint(tiny_qwen)
+    tensor = next(iter(remote.tensors.values()))
+    buffers = bytearray(64), bytearray(64)
+    for source, buffer in zip((remote, local), buffers, strict=True):
+        source.read_into(tensor.file, tensor.start, memoryview(buffer))
+        source.close()
+    assert buffers[0] == buffers[1]
+    assert list((tmp_path / "hub").rglob(f"snapshots/*/{tensor.file}"))
 
 
 def test_weights_of_a_lone_config_are_refused(tiny_qwen):

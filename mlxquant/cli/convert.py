@@ -34,21 +34,33 @@ if TYPE_CHECKING:
 @click.option("--no-hash", is_flag=True, help="Do not take SHA-256 of the files and checksums of the tensors.")
 @click.option("--allow-nonfinite", is_flag=True, help="Store NaN, infinity and overflowing groups as mlx does.")
 @click.option("--trust-remote-code", is_flag=True, help="Copy the source's *.py files into the build.")
+@click.option("--keep-source", is_flag=True, help="Keep all shards of a Hub id in the usual cache, not only a few.")
 @click.option("--fresh", is_flag=True, help="Throw an unfinished OUT.partial away and start over.")
 @json_option
 def command(
-    source: str, recipe: str | None, out: Path, keep_vision: bool, keep_mtp: bool, as_json: bool, **words: Any
+    source: str,
+    recipe: str | None,
+    out: Path,
+    keep_vision: bool,
+    keep_mtp: bool,
+    keep_source: bool,
+    as_json: bool,
+    **words: Any,
 ) -> None:
     """Write the MLX build that a recipe asks for.
 
     OUT appears only when it is complete. What an interrupted run has finished stays in OUT.partial; the same
     command goes on from there.
 
+    A Hub id is downloaded while it is converted: shards lie in OUT.partial until what they hold is made, so the disk
+    needs room for the build and a few of them. Shards that the usual cache has are used where they are.
+
     \b
     mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit -o Qwen3.5-122B-8bit
     mlxquant convert ./checkpoint -r gates-4bit --set "role=lm_head:bits=6" -o build
     mlxquant convert ./checkpoint -r none --dtype float32 -o reference
     mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision -o for-LM-Studio
+    mlxquant convert Qwen/Qwen3.5-122B-A10B@main -r gates-8bit --keep-source -o build
     """
     own = {name: words.pop(name) for name in _OWN}  # what is left changes the recipe
     chosen = load(recipe, **words)
@@ -59,7 +71,7 @@ def command(
     from ..plan import make_plan
 
     options = _options(**own)
-    opened = open_source(source, weights=True)
+    opened = open_source(_begun(source, out, fresh=options.fresh), weights=True, keep=keep_source)
     layout = read_layout(opened, dtype=options.dtype, keep=kept(keep_vision=keep_vision, keep_mtp=keep_mtp))
     plan = make_plan(layout, chosen, opened)
     for warning in plan.warnings:
@@ -97,6 +109,19 @@ def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_has
         max_memory=None if max_memory is None else parse_memory(max_memory),
         **others,
     )
+
+
+def _begun(source: str, out: Path, *, fresh: bool) -> str:
+    """SOURCE, at the commit that OUT.partial was begun at if none is asked for: a branch may have moved on since."""
+    from ..hub import unpinned
+    from ..partial import Partial
+
+    repository = unpinned(source)
+    commit = None if fresh or repository is None else Partial(out).begun_at(repository)
+    if commit is None:
+        return source
+    click.echo(f"mlxquant: going on at commit {commit[:12]}; --fresh starts over with the newest", err=True)
+    return f"{repository}@{commit}"
 
 
 def _kept_work(out: Path) -> str:
