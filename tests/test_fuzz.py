@@ -45,7 +45,7 @@ def test_a_thousand_mutations_are_read_or_refused(name):
 
 
 # seed of each, so that every run tries the same
-SLOW = {"header": 400_000, "index": 400_000, "config": 200_000, "recipe": 150_000, "manifest": 150_000, "set": 150_000}
+SLOW = {"header": 200_000, "index": 200_000, "config": 120_000, "recipe": 120_000, "manifest": 120_000, "set": 120_000}
 
 
 @pytest.mark.slow
