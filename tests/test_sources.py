@@ -119,6 +119,21 @@ def test_a_next_token_head_in_fp8_is_kept_as_bf16(fp8, tmp_path):
     assert "mtp.layers.0.mlp.experts.0.down_proj.weight" in kept
 
 
+def test_scales_of_activations_are_of_no_use_and_left_out(tmp_path):
+    write_tiny(tmp_path / "bf16", "llama", SMALL)
+    write_fp8(tmp_path / "bf16", tmp_path / "fp8", block=None, settings={"quant_method": "fp8"})
+    read = read_layout(open_checkpoint(tmp_path / "fp8"))
+
+    def static(tensors: dict[str, Stored]) -> None:  # as Mistral stores it
+        scales = [n for n in tensors if n.endswith("weight_scale_inv")]
+        tensors |= {n.replace("weight_scale_inv", "activation_scale"): ("BF16", (), b"\x80\x3f") for n in scales}
+
+    edit(tmp_path / "fp8", static)
+    again = read_layout(open_checkpoint(tmp_path / "fp8"))
+    assert again.modules == read.modules
+    assert {name.rpartition(".")[2] for name in again.dropped} == {"activation_scale"}
+
+
 @pytest.mark.parametrize("scales", [mx.float32, mx.bfloat16, mx.float16])
 @pytest.mark.parametrize("size", [-30, -9, 0, 9, 30])
 def test_every_code_under_every_scale_is_what_mlx_makes_of_it(scales, size):
