@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -156,7 +157,7 @@ def check_finite(block: NDArray[np.uint8], dtype: str, name: str, start: int) ->
     """Raise NonFiniteError, naming tensor and place, if a dense block of floats holds NaN or infinity."""
     if dtype not in FLOATS:
         return
-    words = block.view(np.uint32 if dtype == "F32" else np.uint16)
+    words: NDArray[Any] = block.view(np.uint32 if dtype == "F32" else np.uint16)
     exponent = words.dtype.type(_EXPONENT[dtype])
     bad = (words & exponent) == exponent
     if bad.any():

@@ -45,7 +45,7 @@ class Target:
     def write(self, job: Job, part: OutputArray, row: int, data: NDArray[Any]) -> None:
         """Write rows of one array from `row` on."""
         handle, path, start = self.places[part.name]
-        disk.write_at(handle, memoryview(data).cast("B"), start + row * job.row_bytes(part), path)
+        disk.write_at(handle, data.data.cast("B"), start + row * job.row_bytes(part), path)
 
 
 @dataclass(frozen=True, slots=True)
