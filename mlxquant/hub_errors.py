@@ -107,7 +107,7 @@ def _status(code: int, headers: dict[str, str], *, refused: bool) -> str:
             " in with an account that may see it (hf auth login)"
         )
     if code == 403:
-        return f"{endpoint()} forbids it (403); the token that is set lacks the permission to read this repository"
+        return f"{endpoint()} forbids it (403); the token that is set lacks the permission for this repository"
     if code == 429:
         wait = headers.get("retry-after", "")
         when = f"in {wait} s" if wait.isdigit() else "later"

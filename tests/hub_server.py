@@ -19,15 +19,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from .hub_uploads import LARGE, Uploads, sibling
+
 PATIENCE = 60  # seconds that a client waits: a busy machine is no fault
-LARGE = ".safetensors"  # what the Hub keeps outside git and redirects to
 INVALID = "Invalid credentials in Authorization header"
 
 
@@ -80,6 +80,8 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.sent = 0
+        self.objects: dict[str, bytes] = {}
+        self.uploads = Path()  # where repositories that a client makes lie
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -131,7 +133,7 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads):
     """Answers one request after another of one connection."""
 
     hub: HubServer
@@ -146,8 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+    def _seen(self) -> str | None:
+        path = self.path_of(self.path)
         seen = Request(self.command, self.headers["Host"], path, {k.lower(): v for k, v in self.headers.items()})
         with self.hub.lock:
             self.hub.requests.append(seen)
@@ -156,7 +158,14 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.fault.stall)
         if self.fault and self.fault.status:
             self._send(self.fault.status, self.fault.body, self.fault.headers)
-        elif path.startswith("/cdn/"):
+            return None
+        return path
+
+    def _answer(self) -> None:
+        path = self._seen()
+        if path is None:
+            return
+        if path.startswith("/cdn/"):
             self._cdn(path)
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._info(match[1], match[2] or "main")
@@ -184,16 +193,19 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _error(self, status: int, code: str | None, message: str) -> None:
-        headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
-        self._send(status, json.dumps({"error": message}).encode(), headers)
+        self._refuse(status, code, message)
+
+    def _answer_with(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self._send(status, body, headers)
 
     # --- what there is ---
 
     def _info(self, name: str, revision: str) -> None:
         if repository := self._repository(name, revision):
-            siblings = [_sibling(p) for p in repository.files()]
+            siblings = [sibling(p) for p in repository.files()]
             commit = repository.at(revision)
             record = {"id": name, "sha": commit, "siblings": siblings, "gated": repository.gated}
+            record["private"] = repository.private
             self._send(200, json.dumps(record).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, name: str, revision: str, file: str) -> None:
@@ -254,16 +266,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the cut
 
 
-def _sibling(path: Path) -> dict[str, Any]:
-    """A file in the listing; of those outside git also their SHA-256, unless taking it would take long."""
-    size = path.stat().st_size
-    entry: dict[str, Any] = {"rfilename": path.name, "size": size}
-    if path.name.endswith(LARGE) and size < 64 << 20:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        entry["lfs"] = {"sha256": digest, "size": size, "pointerSize": 134}
-    return entry
-
-
 def _pieces(body: bytes | Path, start: int, length: int) -> Iterator[bytes]:
     if isinstance(body, bytes):
         yield body[:length]
@@ -289,6 +291,7 @@ def use_hub(server: HubServer, patch: pytest.MonkeyPatch, cache: Path) -> None:
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE)
     patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE)
     close_session()

@@ -21,9 +21,12 @@ COMMANDS = {
     "convert": "Write the MLX build that a recipe asks for.",
     "audit": "Show what every tensor of an MLX build really is, and why.",
     "check-load": "Load a build in mlx-lm and mlx-vlm and say what each makes of it.",
+    "verify": "Read a build through: is every byte what was written, and what its source makes?",
+    "revalidate": "Say what changed since a build was made or measured, and what no longer holds.",
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
     "report": "Write one HTML page from any mix of records.",
+    "upload": "Put a build on the Hub, with a model card made from its records.",
     "demo": "Run the whole chain on a tiny checkpoint made on the spot.",
 }
 

@@ -1,0 +1,53 @@
+"""`mlxquant upload`: put a build on the Hub, with a card made from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..units import show_bytes
+
+
+@click.command()
+@click.argument("build", metavar="BUILD", type=click.Path(path_type=Path))
+@click.argument("repository", metavar="ORG/NAME")
+@click.option("--public", is_flag=True, help="Let everybody see it; a new repository is private otherwise.")
+@click.option("--base-model", metavar="ORG/NAME", help="What it was made from, if it was converted from a folder.")
+@click.option(
+    "--bench",
+    "benches",
+    multiple=True,
+    metavar="RECORD",
+    type=click.Path(path_type=Path),
+    help="Put the measurements of this record into the card; may be given several times.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the card and the files, and do nothing else.")
+def command(
+    build: Path, repository: str, public: bool, base_model: str | None, benches: tuple[Path, ...], dry_run: bool
+) -> None:
+    """Upload a build to the Hub, with a model card made from its records.
+
+    The build is checked against its manifest first, byte for byte, and a damaged one is refused. An upload that broke
+    off goes on with the same command. The card, README.md, is made for the Hub alone: the build stays as it is.
+
+    \b
+    mlxquant upload build me/Qwen3.5-122B-8bit --dry-run
+    mlxquant upload build me/Qwen3.5-122B-8bit
+    mlxquant upload build me/Qwen3.5-122B-8bit --public --bench speeds.json --base-model Qwen/Qwen3.5-122B-A10B
+    """
+    from ..upload import README, prepare, upload
+
+    what = prepare(build, repository, benches, base_model=base_model)
+    if dry_run:
+        click.echo(what.card)
+        for name, size in sorted({**what.files, README: len(what.card.encode())}.items()):
+            click.echo(f"{size:>18,}  {name}")
+        who = "public" if public else "private, if it is new"
+        click.echo(f"{what.nbytes:>18,}  bytes for {repository} ({who}); nothing was uploaded", err=True)
+        return
+    done = upload(what, public=public)
+    click.echo(f"{done.url}: {show_bytes(what.nbytes)} at commit {done.commit[:12]}")
+    if done.others:
+        shown = ", ".join(done.others[:5]) + (f" and {len(done.others) - 5} more" if len(done.others) > 5 else "")
+        click.echo(f"mlxquant: warning: the repository holds other files too: {shown}", err=True)
