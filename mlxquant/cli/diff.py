@@ -11,6 +11,7 @@ from .options import json_option
 
 if TYPE_CHECKING:
     from ..build import Build
+    from ..checkpoint import Checkpoint
 
 
 @click.command()
@@ -40,10 +41,9 @@ def command(a: str, b: str, source: str | None, no_bytes: bool, jobs: int | None
     from ..diff import diff_records
     from ..diff_sides import read_sides
     from ..diff_text import diff_markdown, diff_text
-    from ..hub import open_source
     from ..records import record_text
 
-    left, right = read_sides(a, b, None if source is None else lambda: open_source(source))
+    left, right = read_sides(a, b, None if source is None else lambda: _open(source))
     record = diff_records(left.record, right.record, (left.name, right.name))
     if left.build is not None and right.build is not None and not no_bytes:
         record["tensors"] = _compare(left.build, right.build, jobs)
@@ -53,6 +53,13 @@ def command(a: str, b: str, source: str | None, no_bytes: bool, jobs: int | None
         click.echo(diff_markdown(record), nl=False)
     else:
         click.echo(diff_text(record))
+
+
+def _open(source: str) -> Checkpoint:
+    """Open what recipes are applied to; imported here, since records alone need no mlx."""
+    from ..hub import open_source
+
+    return open_source(source)
 
 
 def _compare(a: Build, b: Build, jobs: int | None) -> dict[str, Any]:
