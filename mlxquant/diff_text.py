@@ -36,7 +36,7 @@ def show_error(value: float | None) -> str:
     """Write a relative error or distance. ``show_error(0.00412) == "0.412 %"``."""
     if value is None:
         return "-"
-    return f"{100 * value:.3g} %"
+    return f"{100 * value:#.3g}".rstrip(".") + " %"
 
 
 def _table(rows: Sequence[tuple[str, ...]], style: str, right: str = "") -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _ERRORS: dict[str, tuple[type, ...]] = {"relative_rms_error": (*_NUMBER, _MAYBE)
 _TOTALS: dict[str, tuple[type, ...]] = {
     "parameters": (int,), "bytes": (int,), "bpw": (*_NUMBER, _MAYBE), "active_bytes_per_token": (int, _MAYBE),
 }  # fmt: skip
+_DEEPEST = 10_000
 _OPTIONAL = {"rule", "errors", "active_bytes_per_token"}
 
 
@@ -48,12 +50,12 @@ def record_text(record: Mapping[str, Any]) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record; NaN and infinity, which JSON has no words for, come out as None.
+    """Read a record; NaN and infinity, which JSON has no words for, come out as None, halves of surrogates as "?".
 
     Raises RecordError for what cannot be read, is no table, or does not name its schema.
     """
     try:
-        record = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=lambda _: None)
+        record = _parsed(path.read_bytes())
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
@@ -61,6 +63,13 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
         raise RecordError(f"{path}: no record of mlxquant: it names no schema; give what a command's --json printed")
     return record
+
+
+def _parsed(text: bytes) -> Any:
+    value = json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
+    if re.search(rb"\\u[dD][89a-fA-F]", text):  # a half of a pair is no text: nothing could write or show it
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
 
 
 def check_modules(record: Mapping[str, Any], where: str) -> None:
@@ -88,6 +97,7 @@ def _module_problems(record: Mapping[str, Any]) -> Iterator[str]:
         if module["path"] in seen:
             yield f"{place}: {module['path']!r} stands twice"
         seen.add(module["path"])
+        yield from _impossible(module, place)
         try:
             if module["format"] is not None:
                 Format.from_dict(module["format"])
@@ -95,6 +105,16 @@ def _module_problems(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"{place}: {module['format']} is no format: bits and group_size expected"
         if module.get("errors") is not None:
             yield from _faults(module["errors"], _ERRORS, f"{place}: errors")
+
+
+def _impossible(module: Mapping[str, Any], place: str) -> Iterator[str]:
+    """Numbers that no model has; what counts layers would count for ever."""
+    if any(type(n) is not int for n in module["shape"]):
+        yield f"{place}: shape is {str(module['shape'])[:40]}, a list of ints expected"
+    if not all(0 <= module[key] < 1 << 63 for key in ("bytes", "parameters")):
+        yield f"{place}: bytes and parameters lie between 0 and 2**63"
+    if module["layer"] is not None and not 0 <= module["layer"] < _DEEPEST:
+        yield f"{place}: layer is {module['layer']}, 0 to {_DEEPEST - 1} expected"
 
 
 def _faults(table: Any, expected: Mapping[str, tuple[type, ...]], place: str) -> Iterator[str]:
@@ -105,7 +125,9 @@ def _faults(table: Any, expected: Mapping[str, tuple[type, ...]], place: str) ->
     for key, types in expected.items():
         if key not in table and key in _OPTIONAL:
             continue
-        if key not in table or type(table[key]) not in types:
+        if type(table.get(key)) is int and abs(table[key]) >= 1 << 63:
+            yield f"{place}: {key} is larger than any model's"
+        elif key not in table or type(table[key]) not in types:
             found = repr(table[key])[:40] if key in table else "nothing"
             names = " or ".join("null" if t is _MAYBE else t.__name__ for t in types)
             yield f"{place}: {key} is {found}, {names} expected"
