@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout audit* verify* load_probe {RUN_MODELS}",
     "mlx_lm": f"mlxlm {RUN_MODELS}",
     "numba": "compiled kernels*",
+    "matplotlib": "report.charts",
     "transformers": "",
     "torch": "",
 }

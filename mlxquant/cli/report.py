@@ -1,0 +1,48 @@
+"""`mlxquant report`: one HTML page from any mix of records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import OutputError
+
+
+@click.command()
+@click.argument("records", nargs=-1, required=True, metavar="RECORD...", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", type=click.Path(path_type=Path), help="Write the page here."
+)
+@click.option("--title", metavar="TEXT", help="The page's heading; by default what the records are of.")
+def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
+    """Write one HTML page from any mix of records.
+
+    RECORD is what a command's --json or -o wrote: a plan, an audit, a diff, a measurement; or a build's folder, for
+    its audit.json. Plans and audits of one model stand side by side. The page stands alone: it needs no network.
+
+    \b
+    mlxquant report base.plan.json agentic.plan.json -o report.html
+    mlxquant report build-a build-b bench.json -o report.html --title "Two builds"
+    """
+    from ..report import load, make_report
+    from ..report.charts import available
+
+    page = make_report([load(path) for path in records], title)
+    _write(output, page)
+    if not available():
+        click.echo(
+            "mlxquant: matplotlib is not installed, so there are no charts: pip install 'mlxquant[report]'", err=True
+        )
+    click.echo(f"{output}: {len(page.encode()) / 1024:,.0f} KiB, from {len(records)} record{'s'[: len(records) > 1]}")
+
+
+def _write(output: Path, page: str) -> None:
+    """Write the page whole or not at all."""
+    partial = output.with_name(output.name + ".partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{output}: cannot be written: {error.strerror}") from error

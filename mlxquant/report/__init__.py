@@ -1,0 +1,19 @@
+"""One HTML page from any mix of records: what builds are, where they differ, what they err by, how fast they run.
+
+The page stands alone: style, script and charts are in it, it asks the network for nothing (a content security policy
+says so to the browser), and nothing in a record can become markup or script. Plan and audit records of one model stand
+side by side; diff and bench records have sections of their own; a record that this version does not know is shown
+as far as its top level goes. Only records are read: no build, no mlx.
+
+The precision map and the table of tensors are HTML tables, which a keyboard and a screen reader can walk. The charts
+are matplotlib's SVG, coloured by the page's style sheet, so that one drawing serves light, dark and print. Plotly was
+weighed: its bundle alone takes 4.8 MB in every page, a drawing here 6 to 35 KB; see `charts`. Without
+matplotlib (the extra `report`) the page has the same figures as tables.
+"""
+
+from __future__ import annotations
+
+from .loading import Loaded, load
+from .page import make_report
+
+__all__ = ["Loaded", "load", "make_report"]
