@@ -46,7 +46,7 @@ SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout cont
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
     "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout audit* verify* load_probe {RUN_MODELS}",
-    "mlx_lm": f"mlxlm {RUN_MODELS}",
+    "mlx_lm": f"mlxlm load_probe {RUN_MODELS}",
     "numba": "compiled kernels*",
     "matplotlib": "report.charts",
     "transformers": "",
