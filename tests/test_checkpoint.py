@@ -1,8 +1,7 @@
-"""Opening a checkpoint: headers only, and one clear message for each way in which it can be bad."""
+"""Opening a checkpoint: headers only, and one clear message for each way in which its shards can be bad."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -12,43 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxquant.checkpoint import INDEX, open_checkpoint, plain_name, read_config
+from mlxquant.checkpoint import INDEX, open_checkpoint
 from mlxquant.errors import SourceError
 
 from .safetensor_files import encoded, header, rewrite_header, write_shard
-
-A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+from .two_shards import A, B, change_config, change_index, refused, two_shards, write_json
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of two shards with an index."""
-    write_shard(tmp_path / A, {"embed.weight": np.arange(12, dtype=np.float32).reshape(3, 4)})
-    write_shard(tmp_path / B, {"head.weight": np.ones((2, 2), np.float16), "norm.weight": np.ones(4, np.float32)})
-    write_json(tmp_path / "config.json", {"model_type": "llama", "hidden_size": 4})
-    names = {"embed.weight": A, "head.weight": B, "norm.weight": B}
-    write_json(tmp_path / INDEX, {"metadata": {"total_size": 72}, "weight_map": names})
-    return tmp_path
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value))
-
-
-def change_index(folder: Path, **changes: Any) -> None:
-    index = json.loads((folder / INDEX).read_text())
-    index["weight_map"] |= changes
-    write_json(folder / INDEX, index)
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | changes)
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(SourceError) as caught:
-        open_checkpoint(folder)
-    return str(caught.value)
+    """Give a checkpoint of two shards with an index."""
+    return two_shards(tmp_path)
 
 
 # --- sound checkpoints ---
@@ -257,171 +230,6 @@ def test_a_file_removed_after_it_was_opened_is_an_error_of_the_read(folder):
     (folder / A).unlink()
     with pytest.raises(SourceError, match=f"{A}: cannot be read at byte 100 .No such file"):
         found.read_into(A, 100, memoryview(bytearray(4)))
-
-
-# --- bad indexes ---
-
-
-@pytest.mark.parametrize(
-    "file", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "a\\b.safetensors", "C:x.safetensors", "..", ".", ""]
-)
-def test_an_index_that_points_outside_the_folder_is_refused(folder, file):
-    change_index(folder, **{"embed.weight": file})
-    assert refused(folder).startswith(f"{INDEX}: points outside its folder: {file}")
-
-
-@pytest.mark.parametrize("file", ["a\0.safetensors", "\ud800.safetensors", "a\n.safetensors", 3, None, ["x"], {}, True])
-def test_what_is_no_file_name_is_refused(folder, file):
-    change_index(folder, **{"embed.weight": file})
-    message = refused(folder)
-    assert message.startswith(f"{INDEX}: points outside its folder: ") and message.isprintable()
-
-
-@pytest.mark.parametrize("file", ["config.json", "pytorch_model.bin", ".env", "model.safetensors.index.json"])
-def test_an_index_that_names_other_files_is_refused(folder, file):
-    change_index(folder, **{"embed.weight": file})
-    assert refused(folder) == f"{INDEX}: files of type safetensors expected, {file} found"
-
-
-@pytest.mark.parametrize(
-    "index", [{}, {"weight_map": {}}, {"weight_map": []}, {"weight_map": None}, {"weight_map": "x"}]
-)
-def test_an_index_without_names_is_refused(folder, index):
-    write_json(folder / INDEX, index)
-    assert refused(folder) == f"{INDEX}: has no weight_map; download it again"
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"weight_map": {"a": "x", "a": "y"}}', "\ud800", "[" * 10_000])
-def test_an_index_that_is_no_json_is_refused(folder, text):
-    (folder / INDEX).write_bytes(text.encode("utf-8", "surrogatepass"))
-    assert refused(folder).startswith(f"{INDEX}: ")
-
-
-def test_a_file_name_too_long_for_the_system_is_a_missing_file(folder):
-    long = "x" * 300 + ".safetensors"
-    change_index(folder, **{"embed.weight": long})
-    assert "cannot be read (File name too long)" in refused(folder)
-
-
-def test_names_that_stay_inside_are_plain():
-    assert plain_name("model-00001-of-00002.safetensors") and plain_name("..hidden.safetensors")
-    assert not plain_name("~/x/y") and not plain_name(7)
-
-
-# --- bad configs ---
-
-
-def test_a_path_that_is_nothing_says_what_would_be_something(tmp_path):
-    assert refused(tmp_path / "nope").endswith("nope: no such folder, config.json or Hub id (org/name)")
-
-
-def test_a_folder_without_a_config_is_refused(folder):
-    (folder / "config.json").unlink()
-    assert "config.json: cannot be read (No such file or directory); a checkpoint needs a config.json" in refused(
-        folder
-    )
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"llama"', "\x00", "[" * 10_000, "9" * 5000])
-def test_an_unreadable_config_is_named(folder, text):
-    (folder / "config.json").write_text(text)
-    assert refused(folder).startswith("config.json: ") and refused(folder).endswith("download it again")
-
-
-@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}, {"model_type": ["llama"]}])
-def test_a_config_without_a_model_type_is_refused(folder, config):
-    write_json(folder / "config.json", config)
-    assert "config.json: has no model_type; is it a model's config.json?" in refused(folder)
-
-
-@pytest.mark.parametrize("value", ["x", [1], 3, True])
-@pytest.mark.parametrize("key", ["text_config", "vision_config", "ffn_config"])
-def test_a_config_whose_tables_are_none_is_refused(folder, key, value):
-    change_config(folder, **{key: value})
-    assert f"config.json: {key} is a table, not " in refused(folder)
-
-
-def test_a_broken_generation_config_is_named(folder):
-    (folder / "generation_config.json").write_text("{")
-    assert refused(folder).startswith("generation_config.json: not readable as JSON")
-
-
-def test_an_mlx_build_is_refused_as_a_source(folder):
-    change_config(folder, quantization={"group_size": 64, "bits": 4})
-    message = refused(folder)
-    assert "its config has a `quantization` block, so it is an MLX build already" in message
-    assert message.endswith("convert from the unquantized checkpoint it was made from")
-
-
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [
-        ("awq", "AWQ"),
-        ("gptq", "GPTQ"),
-        ("modelopt", "NVIDIA ModelOpt"),
-        ("bitsandbytes", "bitsandbytes"),
-        ("somethingnew", "somethingnew"),
-    ],
-)
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_quantized_source_is_refused_by_name(folder, method, name, inside):
-    settings = {"quantization_config": {"quant_method": method, "bits": 4}}
-    change_config(folder, **({"text_config": settings} if inside else settings))
-    message = refused(folder)
-    assert f"quantized with {name}; " in message and message.endswith("use the original, unquantized repository")
-
-
-def test_a_lone_config_of_a_quantized_source_is_refused_too(folder):
-    change_config(folder, quantization_config={"quant_method": "awq"})
-    assert "quantized with AWQ" in refused(folder / "config.json")
-
-
-def test_modelopt_is_known_by_the_file_that_it_writes_beside_a_silent_config(folder):
-    write_json(folder / "hf_quant_config.json", {"quantization": {"quant_algo": "NVFP4"}})
-    assert "quantized with NVIDIA ModelOpt (NVFP4)" in refused(folder)
-
-
-@pytest.mark.parametrize("packing", ["float-quantized", "nvfp4-pack-quantized", "int-quantized", None])
-def test_formats_of_compressed_tensors_that_mlx_lm_does_not_repack_are_refused(folder, packing):
-    change_config(folder, quantization_config={"quant_method": "compressed-tensors", "format": packing})
-    assert f"quantized with compressed-tensors ({packing})" in refused(folder)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"quant_method": "fp8", "weight_block_size": [128, 128]},
-        {"quant_method": "mxfp4"},
-        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
-        {},
-        None,
-    ],
-)
-def test_what_mlx_lm_reads_of_quantized_sources_is_a_source(folder, settings):
-    change_config(folder, quantization_config=settings)
-    assert open_checkpoint(folder).tensors
-
-
-@pytest.mark.parametrize("settings", ["awq", ["gptq"], 4])
-def test_quantization_settings_that_are_no_table_are_refused(folder, settings):
-    change_config(folder, quantization_config=settings)
-    assert "quantized with " in refused(folder)
-
-
-def test_a_model_that_brings_its_own_code_is_refused(folder):
-    change_config(folder, model_file="modeling.py")
-    assert "needs its own code (modeling.py), which is not run here" in refused(folder)
-
-
-def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(SourceError, match=r"a checkpoint needs a config\.json"):
-        read_config(tmp_path / "config.json", None)
-
-
-def test_what_a_stranger_wrote_cannot_disturb_the_terminal(folder):
-    change_config(folder, quantization_config={"quant_method": "\x1b[2Jawq\n" + "x" * 5000})
-    assert refused(folder).isprintable() and len(refused(folder)) < 400
 
 
 def test_opening_takes_no_memory_for_weights(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
@@ -21,31 +20,10 @@ from mlxquant.modules import LAYER_TYPE_WORDS, LAYER_TYPES, ROLES
 from mlxquant.roles import layer_paths
 from mlxquant.tiny import ARCHITECTURES as TINY
 
-# What all configs of the table have; an architecture's own facts win.
-SIZES = {
-    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "moe_intermediate_size": 64,
-    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2,
-    "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 256, "tie_word_embeddings": False,
-}  # fmt: skip
-TABLE: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "architectures.toml").read_text())
+from .architectures import SIZES, TABLE, config_of, nulls
+
 USUAL_OUTSIDE = {"embedding": "model.embed_tokens", "lm_head": "lm_head"}
 ROLES_IN_LAYERS = [role for role in ROLES if role not in ("embedding", "lm_head", "norm", "vision", "mtp")]
-
-
-def config_of(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole config from the facts of the table."""
-    facts: dict[str, Any] = nulls(table)
-    if "text_config" in facts:
-        return {**facts, "text_config": SIZES | facts["text_config"]}
-    return SIZES | facts
-
-
-def nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: nulls(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [nulls(v) for v in value]
-    return None if value == "null" else value
 
 
 def lay(config: Mapping[str, Any]) -> Layout:
