@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .build_files import hashed_files
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, plain_name
 from .errors import BuildError, MlxquantError, SourceError, listed
 from .headers import load_json, shown
 from .machine import describe_machine, describe_versions
@@ -144,6 +144,8 @@ def _faults(manifest: Mapping[str, Any]) -> Iterator[str]:
     for section, expected in (("files", _FILE), ("tensors", _TENSOR)):
         table = manifest.get(section)
         for name, entry in table.items() if isinstance(table, dict) else ():
+            if section == "files" and not plain_name(name):
+                yield f"{section}: {shown(name)} lies outside the folder"
             if not isinstance(entry, dict):
                 yield f"{section}: {shown(name)}: a table expected, {type(entry).__name__} found"
                 continue
