@@ -12,8 +12,8 @@ Why the bytes are mlx's:
 - q needs no lower clip: `bias` is the end of the group that `scale` points away from, so y >= 0; where bias is 0,
   |y| <= 0.5.
 
-Sums do not depend on the machine: the lanes are fixed (16 even, 16 odd), folded by halves, float32 over `_FLUSH`
-values, float64 beyond.
+Sums are the same on every machine with fused multiply-add: 16 even, 16 odd lanes, float32 over `_FLUSH` values, then
+float64, folded by halves.
 """
 
 from __future__ import annotations
@@ -249,10 +249,7 @@ class _GroupLoop:
                 b.store(_larger(b, new, b.load(slot)), slot)  # a NaN is not larger
 
     def prefetch(self, w_at: Any) -> None:
-        """Ask for the same place of the next strip, so that memory works while the arithmetic does.
-
-        A source that comes from memory is then quantized as fast as one in the cache: 21 GB/s, 13.6 without.
-        """
+        """Ask for the same place of the next strip: from memory 21 GB/s, as from the cache, instead of 13."""
         b, ahead = self.b, self.b.mul(self.stride, self.int(self.group * ITEM[self.kind]))
         for line in range(0, 2 * _LANES * ITEM[self.kind], 64):
             there = b.inttoptr(b.add(b.add(w_at, ahead), self.int(line)), _BYTE.as_pointer())
