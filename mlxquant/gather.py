@@ -7,7 +7,7 @@ from the file's bytes; where a view is computed, mlx computes it, by blocks of r
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -64,17 +64,38 @@ def segments(view: View) -> list[Segment]:
             inner = window.shape[-2]
             return [Segment(i, inner, False) for i in range(0, rows, inner)]
         case Joined(axis, parts) if axis < view.ndim - 1:
+            cut = [segments(p) for p in parts]
             outer = prod(view.shape[:axis])
-            found, at = [], 0
-            cut = [segments(p) for p in parts] if outer == 1 else []
-            for piece, p in zip(cut, parts, strict=False):
-                found += [Segment(at + s.start, s.rows, s.divisible) for s in piece]
-                at += rows_in(p)
-            return found or [Segment(0, rows, all(_all_divisible(p) for p in parts))]
+            if outer > 1 and all(s.divisible for found in cut for s in found):
+                return [Segment(0, rows, True)]
+            return _interleaved(cut, [rows_in(p) // outer for p in parts], outer) or [Segment(0, rows, False)]
         case Joined(_, parts):
             return [Segment(0, rows, all(_all_divisible(p) for p in parts))]
     inside = row_wise(view)
     return segments(inside) if inside is not None else [Segment(0, rows, False)]
+
+
+def _interleaved(cut: Sequence[Sequence[Segment]], spans: Sequence[int], outer: int) -> list[Segment]:
+    """Segments of parts that take turns, `spans` rows of each, `outer` times. Empty where one crosses a turn."""
+    turns: list[list[list[Segment]]] = []
+    for found, span in zip(cut, spans, strict=True):
+        rows: list[list[Segment]] = [[] for _ in range(outer)]
+        for s in found:
+            if not s.divisible and s.start // max(span, 1) != (s.start + s.rows - 1) // max(span, 1):
+                return []
+            at = s.start
+            while at < s.start + s.rows:
+                turn, within = divmod(at, span)
+                count = min(span - within, s.start + s.rows - at)
+                rows[turn].append(Segment(within, count, s.divisible))
+                at += count
+        turns.append(rows)
+    laid, at = list[Segment](), 0
+    for turn in range(outer):
+        for rows, span in zip(turns, spans, strict=True):
+            laid += [Segment(at + s.start, s.rows, s.divisible) for s in rows[turn]]
+            at += span
+    return laid
 
 
 def _all_divisible(view: View) -> bool:

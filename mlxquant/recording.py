@@ -30,9 +30,8 @@ _MOVES: dict[str, Callable[..., Any]] = {
     "expand_dims": lambda a, axis: a.expand_dims(axis),
     "split": lambda a, indices_or_sections, axis=0: a.split(indices_or_sections, axis),
     "view": lambda a, dtype: a.view(dtype),
-    "eval": lambda *_: None,
-    "async_eval": lambda *_: None,
 }
+_NOTHING = ("eval", "async_eval")  # what is done to views has no values yet
 
 _patching = threading.RLock()
 
@@ -50,17 +49,21 @@ def recording() -> Iterator[None]:
                 for name, function in list(vars(module).items()):
                     if not name.startswith("_") and type(function).__name__ == "nb_func":
                         originals.append((module, name, function))
-                        setattr(module, name, _recorder(function, _MOVES.get(name) if module is mx else None))
+                        setattr(module, name, _recorder(name if module is mx else "", function))
             yield
         finally:
             for module, name, function in originals:
                 setattr(module, name, function)
 
 
-def _recorder(original: Callable[..., Any], move: Callable[..., Any] | None) -> Callable[..., Any]:
+def _recorder(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    move = _MOVES.get(name)
+
     def call(*args: Any, **kwargs: Any) -> Any:
         if not views_among((args, kwargs)):
             return original(*args, **kwargs)
+        if name in _NOTHING:
+            return None
         kwargs.pop("stream", None)  # of the thread that records; whoever computes has its own
         if move is not None and not arrays_among((args, kwargs)):
             return move(*args, **kwargs)

@@ -123,6 +123,9 @@ JOINS: dict[str, Callable[..., Any]] = {
     "split across the seam": lambda a, b: mx.split(mx.concatenate([a, b], axis=1), 3, axis=1),
     "join of slices": lambda a, b: mx.concatenate([a[:, :1], b[:, 1:], a[:, 2:]], axis=1),
     "join of transposes": lambda a, b: mx.stack([a.swapaxes(1, 2), b.swapaxes(1, 2)]),
+    "join of transposes in turns": lambda a, b: mx.concatenate([a.swapaxes(1, 2), b.swapaxes(1, 2)], axis=1),
+    "join of one that is transposed": lambda a, b: mx.concatenate([a.swapaxes(1, 2)[:, :3], b[..., :3]], axis=1),
+    "join of computed ones in turns": lambda a, b: mx.concatenate([mx.exp(a / 100), b], axis=1),
     "join of different dtypes": lambda a, b: mx.concatenate([a, b.astype(mx.float16)]),
     "join with mlx's own": lambda a, b: mx.concatenate([a, mx.zeros((1, 3, 4)), b]),
     "join of one": lambda a, b: mx.concatenate([b]),
@@ -146,6 +149,12 @@ def test_experts_stacked_one_by_one_are_cut_between_experts():
 def test_transposed_experts_are_pieces_that_are_not_cut():
     view, _ = recorded(lambda a: a.swapaxes(1, 2), A)
     assert [(s.start, s.rows, s.divisible) for s in segments(view)] == [(0, 4, False), (4, 4, False)]
+
+
+def test_transposed_experts_that_take_turns_are_cut_at_each_turn():
+    view, _ = recorded(lambda a, b: mx.concatenate([a.swapaxes(1, 2), b[:, :, :3]], axis=1), A, B)
+    found = [(s.start, s.rows, s.divisible) for s in segments(view)]
+    assert found == [(0, 4, False), (4, 3, True), (7, 4, False), (11, 3, True)]
 
 
 def test_reading_rows_of_a_join_reads_its_own_bytes_alone():
