@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import INDEX, Checkpoint
-from .companions import VISION
+from .companions import VISION, spelled_out
 from .errors import SourceError
 from .formats import Format
 from .hashing import sha256
@@ -35,6 +35,8 @@ def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     sees = VISION in plan.keeps or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
     left_out = {"_name_or_path", "quantization_config"} | (set() if sees else {"vision_config"})
     kept = {k: v for k, v in config.items() if k not in left_out}
+    if VISION in plan.keeps:
+        kept = spelled_out(kept)
     if isinstance(text := kept.get("text_config"), dict):
         kept["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
     block = quantization_block(plan)

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any
 
 from .arrays import source_dtype
 from .checkpoint import Checkpoint
@@ -39,10 +40,12 @@ class Tower:
     """How the Hub's names of a vision tower become mlx-vlm's.
 
     `names` maps beginnings to beginnings, the first that fits wins; `turned` maps endings to the new order of axes.
+    `rope` is what transformers takes for granted in the text model's rope_parameters and mlx-vlm wants to be told.
     """
 
     names: Mapping[str, str]
     turned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    rope: Mapping[str, Any] = field(default_factory=dict)
 
     def place(self, name: str) -> str | None:
         """The name in the build, or None for a tensor that is no part of the tower."""
@@ -54,7 +57,10 @@ class Tower:
         return view if axes is None else view.transpose(*axes)
 
 
-_QWEN = Tower({"model.visual.": "vision_tower.", "visual.": "vision_tower."}, {"patch_embed.proj.weight": _CONV3D})
+_QWEN_NAMES = {"model.visual.": "vision_tower.", "visual.": "vision_tower."}
+_QWEN = Tower(_QWEN_NAMES, {"patch_embed.proj.weight": _CONV3D})
+# transformers@5.23, modeling_qwen3_5.py: config.rope_parameters.get("mrope_section", [11, 11, 10])
+_QWEN3_5 = replace(_QWEN, rope={"mrope_section": [11, 11, 10]})
 _PROJECTOR = {
     "model.multi_modal_projector.": "multi_modal_projector.",
     "multi_modal_projector.": "multi_modal_projector.",
@@ -62,8 +68,8 @@ _PROJECTOR = {
 _PIXTRAL = {"model.vision_tower.": "vision_tower.vision_model.", "vision_tower.": "vision_tower.vision_model."}
 
 TOWERS: dict[str, Tower] = {
-    "qwen3_5": _QWEN,
-    "qwen3_5_moe": _QWEN,
+    "qwen3_5": _QWEN3_5,
+    "qwen3_5_moe": _QWEN3_5,
     "qwen3_vl": _QWEN,
     "qwen3_vl_moe": _QWEN,
     "mistral3": Tower({**_PIXTRAL, **_PROJECTOR}, {"patch_conv.weight": _CONV2D}),
@@ -102,6 +108,15 @@ def keep_companions(
         beside=tuple(_modules(head, MTP, dtype)),
         views={**tower, **head},
     )
+
+
+def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what transformers takes for granted and mlx-vlm does not load without."""
+    text, tower = config.get("text_config"), TOWERS.get(str(config.get("model_type")))
+    rope = text.get("rope_parameters") if isinstance(text, dict) else None
+    if tower is None or not isinstance(rope, dict) or not isinstance(text, dict):
+        return dict(config)
+    return {**config, "text_config": {**text, "rope_parameters": {**tower.rope, **rope}}}
 
 
 def kind_of(name: str, n_layers: int) -> str:

@@ -97,6 +97,21 @@ def test_vision_config_and_processor_come_along_with_the_tower(source, kept):
     assert (kept / name).read_bytes() == (source / name).read_bytes()
 
 
+def test_what_transformers_takes_for_granted_is_spelled_out_for_mlx_vlm(tmp_path):
+    plan = ARCHITECTURES["qwen3_5_moe_vision"](Size())
+    for key in ("mrope_section", "mrope_interleaved"):
+        del plan.config["text_config"]["rope_parameters"][key]
+    write(tmp_path / "source", plan)
+    build(tmp_path / "source", tmp_path / "text")
+    build(tmp_path / "source", tmp_path / "vision", keep=["vision"])
+    before = config_of(tmp_path / "text")["text_config"]
+    after = config_of(tmp_path / "vision")["text_config"]
+    assert after["rope_parameters"] == before["rope_parameters"] | {"mrope_section": [11, 11, 10]}
+    assert {k: v for k, v in after.items() if k != "rope_parameters"} == {
+        k: v for k, v in before.items() if k != "rope_parameters"
+    }
+
+
 def test_a_plan_counts_the_tower_to_the_byte_and_says_what_it_is(source, kept):
     opened = open_checkpoint(source)
     recipe = load_recipe("gates-8bit", group_size=32)
