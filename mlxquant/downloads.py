@@ -21,7 +21,7 @@ from .errors import MlxquantError
 from .hub_errors import HubError, endpoint, explained
 
 # Failures in a row without a byte more, and the longest wait between two of them, in seconds.
-ATTEMPTS = 6
+ATTEMPTS = 10
 LONGEST_WAIT = 60.0
 
 
@@ -38,12 +38,13 @@ class Repository:
     sizes: Mapping[str, int | None]
     hashes: Mapping[str, str] = field(default_factory=dict)
 
-    def download(self, file: str) -> Path:
-        """Bring a file into the usual cache."""
-        from huggingface_hub import HfApi
+    def download(self, file: str, stopped: threading.Event | None = None) -> Path:
+        """Bring a file into the usual cache. Raises HubError, and `Stopped` once that is set."""
+        from huggingface_hub import hf_hub_download
 
+        bar = _stopping(stopped) if stopped is not None else None
         with explained(self.id, self.commit):
-            return Path(HfApi().hf_hub_download(self.id, file, revision=self.commit))
+            return Path(hf_hub_download(self.id, file, revision=self.commit, tqdm_class=bar))
 
     def cached(self, file: str) -> Path | None:
         """Where the usual cache has a file, whole; None where it has not."""
@@ -73,7 +74,7 @@ class Repository:
     def keep(self, file: str, stopped: threading.Event) -> Path:
         """Bring a shard into the usual cache, trying again as `fetch` does."""
         found: list[Path] = []
-        _persistently(lambda: found.append(self.download(file)), None, stopped, file)
+        _persistently(lambda: found.append(self.download(file, stopped)), None, stopped, file)
         size = found[0].stat().st_size
         if size != self.sizes[file]:
             raise HubError(f"{file}: {self.sizes[file]:,} bytes expected, {size:,} in the cache; delete {found[0]}")
@@ -171,6 +172,18 @@ class _Part:
 
     def close(self) -> None:
         os.close(self._handle)
+
+
+def _stopping(stopped: threading.Event) -> Any:
+    """Give huggingface_hub's progress bar, made to end the download when it is told to stop."""
+    from huggingface_hub.utils import tqdm
+
+    def update(self: Any, count: float | None = 1) -> Any:
+        if stopped.is_set():
+            raise Stopped("stopped")
+        return tqdm.update(self, count)
+
+    return type("Stopping", (tqdm,), {"update": update})
 
 
 class _Silent:

@@ -69,7 +69,8 @@ class HubReader:
 
         sizes = {f: size for f in self._left if (size := self.repository.sizes[f]) and not self.repository.cached(f)}
         if not self.keep:
-            return peak_bytes(self._needs, sizes, AHEAD)
+            # and one that workers are done with, but whose pieces are not all accounted for
+            return peak_bytes(self._needs, sizes, AHEAD + 1)
         cache, missing = Path(constants.HF_HUB_CACHE), sum(sizes.values())
         same = _device(cache) == _device(out.parent)
         free = disk.free_bytes(cache)

@@ -1,17 +1,17 @@
 """Putting a build on the Hub: checked first, private unless asked otherwise, with a card made from its records.
 
-What goes up are the files of the manifest, the manifest, and README.md. The card is written beside, never into the
-build: a temporary folder holds it and links to the build's files, and huggingface_hub's upload of large folders takes
-that. It hashes, splits, tries again and goes on where an earlier run broke off. Afterwards the Hub's listing is held
-against the build. Nothing is deleted there; what else the repository holds is told.
+The build is verified (see `verify`). What goes up are the files of the manifest, the manifest, and README.md. The card
+is written beside, never into the build: a temporary folder holds it and links to the build's files, and
+huggingface_hub's upload of large folders takes that. It hashes, splits, tries again and goes on where an earlier run
+broke off. Afterwards the Hub's listing is held against the build. Nothing is deleted there; what else the repository
+holds is told.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from .card import card
 from .checkpoint import plain_name
 from .errors import BuildError, RecordError, UsageError, listed
 from .hashing import sha256
+from .headers import shown
 from .hub_errors import HubError, endpoint, explained
-from .manifest import MANIFEST, read_manifest, seal_holds
+from .manifest import MANIFEST, read_manifest
 from .records import check_modules, read_record
+from .verify import verify
 
 README = "README.md"
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -62,9 +64,7 @@ def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_
     if manifest is None:
         raise BuildError(f"{build}: has no {MANIFEST}; only builds that mlxquant made and can check are uploaded")
     text = (build / MANIFEST).read_bytes()
-    problems = [] if seal_holds(text) else [f"{MANIFEST}: was changed since it was written"]
-    problems += _problems(build, manifest["files"])
-    if problems:
+    if problems := _problems(build, manifest["files"]):
         raise BuildError(f"{build}: not uploaded, it is not what was converted:\n{listed(problems)}")
     files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()} | {MANIFEST: len(text)}
     hashes = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()} | {MANIFEST: sha256(text)}
@@ -91,24 +91,14 @@ def upload(what: Upload, *, public: bool = False) -> Uploaded:
     return _arrived(api, what)
 
 
-def _problems(build: Path, files: dict[str, Any]) -> list[str]:
-    """What of a build is not as its manifest has it."""
-    found = []
-    for name, entry in files.items():
-        path = build / name
-        if not plain_name(name) or not path.is_file() or path.is_symlink():
-            found.append(f"{name[:80]!r}: is missing, or no file of the build's own")
-        elif path.stat().st_size != entry["bytes"]:
-            found.append(f"{name}: {entry['bytes']:,} bytes expected, {path.stat().st_size:,} found")
-        elif entry["sha256"] is None:
-            found.append(f"{name}: was written without a hash (--no-hash), so it cannot be checked; convert again")
-        else:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if digest != entry["sha256"]:
-                found.append(f"{name}: SHA-256 {entry['sha256']} expected, {digest} found")
-    strange = {p.name for p in build.iterdir()} - {*files, MANIFEST, ".DS_Store"}
-    return found + [f"{name}: is no part of the build; move it away" for name in sorted(strange)]
+def _problems(build: Path, files: Mapping[str, Any]) -> list[str]:
+    """What of a build is not as its manifest has it, or cannot be checked."""
+    outside = [f"{shown(name)}: no name of a file of the build's own" for name in files if not plain_name(name)]
+    if outside:
+        return outside
+    bare = sorted(name for name, entry in files.items() if entry["sha256"] is None)
+    unhashed = [f"{', '.join(bare)}: made with --no-hash, so it cannot be checked; convert again"] if bare else []
+    return [*verify(build).differences, *unhashed]
 
 
 def _measurement(path: Path, manifest_sha256: str) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class Uploads(BaseHTTPRequestHandler):
 
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
+        if name in self.hub.repositories:
+            there = {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}
+            self._answer_with(409, json.dumps(there).encode(), {"Content-Type": "application/json"})
+            return
         folder = self.hub.uploads / name
         folder.mkdir(parents=True)
         private = wanted.get("private", wanted.get("visibility") == "private")

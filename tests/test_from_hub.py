@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 
 from mlxquant import downloads, staging
+from mlxquant.checkpoint import open_checkpoint
 from mlxquant.convert import Converted, Options, Progress, convert
 from mlxquant.errors import MlxquantError, OutputError
 from mlxquant.hub import open_source
 from mlxquant.hub_errors import HubError
 from mlxquant.layout import read_layout
-from mlxquant.needs import peak_bytes
+from mlxquant.needs import needs_of, peak_bytes
+from mlxquant.pieces import Scratch, jobs, pieces, read_block
 from mlxquant.plan import make_plan
+from mlxquant.readers import FolderReader
 from mlxquant.recipe import load_recipe
 from mlxquant.tiny import write_tiny_qwen3_5_moe
 
@@ -218,7 +221,7 @@ def test_a_connection_that_is_cut_is_taken_up_where_it_broke(hub, tmp_path, expe
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # what a cut may cost
     hub.fail("/cdn/.*00002-of", cut=50_000, times=0)  # header reads must not use it up
     opened = open_source("org/many", weights=True)
-    hub.faults[0].times = 4
+    hub.faults[0].times = 2
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
     convert(opened, layout, plan, tmp_path / "out", Options(jobs=2))
@@ -257,7 +260,7 @@ def test_access_that_is_taken_away_is_not_asked_for_again(hub, tmp_path):
 
 def test_too_many_requests_are_waited_out(hub, tmp_path, expected):
     opened = open_source("org/many", weights=True)
-    hub.fail("resolve/.*safetensors", status=429, headers={"Retry-After": "0"}, times=3)
+    hub.fail("resolve/.*safetensors", status=429, headers={"Retry-After": "0"}, times=1)
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
     convert(opened, layout, plan, tmp_path / "out", Options(jobs=2))
@@ -386,3 +389,42 @@ def test_a_read_that_waits_ends_when_the_work_is_stopped(hub, tmp_path):
     assert failed
     reader.close()
     assert staging.AHEAD == 2
+
+
+def test_a_read_that_waits_for_the_usual_cache_ends_too(hub, tmp_path):
+    reader = reader_of("org/many")
+    name = next(n for n in reader.repository.sizes if n.endswith(".safetensors"))
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(downloads.Stopped):
+        reader.repository.keep(name, stopped)
+
+
+def test_a_source_that_is_converted_is_checked_against_its_build_from_the_hub(hub, tmp_path):
+    from mlxquant.verify import verify
+    from mlxquant.verify_source import verify_source
+
+    from_hub(tmp_path / "out")
+    found = verify_source(verify(tmp_path / "out"), tmp_path / "out", open_source("org/many", weights=True))
+    assert found.differences == ()
+    assert found.sample is not None
+
+
+def test_each_piece_needs_the_files_that_it_reads_and_no_others(tiny_any, monkeypatch):
+    seen: set[str] = set()
+    real = FolderReader.read_into
+
+    def read_into(self: FolderReader, file: str, start: int, buffer: memoryview) -> None:
+        seen.add(file)
+        real(self, file, start, buffer)
+
+    monkeypatch.setattr(FolderReader, "read_into", read_into)
+    source = open_checkpoint(tiny_any)
+    layout = read_layout(source)
+    plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), source)
+    todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
+    for piece, needed in zip(todo, needs_of(todo), strict=True):
+        seen.clear()
+        for start, rows in piece.blocks:
+            read_block(piece.job, source.read_into, start, rows, Scratch())
+        assert seen == needed, piece.job.name

@@ -75,6 +75,10 @@ def test_a_public_repository_gets_nothing_without_public(hub, made, tmp_path):
 
 
 def test_an_upload_that_broke_off_goes_on_with_the_same_command(hub, made):
+    from huggingface_hub import HfApi
+
+    if hasattr(HfApi, "upload_large_folder"):
+        pytest.skip("before 2.0 the client itself tries again until it works")
     hub.fail("/commit/", status=500, times=1)
     done = run(made, "me/build")
     assert done.exit_code == 3
@@ -154,8 +158,8 @@ def test_missing_and_strange_files_are_told_together(made, tmp_path):
     (copy / "notes.txt").write_text("mine")
     with pytest.raises(BuildError) as error:
         prepare(copy, "me/build")
-    assert "'config.json': is missing" in str(error.value)
-    assert "notes.txt: is no part of the build" in str(error.value)
+    assert "config.json: missing" in str(error.value)
+    assert "notes.txt: not part of the build" in str(error.value)
 
 
 def test_a_build_without_hashes_cannot_be_checked_and_is_refused(tmp_path, tiny_qwen):

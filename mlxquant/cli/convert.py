@@ -76,6 +76,9 @@ def command(
     plan = make_plan(layout, chosen, opened)
     for warning in plan.warnings:
         click.echo(f"mlxquant: warning: {warning}", err=True)
+    if opened.folder is None and opened.revision is not None:
+        size = show_bytes(sum(opened.files.values()))
+        click.echo(f"mlxquant: {opened.name} at commit {opened.revision[:12]}: {size}, downloaded as needed", err=True)
     try:
         with progress_bar() as watch:
             done = convert(opened, layout, plan, out, options, watch)
