@@ -25,11 +25,11 @@ class Browser:
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
-    def open(self, path: Path, *, width: int = 1240, height: int = 1000, dark: bool = False) -> None:
+    def open(self, path: Path, *, width: int = 1240, height: int = 1000, dark: bool = False, scale: int = 1) -> None:
         """Load a page in a window of this size."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700},
+            {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 700},
         )
         self.media("screen", dark=dark)
         self.driver.get(path.resolve().as_uri())
