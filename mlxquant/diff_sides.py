@@ -101,7 +101,8 @@ def active_bytes(build: Build) -> int | None:
     from .layout import read_layout
     from .plan import share_of
 
-    layout = read_layout(Checkpoint(build.name, None, build.config, {}, {}))
+    bare = {k: v for k, v in build.config.items() if k not in ("quantization", "quantization_config")}
+    layout = read_layout(Checkpoint(build.name, None, bare, {}, {}))
     tied = not any(m.role == "lm_head" for m in layout.modules)
     shares = {m.path: share_of(m, layout, tied=tied) for m in layout.modules}
     # what the class has no place for is left aside when mlx-lm loads the build

@@ -185,7 +185,19 @@ def test_another_tools_build_is_compared_like_ours(builds: dict[str, Path], tiny
     assert record["b"]["totals"]["active_bytes_per_token"] > 0
 
 
-def test_a_build_reads_as_many_bytes_for_a_token_as_its_plan_says(tiny_any: Path, tmp_path: Path) -> None:
+def test_a_build_reads_as_many_bytes_for_a_token_as_the_plan_it_came_from(
+    builds: dict[str, Path], tiny_qwen: Path, tmp_path: Path
+) -> None:
+    words = (tiny_qwen, "-r", "gates-8bit", "--group-size", "64", "--json")
+    (tmp_path / "base.json").write_text(run(*words, command="plan").stdout)
+    record = record_of(builds["base"], tmp_path / "base.json")
+    assert record["delta"] == {"bytes": 0, "bpw": 0.0, "active_bytes_per_token": 0, "protected": 0}
+
+
+@pytest.mark.slow
+def test_every_architectures_build_reads_as_many_bytes_for_a_token_as_its_plan_says(
+    tiny_any: Path, tmp_path: Path
+) -> None:
     words = (tiny_any, "-r", "gates-4bit", "--group-size", "32", "--unaligned", "keep")
     plan = json.loads(run(*words, "--json", command="plan").stdout)
     made = run(*words, "-o", tmp_path / "build", command="convert")
