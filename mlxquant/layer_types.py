@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import LayoutError
 from .headers import shown
+from .mlxlm import MODEL_ERRORS
 from .modules import LAYER_TYPE_WORDS
 
 
@@ -124,7 +125,11 @@ def _list(table: Mapping[str, Any], key: str) -> list[Any] | None:
 def _refined_by_caches(model: Any, seen: Sequence[str | None]) -> list[str | None]:
     """Tell full from sliding and chunked attention by the cache that the model makes for each layer."""
     words = {"RotatingKVCache": "sliding_attention", "ChunkedKVCache": "chunked_attention"}
-    caches = [_attention_cache(c) for c in model.make_cache()] if hasattr(model, "make_cache") else []
+    try:
+        caches = [_attention_cache(c) for c in model.make_cache()] if hasattr(model, "make_cache") else []
+    except MODEL_ERRORS as error:
+        what = f"{type(error).__name__}: {error}"
+        raise LayoutError(f"config.json: mlx-lm cannot make the model's caches from it ({what})") from error
     mixers = [i for i, t in enumerate(seen) if t not in ("mlp", "moe", None)]
     where = range(len(seen)) if len(caches) == len(seen) else mixers if len(caches) == len(mixers) else []
     types = list(seen)

@@ -26,10 +26,11 @@ from .arrays import (
 )
 from .checkpoint import Checkpoint
 from .companions import keep_companions
+from .errors import LayoutError
 from .expert_stacks import stacked
 from .experts import expert_shares
 from .formats import MODE_DEFAULTS, Format
-from .mlxlm import build_model, decode_floats
+from .mlxlm import MODEL_ERRORS, build_model, decode_floats
 from .modules import Array, Module
 from .roles import Found, find_roles
 from .views import View
@@ -139,14 +140,13 @@ def _owners(model: Any, names: Sequence[str]) -> list[tuple[str, str, list[str]]
 
 def _class_answers(model: Any) -> dict[str, Format | bool]:
     """What the class's own quant_predicate says of each module that mlx can quantize; empty without one."""
-    predicate = getattr(model, "quant_predicate", None)
-    if predicate is None:
-        return {}
-    answers: dict[str, Format | bool] = {}
-    for path, module in quantizable(model):
-        answer = predicate(path, module)
-        answers[path] = _as_format(answer) if isinstance(answer, dict) else bool(answer)
-    return answers
+    try:
+        predicate = getattr(model, "quant_predicate", None)
+        answers = {path: predicate(path, module) for path, module in quantizable(model)} if predicate else {}
+    except MODEL_ERRORS as error:
+        what = f"{type(error).__name__}: {error}"
+        raise LayoutError(f"config.json: mlx-lm's own rule for quantizing fails on it ({what})") from error
+    return {path: _as_format(a) if isinstance(a, dict) else bool(a) for path, a in answers.items()}
 
 
 def _as_format(answer: Mapping[str, Any]) -> Format:

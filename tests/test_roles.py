@@ -256,6 +256,14 @@ def test_caches_tell_sliding_from_full_attention_where_the_config_does_not():
     assert types_of(sizes) == [S, F, S, F]
 
 
+@pytest.mark.parametrize("value", [None, "many"])
+def test_a_value_that_only_the_classs_own_rule_stumbles_over_is_told(value):
+    facts = TABLE["muse_spark"]["config"]
+    config = config_of({**facts, "text_config": {**facts["text_config"], "num_hidden_layers": value}})
+    with pytest.raises(LayoutError, match=r"^config\.json: mlx-lm"):
+        lay(config)
+
+
 def test_every_word_for_a_layer_type_means_one_that_recipes_know():
     assert set(LAYER_TYPE_WORDS.values()) == set(LAYER_TYPES)
     assert all(LAYER_TYPE_WORDS[word] == word for word in LAYER_TYPES)
