@@ -132,7 +132,13 @@ def _routers(tree: Mapping[str, Any], block: str, containers: Mapping[str, int])
         if not path.startswith(prefix) or any(path == c or path.startswith(c + ".") for c in containers):
             continue
         rel, weight = path.removeprefix(prefix), module.get("weight")
-        if weight is None or weight.ndim != 2 or _SHARED_NAME.search(rel) or _inside_mlp(tree, block, path) or _in_mixer(rel):
+        if (
+            weight is None
+            or weight.ndim != 2
+            or _SHARED_NAME.search(rel)
+            or _inside_mlp(tree, block, path)
+            or _in_mixer(rel)
+        ):
             continue
         if int(weight.shape[0]) in experts:
             wide.append(path)
