@@ -6,7 +6,7 @@ Where mlx computes a whole array at once, all of its sources do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 from .fp8 import Scaled
 from .gather import row_wise, rows_in
@@ -15,32 +15,10 @@ from .pieces import Piece
 from .strided import Strided
 from .views import Joined, View, views_among
 
-Needs = Sequence[frozenset[str]]  # of each piece, in order
-
 
 def needs_of(pieces: Iterable[Piece]) -> list[frozenset[str]]:
     """The files that each piece reads."""
     return [frozenset(_files(p.job.view, p.start, p.rows)) for p in pieces]
-
-
-def peak_bytes(needs: Needs, sizes: Mapping[str, int], ahead: int) -> int:
-    """Bytes of files on the disk at most, where each lies there from its first piece to its last.
-
-    `ahead` of those that come next lie there too. Worked: shards of 5, 4 and 3 bytes that are read one after
-    another, one ahead: 9.
-    """
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for i, files in enumerate(needs):
-        for file in sorted(files & sizes.keys()):
-            first.setdefault(file, i)
-            last[file] = i
-    order = list(first)
-    peak = 0
-    for i in sorted(set(first.values())):
-        held = sum(sizes[f] for f in order if first[f] <= i <= last[f])
-        peak = max(peak, held + sum(sizes[f] for f in [f for f in order if first[f] > i][:ahead]))
-    return peak
 
 
 def _files(view: View, start: int, rows: int) -> Iterator[str]:

@@ -12,18 +12,19 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from . import disk
 from .downloads import Repository, Stopped
 from .errors import OutputError
-from .needs import Needs, peak_bytes
 from .readers import read_at
 
 CONNECTIONS = 2
 AHEAD = 2
+
+Needs = Sequence[frozenset[str]]  # names of the files that each piece of the work reads, in order
 
 
 class HubReader:
@@ -187,6 +188,26 @@ class HubReader:
             for path in (self._folder / file, self._folder / f"{file}.part"):
                 if path.exists():
                     disk.remove(path)
+
+
+def peak_bytes(needs: Needs, sizes: Mapping[str, int], ahead: int) -> int:
+    """Bytes of files on the disk at most, where each lies there from its first piece to its last.
+
+    `ahead` of those that come next lie there too. Worked: shards of 5, 4 and 3 bytes that are read one after
+    another, one ahead: 9.
+    """
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for i, files in enumerate(needs):
+        for file in sorted(files & sizes.keys()):
+            first.setdefault(file, i)
+            last[file] = i
+    order = list(first)
+    peak = 0
+    for i in sorted(set(first.values())):
+        held = sum(sizes[f] for f in order if first[f] <= i <= last[f])
+        peak = max(peak, held + sum(sizes[f] for f in [f for f in order if first[f] > i][:ahead]))
+    return peak
 
 
 def _device(path: Path) -> int:

@@ -23,7 +23,7 @@ from mlxquant.errors import MlxquantError, OutputError
 from mlxquant.hub import open_source
 from mlxquant.hub_errors import HubError
 from mlxquant.layout import read_layout
-from mlxquant.needs import needs_of, peak_bytes
+from mlxquant.needs import needs_of
 from mlxquant.pieces import Scratch, jobs, pieces, read_block
 from mlxquant.plan import make_plan
 from mlxquant.readers import FolderReader
@@ -180,7 +180,7 @@ def test_only_a_few_shards_are_on_the_disk_at_once(hub, tmp_path, checkpoint):
     ],
 )
 def test_the_disk_that_shards_need_is_known_beforehand(needs, ahead, peak):
-    assert peak_bytes([frozenset(n) for n in needs.split()], {"a": 5, "b": 4, "c": 3}, ahead) == peak
+    assert staging.peak_bytes([frozenset(n) for n in needs.split()], {"a": 5, "b": 4, "c": 3}, ahead) == peak
 
 
 def test_a_disk_too_small_for_the_build_and_the_shards_is_refused_first(hub, tmp_path, monkeypatch):

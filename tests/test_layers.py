@@ -22,30 +22,34 @@ PACKAGE = ROOT / "mlxquant"
 
 # A folder stands for all its modules, a trailing * for any ending.
 LAYERS: list[tuple[str, str]] = [
-    ("words", "__init__ errors formats modules records units layers machine"),
+    ("words", "__init__ errors formats modules records units layers machine disk"),
     (
         "source",
-        "hub* headers prequantized fp8 checkpoint compiled tiles strided mlx_bytes array_like views recording gather"
+        "hub* readers downloads staging headers prequantized fp8 checkpoint compiled tiles strided"
+        " mlx_bytes array_like views recording gather"
         " mlxlm layer_types roles arrays experts expert_stacks companions layout context tiny",
     ),
     ("plan", "rules rule_syntax recipe_files recipe misfits decide plan plan_text infer_recipe predicate fits*"),
     (
         "build",
-        "kernels* pieces shards disk signature journal partial hashing worker account* build_files manifest fill convert",
+        "kernels* pieces needs shards signature journal partial hashing worker account* build_files"
+        " manifest fill convert",
     ),
     (
         "check",
-        "build build_claims build_formats build_headers build_layout build_names build_distance audit* verify* revalidate diff* check_load load_probe",
+        "build build_claims build_formats build_headers build_layout build_names build_distance audit*"
+        " verify* revalidate diff* check_load load_probe",
     ),
     ("measure", "bench* chips predict* prompts endpoint sse streaming compare evals"),
-    ("judge", "validate report"),
+    ("judge", "validate report card upload"),
     ("face", "cli __main__"),
 ]
 RUN_MODELS = "bench_model streaming compare evals cli.demo"
 SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout context"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
-    "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout audit* verify* load_probe {RUN_MODELS}",
+    "mlx": f"{SEES_MLX} kernels* pieces worker convert build_formats build_layout"
+    f" audit* verify* load_probe {RUN_MODELS}",
     "mlx_lm": f"mlxlm load_probe {RUN_MODELS}",
     "numba": "compiled kernels*",
     "matplotlib": "report.charts",
