@@ -7,7 +7,7 @@ of two builds are compared in `build_distance`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import RecordError
@@ -51,7 +51,7 @@ def diff_records(a: Record, b: Record, names: tuple[str, str]) -> dict[str, Any]
         "changes": changes,
         "only_in_a": [p for p in left if p not in right],
         "only_in_b": [p for p in right if p not in left],
-        "notes": _notes(common, reshaped),
+        "notes": [*_notes(common, reshaped), *_doubts((a, b), names)],
     }
 
 
@@ -163,6 +163,13 @@ def _notes(common: Sequence[str], reshaped: Sequence[str]) -> list[str]:
             " these are two models, not two builds of one"
         ]
     return []
+
+
+def _doubts(records: Iterable[Record], names: Iterable[str]) -> Iterator[str]:
+    """Builds whose files contradict each other; what is compared is what their shards hold."""
+    for record, name in zip(records, names, strict=True):
+        if count := len(record.get("disagreements") or ()):
+            yield f"{name}: {count:,} disagreement{'s' if count > 1 else ''} in this build; `mlxquant audit` tells which"
 
 
 def _minus(b: Any, a: Any) -> Any:

@@ -230,6 +230,13 @@ def test_two_models_are_compared_with_a_word_of_warning(tiny: Callable[[str], Pa
     assert "alike" not in diff_text(apart)
 
 
+def test_a_build_that_contradicts_itself_is_compared_with_a_note() -> None:
+    good = plan_of(module("a"))
+    record = diff_records(good, {**good, "disagreements": ["config.json says 4-bit"]}, ("good", "bad"))
+    assert record["notes"] == ["bad: 1 disagreement in this build; `mlxquant audit` tells which"]
+    assert "note: bad: 1 disagreement" in diff_text(record)
+
+
 def module(path: str, **changed: Any) -> dict[str, Any]:
     affine = {"group_size": 128, "bits": 8, "mode": "affine"}
     return {
