@@ -168,8 +168,10 @@ def _notes(common: Sequence[str], reshaped: Sequence[str]) -> list[str]:
 def _doubts(records: Iterable[Record], names: Iterable[str]) -> Iterator[str]:
     """Builds whose files contradict each other; what is compared is what their shards hold."""
     for record, name in zip(records, names, strict=True):
-        if count := len(record.get("disagreements") or ()):
-            yield f"{name}: {count:,} disagreement{'s' if count > 1 else ''} in this build; `mlxquant audit` tells which"
+        found = record.get("disagreements")
+        if isinstance(found, list) and found:
+            many = "s" if len(found) > 1 else ""
+            yield f"{name}: {len(found):,} disagreement{many} in this build; `mlxquant audit` tells which"
 
 
 def _minus(b: Any, a: Any) -> Any:
