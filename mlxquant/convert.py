@@ -101,12 +101,10 @@ def convert(
         raise SourceError(f"{source.name}: a config alone has no weights to convert; give the checkpoint's folder")
     work = _Work(source, layout, plan, options)
     partial = Partial(out)
-    finished = os.path.lexists(out)
-    if finished and not (partial.folder.is_dir() and is_build_of(out, work.origin)):
-        raise OutputError(f"{out}: exists already; choose another OUT, or remove it first")
-    partial.check()
-    if not finished:
-        _check_room(partial, work)
+    try:
+        _check_out(partial, work)
+    except OSError as error:
+        raise OutputError(f"{out}: {error.filename} is out of reach ({error.strerror}); choose another OUT") from None
     with partial.claimed():
         if os.path.lexists(out):
             if not is_build_of(out, work.origin):
@@ -210,9 +208,14 @@ def _finish(work: _Work, filling: Filling, folder: Path, began: float) -> None:
     disk.write_file(folder / MANIFEST, manifest_text(manifest))
 
 
-def _check_room(partial: Partial, work: _Work) -> None:
-    """Refuse before anything is written where OUT cannot be made or the disk is too small."""
+def _check_out(partial: Partial, work: _Work) -> None:
+    """Refuse before anything is written where OUT exists, cannot be made, or has no room on its disk."""
     out = partial.out
+    if os.path.lexists(out):
+        if partial.folder.is_dir() and is_build_of(out, work.origin):
+            return  # made, but not cleaned up after
+        raise OutputError(f"{out}: exists already; choose another OUT, or remove it first")
+    partial.check()
     parent = out.parent
     while not parent.exists():
         parent = parent.parent

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 from numpy.typing import NDArray
 
 from .build import Build, read_build
@@ -70,8 +71,7 @@ def verify_source(
     there = [p for p in todo if all(_fits(part, tensors) for part in p.job.parts)]
     chosen = there if everything else choose(there, plan, seed)
     target = _Comparing({}, tensors, build.checkpoint.read_into)
-    device = ((build.manifest or {}).get("options") or {}).get("device", "cpu")
-    settings = Settings(errors=False, allow_nonfinite=True, device=device)
+    settings = Settings(errors=False, allow_nonfinite=True, device=_device(build, notes))
     pool = Workers(workers or os.cpu_count() or 1, source.read_into, target, settings)
     done, total = 0, sum(p.nbytes for p in chosen)
     for piece, _ in pool.run(chosen):
@@ -165,6 +165,16 @@ def _tensors(build: Build) -> dict[str, Tensor]:
     if not (build.folder / MTP_FILE).is_file():
         return dict(build.checkpoint.tensors)
     return {**build.checkpoint.tensors, **{t.name: t for t in read_file_header(build.folder / MTP_FILE)[0]}}
+
+
+def _device(build: Build, notes: list[str]) -> str:
+    """Where the build was computed, if this machine has that."""
+    if build.manifest is None or build.manifest["options"].get("device") != "gpu":
+        return "cpu"
+    if mx.metal.is_available():
+        return "gpu"
+    notes.append("it was made on a GPU and is made again on the CPU here, which may round otherwise")
+    return "cpu"
 
 
 def _names(found: Mapping[str, Tensor], plan: Plan) -> Iterator[str]:
