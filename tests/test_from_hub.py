@@ -138,6 +138,15 @@ def test_no_token_reaches_the_build_or_where_shards_lie(hub, tmp_path, monkeypat
     assert not any("authorization" in r.headers for r in hub.requests if r.path.startswith("/cdn/"))
 
 
+def test_no_token_is_in_an_error_nor_in_its_traceback(hub, tmp_path):
+    words, environment = command(hub, tmp_path, str(tmp_path / "out"), "--debug")
+    done = subprocess.run(words, env=environment | {"HF_TOKEN": TOKEN}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, "a traceback"
+    assert "refuses the token" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    assert not (tmp_path / "out.partial").exists()
+
+
 # --- disk ---
 
 
@@ -210,6 +219,13 @@ def test_keep_source_leaves_every_shard_in_the_usual_cache(hub, tmp_path, expect
     assert same(tmp_path / "out", expected)
     kept = {p.name: p.read_bytes() for p in (tmp_path / "hub").rglob("snapshots/*/*.safetensors")}
     assert kept == {p.name: p.read_bytes() for p in sorted(checkpoint.glob("*.safetensors"))[:-1]}
+
+
+def test_keep_source_is_refused_where_the_cache_has_no_room(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxquant.disk.free_bytes", lambda path: 1 << 20 if "hub" in path.parts else 1 << 30)
+    with pytest.raises(OutputError, match=r"--keep-source downloads [\d,]+ bytes there and 1,048,576 are free"):
+        from_hub(tmp_path / "out", keep=True)
+    assert downloaded(hub) == []
 
 
 # --- a network that fails ---
