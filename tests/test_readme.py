@@ -39,7 +39,7 @@ def test_the_help_is_the_command_s():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_told_of(command):
-    sections = README.partition("\n### plan")[2].partition("\n## ")[0]
+    sections = README.partition("\n### recipes")[2].partition("\n## ")[0]
     assert re.search(rf"`(mlxquant )?{command}\b", sections) or f"make {command}" in README
 
 
