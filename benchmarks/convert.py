@@ -78,7 +78,7 @@ def run(source: Path, rounds: int) -> dict[str, list[dict[str, float]]]:
         for _ in range(rounds):
             for name, command in COMMANDS.items():
                 for shard in source.glob("*.safetensors"):
-                    with open(shard, "rb") as file:
+                    with shard.open("rb") as file:
                         while file.read(1 << 24):
                             pass
                 out = folder / "out"
@@ -147,9 +147,10 @@ def summarize(samples: dict[str, list[dict[str, float]]], source: Path, args: ar
 
 def table(record: dict[str, Any]) -> str:
     """The medians as Markdown."""
+    chip, cores = record["machine"]["chip"], record["machine"]["cores"]
     lines = [
         f"{record['source_bytes'] / 1e9:.2f} GB, {record['layout']}, {record['layers']} layers, medians of"
-        f" {record['rounds']} rounds; {record['machine']['chip']}, {record['machine']['cores']} cores, {record['date']}",
+        f" {record['rounds']} rounds; {chip}, {cores} cores, {record['date']}",
         "",
         "| | wall s | CPU s | peak anonymous MB | × faster than mlx_lm | × the floor |",
         "|---|--:|--:|--:|--:|--:|",
