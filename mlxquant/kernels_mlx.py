@@ -13,10 +13,17 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import UsageError
 from .formats import Format
 
 GPU_PIECE_BYTES = 64 << 20
 _LOCAL = threading.local()
+
+
+def require_device(device: str) -> None:
+    """Raise UsageError if mlx cannot compute on `device`, "cpu" or "gpu", here."""
+    if device == "gpu" and not mx.is_available(mx.gpu):
+        raise UsageError("--device gpu: mlx finds no GPU that it can use here; leave the option out for the CPU")
 
 
 def quantize(w: NDArray[Any], dtype: str, fmt: Format, device: str) -> list[NDArray[Any]]:

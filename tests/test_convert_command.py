@@ -64,6 +64,35 @@ def test_an_error_is_one_message_and_a_traceback_comes_with_debug_alone(source, 
     assert "Traceback" in loud.stderr
 
 
+def test_what_the_system_refuses_is_a_message_too(source, root, tmp_path):
+    long = "x" * 300
+    for words in (["convert", "source", "-r", "gates-8bit", "-o", long], ["plan", long, "-r", "none"], ["audit", long]):
+        done = shell(root, *words)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "File name too long" in done.stderr and "Traceback" not in done.stderr
+        assert "Traceback" in shell(root, "--debug", *words).stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_gpu_that_is_not_there_is_known_beforehand(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx.core.is_available", lambda device: False)
+    refused = run("source", "-r", "gates-8bit", "-o", "out", "--device", "gpu")
+    assert refused.exit_code == 2 and "mlx finds no GPU" in refused.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_to_type_next_can_be_typed(source, root):
+    done = shell(root, "convert", "source", "-r", "gates-8bit", "-o", "my build")
+    assert done.stderr.splitlines()[-1] == "Next: mlxquant audit 'my build'"
+
+
+def test_a_terminal_without_our_signs_gets_question_marks_not_a_traceback(source, root, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    done = shell(root, "diff", "gates-8bit", "deepseek-8bit", "--source", "source")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -56,6 +58,7 @@ class _Lazy(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        _never_fail_to_print()
         try:
             return super().invoke(ctx)
         except MlxquantError as error:
@@ -63,11 +66,24 @@ class _Lazy(click.Group):
                 raise
             click.echo(f"mlxquant: {error}", err=True)
             sys.exit(error.exit_code)
+        except OSError as error:  # what no check foresaw, such as a name that is too long, or a full disk behind `>`
+            if ctx.params.get("debug") or error.errno == errno.EPIPE:  # click ends quietly at a closed pipe
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"mlxquant: {where}{error.strerror or error}; --debug shows where this came from", err=True)
+            sys.exit(MlxquantError.exit_code)
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
                 raise
             click.echo("mlxquant: stopped", err=True)
             sys.exit(INTERRUPTED)
+
+
+def _never_fail_to_print() -> None:
+    """Let a terminal that lacks a sign of ours (−, →, or one of a file's name) show "?" instead of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def command(
         f"{out}: {show_bytes(totals['bytes'])}, {totals['bpw']:.4f} bits per weight,"
         f" {len(plan.protected)} modules protected; {done.seconds:.1f} s{taken_over}"
     )
-    click.echo(f"Next: mlxquant audit {out}", err=True)
+    click.echo(f"Next: mlxquant audit {shlex.quote(str(out))}", err=True)
 
 
 _OWN = (
@@ -104,7 +105,9 @@ _OWN = (
 
 def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_hash: bool, **others: Any) -> Options:
     from ..convert import Options
+    from ..kernels_mlx import require_device
 
+    require_device(others["device"])
     return Options(
         audit=not no_audit,
         hash=not no_hash,
