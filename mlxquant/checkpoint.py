@@ -92,6 +92,8 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
         config = read_config(path, None)
         check_config(config, known)
         return Checkpoint(known, None, config, {}, {})
+    if path.is_file():
+        raise SourceError(f"{path}: a folder, a config.json or a Hub id expected, a file found; give its folder")
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
     config = read_config(path / "config.json", path / "generation_config.json")

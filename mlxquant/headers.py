@@ -20,6 +20,8 @@ from .formats import DTYPE_BYTES
 
 # The limit of the safetensors library itself; a longer header is refused there too.
 MAX_HEADER_BYTES = 100_000_000
+# How a pointer begins, which git leaves where LFS is not installed; as a length it would be 2.3e18.
+LFS_POINTER = b"version "
 # numpy's limit; a product over more lengths than this is a way to keep a reader busy, not a tensor.
 MAX_AXES = 64
 MAX_NAME = 1000
@@ -64,6 +66,8 @@ def header_length(prefix: bytes, file: str, file_size: int) -> int:
     """The header's length from a file's first 8 bytes, checked against the file's size."""
     if len(prefix) < 8 or file_size < 8:
         raise SourceError(f"{file}: at least 8 bytes expected, {min(len(prefix), file_size)} found; download it again")
+    if prefix[:8] == LFS_POINTER:
+        raise SourceError(f"{file}: weights expected, a Git LFS pointer to them found; fetch them with `git lfs pull`")
     length = int.from_bytes(prefix[:8], "little")
     if length > file_size - 8:
         raise SourceError(

@@ -170,7 +170,9 @@ def _pairs(text: str, where: str, problems: list[str], flags: Sequence[str] = ()
     pairs: list[tuple[str, list[str]]] = []
     for word in text.split(",") if text.strip() else []:
         key, equals, value = (part.strip() for part in word.partition("="))
-        if equals:
+        if equals and key.replace("-", "_") in (known for known, _ in pairs):
+            problems.append(f"{where}: {key} is given twice")
+        elif equals:
             pairs.append((key.replace("-", "_"), [value]))
         elif key in flags:
             pairs.append((key, ["true"]))

@@ -20,6 +20,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_path_that_is_nothing_says_what_would_be_something(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    assert "a file found; give its folder" in refused(tmp_path / "model.safetensors")
     assert refused(tmp_path / "nope").endswith("nope: no such folder, config.json or Hub id (org/name)")
 
 

@@ -107,6 +107,12 @@ def test_a_file_shorter_than_a_length_is_truncated(size):
         header_length(bytes(size), FILE, size)
 
 
+def test_a_git_lfs_pointer_is_known_for_what_it_is() -> None:
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    with pytest.raises(SourceError, match="git lfs pull"):
+        header_length(text[:8], FILE, len(text))
+
+
 def test_a_header_longer_than_the_file_is_refused_with_both_numbers():
     with pytest.raises(SourceError, match=r"header claims 1,000 bytes, but the file has 100; download it again"):
         header_length((1000).to_bytes(8, "little"), FILE, 100)

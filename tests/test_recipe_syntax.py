@@ -228,6 +228,8 @@ def test_set_reads(text: str, match: dict[str, object], action: dict[str, object
         ("role=attention:bits=six", "bits is a whole number, not 'six'"),
         ("role=attention:bits=4,5", "bits is a whole number, not [4, 5]"),
         ("role=attention:bits=7", "mode affine has 2, 3, 4, 5, 6 or 8 bits, not 7"),
+        ("role=attention:bits=6,bits=4", "bits is given twice"),
+        ("role=attention,role=expert:keep", "role is given twice"),
         ("role=attention:keep,reason=x", "reason cannot stand behind the colon"),
         ("layers=x:keep", "'x' is no layer"),
     ],
