@@ -152,15 +152,9 @@ class _Work:
 
 def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
     """Make the whole build in OUT.partial. Gives the bytes that earlier runs had finished."""
-    options = work.options
-    if options.fresh:
-        for path in (partial.source, partial.build, partial.journal):
-            disk.remove(path)
-    partial_was_empty = not partial.journal.exists()
-    journal = filling = None
+    options, filling = work.options, None
+    journal = _open_journal(work, partial)
     try:
-        journal = Journal(partial.journal, work.signature, len(work.todo))
-        partial.check_files(work.names)
         filling = Filling(work.shards, partial.build, work.source, journal, watch)
         filling.open(hash_files=options.hash)
         if work.staging is not None:
@@ -171,18 +165,41 @@ def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
         _finish(work, filling, partial.build, began)
         return filling.resumed
     except (MlxquantError, KeyboardInterrupt) as error:
-        refused = isinstance(error, NonFiniteError) and filling is not None and filling.made <= WORTH_KEEPING
         work.source.close()  # nothing comes any more
-        if partial_was_empty and (refused or journal is None or (journal.empty and not partial.holds_source())):
+        if isinstance(error, NonFiniteError) and filling is not None:
+            worthless = filling.made + filling.resumed <= WORTH_KEEPING
+        else:
+            worthless = journal.empty and not partial.holds_source()
+        if worthless:
             with suppress(OutputError):
                 partial.discard()
         raise
     finally:
         if filling is not None:
             filling.close()
-        if journal is not None:
-            journal.close()
+        journal.close()
         work.source.close()
+
+
+def _open_journal(work: _Work, partial: Partial) -> Journal:
+    """Open the journal of OUT.partial, a new one with --fresh. Raises OutputError where it is of other work."""
+    if work.options.fresh:
+        for path in (partial.source, partial.build, partial.journal):
+            disk.remove(path)
+    known = partial.journal.exists()
+    try:
+        journal = Journal(partial.journal, work.signature, len(work.todo))
+    except OutputError:
+        if not known:
+            with suppress(OutputError):
+                partial.discard()
+        raise
+    try:
+        partial.check_files(work.names)
+    except OutputError:
+        journal.close()
+        raise
+    return journal
 
 
 def _finish(work: _Work, filling: Filling, folder: Path, began: float) -> None:

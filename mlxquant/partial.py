@@ -45,7 +45,7 @@ class Partial:
                 f"{self.folder}: a folder for unfinished work expected, a file or link found; move it away"
             )
         names = _names(self.folder)
-        strange = names - {BUILD, JOURNAL, LOCK, SOURCE}
+        strange = (names - {BUILD, JOURNAL, LOCK, SOURCE}) | {n for n in names if (self.folder / n).is_symlink()}
         if JOURNAL not in names:
             strange |= names & {BUILD, SOURCE}
         if strange:

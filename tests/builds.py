@@ -75,3 +75,20 @@ def patch(folder: Path, tensor: str, values: bytes, at: int = 0) -> str:
             path.write_bytes(data)
             return path.name
     raise KeyError(tensor)
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    """Flip one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def place_of(folder: Path, tensor: str) -> tuple[Path, int]:
+    """The file and first byte of a tensor."""
+    for path in folder.glob("model*.safetensors"):
+        data = path.read_bytes()
+        (length,) = struct.unpack("<Q", data[:8])
+        if entry := json.loads(data[8 : 8 + length]).get(tensor):
+            return path, 8 + length + entry["data_offsets"][0]
+    raise KeyError(tensor)

@@ -206,4 +206,4 @@ def test_progress_on_a_terminal_stays_within_80_columns_and_off_stdout(tmp_path,
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode())
     lines = re.split(r"[\r\n]+", text)
     assert max(len(line) for line in lines) <= 80
-    assert re.search(r"\d+%.*B/s.*_proj", text), text
+    assert re.search(r"\d+%.*B/s, …?[a-z_.0-9]+\]", text), text

@@ -21,14 +21,14 @@ from mlxquant import convert as convert_module
 from mlxquant import disk, fill, pieces
 from mlxquant.checkpoint import open_checkpoint
 from mlxquant.convert import Converted, Options, Progress, convert
-from mlxquant.errors import OutputError
+from mlxquant.errors import NonFiniteError, OutputError
 from mlxquant.layout import read_layout
 from mlxquant.plan import make_plan
 from mlxquant.recipe import load_recipe
 from mlxquant.shards import place
 from mlxquant.tiny import Size, write_tiny
 
-from .builds import contents, stored
+from .builds import contents, patch, stored
 from .faults import Count, Dead, Die, Fail, PowerCut, hooked
 
 Run = Callable[[Path], Converted]
@@ -232,6 +232,22 @@ def test_a_disk_that_is_too_small_is_known_before_anything_is_written(run, disk_
         run(disk_of_100_mb / "new" / "out")
     assert "the build takes" in str(error.value)
     assert [p.name for p in disk_of_100_mb.iterdir()] == ["filler"]
+
+
+# --- what is refused, midway ---
+
+
+def test_a_refusal_that_dies_while_it_tidies_up_is_tidied_up_by_the_next(run, tmp_path):
+    patch(tmp_path / "source", "lm_head.weight", b"\xc0\x7f", at=4)
+    with hooked(count := Count()), pytest.raises(NonFiniteError):
+        run(tmp_path / "counted")
+    before = sorted(tmp_path.iterdir())
+    for point in range(len(count.seen) - 12, len(count.seen)):
+        with hooked(Die(point)), pytest.raises(Dead):
+            run(tmp_path / "out")
+        with pytest.raises(NonFiniteError):
+            run(tmp_path / "out")
+        assert sorted(tmp_path.iterdir()) == before
 
 
 # --- the source, midway ---

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlxquant import convert as convert_module
 from mlxquant import disk, fill, pieces
 from mlxquant.errors import NonFiniteError, OutputError
 from mlxquant.journal import read_entries
 from mlxquant.partial import Partial
 from mlxquant.tiny import Size, write_tiny
 
-from .builds import build, contents, patch
+from .builds import build, contents, flip, patch
 from .faults import Dead, hooked
 
 NAN = b"\xc0\x7f"
@@ -71,15 +72,9 @@ def test_nothing_that_is_proven_is_made_again(source, out, whole):
     assert done.resumed_bytes > 300_000
 
 
-def flipped(path: Path, at: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1 << bit
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize("where", [0, 3, 100, 5_000, 100_000, 200_000, -1])
 def test_a_flipped_bit_in_the_unfinished_build_is_found_and_made_good(source, out, whole, where):
-    flipped(partial(out) / "build" / "model.safetensors", where)
+    flip(partial(out) / "build" / "model.safetensors", where)
     done = build(source, out)
     assert contents(out) == whole
     assert done.resumed_bytes > 150_000
@@ -191,7 +186,8 @@ def test_a_shard_replaced_by_another_of_the_same_size_and_time_is_noticed(source
     assert "model-00001-of-00003.safetensors.sample" in refusal(source, out)
 
 
-def test_values_that_nobody_looked_at_are_made_again_by_a_run_that_looks(source, tmp_path):
+def test_values_that_nobody_looked_at_are_made_again_by_a_run_that_looks(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert_module, "WORTH_KEEPING", 0)
     patch(source, "lm_head.weight", NAN, at=4000)
     out = tmp_path / "out"
     with hooked(AtRename()), pytest.raises(Dead):
@@ -233,6 +229,12 @@ def test_a_file_or_a_link_in_place_of_the_folder_is_refused(source, tmp_path):
     (tmp_path / "out.partial").unlink()
     (tmp_path / "out.partial").symlink_to(tmp_path / "elsewhere")
     assert "a folder for unfinished work expected" in refusal(source, tmp_path / "out")
+
+
+def test_a_link_in_place_of_the_unfinished_build_is_refused(source, out, tmp_path):
+    (partial(out) / "build").rename(tmp_path / "elsewhere")
+    (partial(out) / "build").symlink_to(tmp_path / "elsewhere")
+    assert "holds build, which mlxquant did not leave there" in refusal(source, out)
 
 
 def test_a_link_in_place_of_a_shard_is_not_followed(source, out, tmp_path):
