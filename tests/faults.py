@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,13 @@ class Fail:
 
     def __init__(self, at: int, code: int) -> None:
         self.left, self.code = at, code
+        self.lock = threading.Lock()  # workers and the main thread write side by side
 
     def __call__(self, operation: str, path: str) -> None:
-        self.left -= 1
-        if self.left == -1:
+        with self.lock:
+            self.left -= 1
+            now = self.left == -1
+        if now:
             raise OSError(self.code, os.strerror(self.code), path)
 
 
