@@ -57,12 +57,16 @@ def _verdict(fits: Fits) -> str:
     possible = [fit for fit in fits.recipes if fit.needed is not None]
     if best := fits.best:
         text = f"{best.recipe}, the least quantized of these that fits" if len(fits.recipes) > 1 else best.recipe
+        if pitfalls := [f.recipe for f in fits.recipes if f.fits and (f.bpw or 0) > (best.bpw or 0)]:
+            text += f" ({', '.join(pitfalls)} stands here for comparison only)"
         lines.append(filled("best", text))
     elif possible:
         least = min(possible, key=lambda fit: fit.needed or 0)
-        lines.append(filled("best", f"none: the smallest, {least.recipe}, is {_signed(-(least.spare or 0))} too large"))
+        lines.append(
+            filled("best", f"nothing fits: the smallest, {least.recipe}, is {_signed(-(least.spare or 0))} too large")
+        )
     else:
-        lines.append(filled("best", "none: no recipe suits this model"))
+        lines.append(filled("best", "nothing fits: no recipe suits this model"))
     return "\n".join(lines)
 
 

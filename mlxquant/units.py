@@ -11,6 +11,7 @@ import re
 from .errors import UsageError
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LEAST_BYTES = 1 << 20
 _MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?|\.\d+)\s*(?P<unit>[kmgt]?)(?:i?b)?", re.I)
 _TOKENS = re.compile(r"(?P<number>\d+(?:\.\d+)?|\.\d+)\s*(?P<unit>[km]?)", re.I)
 
@@ -18,10 +19,16 @@ _TOKENS = re.compile(r"(?P<number>\d+(?:\.\d+)?|\.\d+)\s*(?P<unit>[km]?)", re.I)
 def parse_memory(text: str) -> int:
     """Read an amount of memory: `96GB`, `96GiB`, `512 MB`, `64g`, or plain bytes. Raises UsageError.
 
+    A number without a unit that is too small for bytes of memory is refused: "96" means gigabytes to most people.
+
     >>> parse_memory("96GB") == parse_memory("96 GiB") == 96 * 2**30
     True
     """
-    return _parse(text, _MEMORY, "a size such as 96GB, 96GiB, 512 MB")
+    expected = "a size such as 96GB, 96GiB, 512 MB"
+    amount = _parse(text, _MEMORY, expected)
+    if amount < _LEAST_BYTES and not text.strip()[-1].isalpha():
+        raise UsageError(f"{text!r}: {expected} expected; a number alone is bytes")
+    return amount
 
 
 def parse_tokens(text: str) -> int:

@@ -149,7 +149,14 @@ def test_a_cache_grows_by_steps_up_to_its_limit(growth, tokens, size):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("96GB", 96 * GiB), ("96GiB", 96 * GiB), ("96g", 96 * GiB), ("512 MB", 2**29), ("1.5 tb", 1536 * GiB), ("9", 9)],
+    [
+        ("96GB", 96 * GiB),
+        ("96GiB", 96 * GiB),
+        ("96g", 96 * GiB),
+        ("512 MB", 2**29),
+        ("1.5 tb", 1536 * GiB),
+        ("1048576", 2**20),
+    ],
 )
 def test_memory_is_read_as_it_is_sold(text, size):
     assert parse_memory(text) == size
@@ -160,6 +167,11 @@ def test_memory_is_read_as_it_is_sold(text, size):
 )
 def test_a_context_is_read_as_models_state_it(text, tokens):
     assert parse_tokens(text) == tokens
+
+
+def test_a_small_number_without_a_unit_is_not_taken_for_bytes():
+    with pytest.raises(UsageError, match="512 MB expected; a number alone is bytes"):
+        parse_memory("96")
 
 
 @pytest.mark.parametrize("text", ["", "GB", "lots", "-1GB", "0", "1e3", "96 GBs", "nan"])
@@ -230,7 +242,13 @@ def test_a_recipe_that_a_model_cannot_have_says_why(shared):
 
 def test_where_nothing_fits_the_text_says_how_much_is_missing(paper_fits):
     small = Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, (Fit("a", "x", 9, 4.0, 9, -3 * GiB),))
-    assert "none: the smallest, a, is 3.00 GiB too large" in fits_text(small)
+    assert "nothing fits: the smallest, a, is 3.00 GiB too large" in fits_text(small)
+
+
+def test_a_pitfall_that_fits_is_said_to_be_passed_over(paper_fits):
+    made = (Fit("naive-linear-8bit", "x", 9, 15.6, 9, GiB), Fit("a", "x", 9, 8.0, 9, GiB))
+    text = " ".join(fits_text(Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, made)).split())
+    assert "best a, the least quantized of these that fits (naive-linear-8bit stands here for comparison only)" in text
 
 
 def test_the_text_fits_80_columns(paper_fits):
