@@ -71,10 +71,12 @@ def source_text(source: Mapping[str, Any]) -> str:
 
 
 def _head(plan: Plan) -> str:
+    recipe = plan.recipe
+    of = f"{recipe.name} is " if recipe.overrides else ""  # the summary knows nothing of what changes the recipe
     lines = (
         filled("source", source_text(plan.source)),
-        filled("recipe", f"{plan.recipe}: {plan.recipe.summary}"),
-        filled("sha256", plan.recipe.sha256),
+        filled("recipe", f"{recipe}: {of}{recipe.summary}"),
+        filled("sha256", recipe.sha256),
     )
     return "\n".join(lines)
 

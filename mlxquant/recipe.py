@@ -287,7 +287,8 @@ def _unsupported(recipe: Recipe) -> list[str]:
             continue
         if rule.use and recipe.default is None:
             found.append(f"{rule.label} ({rule.match}): use = {rule.use!r} needs a default; give [quantize] bits")
-        elif not rule.use and (problem := rule.format(recipe.default).problem()):
-            hint = "" if rule.mode else "; the rule leaves its mode to the default, which may not be what it means"
+        elif not rule.use and (problem := (asked := rule.format(recipe.default)).problem()):
+            meant = not rule.mode and replace(asked, mode="affine").problem() is None
+            hint = "; the rule leaves its mode to the default, which may not be what it means" if meant else ""
             found.append(f"{rule.label} ({rule.match}): {problem}{hint}")
     return found

@@ -59,6 +59,10 @@ def test_a_config_can_be_planned_where_it_lies(tiny_qwen):
     assert json.loads(done.stdout)["source"]["name"] == "qwen3_5_moe/config.json"
 
 
+def test_the_summary_of_a_recipe_is_not_said_of_what_overrides_make_of_it(tiny_qwen):
+    assert "gates-8bit --bits 4: gates-8bit is 8-bit" in plan(tiny_qwen, "-r", "gates-8bit", "--bits", 4).stdout
+
+
 def test_overrides_are_laid_over_the_recipe(tiny_qwen):
     args = ("--bits", 6, "--group-size", 64, "--set", "role=attention:bits=4", "--set", "role=lm_head:keep")
     record = json.loads(plan(tiny_qwen, "-r", "uniform-8bit", *args, "--json").stdout)

@@ -230,6 +230,7 @@ def test_set_reads(text: str, match: dict[str, object], action: dict[str, object
         ("role=attention:bits=7", "mode affine has 2, 3, 4, 5, 6 or 8 bits, not 7"),
         ("role=attention:bits=6,bits=4", "bits is given twice"),
         ("role=attention,role=expert:keep", "role is given twice"),
+        ("role=attention:mode=mxfp4,bits=8", "mode mxfp4 has 4 bits, not 8"),
         ("role=attention:keep,reason=x", "reason cannot stand behind the colon"),
         ("layers=x:keep", "'x' is no layer"),
     ],
@@ -289,3 +290,12 @@ def test_the_issues_recipes_are_shipped() -> None:
         "none", "uniform-8bit", "gates-8bit", "deepseek-8bit", "naive-linear-8bit", "mlx-lm-default", "gates-4bit",
         "deepseek-4bit", "mixed-3-6", "mixed-4-6",
     }  # fmt: skip
+
+
+def test_the_mode_is_doubted_only_where_another_would_do() -> None:
+    doubt = "leaves its mode to the default"
+    with pytest.raises(RecipeError, match=doubt):
+        load_recipe("uniform-8bit", mode="mxfp4", sets=["role=lm_head:bits=8,group_size=64"])
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("uniform-8bit", sets=["role=lm_head:bits=1"])
+    assert doubt not in str(caught.value)
