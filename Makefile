@@ -50,11 +50,12 @@ lint: $(STAMP)
 types: $(STAMP)
 	@$(BIN)/mypy
 
+# A file's tests stay in one process: its fixtures are made once, and a kernel is compiled once.
 unit: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 slow: $(STAMP)
-	@$(BIN)/python -m pytest -m "slow and not network"
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "slow and not network"
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix .

@@ -52,6 +52,7 @@ def test_json_is_all_that_stands_on_stdout(llama):
     assert record["settings"]["text"] == {"kind": "random", "sha256": None}
 
 
+@pytest.mark.slow
 def test_builds_can_be_loaded_anew_each_round(llama):
     run = bench(llama, llama, "-p", "4", "-n", "0", "-r", "2", "--load", "each-round", "--json")
     record = json.loads(run.stdout)

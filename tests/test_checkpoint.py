@@ -136,7 +136,7 @@ def test_a_header_longer_than_its_file_is_refused(folder):
 
 def test_a_shard_that_is_a_pointer_of_git_lfs_is_refused(folder):
     (folder / A).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    assert refused(folder).startswith(f"{A}: its header claims ")
+    assert refused(folder).startswith(f"{A}: weights expected, a Git LFS pointer to them found")
 
 
 def test_overlapping_tensors_are_refused(folder):

@@ -349,6 +349,7 @@ def command(hub: HubServer, tmp_path: Path, *words: str) -> tuple[list[str], dic
     return [*start, "-r", "gates-8bit", "--group-size", "32", "--unaligned", "keep", "-o", *words], environment
 
 
+@pytest.mark.slow
 def test_the_killed_command_goes_on_at_its_commit_though_the_branch_moved_on(hub, tmp_path, expected):
     words, environment = command(hub, tmp_path, str(tmp_path / "out"))
     hub.fail("/cdn/.*00005-of", stall=1, times=100)  # also the header's reading: a time to be killed in

@@ -225,7 +225,10 @@ from mlxquant.layout import read_layout
 import mlx.core as mx
 began = time.perf_counter()
 layout = read_layout(open_checkpoint(sys.argv[1]))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+try:  # on Linux ru_maxrss starts at the size of the process that started this one
+    peak = int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) * 1024
+except OSError:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 parameters = sum(m.parameters for m in layout.modules)
 print(json.dumps([parameters, peak, mx.get_peak_memory(), time.perf_counter() - began, "transformers" in sys.modules]))
 """
