@@ -19,7 +19,7 @@ from typing import Any
 from .errors import PlanError, listed
 from .formats import MODES, Format
 from .misfits import rule_misfits
-from .modules import CARRIED, Module
+from .modules import CARRIED, Module, is_raw_router
 from .recipe import Recipe
 from .rules import Rule
 
@@ -164,7 +164,7 @@ def unquantizable(module: Module) -> str:
     """Why mlx has no quantized form of it."""
     if module.kind == CARRIED:
         return f"carried along as the source has it: mlx-lm's model has no {module.role} part"
-    if module.role == "router" and len(module.shape) > 1:
+    if is_raw_router(module):
         return f"{module.kind}: this model's router is a raw array, which mlx has no quantized form of"
     if module.kind.lower() in ("", "array", "parameter"):
         return "a single array: mlx has no quantized form"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from .layers import select_layers
-from .modules import Module
+from .modules import Module, is_raw_router
 from .recipe import Recipe
 from .rule_syntax import nearest
 from .rules import SET_ORIGIN, Rule
@@ -25,9 +25,14 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
     def add(self, rule: Rule, text: str, *, mistake: bool) -> None:
-        """File a misfit; an optional rule has only notes."""
-        target = self.problems if mistake and not rule.optional else self.notes
-        target.append(f"{rule.label} ({rule.match}): {text}")
+        """File a misfit; an optional rule has only notes. What is noted of one rule at once is one note."""
+        lead = f"{rule.label} ({rule.match}): "
+        if mistake and not rule.optional:
+            self.problems.append(lead + text)
+        elif self.notes and self.notes[-1].startswith(lead):
+            self.notes[-1] += f"; {text}"
+        else:
+            self.notes.append(lead + text)
 
 
 def rule_misfits(
@@ -111,7 +116,8 @@ def _shadowed(rule: Rule, matched: Sequence[Module], taken: dict[str, Rule], fou
     same = {taken[m.path].origin for m in matched} == {rule.origin}
     by = ", ".join(before)
     if same:
-        found.add(rule, f"never applies: {by} before it match all {len(matched)} of its modules", mistake=True)
+        match = "matches" if len(before) == 1 else "match"
+        found.add(rule, f"never applies: {by} before it {match} all {len(matched)} of its modules", mistake=True)
     else:
         found.notes.append(f"{rule.label} ({rule.match}): overridden by {by} for all {len(matched)} of its modules")
 
@@ -124,6 +130,8 @@ def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], found: _F
     if not any(m.quantizable or m.prequantized for m in won):
         kinds = ", ".join(sorted({m.kind for m in won}))
         text = f"mlx has no quantized form of what it matches here ({kinds}), which stays as it is"
+        if all(is_raw_router(m) for m in won):
+            text = f"the routers stay at source precision anyway: {kinds} is a raw array, which mlx cannot quantize"
         found.add(rule, text, mistake=typed and not rule.keep)
     if rule.keep or rule.use:
         return

@@ -89,3 +89,9 @@ class Module:
     def parameters(self) -> int:
         """Number of values in all its arrays, before quantization."""
         return sum(prod(a.shape) for a in self.arrays)
+
+
+def is_raw_router(module: Module) -> bool:
+    """Whether this is a router whose matrix is a raw array, which mlx has no quantized form of."""
+    raw = not module.quantizable and module.prequantized is None and module.kind != CARRIED
+    return raw and module.role == "router" and len(module.shape) > 1

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .modules import ROLES
+from .modules import ROLES, is_raw_router
 from .units import show_bytes, show_count
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ def source_text(source: Mapping[str, Any]) -> str:
     return f"{source['name']}{at} ({source['model_type']}, {source['layers']} layers; read from the {read})"
 
 
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """Name a record's recipe with what changed it. ``"gates-8bit --group-size 32"``."""
+    overrides = recipe.get("overrides")
+    return " ".join(str(word) for word in (recipe.get("name"), *(overrides if isinstance(overrides, list) else ())))
+
+
 def _head(plan: Plan) -> str:
     recipe = plan.recipe
     of = f"{recipe.name} is " if recipe.overrides else ""  # the summary knows nothing of what changes the recipe
@@ -104,7 +110,9 @@ def _top_k(plan: Plan) -> str:
 
 def _protected(plan: Plan) -> str:
     if not plan.protected:
-        return filled("protected", "0 modules: no rule keeps what mlx can quantize")
+        raw = sum(is_raw_router(m.module) for m in plan.modules)
+        why = f"the {raw:,} routers stay at source precision anyway" if raw else "no rule keeps what mlx can quantize"
+        return filled("protected", f"0 modules: {why}")
     groups: dict[tuple[str, str], list[PlannedModule]] = defaultdict(list)
     for m in plan.protected:
         groups[m.decision.rule or "", m.decision.reason].append(m)

@@ -262,6 +262,13 @@ def test_the_text_gives_counts_and_reasons_of_what_is_protected(paper_config):
     assert "K and V are written to the cache" in flat
 
 
+def test_routers_that_mlx_cannot_quantize_are_said_to_stay(shared):
+    text = plan_text(plan_of(shared / "reference/configs/DeepSeek-V3.json", "gates-8bit"))
+    flat = " ".join(text.split())
+    assert "protected 0 modules: the 58 routers stay at source precision anyway" in flat
+    assert flat.count("(role router or shared_expert_gate)") == 1
+
+
 def test_the_text_says_what_is_dropped(paper_headers):
     assert "333 vision tensors (860.77 MiB)" in plan_text(plan_of(paper_headers, "none"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mlxquant.recipe import load_recipe
@@ -38,6 +40,16 @@ def test_a_role_that_the_model_lacks_is_a_note() -> None:
     assert notes[1] == "recipe#2 (role mtp): this model has no mtp"
 
 
+def test_what_is_noted_of_one_rule_is_one_note() -> None:
+    raw = [replace(m, kind="MoEGate", quantizable=False) if m.role == "router" else m for m in tiny()]
+    notes = on_tiny(rules("match={role=['router','shared_expert_gate']}\nkeep=true"), raw).notes
+    assert notes[0] == (
+        "recipe#1 (role router or shared_expert_gate): this model has no shared_expert_gate; the routers stay at"
+        " source precision anyway: MoEGate is a raw array, which mlx cannot quantize"
+    )
+    assert not any("recipe#1" in note for note in notes[1:])
+
+
 def test_layers_and_layer_types_that_the_model_lacks_are_notes() -> None:
     notes = on_tiny(rules("match={layers=60}\nkeep=true", "match={layer_type='sliding'}\nkeep=true")).notes
     assert "lie outside this model's 2, 0 to 1" in notes[0]
@@ -51,12 +63,14 @@ def test_what_set_asks_must_be_there() -> None:
 
 def test_a_rule_wholly_shadowed_by_its_own_files_rules_is_an_error() -> None:
     told = misfit(rules("match={role='attention'}\nkeep=true", "match={path='*.q_proj'}\nbits=6"))
-    assert "recipe#2 (path *.q_proj): never applies: recipe#1 before it match all 2 of its modules" in told
+    assert "recipe#2 (path *.q_proj): never applies: recipe#1 before it matches all 2 of its modules" in told
 
 
 def test_a_rule_shadowed_by_two_together_is_shadowed() -> None:
     halves = [f"match={{role='attention', layers={i}}}\nkeep=true" for i in (0, 1)]
-    assert "never applies: recipe#1, recipe#2" in misfit(rules(*halves, "match={role='attention'}\nbits=6"))
+    assert "never applies: recipe#1, recipe#2 before it match all" in misfit(
+        rules(*halves, "match={role='attention'}\nbits=6")
+    )
 
 
 def test_overriding_an_extended_recipes_rule_is_a_note() -> None:
