@@ -14,6 +14,7 @@ from math import sqrt
 from typing import Any
 
 from .formats import Format
+from .plan_text import recipe_text
 from .units import show_bytes
 
 _WORST = 12
@@ -130,7 +131,7 @@ def _summary(record: Mapping[str, Any]) -> str:
         rows.append(("source", " at ".join(str(v) for v in (source.get("name"), source.get("revision")) if v)))
         if source.get("model_type"):
             rows.append(("model", f"{source['model_type']}, {source.get('layers')} layers"))
-    rows.append(("recipe", f"{recipe['name']} (sha256 {recipe['sha256']})" if recipe else "not known"))
+    rows.append(("recipe", f"{recipe_text(recipe)} (sha256 {recipe['sha256']})" if recipe else "not known"))
     rows += [
         ("parameters", f"{totals['parameters']:,}"),
         ("bytes", f"{totals['bytes']:,} ({show_bytes(totals['bytes'])}), {bits(totals['bpw'])} bits per weight"),

@@ -75,12 +75,22 @@ def _well_formed(record: Mapping[str, Any]) -> bool:
     source, recipe, entries, notes = (record.get(key) for key in ("source", "recipe", "modules", "notes"))
     return (
         (source is None or (isinstance(source, dict) and all(_scalar(v) for v in source.values())))
-        and (recipe is None or (isinstance(recipe, dict) and {"name", "sha256"} == recipe.keys()))
-        and all(isinstance(v, str) for v in (recipe or {}).values())
+        and (recipe is None or (isinstance(recipe, dict) and _names_a_recipe(recipe)))
         and isinstance(entries, list)
         and all(isinstance(e, dict) and isinstance(e.get("path"), str) and _told_in_words(e) for e in entries)
         and isinstance(notes, list)
         and all(isinstance(n, str) for n in notes)
+    )
+
+
+def _names_a_recipe(recipe: Mapping[str, Any]) -> bool:
+    """Whether this is a recipe's identity; records of before 2026-11-21 have no overrides."""
+    overrides = recipe.get("overrides", [])
+    return (
+        recipe.keys() - {"overrides"} == {"name", "sha256"}
+        and all(isinstance(recipe[key], str) for key in ("name", "sha256"))
+        and isinstance(overrides, list)
+        and all(isinstance(o, str) for o in overrides)
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .account_text import bits, by_role, format_name, grouped, percent, protected_text, worst_row
-from .plan_text import filled, short_layer
+from .plan_text import filled, recipe_text, short_layer
 from .units import show_bytes
 
 _SHOWN = 20
@@ -50,7 +50,7 @@ def _head(record: Mapping[str, Any], name: str) -> str:
         at = f" at {source['revision']}" if source.get("revision") else ""
         lines.append(filled("source", f"{source.get('name')}{at}"))
     made = (
-        f"{recipe['name']} (sha256 {str(recipe['sha256'])[:12]})"
+        f"{recipe_text(recipe)} (sha256 {str(recipe['sha256'])[:12]})"
         if recipe
         else "not known; what follows is what was found"
     )

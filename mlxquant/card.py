@@ -13,6 +13,7 @@ from typing import Any
 
 from .account_text import by_role, format_name, grouped, percent, sqnr
 from .bench_text import bench_markdown
+from .plan_text import recipe_text
 from .units import show_bytes, show_count
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -68,8 +69,10 @@ def _lead(manifest: Mapping[str, Any], base: str | None) -> str:
     source, recipe = manifest["source"], manifest["recipe"]
     name = f"[{base}](https://huggingface.co/{base})" if base else f"`{source.get('name')}`"
     commit = f" at commit `{source['revision'][:12]}`" if source.get("revision") else ""
+    of = f"`{recipe.get('name')}` is " if recipe.get("overrides") else ""  # its summary knows nothing of overrides
+    what = f"{of}{recipe.get('summary') or '-'}"
     return (
-        f"{name}{commit} for MLX, quantized with the recipe `{recipe.get('name')}`: {recipe.get('summary') or '-'}."
+        f"{name}{commit} for MLX, quantized with the recipe `{recipe_text(recipe)}`: {what}."
         f"{f' {base} says what the model can do and under which license it may be used.' if base else ''}"
     )
 

@@ -31,7 +31,7 @@ from .manifest import MANIFEST, describe_origin, is_build_of, make_manifest, man
 from .needs import needs_of
 from .partial import Partial
 from .pieces import SPAN_COST, Job, Piece, jobs, pieces
-from .plan import Plan
+from .plan import Plan, recipe_record
 from .records import record_text
 from .shards import index, place, place_beside
 from .signature import make_signature
@@ -142,10 +142,8 @@ class _Work:
         yield "config.json", config_text(self.source.config, plan)
         yield INDEX, index(self.indexed, plan.totals["parameters"])
         yield from self.sides.items()
-        recipe = {"name": plan.recipe.name, "sha256": plan.recipe.sha256}
-        record = make_record(
-            entries_of(plan, errors), source=plan.source, recipe=recipe, notes=(*plan.notes, *plan.warnings)
-        )
+        recipe, notes = recipe_record(plan.recipe), (*plan.notes, *plan.warnings)
+        record = make_record(entries_of(plan, errors), source=plan.source, recipe=recipe, notes=notes)
         yield "audit.json", (record_text(record) + "\n").encode()
         yield "AUDIT.md", markdown(record).encode()
 

@@ -172,13 +172,12 @@ class Plan:
         """The plan record: versioned JSON."""
         from . import __version__
 
-        recipe = self.recipe.as_dict()
         return {
             "schema": SCHEMA,
             "mlxquant": __version__,
             "mlx_lm": mlx_lm_version(),
             "source": self.source,
-            "recipe": {"name": self.recipe.name, "sha256": self.recipe.sha256, "overrides": recipe["overrides"]},
+            "recipe": recipe_record(self.recipe),
             "totals": self.totals,
             "protected": {
                 "modules": len(self.protected),
@@ -211,6 +210,11 @@ def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
         warnings=tuple(decisions.warnings),
         beside=tuple(PlannedModule(m, Decision(None, False, unquantizable(m)), (0, 1)) for m in layout.beside),
     )
+
+
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """What a record says of its recipe."""
+    return {"name": recipe.name, "sha256": recipe.sha256, "overrides": list(recipe.overrides)}
 
 
 def source_record(layout: Layout, source: Checkpoint) -> dict[str, Any]:

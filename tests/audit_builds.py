@@ -14,7 +14,7 @@ from mlxquant.convert import Options, convert
 from mlxquant.hub import open_source
 from mlxquant.layout import read_layout
 from mlxquant.plan import make_plan
-from mlxquant.recipe import load_recipe
+from mlxquant.recipe import Recipe, load_recipe
 
 INDEX = "model.safetensors.index.json"
 Tensors = dict[str, tuple[str, list[int], bytes]]  # name -> dtype, shape, bytes
@@ -29,11 +29,12 @@ def made_by_mlx_lm(source: Path, out: Path, **options: Any) -> Path:
     return out
 
 
-def made_by_us(source: Path, out: Path, recipe: str, *, keep: tuple[str, ...] = (), **options: Any) -> Path:
-    """Convert with a shipped recipe."""
+def made_by_us(source: Path, out: Path, recipe: Recipe | str, *, keep: tuple[str, ...] = (), **options: Any) -> Path:
+    """Convert with a recipe; a name is a shipped one's."""
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     opened = open_source(str(source))
     layout = read_layout(opened, keep=keep)
-    convert(opened, layout, make_plan(layout, load_recipe(recipe), opened), out, Options(jobs=2, **options))
+    convert(opened, layout, make_plan(layout, recipe, opened), out, Options(jobs=2, **options))
     return out
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from mlxquant.account_text import markdown
 from mlxquant.audit import audit_build, read_build
+from mlxquant.audit_text import audit_text
 from mlxquant.build_files import config_text
 from mlxquant.errors import BuildError
 from mlxquant.formats import Format
@@ -96,6 +97,31 @@ def test_a_width_that_the_group_does_not_divide_is_no_protection(tmp_path):
     down = [m for m in record["modules"] if m["path"].endswith("switch_mlp.down_proj")]
     assert {m["reason"] for m in down} == {"left unquantized: group size 64 does not divide its input dimension 96"}
     assert record["protected"]["modules"] == 0
+
+
+def test_what_changed_the_recipe_stands_in_record_and_texts(tiny_qwen, tmp_path):
+    build = made_by_us(tiny_qwen, tmp_path / "b", load_recipe("gates-8bit", group_size=32))
+    record = audit_build(read_build(build))
+    assert record == json.loads((build / "audit.json").read_text())
+    assert record["recipe"]["overrides"] == ["--group-size 32"]
+    assert "gates-8bit --group-size 32 (sha256 " in audit_text(record, "b")
+    assert "| recipe | gates-8bit --group-size 32 (sha256 " in (build / "AUDIT.md").read_text()
+
+
+def test_a_record_from_before_overrides_were_kept_is_read(own, tmp_path):
+    build = copied(own, tmp_path / "b")
+    edit_json(build / "audit.json", lambda record: record["recipe"].pop("overrides"))
+    record = audit_build(read_build(build))
+    assert (record["recipe"].keys(), record["disagreements"]) == ({"name", "sha256"}, [])
+
+
+@pytest.mark.parametrize("overrides", ["--bits 4", [4], None])
+def test_a_record_with_strange_overrides_is_left_aside(own, tmp_path, overrides):
+    build = copied(own, tmp_path / "b")
+    edit_json(build / "audit.json", lambda record: record["recipe"].update(overrides=overrides))
+    assert audit_build(read_build(build))["disagreements"] == [
+        "audit.json: not as mlxquant writes it; it is left aside"
+    ]
 
 
 def test_our_own_build_is_audited_to_the_record_that_convert_wrote(own):

@@ -196,6 +196,11 @@ def test_the_card_says_what_the_build_is(made):
     assert "Measurements" not in text
 
 
+def test_the_card_names_what_changed_the_recipe(made):
+    text = prepare(made, "me/build").card
+    assert "the recipe `gates-8bit --group-size 32 --unaligned keep`: `gates-8bit` is " in text
+
+
 def test_the_front_matter_is_yaml_that_the_client_reads(made):
     from huggingface_hub import ModelCard
 

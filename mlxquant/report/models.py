@@ -12,7 +12,7 @@ from ..diff import relative_error, stored
 from ..diff_text import show_error
 from ..layers import layers_text
 from ..modules import ROLES
-from ..plan_text import short_layer
+from ..plan_text import recipe_text, short_layer
 from ..units import show_bytes, show_count
 from .loading import Loaded
 
@@ -112,7 +112,7 @@ def figures(model: Model) -> list[dict[str, Any]]:
             "letter": side.letter,
             "name": side.name,
             "kind": side.kind,
-            "recipe": (side.record["recipe"] or {}).get("name"),
+            "recipe": recipe_text(side.record["recipe"]) if side.record["recipe"] else None,
             "figures": list(_figures(side, model.sides[0] if number else None)),
             "disagreements": _texts(side.record.get("disagreements")),
             "warnings": _texts(side.record.get("warnings")),
