@@ -24,6 +24,9 @@ from .recording import recording
 from .strided import Strided
 from .views import Computed, Joined, View, source_view
 
+# More misfits than this have one cause, and are told as one.
+EXAMPLES = 5
+
 
 def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
     """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them."""
@@ -40,6 +43,12 @@ def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
         with recording():
             return dict(model.sanitize(weights))
     except MODEL_ERRORS as error:
+        lacking = error.args[0] if isinstance(error, KeyError) and error.args else None
+        if isinstance(lacking, str) and "." in lacking and lacking not in tensors:
+            raise LayoutError(
+                f"{source.name}: config.json asks for tensors that the checkpoint lacks, the first: {lacking};"
+                " a shard may be missing, or config.json is of another model"
+            ) from error
         raise LayoutError(
             f"{source.name}: mlx-lm's sanitize for {source.config['model_type']} cannot take its tensors"
             f" ({type(error).__name__}: {error}); are some missing, or is it another layout?"
@@ -115,20 +124,27 @@ def _flat(parameters: Any) -> list[tuple[str, mx.array]]:
 
 
 def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View], source: Checkpoint) -> None:
-    """Check that the views are what the class asks for. Raises LayoutError listing every misfit."""
-    problems = [
-        f"{name}: {_origin(views[name])} gives shape {list(views[name].shape)}, config.json asks for {list(shape)}"
+    """Check that the views are what the class asks for. Raises LayoutError: a few misfits are told each by each."""
+    wrong = [
+        f"{name}: {_giver(name, views[name])} shape {list(views[name].shape)}, config.json asks for {list(shape)}"
         for name, shape in parameters.items()
         if name in views and views[name].shape != shape
     ]
-    problems += [f"{name}: not in the checkpoint; a shard may be missing" for name in parameters if name not in views]
-    problems += [
-        f"{_origin(view)}: unexpected; mlx-lm's {source.config['model_type']} has no {name}"
+    missing = [f"{name}: not in the checkpoint; a shard may be missing" for name in parameters if name not in views]
+    strange = [
+        f"{(origin := _origin(view))}: unexpected; mlx-lm's {source.config['model_type']} has no"
+        f" {'such array' if origin == name else name}"
         for name, view in views.items()
         if name not in parameters
     ]
-    if problems:
-        raise LayoutError(listed(problems))
+    kinds = [kind for kind in (wrong, missing, strange) if kind]
+    count, among = sum(map(len, kinds)), len(parameters.keys() | views.keys())
+    if 0 < count <= EXAMPLES:
+        raise LayoutError(listed([problem for kind in kinds for problem in kind]))
+    if count:  # one cause: some of each kind tell which
+        each = -(-EXAMPLES // len(kinds))
+        lead = f"config.json does not describe these shards: {count:,} of {among:,} arrays differ; the first:"
+        raise LayoutError("\n".join([lead, *(problem for kind in kinds for problem in kind[:each])]))
 
 
 def check_decoded(
@@ -158,6 +174,12 @@ def check_decoded(
     ]
     if problems:
         raise LayoutError(listed(problems))
+
+
+def _giver(name: str, view: View) -> str:
+    """Which stored tensor gives an array, where it is called otherwise."""
+    origin = _origin(view)
+    return "the shards give" if origin == name else f"{origin} gives"
 
 
 def _origin(view: View) -> str:

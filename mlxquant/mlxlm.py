@@ -12,7 +12,7 @@ import io
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ MODEL_ERRORS = (
 )  # fmt: skip
 # Far more than any model has; a damaged config with more would be built until memory ends.
 _MOST_LAYERS = 10_000
+_SIZES = re.compile(r"^(hidden_size|(moe_)?intermediate_size|vocab_size|head_dim|num_(hidden_layers|.*heads))$")
 _COUNTS = re.compile(r"^(n|num)_(.*_)?(layers?|experts|blocks)$")
 
 
@@ -38,9 +39,23 @@ def build_model(config: Mapping[str, Any]) -> Any:
     try:
         return model_class(args_class.from_dict(dict(config)))
     except MODEL_ERRORS as error:
+        said, doubts = str(error).partition("\n")[0], "; ".join(_unusual(config))
         raise LayoutError(
-            f"config.json: mlx-lm cannot build a {config['model_type']} model from it ({type(error).__name__}: {error})"
+            f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
+            f" ({type(error).__name__}: {said})"
+            + (f"; whole numbers above 0 are usual, but {doubts}" if doubts else "")
         ) from error
+
+
+def _unusual(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Sizes that are no whole number above 0. A list may be one for each layer, null the class's default."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _unusual(value, f"{where}{key}.")
+        elif not _SIZES.match(str(key)) or isinstance(value, list | None):
+            continue
+        elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            yield f"{where}{key} is {shown(repr(value))}"
 
 
 def _check_counts(config: Mapping[str, Any], where: str = "config.json") -> None:

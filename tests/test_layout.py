@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,6 +182,32 @@ def test_all_misfits_are_told_at_once(qwen):
         "not in the checkpoint",
         "unexpected",
     ]
+
+
+def test_a_config_of_another_model_is_one_cause_with_a_few_examples(qwen):
+    def widen(config: dict[str, Any]) -> None:
+        config["text_config"]["hidden_size"] = 256
+
+    change_config(qwen, widen)
+    lead, *examples = refused(qwen).splitlines()
+    assert re.fullmatch(r"config\.json does not describe these shards: \d+ of \d+ arrays differ; the first:", lead)
+    assert len(examples) == 5 and all("config.json asks for" in line for line in examples)
+
+
+def test_an_array_that_is_called_the_same_on_both_sides_is_named_once(tiny, tmp_path):
+    folder = tmp_path / "mixtral"
+    shutil.copytree(tiny("mixtral"), folder)
+    reshape(folder, "model.norm.weight", [1, 128])
+    assert refused(folder) == ("model.norm.weight: the shards give shape [1, 128], config.json asks for [128]")
+
+
+def test_experts_that_the_shards_lack_are_told_as_missing_tensors(tiny, tmp_path):
+    folder = tmp_path / "mixtral"
+    shutil.copytree(tiny("mixtral"), folder)
+    change_config(folder, lambda config: config.update(num_local_experts=2 * config["num_local_experts"]))
+    message = refused(folder)
+    assert "config.json asks for tensors that the checkpoint lacks, the first: model.layers.0." in message
+    assert "KeyError" not in message
 
 
 def test_a_layer_too_many_in_the_config_is_missing_arrays(qwen):

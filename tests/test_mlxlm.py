@@ -152,6 +152,22 @@ def test_a_config_with_absurd_values_is_refused_or_built_but_never_a_crash(confi
         assert str(error).startswith("config.json: ")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("hidden_size", "64", "hidden_size is '64'"),
+        ("num_attention_heads", 0, "num_attention_heads is 0"),
+        ("vocab_size", 1.5, "vocab_size is 1.5"),
+    ],
+)
+def test_a_size_that_is_no_size_is_named_beside_what_the_class_said(field, value, said):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4}
+    config = {"model_type": "llama", **sizes, "rms_norm_eps": 1e-6, "vocab_size": 100, field: value}
+    with pytest.raises(LayoutError, match=r"Error: .*\); whole numbers above 0 are usual, but ") as caught:
+        build_model(config)
+    assert str(caught.value).endswith(said)
+
+
 def test_numbers_that_json_lacks_are_decoded():
     value = {"a": {"__float__": "Infinity"}, "b": [{"__float__": "-Infinity"}], "c": {"__float__": "x"}, "d": {"e": 1}}
     assert decode_floats(value) == {"a": float("inf"), "b": [float("-inf")], "c": {"__float__": "x"}, "d": {"e": 1}}
