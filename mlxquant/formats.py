@@ -49,11 +49,10 @@ class Format:
         if self.mode not in MODES:
             return f"mode {self.mode!r} is unknown; mlx has {', '.join(MODES)}"
         groups, bits = MODES[self.mode]
-        if self.bits not in bits:
-            return f"mode {self.mode} has {_either(bits)} bits, not {self.bits}"
+        found = [f"{_either(bits)} bits, not {self.bits}"] if self.bits not in bits else []
         if self.group_size not in groups:
-            return f"mode {self.mode} has group size {_either(groups)}, not {self.group_size}"
-        return None
+            found.append(f"group size {_either(groups)}, not {self.group_size}")
+        return f"mode {self.mode} has {', and '.join(found)}" if found else None
 
     def as_dict(self) -> dict[str, Any]:
         """The three keys that mlx-lm's config.json takes, in its order."""

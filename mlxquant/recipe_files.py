@@ -105,13 +105,25 @@ def _unfit(reference: str, folder: Path | None) -> str | None:
     return None if file.is_file() or not file.exists() else "a file expected"
 
 
+def _beside(name: str) -> str:
+    """``" (did you mean ./mine.toml?)"`` where a name lacks what makes it the path of a file here."""
+    return f" (did you mean ./{name}.toml?)" if Path(f"{name}.toml").is_file() else ""
+
+
+def _shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _read_file(reference: str, folder: Path | None, user: str | None, problems: list[str]) -> RecipeFile | None:
     """Find and read one recipe; `folder` is that of the file which extends it."""
     where = f"{user}: extends" if user else "recipe"
     file: Traversable = Path(reference)
     home = True
+    if not reference:
+        problems.append(f"{where} '': a shipped recipe's name or the path of a .toml file expected")
+        return None
     if user and (fault := _unfit(reference, folder)):
-        problems.append(f"{where} {reference!r}: {fault}")
+        problems.append(f"{where} {_shortened(reference)!r}: {fault}")
         return None
     try:
         if "/" in reference or reference.endswith(".toml"):
@@ -124,11 +136,18 @@ def _read_file(reference: str, folder: Path | None, user: str | None, problems: 
         table = _toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         names = [shipped.name for shipped in available()]
-        hint = f"no such file: {file}" if home else f"unknown{nearest(reference, names)}; valid: {', '.join(names)}"
+        near = nearest(reference, names) if user else _beside(reference) or nearest(reference, names)
+        hint = f"no such file: {file}" if home else f"unknown{near}; valid: {', '.join(names)}"
         problems.append(f"{where} {reference!r}: {hint}" + ("" if home else ", or the path of a .toml file"))
         return None
-    except (OSError, ValueError, RuntimeError) as error:  # such as TOMLDecodeError, a NUL in a name, "~nobody"
-        problems.append(f"{file}: not readable as TOML: {error}")
+    except IsADirectoryError:
+        problems.append(f"{where} {reference!r}: is a folder; a .toml file expected")
+        return None
+    except OSError as error:  # such as a name too long
+        problems.append(f"{where} {_shortened(reference)!r}: cannot be read ({error.strerror})")
+        return None
+    except (ValueError, RuntimeError) as error:  # such as TOMLDecodeError, a NUL in a name, "~nobody"
+        problems.append(f"{_shortened(str(file))}: not readable as TOML: {error}")
         return None
     path = str(file.resolve()) if isinstance(file, Path) else str(file)
     return RecipeFile(path, file.name.removesuffix(".toml"), Path(path).parent if home else None, table)

@@ -88,6 +88,8 @@ def _action_problems(table: Mapping[str, Any], where: str) -> list[str]:
     keeps = table.get("keep") is True
     formats = [key for key in ("bits", "group_size", "mode") if key in table]
     asked = (["keep"] if keeps else []) + formats + (["use"] if "use" in table else [])
+    if not asked and table.get("keep") is False:
+        return [f"{where}: keep = false means nothing; use=default gives the default, whatever a later rule says"]
     if not asked:
         return [f"{where}: it asks for nothing; give keep = true, bits, group_size, mode or use"]
     if len(asked) > len(formats) and len(asked) > 1:

@@ -43,7 +43,7 @@ def write(folder: Path, name: str, text: str) -> str:
         ("quantize = false\nsummary = 3", "summary is a text, not 3"),
         ("quantize = false\nextends = ['none']", "extends is one recipe's name or path"),
         (HEAD, "rule 1: it asks for nothing; give keep = true, bits, group_size, mode or use"),
-        (HEAD + "keep = false", "rule 1: it asks for nothing"),
+        (HEAD + "keep = false", "rule 1: keep = false means nothing; use=default"),
         (HEAD + "keep = true\nbits = 4", "rule 1: keep and bits exclude each other"),
         (HEAD + "use = 'model'\nbits = 4", "rule 1: bits and use exclude each other"),
         (HEAD + "use = 'modle'", "use is model or default, not 'modle' (did you mean 'model'?)"),
@@ -82,6 +82,14 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         assert said in told, said
 
 
+def test_where_a_mistake_may_hide_others_the_message_ends_with_that() -> None:
+    assert mistakes(HEAD + "bits = 'x'").endswith("\n(more may show once these are mended)")
+    assert not mistakes(HEAD + "bits = 7").endswith("mended)")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("gates-8bit", bits=7, group_size=33)
+    assert "8 bits, not 7, and group size 32, 64 or 128, not 33" in str(caught.value)
+
+
 def test_an_unknown_name_lists_the_valid_ones_and_the_nearest() -> None:
     with pytest.raises(
         RecipeError, match=r"'gates-8bits': unknown \(did you mean 'gates-8bit'\?\); valid: deepseek-4bit"
@@ -95,8 +103,26 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="not readable as TOML"):
+    with pytest.raises(RecipeError, match=r"is a folder; a \.toml file expected"):
         load_recipe(f"{tmp_path}/")
+
+
+def test_a_name_that_is_a_file_here_without_its_ending_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "r4", "[quantize]\nbits = 4\n")
+    with pytest.raises(RecipeError, match=r"recipe 'r4': unknown \(did you mean \./r4\.toml\?\)"):
+        load_recipe("r4")
+
+
+def test_no_name_and_a_name_too_long_are_told_in_a_line() -> None:
+    with pytest.raises(
+        RecipeError, match=r"^recipe '': a shipped recipe's name or the path of a \.toml file expected$"
+    ):
+        load_recipe("")
+    with pytest.raises(RecipeError, match=r"^recipe 'x{79}…': cannot be read \(File name too long\)$"):
+        load_recipe("x" * 300)
 
 
 # --- extends ---
@@ -223,6 +249,8 @@ def test_set_reads(text: str, match: dict[str, object], action: dict[str, object
     [
         ("bits=6", 'no ":" found; write MATCH:ACTION, as in "role=attention:bits=6"'),
         ("role=attention:", "it asks for nothing"),
+        ("role=attention:keep=false", "keep = false means nothing; use=default gives the default"),
+        ("role=attention:bits=7,group_size=33", "6 or 8 bits, not 7, and group size 32, 64 or 128, not 33"),
         ("attention:bits=6", "'attention' has no key; write key=value"),
         ("role=attention:bit=6", "unknown key 'bit' (did you mean 'bits'?)"),
         ("role=attention:bits=six", "bits is a whole number, not 'six'"),
