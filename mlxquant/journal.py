@@ -100,7 +100,8 @@ class Journal:
         if problems:
             raise OutputError(
                 f"{self.path.parent}: holds the unfinished work of another conversion; it differs in\n"
-                f"{listed(problems)}\nrun that one again to finish it, or pass --fresh to start over"
+                f"{listed(problems)}\nthe command that began it finishes it;"
+                " --fresh throws it away and starts over with this one"
             )
 
     def _append(self, data: bytes) -> None:

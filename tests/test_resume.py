@@ -17,6 +17,7 @@ from mlxquant import disk, fill, pieces
 from mlxquant.errors import NonFiniteError, OutputError
 from mlxquant.journal import read_entries
 from mlxquant.partial import Partial
+from mlxquant.recipe import Recipe, parse_recipe
 from mlxquant.tiny import Size, write_tiny
 
 from .builds import build, contents, flip, patch
@@ -139,12 +140,28 @@ def refusal(*args: object, **options: object) -> str:
 def test_work_of_another_recipe_is_refused_with_the_difference_and_fresh_starts_over(source, out, tmp_path):
     said = refusal(source, out, "uniform-8bit")
     assert "holds the unfinished work of another conversion; it differs in" in said
-    assert "recipe.name: gates-8bit --group-size 32" in said
-    assert "then, uniform-8bit" in said
+    assert "  recipe: gates-8bit --group-size 32 --unaligned keep then, uniform-8bit --group-size 32" in said
+    assert "sha256" not in said and "…" not in said
     assert "--fresh" in said
     build(source, out, "uniform-8bit", fresh=True)
     build(source, tmp_path / "other", "uniform-8bit")
     assert contents(out) == contents(tmp_path / "other")
+
+
+def test_a_recipe_file_that_was_changed_is_told_as_one_and_not_by_its_hashes(source, tmp_path):
+    def recipe(bits: int, reason: str) -> Recipe:
+        return parse_recipe(f"name='mine'\n[quantize]\nbits={bits}\ngroup_size=32\n[[rules]]\n"
+                            f"match={{role='router'}}\nkeep=true\nreason='{reason}'\n")  # fmt: skip
+
+    out = tmp_path / "out"
+    with hooked(AtRename()), pytest.raises(Dead):
+        build(source, out, recipe(8, "why"), jobs=1)
+    other, worded = refusal(source, out, recipe(4, "why")), refusal(source, out, recipe(8, "because"))
+    assert other.splitlines()[1:-1] == ["  recipe: mine had other rules or another default then"]
+    assert worded.splitlines()[1:-1] == [
+        "  recipe: mine was worded otherwise then (name, summary, reasons), with the same rules"
+    ]
+    assert "the command that began it finishes it; --fresh" in other
 
 
 def test_every_option_that_changes_a_byte_is_part_of_the_signature(source, out):
