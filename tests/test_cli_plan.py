@@ -80,6 +80,12 @@ def test_dtype_casts_what_stays_unquantized(tiny_qwen):
     assert {m["dtype"] for m in record["modules"]} == {"F32"}
 
 
+@pytest.mark.parametrize(("short", "found"), [("bf16", "BF16"), ("fp16", "F16"), ("f16", "F16"), ("f32", "F32")])
+def test_a_dtype_may_be_called_by_its_short_name(tiny_qwen, short, found):
+    record = json.loads(plan(tiny_qwen, "-r", "none", "--dtype", short, "--json").stdout)
+    assert found in {m["dtype"] for m in record["modules"]}
+
+
 def test_what_the_group_size_does_not_divide_can_be_kept(shared):
     config = shared / "reference/configs/gpt-oss-20b.json"
     assert "does not divide the input dimension 2880" in refused(config, "-r", "gates-8bit")

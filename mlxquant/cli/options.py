@@ -18,9 +18,19 @@ source_argument = click.argument("source", metavar="SOURCE")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the record on stdout and nothing else.")
 
+_DTYPE_WORDS = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
+
+
+class _Dtype(click.Choice):  # type: ignore[type-arg,unused-ignore]
+    """The three dtypes, also by their short names."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_DTYPE_WORDS.get(value, value), param, ctx)
+
+
 dtype_option = click.option(
     "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
+    type=_Dtype(["bfloat16", "float16", "float32"]),
     help="Cast what stays unquantized to this; by default what the config says, as mlx-lm does.",
 )
 
