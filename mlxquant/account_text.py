@@ -14,7 +14,8 @@ from math import sqrt
 from typing import Any
 
 from .formats import Format
-from .plan_text import recipe_text
+from .modules import is_unaligned
+from .plan_text import recipe_text, unaligned_text
 from .units import show_bytes
 
 _WORST = 12
@@ -140,7 +141,8 @@ def _summary(record: Mapping[str, Any]) -> str:
         ("unquantized", f"{kept['modules']:,} modules, {kept['parameters']:,} parameters"),
         ("protected", protected_text(record)),
     ]  # fmt: skip
-    return _table(("", ""), rows)
+    left = unaligned_of(record)
+    return _table(("", ""), [*rows, *([("unaligned", left)] if left else [])])
 
 
 def protected_text(record: Mapping[str, Any]) -> str:
@@ -148,6 +150,11 @@ def protected_text(record: Mapping[str, Any]) -> str:
     protected = record["protected"]
     roles = ", ".join(f"{count:,} {role}" for role, count in protected["by_role"].items())
     return f"{protected['modules']:,} modules that mlx could quantize: {roles}" if roles else "none"
+
+
+def unaligned_of(record: Mapping[str, Any]) -> str:
+    """How many modules stay as they are because the group size does not divide them; nothing where none do."""
+    return unaligned_text(m["role"] for m in record["modules"] if is_unaligned(m["reason"]))
 
 
 def bits(bpw: float | None) -> str:

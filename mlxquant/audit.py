@@ -18,7 +18,7 @@ from .decide import unquantizable
 from .errors import SourceError
 from .formats import Format
 from .headers import load_json
-from .modules import CARRIED, Module
+from .modules import CARRIED, Module, unaligned
 
 __all__ = ["Build", "audit_build", "read_build"]
 
@@ -185,7 +185,7 @@ def _reason(build: Build, stored: Stored) -> tuple[bool, str]:
         return False, "nothing in this build is quantized"
     group = claims.top.group_size if claims.top else 32
     if module.shape[-1] % group:
-        return False, f"left unquantized: group size {group} does not divide its input dimension {module.shape[-1]}"
+        return False, unaligned(group, module.shape[-1])
     if rule is False:
         return True, "the rule of mlx-lm's own class for this model keeps it"
     return True, "kept; the build does not say why"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .account_text import bits, by_role, format_name, grouped, percent, protected_text, worst_row
+from .account_text import bits, by_role, format_name, grouped, percent, protected_text, unaligned_of, worst_row
 from .plan_text import filled, recipe_text, short_layer
 from .units import show_bytes
 
@@ -130,6 +130,8 @@ def _kept(record: Mapping[str, Any]) -> str:
         lines.append(
             filled("", f"{counts}: {g.first['reason']}" + (f" [{g.first['rule']}]" if g.first["rule"] else ""))
         )
+    if left := unaligned_of(record):
+        lines.append(filled("unaligned", left))
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from .errors import PlanError, listed
 from .formats import MODES, Format
 from .misfits import rule_misfits
-from .modules import CARRIED, Module, is_raw_router
+from .modules import CARRIED, Module, is_raw_router, unaligned
 from .recipe import Recipe
 from .rules import Rule
 
@@ -156,8 +156,7 @@ def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> 
     width = module.shape[-1]
     if width % chosen.group_size == 0:
         return Decision(chosen, False, reason, label)
-    why = f"left unquantized: group size {chosen.group_size} does not divide its input dimension {width}"
-    return Decision(None, False, why, label, unaligned=True)
+    return Decision(None, False, unaligned(chosen.group_size, width), label, unaligned=True)
 
 
 def unquantizable(module: Module) -> str:

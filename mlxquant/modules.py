@@ -40,6 +40,9 @@ LAYER_TYPE_WORDS: dict[str, str] = {
 CARRIED = "carried"
 
 
+_UNALIGNED = "left unquantized: group size"
+
+
 @dataclass(frozen=True, slots=True)
 class Array:
     """One array of a module: its suffix (`weight`, `bias`, …), logical shape, dtype in source and build."""
@@ -95,3 +98,13 @@ def is_raw_router(module: Module) -> bool:
     """Whether this is a router whose matrix is a raw array, which mlx has no quantized form of."""
     raw = not module.quantizable and module.prequantized is None and module.kind != CARRIED
     return raw and module.role == "router" and len(module.shape) > 1
+
+
+def unaligned(group_size: int, width: int) -> str:
+    """Why a module whose input dimension the group size does not divide stays as it is."""
+    return f"{_UNALIGNED} {group_size} does not divide its input dimension {width}"
+
+
+def is_unaligned(reason: str) -> bool:
+    """Whether a record's reason is what `unaligned` gave."""
+    return reason.startswith(_UNALIGNED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .modules import ROLES, is_raw_router
@@ -22,7 +22,7 @@ _INDENT = 12
 
 def plan_text(plan: Plan) -> str:
     """Write a plan for a reader: head, table, totals, what is protected, dropped, noted and warned of."""
-    parts = (_head(plan), part_table(plan.modules), _totals(plan), _protected(plan), _remarks(plan))
+    parts = (_head(plan), part_table(plan.modules), _totals(plan), _kept(plan), _remarks(plan))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -108,6 +108,11 @@ def _top_k(plan: Plan) -> str:
     return f" ({', '.join(f'{k} of {n} experts' for k, n in shares)})" if len(shares) == 1 else ""
 
 
+def _kept(plan: Plan) -> str:
+    left = unaligned_text(m.module.role for m in plan.modules if m.decision.unaligned)
+    return _protected(plan) + (f"\n{filled('unaligned', left)}" if left else "")
+
+
 def _protected(plan: Plan) -> str:
     if not plan.protected:
         raw = sum(is_raw_router(m.module) for m in plan.modules)
@@ -122,6 +127,16 @@ def _protected(plan: Plan) -> str:
         counts = ", ".join(f"{n:,} {role}" for role, n in roles.items())
         lines.append(filled("", f"{counts}: {reason} [{rule}]"))
     return "\n".join(lines)
+
+
+def unaligned_text(roles: Iterable[str]) -> str:
+    """How many modules of which roles stay as they are for their width; nothing where there are none."""
+    found = Counter(roles)
+    if not found:
+        return ""
+    counts = ", ".join(f"{n:,} {role}" for role, n in found.items())
+    noun, them = ("modules", "them") if found.total() > 1 else ("module", "it")
+    return f"{counts} {noun} left unquantized: the group size does not divide {them}"
 
 
 def _remarks(plan: Plan) -> str:

@@ -97,6 +97,9 @@ def test_a_width_that_the_group_does_not_divide_is_no_protection(tmp_path):
     down = [m for m in record["modules"] if m["path"].endswith("switch_mlp.down_proj")]
     assert {m["reason"] for m in down} == {"left unquantized: group size 64 does not divide its input dimension 96"}
     assert record["protected"]["modules"] == 0
+    said = "expert modules left unquantized: the group size does not divide them"
+    assert f"unaligned {len(down)} {said}" in " ".join(audit_text(record, "b").split())
+    assert f"| unaligned | {len(down)} {said} |" in markdown(record)
 
 
 def test_what_changed_the_recipe_stands_in_record_and_texts(tiny_qwen, tmp_path):

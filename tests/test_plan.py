@@ -269,6 +269,13 @@ def test_routers_that_mlx_cannot_quantize_are_said_to_stay(shared):
     assert flat.count("(role router or shared_expert_gate)") == 1
 
 
+def test_what_the_group_size_does_not_divide_stands_beside_what_is_protected(shared):
+    text = plan_text(plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", unaligned="keep"))
+    flat = " ".join(text.split("\n\n")[-2].split())
+    assert flat.startswith("protected 24 modules")
+    assert "unaligned 1 embedding, 72 attention, 1 lm_head modules left unquantized: the group size does not" in flat
+
+
 def test_the_text_says_what_is_dropped(paper_headers):
     assert "333 vision tensors (860.77 MiB)" in plan_text(plan_of(paper_headers, "none"))
 
