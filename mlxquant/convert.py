@@ -36,6 +36,7 @@ from .records import record_text
 from .shards import index, place, place_beside
 from .signature import make_signature
 from .staging import HubReader
+from .units import show_bytes
 from .worker import Settings
 
 __all__ = ["Converted", "Options", "Progress", "Watch", "convert"]
@@ -236,6 +237,12 @@ def _check_out(partial: Partial, work: _Work) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{out}: {parent} cannot be written to; choose another OUT")
+    folder = work.source.folder
+    if folder is not None and parent.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(
+            f"{out}: lies in the checkpoint's own folder, and would be taken along by whoever copies or uploads that;"
+            " choose a folder beside it"
+        )
     held, free = partial.held_bytes(), disk.free_bytes(parent)
     shards = work.staging.check_room(out, work.nbytes, held) if work.staging is not None else 0
     if work.nbytes + shards + SLACK - held > free:
@@ -255,9 +262,10 @@ def _worker_count(todo: Sequence[Piece], options: Options) -> int:
     cost = max((_block_cost(p) for p in todo), default=0)
     fit = (options.max_memory - BASE_MEMORY) // max(cost, 1)
     if fit < 1:
+        need = BASE_MEMORY + cost
         raise UsageError(
-            f"--max-memory: at least {BASE_MEMORY + cost:,} bytes are needed for one worker on this model,"
-            f" {options.max_memory:,} given"
+            f"--max-memory: {show_bytes(need)} are needed for one worker on this model,"
+            f" {show_bytes(options.max_memory)} given; give --max-memory {-(-need // (1 << 20))}MB or more"
         )
     return min(options.jobs, fit)
 

@@ -169,7 +169,7 @@ def nonfinite(name: str, row: int, column: int, kind: str) -> NonFiniteError:
     """The error for a value that has no finite quantization, saying where and what to do."""
     found = "a group whose range overflows its scale" if kind == "overflow" else kind
     return NonFiniteError(
-        f"{name}: row {row:,}, column {column:,}: finite values expected, {found} found;"
+        f"{name}: row {row:,}, column {column:,}: finite values expected, {found} found (the first; there may be more);"
         " download the shard again, or pass --allow-nonfinite to store it as it is"
     )
 

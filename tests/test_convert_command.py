@@ -102,6 +102,7 @@ def test_a_terminal_without_our_signs_gets_question_marks_not_a_traceback(source
         (["source", "-r", "gates-8bit", "-o", "out", "--jobs", "0"], 2, "--jobs"),
         (["source", "-r", "gates-8bit", "-o", "out", "--max-memory", "some"], 2, "a size such as 96GB"),
         (["source", "-r", "gates-8bit", "-o", "out", "--max-memory", "1MB"], 2, "are needed for one worker"),
+        (["source", "-r", "gates-8bit", "-o", "source/out"], 3, "lies in the checkpoint's own folder"),
         (["source", "-r", "gates-8bit", "-o", "out", "--dtype", "int8"], 2, "bfloat16"),
         (["source", "-r", "gate-8bit", "-o", "out"], 3, "gates-8bit"),
         (["nowhere", "-r", "gates-8bit", "-o", "out"], 3, "nowhere"),
@@ -166,7 +167,7 @@ def test_fresh_starts_over_where_other_work_stands_in_the_way(source, tmp_path):
         build(source, tmp_path / "out", "uniform-8bit")
     refused = run("source", "-r", "gates-8bit", "-o", "out")
     assert refused.exit_code == 3
-    assert "recipe.name: uniform-8bit" in refused.stderr
+    assert "recipe: uniform-8bit" in refused.stderr
     assert run("source", "-r", "gates-8bit", "-o", "out", "--fresh").exit_code == 0
     assert run("source", "-r", "gates-8bit", "-o", "other").exit_code == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "other")

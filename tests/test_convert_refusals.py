@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,8 +16,10 @@ import pytest
 from mlxquant import disk
 from mlxquant.errors import MlxquantError, NonFiniteError, OutputError, SourceError, UsageError
 from mlxquant.recipe import load_recipe
+from mlxquant.units import parse_memory
 
 from .builds import build, patch, stored
+from .faults import hooked
 from .test_convert import RECIPES, theirs
 
 NAN, INF = b"\xc0\x7f", b"\x80\xff"  # bf16, little endian
@@ -58,7 +61,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_place(source, tmp_path, te
     patch(source, tensor, values, at)
     message = refused(NonFiniteError, source, tmp_path / "out", "uniform-8bit")
     assert re.search(said, message)
-    assert "--allow-nonfinite" in message
+    assert "found (the first; there may be more)" in message and "--allow-nonfinite" in message
 
 
 @pytest.mark.parametrize(("tensor", "at", "values"), [case[:3] for case in BROKEN])
@@ -109,6 +112,30 @@ def test_an_out_without_a_name_is_a_usage_error(source, tmp_path, monkeypatch):
     assert "a name for the build's folder expected" in refused(UsageError, source, Path("new") / "..")
 
 
+def test_an_out_within_the_source_is_refused(source, tmp_path):
+    (tmp_path / "link").symlink_to(source)
+    for out in (source / "out", source / "deeper" / "out", tmp_path / "link" / "out"):
+        assert "lies in the checkpoint's own folder" in refused(OutputError, source, out)
+    (tmp_path / "link").unlink()
+    build(source, tmp_path / "source-8bit")
+
+
+def test_folders_above_out_go_again_where_nothing_comes_of_it(source, tmp_path):
+    patch(source, "lm_head.weight", NAN)
+    refused(NonFiniteError, source, tmp_path / "new" / "deeper" / "out")
+
+
+@pytest.mark.parametrize("operation", ["mkdir", "open", "write", "fsync"])
+def test_folders_above_out_go_again_where_the_disk_fails_before_the_first_byte(source, tmp_path, operation):
+    def fail(found: str, path: str) -> None:
+        if found == operation:
+            disk.on_change = None
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with hooked(fail):
+        refused(OutputError, source, tmp_path / "new" / "deeper" / "out")
+
+
 def test_too_little_disk_is_known_beforehand(source, tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda path: 60 << 20)
     said = refused(OutputError, source, tmp_path / "new" / "out")
@@ -120,9 +147,9 @@ def test_too_little_disk_is_known_beforehand(source, tmp_path, monkeypatch):
 
 def test_too_little_memory_says_how_much_is_needed(source, tmp_path):
     said = refused(UsageError, source, tmp_path / "out", max_memory=1 << 20)
-    needed = re.search(r"at least ([\d,]+) bytes are needed for one worker", said)
+    needed = re.search(r"MiB are needed for one worker .* 1\.00 MiB given; give --max-memory (\d+MB) or more", said)
     assert needed
-    build(source, tmp_path / "out", max_memory=int(needed[1].replace(",", "")))
+    build(source, tmp_path / "out", max_memory=parse_memory(needed[1]))
 
 
 def test_a_config_alone_has_no_weights_to_convert(source, tmp_path):
