@@ -67,7 +67,7 @@ def _header(data: bytes) -> None:
 
 
 def _index(data: bytes) -> None:
-    folder = Path("/work/checkpoint")
+    folder = Path("/checkpoint")
     for name, file in read_index(data).items():
         assert isinstance(name, str)
         assert os.path.normpath(folder / file) == f"{folder}/{file}", "a path outside the folder"
