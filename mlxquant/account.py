@@ -14,7 +14,8 @@ With w a source weight and ŵ what the build's bits stand for, over all values o
 - worst row: the row with the largest relative RMS error of its own. Rows count through all experts:
   row 700 of a (256, 512, 2048) tensor is row 188 of expert 1.
 
-Sums of role and build are of the squares, so a large tensor weighs more than a small one.
+Sums of role and build are of the squares, so a large tensor weighs more than a small one. A module with NaN or
+infinity has errors that are no numbers, null in the record; sums leave it out, and a note counts such modules.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .modules import ROLES, Module
 from .plan import Plan, PlannedModule
 
 SCHEMA = "mlxquant.audit/1"
+NOT_A_NUMBER = "their error is not a number"
 
 
 class Sums(Protocol):
@@ -148,8 +150,20 @@ def make_record(
         "by_role": [_group(members) for members in _by_role(entries)],
         "modules": [_module(e) for e in entries],
         "disagreements": list(disagreements),
-        "notes": list(notes),
+        "notes": [*notes, *_nonfinite_note(entries)],
     }
+
+
+def _nonfinite_note(entries: Sequence[Entry]) -> list[str]:
+    """Say which modules have errors that are no numbers."""
+    paths = [e.module.path for e in entries if e.errors and not _finite(e.errors)]
+    count = f"{len(paths):,} module{'s' if len(paths) > 1 else ''}"
+    return [f"non-finite values in {count} (first: {paths[0]}): {NOT_A_NUMBER}"] if paths else []
+
+
+def _finite(sums: Sums) -> bool:
+    found = (sums.sum_sq_error, sums.sum_sq_weight, sums.max_abs_error, sums.max_range_share)
+    return all(math.isfinite(value) for value in found)
 
 
 def _module(entry: Entry) -> dict[str, Any]:
@@ -205,12 +219,15 @@ def _group(members: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _joint_errors(entries: Iterable[Entry]) -> dict[str, Any] | None:
-    """The errors of several modules as one, with the module that errs most relative to its weights."""
-    measured = [(e.module, e.errors) for e in entries if e.errors]
+    """The errors of several modules as one, with the module that errs most relative to its weights.
+
+    None where none was measured, or none of them is a number.
+    """
+    measured = [(e.module, e.errors) for e in entries if e.errors and _finite(e.errors)]
     if not measured:
         return None
     ratios = {m.path: _relative(s.sum_sq_error, s.sum_sq_weight) for m, s in measured}
-    worst = max(ratios, key=lambda path: (math.isnan(ratios[path]), ratios[path]))
+    worst = max(ratios, key=lambda path: ratios[path])
     sums = [s for _, s in measured]
     return {
         **_ratios(math.fsum(s.sum_sq_error for s in sums), math.fsum(s.sum_sq_weight for s in sums)),
@@ -233,7 +250,7 @@ def _bpw(total: int, parameters: int) -> float | None:
 
 def _ratios(sum_sq_error: float, sum_sq_weight: float) -> dict[str, Any]:
     error, weight = sum_sq_error, sum_sq_weight
-    sqnr = 10 * math.log10(weight / error) if error > 0 and weight > 0 else math.nan
+    sqnr = 10 * math.log10(weight / error) if 0 < error < math.inf and weight > 0 else math.nan
     return {
         "relative_rms_error": _rounded(_relative(error, weight)),
         "sqnr_db": _rounded(sqnr),

@@ -18,6 +18,7 @@ from .modules import is_unaligned
 from .plan_text import recipe_text, unaligned_text
 from .units import show_bytes
 
+_SUMS = ("sum_sq_error", "sum_sq_weight", "max_abs_error", "max_range_share")
 _WORST = 12
 _LISTED = 50
 
@@ -27,7 +28,8 @@ class Group:
     """Modules told as one: what they share, how many there are, and their errors taken together.
 
     `relative` is sqrt(Σe² / Σw²) over all of them, `lowest` and `highest` that of single modules, `share` and
-    `absolute` the largest of any; None where nothing was measured. `worst` is the module with the highest.
+    `absolute` the largest of any; None where nothing was measured. Modules whose errors are no numbers are left out.
+    `worst` is the module with the highest.
     """
 
     members: tuple[Mapping[str, Any], ...]
@@ -57,25 +59,19 @@ def grouped(modules: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, An
 
 
 def _group(members: tuple[Mapping[str, Any], ...]) -> Group:
-    measured = [(m, m["errors"]) for m in members if m["errors"]]
+    measured = [(m, m["errors"]) for m in members if m["errors"] and None not in (m["errors"][s] for s in _SUMS)]
     sums = [(e["sum_sq_error"], e["sum_sq_weight"]) for _, e in measured]
     ratios = {m["path"]: e["relative_rms_error"] for m, e in measured if e["relative_rms_error"] is not None}
-    whole = bool(sums) and all(v is not None for pair in sums for v in pair)
-    weight = sum(w for _, w in sums) if whole else 0.0
+    weight = sum(w for _, w in sums)
     return Group(
         members=members,
-        relative=sqrt(sum(e for e, _ in sums) / weight) if weight else 0.0 if whole else None,
+        relative=sqrt(sum(e for e, _ in sums) / weight) if weight else 0.0 if sums else None,
         lowest=min(ratios.values(), default=None),
         highest=max(ratios.values(), default=None),
-        share=_largest(e["max_range_share"] for _, e in measured),
-        absolute=_largest(e["max_abs_error"] for _, e in measured),
+        share=max((e["max_range_share"] for _, e in measured), default=None),
+        absolute=max((e["max_abs_error"] for _, e in measured), default=None),
         worst=max(ratios, key=lambda path: ratios[path], default=None),
     )
-
-
-def _largest(values: Iterable[float | None]) -> float | None:
-    found = list(values)
-    return max((v for v in found if v is not None), default=None) if None not in found else None
 
 
 def format_name(module: Mapping[str, Any]) -> str:
@@ -163,7 +159,7 @@ def bits(bpw: float | None) -> str:
 
 
 def _errors_text(record: Mapping[str, Any]) -> str:
-    if record["totals"]["errors"] is None:
+    if not any(m["errors"] for m in record["modules"]):
         return "No quantization error was measured; `mlxquant audit BUILD --source SOURCE` does."
     return (
         "With w a weight of the source and ŵ what the stored bits stand for: relative RMS error is"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .account import SCHEMA, Entry, Errors, make_record
+from .account import NOT_A_NUMBER, SCHEMA, Entry, Errors, make_record
 from .audit_source import Comparison
 from .build import Build, read_build
 from .build_formats import Stored
@@ -31,7 +31,7 @@ def audit_build(build: Build, against: Comparison | None = None) -> dict[str, An
     own = _own_record(build, disagreements)
     told = _told(build, own, disagreements)
     entries = [_entry(build, s, told.get(path), against) for path, s in build.stored.items()]
-    notes = list(own.get("notes", ()))
+    notes = [n for n in own.get("notes", ()) if not n.endswith(NOT_A_NUMBER)]  # `make_record` says it anew
     notes += [n for n in build.notes if n not in notes]
     if not own and not any(s.format for s in build.stored.values()):
         notes.append("nothing is quantized: a full-precision build, or a checkpoint whose layout is MLX's own")

@@ -116,6 +116,8 @@ def _totals(record: Mapping[str, Any]) -> str:
                 " range",
             )
         )
+    elif any(m["errors"] for m in record["modules"]):
+        lines.append(filled("error", "not a number in any module"))
     elif totals["quantized"]["modules"]:
         lines.append(filled("error", "not measured; --source SOURCE measures it"))
     return "\n".join(lines)

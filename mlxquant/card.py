@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .account import NOT_A_NUMBER
 from .account_text import by_role, format_name, grouped, percent, sqnr
 from .bench_text import bench_markdown
 from .plan_text import recipe_text
@@ -91,6 +92,7 @@ def _facts(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
     if errors:
         relative = errors["relative_rms_error"]
         rows.append(("quantization error", f"{percent(relative)} relative RMS, {sqnr(relative)} dB"))
+    rows += [("not measured", note) for note in audit.get("notes", ()) if str(note).endswith(NOT_A_NUMBER)]
     if overrides := manifest["recipe"].get("overrides"):
         rows.append(("changed", ", ".join(f"`{o}`" for o in overrides)))
     return _table(("", ""), rows)

@@ -15,6 +15,7 @@ from mlxquant.convert import Progress
 from mlxquant.errors import SourceError
 from mlxquant.hub import open_source
 from tests.audit_builds import copied, edit_tensors, made_by_mlx_lm, made_by_us
+from tests.builds import patch
 
 MODES: dict[str, dict[str, Any]] = {
     "8-bit": {"q_bits": 8, "q_group_size": 64},
@@ -31,6 +32,24 @@ def own(tiny_qwen, tmp_path_factory):
 
 def compared(build, source, **options):
     return compare_with_source(read_build(build), open_source(str(source)), **options)
+
+
+@pytest.mark.parametrize("values", [b"\xc0\x7f", b"\x80\xff", b"\x7f\x7f\x7f\xff"], ids=["nan", "infinity", "overflow"])
+def test_values_that_are_not_finite_are_noted_and_in_no_sum(tiny_qwen, tmp_path, values):
+    source, out = copied(tiny_qwen, tmp_path / "source"), tmp_path / "out"
+    patch(source, "lm_head.weight", values, at=256)
+    made_by_us(source, out, "uniform-8bit", allow_nonfinite=True)
+    record = json.loads((out / "audit.json").read_text(), parse_constant=pytest.fail)
+    note = "non-finite values in 1 module (first: language_model.lm_head): their error is not a number"
+    assert record["notes"][-1] == note
+    assert f"- {note}" in (out / "AUDIT.md").read_text()
+    errors = record["totals"]["errors"]
+    assert 0 < errors["relative_rms_error"] < 0.01
+    assert errors["modules"] == sum(m["errors"] is not None for m in record["modules"]) - 1
+    assert audit_build(read_build(out)) == record
+    measured = audit_build(read_build(out), compared(out, source))
+    assert measured["totals"] == record["totals"]
+    assert [n for n in measured["notes"] if "non-finite" in n] == [note]
 
 
 @pytest.mark.parametrize("mode", MODES)

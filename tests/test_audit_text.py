@@ -82,9 +82,24 @@ def test_what_json_cannot_hold_is_null_and_reads_back(value):
     assert markdown(record) and audit_text(record, "b", "tensor") and csv_text(record)
 
 
-def test_the_module_with_an_error_that_is_no_number_is_the_worst():
-    record = made(entry("a", Errors(1, 2, 1, 1, 0, 1)), entry("b", Errors(math.nan, math.nan, 1, 1, 0, 1)))
-    assert record["totals"]["errors"]["worst_module"] == "b"
+@pytest.mark.parametrize("sums", [(math.nan, 2, 1), (math.inf, 2, 1), (1, math.inf, 1), (1, 2, math.nan)])
+def test_a_module_with_an_error_that_is_no_number_is_noted_and_in_no_sum(sums):
+    rest = entry("a", Errors(1, 4, 1, 0.5, 0, 1))
+    record = made(rest, entry("b", Errors(*sums, 1, 0, 1)), entry("c", Errors(*sums, 1, 0, 1)))
+    note = "non-finite values in 2 modules (first: b): their error is not a number"
+    assert record["notes"] == [note]
+    assert record["totals"]["errors"] == made(rest)["totals"]["errors"]
+    assert record["by_role"][0]["errors"]["relative_rms_error"] == 0.5
+    assert note in " ".join(audit_text(record, "b").split())
+    assert f"- {note}" in markdown(record)
+    assert "| 50 % | 6.0 | 1 | 50 % | `a` |" in markdown(record).replace("50.0", "50")
+
+
+def test_where_no_error_is_a_number_the_text_does_not_say_that_none_was_measured():
+    record = made(entry("a", Errors(math.nan, math.nan, math.nan, math.nan, 0, math.inf)))
+    assert record["totals"]["errors"] is None
+    assert "not a number in any module" in audit_text(record, "b")
+    assert "No quantization error was measured" not in markdown(record)
 
 
 def test_the_worst_row_of_an_expert_tensor_is_told_as_expert_and_row():

@@ -162,11 +162,13 @@ def _texts(value: Any) -> list[str]:
 
 
 def pooled_error(modules: Iterable[Module]) -> float | None:
-    """Relative RMS error over the values of several modules, sqrt(Σ Σe² / Σ Σw²); None where none was measured."""
+    """Relative RMS error over the values of several modules, sqrt(Σ Σe² / Σ Σw²); None where none was measured.
+
+    Modules whose errors are no numbers are left out, as in the record's totals.
+    """
     found = [m["errors"] for m in modules if m.get("errors")]
-    pairs = [(e.get("sum_sq_error"), e.get("sum_sq_weight")) for e in found]
-    if not found or not all(isinstance(x, int | float) for pair in pairs for x in pair):
-        return None
+    sums = [(e.get("sum_sq_error"), e.get("sum_sq_weight")) for e in found]
+    pairs = [(e, w) for e, w in sums if isinstance(e, int | float) and isinstance(w, int | float)]
     weight = math.fsum(pair[1] for pair in pairs)
     return math.sqrt(math.fsum(pair[0] for pair in pairs) / weight) if weight > 0 else None
 
