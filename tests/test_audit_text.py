@@ -84,8 +84,8 @@ def test_what_json_cannot_hold_is_null_and_reads_back(value):
 
 @pytest.mark.parametrize("sums", [(math.nan, 2, 1), (math.inf, 2, 1), (1, math.inf, 1), (1, 2, math.nan)])
 def test_a_module_with_an_error_that_is_no_number_is_noted_and_in_no_sum(sums):
-    rest = entry("a", Errors(1, 4, 1, 0.5, 0, 1))
-    record = made(rest, entry("b", Errors(*sums, 1, 0, 1)), entry("c", Errors(*sums, 1, 0, 1)))
+    rest, bad = entry("a", Errors(1, 4, 1, 0.5, 0, 1)), Errors(sums[0], sums[1], sums[2], 1, 0, 1)
+    record = made(rest, entry("b", bad), entry("c", bad))
     note = "non-finite values in 2 modules (first: b): their error is not a number"
     assert record["notes"] == [note]
     assert record["totals"]["errors"] == made(rest)["totals"]["errors"]
