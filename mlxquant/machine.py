@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from functools import cache
@@ -69,3 +70,16 @@ def _os() -> str:
     if sys.platform == "darwin":
         return f"macOS {platform.mac_ver()[0]}"
     return f"{platform.system()} {platform.release().split('-')[0]}"
+
+
+def peak_memory() -> int:
+    """The largest resident size that this process had, in bytes.
+
+    Linux keeps it in /proc/self/status; its `ru_maxrss` starts at the size of the process that started this one.
+    Elsewhere `ru_maxrss` it is, in bytes on macOS.
+    """
+    try:
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

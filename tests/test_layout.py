@@ -246,16 +246,14 @@ def test_dtypes_that_mlx_cannot_load_are_named(tmp_path):
 # --- cost ---
 
 MEASURE = """
-import json, resource, sys, time
+import json, sys, time
 from mlxquant.checkpoint import open_checkpoint
 from mlxquant.layout import read_layout
+from mlxquant.machine import peak_memory
 import mlx.core as mx
 began = time.perf_counter()
 layout = read_layout(open_checkpoint(sys.argv[1]))
-try:  # on Linux ru_maxrss starts at the size of the process that started this one
-    peak = int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) * 1024
-except OSError:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = peak_memory()
 parameters = sum(m.parameters for m in layout.modules)
 print(json.dumps([parameters, peak, mx.get_peak_memory(), time.perf_counter() - began, "transformers" in sys.modules]))
 """

@@ -215,10 +215,10 @@ def test_splitting_keeps_every_tensor_in_order(sizes, shards):
 @pytest.mark.slow
 def test_a_large_checkpoint_is_written_in_little_memory(tmp_path):
     script = (
-        "import resource, sys; from pathlib import Path; from mlxquant.tiny import write_tiny_qwen3_5_moe as w\n"
+        "import sys; from pathlib import Path; from mlxquant.machine import peak_memory\n"
+        "from mlxquant.tiny import write_tiny_qwen3_5_moe as w\n"
         "w(Path(sys.argv[1]), layers=4, hidden=512, experts=64, experts_per_token=4, moe_intermediate=512)\n"
-        "unit = 1 if sys.platform == 'darwin' else 1024\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)"
+        "print(peak_memory())"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True, env=env)
