@@ -112,6 +112,7 @@ def test_random_tokens_run_too(folders):
     subject.close()
 
 
+@pytest.mark.slow
 def test_two_builds_are_measured_and_described(folders):
     record = Bench([LocalModel(read_build(f), own_text()) for f in folders], SMALL).run()
     assert [r["test"] for r in record["results"]] == [

@@ -68,6 +68,7 @@ def test_what_convert_makes_loads_in_mlx_lm_and_runs(request, name):
     assert found["warnings"] == []
 
 
+@pytest.mark.slow
 def test_the_text_says_which_library_lm_studio_takes_and_what_each_found(seeing_build, text_build):
     assert "with a vision_config, so LM Studio loads it through mlx-vlm" in check_load(seeing_build).output
     output = check_load(text_build).output
@@ -75,6 +76,7 @@ def test_the_text_says_which_library_lm_studio_takes_and_what_each_found(seeing_
     assert "  quantized  45 modules at 8-bit g32" in output
 
 
+@pytest.mark.slow
 def test_a_build_with_a_tensor_too_few_does_not_load_and_is_told_which(tiny, tmp_path):
     build(tiny("llama"), tmp_path / "out")
     config = config_of(tmp_path / "out")

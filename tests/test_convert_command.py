@@ -64,6 +64,7 @@ def test_an_error_is_one_message_and_a_traceback_comes_with_debug_alone(source, 
     assert "Traceback" in loud.stderr
 
 
+@pytest.mark.slow
 def test_what_the_system_refuses_is_a_message_too(source, root, tmp_path):
     long = "x" * 300
     for words in (["convert", "source", "-r", "gates-8bit", "-o", long], ["plan", long, "-r", "none"], ["audit", long]):

@@ -355,6 +355,7 @@ def mlx_lm_server(folder):
         process.wait(20)
 
 
+@pytest.mark.slow
 def test_mlx_lms_own_server_is_measured(tmp_path):
     write_tiny(tmp_path / "source", "qwen3_moe", Size(layers=1))
     build(tmp_path / "source", tmp_path / "tiny-build", audit=False)

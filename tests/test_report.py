@@ -108,6 +108,7 @@ def test_cells_point_to_the_lines_of_the_table_that_hold_their_reasons() -> None
             assert f"m1-r{number}" in rows
 
 
+@pytest.mark.slow
 def test_builds_of_different_models_get_sections_of_their_own(tmp_path: Path) -> None:
     small = write(tmp_path, a__audit=audit(8), b__audit=audit(4))
     parsed = Parsed(page_of(*PAPER, *small))

@@ -96,6 +96,7 @@ def test_a_missing_or_damaged_file_of_the_unfinished_build_is_written_anew(sourc
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_journal_that_was_cut_or_damaged_anywhere_costs_work_but_never_bytes(source, out, whole, data):

@@ -141,6 +141,7 @@ def test_any_range_of_rows_is_read_as_numpy_has_it(drawn, data):
     np.testing.assert_array_equal(rows_of(window, file, start, count), rows_of_array(array, start, count))
 
 
+@pytest.mark.slow
 @given(windows(), st.integers(1, 40), st.sampled_from([0.0, 0.25, 2.0]))
 def test_however_little_one_read_may_span_the_values_are_the_same(drawn, span, dense):
     file, window, array, _ = drawn
