@@ -42,7 +42,8 @@ def cases() -> list[Any]:
     """Every bits once, groups in turn, and for BF16 all of 4 and 8 bits; the rest slow: each compiles a kernel."""
     every = [(dtype, i, fmt) for dtype in DTYPES for i, fmt in enumerate(AFFINE)]
     often = [
-        i % 3 == (i // 3 + DTYPES.index(dtype)) % 3 or (dtype == "BF16" and fmt.bits in (4, 8)) for dtype, i, fmt in every
+        i % 3 == (i // 3 + DTYPES.index(dtype)) % 3 or (dtype == "BF16" and fmt.bits in (4, 8))
+        for dtype, i, fmt in every
     ]
     marks = [() if is_often else pytest.mark.slow for is_often in often]
     return [pytest.param(d, f, marks=m, id=f"{d}-{f}") for (d, _, f), m in zip(every, marks, strict=True)]
