@@ -1,6 +1,6 @@
 """mlxquant convert beside mlx_lm.convert: wall time, CPU time, peak anonymous memory, in turn in one run.
 
-    python benchmarks/convert.py [--layout fused|per-expert|transposed] [--layers 8] [--rounds 3] [--json FILE]
+    python benchmarks/convert.py [--layout fused|per-expert|transposed] [--layers 8] [--experts 128] [--json FILE]
 
 Makes a bf16 checkpoint of a real architecture's shape (1024 wide, 128 experts of 512; 8 layers are 3.3 GB), brings
 it into the page cache, and converts it to 8 bits, group 64, onto tmpfs, each tool as a fresh process. The floor is
@@ -29,15 +29,15 @@ from mlxquant.machine import describe_machine, describe_versions
 from mlxquant.tiny import Size, write_tiny
 
 LAYOUTS = {"fused": "qwen3_5_moe", "per-expert": "qwen3_moe", "transposed": "llama4"}
+CONVERT = ["-m", "mlxquant", "convert", "{src}", "-r", "uniform-8bit", "--group-size", "64", "-o", "{out}"]
 COMMANDS = {
     "mlx_lm.convert": ["-m", "mlx_lm", "convert", "--hf-path", "{src}", "--mlx-path", "{out}", "-q", "--q-bits", "8"],
-    "mlxquant": ["-m", "mlxquant", "convert", "{src}", "-r", "uniform-8bit", "--group-size", "64", "-o", "{out}"],
-    "mlxquant, no audit, no hash": [
-        "-m", "mlxquant", "convert", "{src}", "-r", "uniform-8bit", "--group-size", "64", "-o", "{out}",
-        "--no-audit", "--no-hash",
-    ],
+    "mlxquant": CONVERT,
+    "mlxquant, no audit": [*CONVERT, "--no-audit"],
+    "mlxquant, no hash": [*CONVERT, "--no-hash"],
+    "mlxquant, no audit, no hash": [*CONVERT, "--no-audit", "--no-hash"],
     "read and write only": ["-c", "{floor}", "{src}", "{out}"],
-}  # fmt: skip
+}
 # Reads every shard in 2 MiB blocks and writes 17/32 as many bytes: 8.5 of 16 bits.
 FLOOR = """
 import glob, os, sys
@@ -55,13 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layout", choices=LAYOUTS, default="fused")
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--experts", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="where the checkpoint goes")
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
-    source = args.work / f"mlxquant-bench-{args.layout}-{args.layers}"
+    source = args.work / f"mlxquant-bench-{args.layout}-{args.layers}-{args.experts}"
     if not source.exists():
-        size = Size(layers=args.layers, hidden=1024, experts=128, experts_per_token=8, inner=512)
+        size = Size(layers=args.layers, hidden=1024, experts=args.experts, experts_per_token=8, inner=512)
         write_tiny(source, LAYOUTS[args.layout], size)
     samples = run(source, args.rounds)
     record = summarize(samples, source, args)
@@ -136,6 +137,7 @@ def summarize(samples: dict[str, list[dict[str, float]]], source: Path, args: ar
         "load_average": os.getloadavg(),
         "layout": args.layout,
         "layers": args.layers,
+        "experts": args.experts,
         "source_bytes": sum(p.stat().st_size for p in source.glob("*.safetensors")),
         "rounds": args.rounds,
         "medians": medians,
