@@ -22,7 +22,7 @@ PACKAGE = ROOT / "mlxquant"
 
 # A folder stands for all its modules, a trailing * for any ending.
 LAYERS: list[tuple[str, str]] = [
-    ("words", "__init__ errors formats modules records units layers machine disk"),
+    ("words", "__init__ errors formats modules records units layers machine disk intervals"),
     (
         "source",
         "hub* readers downloads staging headers prequantized fp8 checkpoint compiled tiles strided"
@@ -40,11 +40,11 @@ LAYERS: list[tuple[str, str]] = [
         "build build_claims build_formats build_headers build_layout build_names build_distance audit*"
         " verify* revalidate diff* check_load load_probe",
     ),
-    ("measure", "bench* chips predict* prompts endpoint sse streaming compare evals"),
-    ("judge", "validate report card upload"),
+    ("measure", "bench* chips predict* prompts endpoint sse store compare evals tau2"),
+    ("judge", "validate sweep report card upload"),
     ("face", "cli __main__"),
 ]
-RUN_MODELS = "bench_model streaming compare evals cli.demo"
+RUN_MODELS = "bench_model compare evals cli.demo"
 SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout context"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
@@ -53,6 +53,8 @@ MAY_IMPORT = {
     "mlx_lm": f"mlxlm load_probe {RUN_MODELS}",
     "numba": "compiled kernels*",
     "matplotlib": "report.charts",
+    "scipy": "intervals",
+    "jsonschema": "evals",
     "transformers": "",
     "torch": "",
 }
