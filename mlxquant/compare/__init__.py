@@ -1,0 +1,1 @@
+"""Judge recipes and builds against the full-precision model, in one streamed pass over its weights."""
