@@ -1,0 +1,170 @@
+"""One measured quantity with its interval, and the quantiles that intervals are made of.
+
+An interval keeps what it takes to state it again at another confidence: its standard error, its degrees of freedom,
+and how many observations and clusters it rests on. It does not keep the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+LEAST_CLUSTERS = 5
+CONFIDENCE = 0.95
+T_METHOD = "cluster-robust t"
+EXACT_METHOD = "Clopper-Pearson on clusters"
+EFFECTIVE_METHOD = "Clopper-Pearson at the effective sample size"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate from `n` observations in `clusters` independent units, and the ends of its interval.
+
+    `low` and `high` are None where none can be given, and `reason` says why. `se` is the standard error, None where
+    the method has none; `df` are the degrees of freedom of its t quantile.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+    se: float | None
+    n: int
+    clusters: int
+    confidence: float = CONFIDENCE
+    method: str = T_METHOD
+    reason: str | None = None
+    df: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The interval in a record; `confidence`, `method`, `df` and `reason` only where they are not the default."""
+        found: dict[str, Any] = {k: _recorded(getattr(self, k)) for k in ("estimate", "low", "high", "se")}
+        found |= {"n": self.n, "clusters": self.clusters}
+        if self.confidence != CONFIDENCE:
+            found["confidence"] = self.confidence
+        if self.method != T_METHOD:
+            found["method"] = self.method
+        if self.df is not None and self.df != self.clusters - 1:
+            found["df"] = _recorded(self.df)
+        if self.reason is not None:
+            found["reason"] = self.reason
+        return found
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Interval:
+        """Read what `as_dict` wrote; other keys are passed over. Raises KeyError where one is missing."""
+        method = str(record.get("method", T_METHOD))
+        clusters = int(record["clusters"])
+        default = None if method != T_METHOD or record["low"] is None else clusters - 1
+        return cls(
+            estimate=record["estimate"],
+            low=record["low"],
+            high=record["high"],
+            se=record["se"],
+            n=int(record["n"]),
+            clusters=clusters,
+            confidence=float(record.get("confidence", CONFIDENCE)),
+            method=method,
+            reason=record.get("reason"),
+            df=record.get("df", default),
+        )
+
+    def at(self, confidence: float) -> Interval:
+        """State the interval at another confidence; without ends, and with the reason, where the method cannot.
+
+        The width grows as the t quantile does: 1.3 times from 95 to 99 %. An interval by bootstrap or by order
+        statistics would need the data again.
+        """
+        if confidence == self.confidence or self.low is None or self.high is None:
+            return replace(self, confidence=confidence)
+        if self.method == EXACT_METHOD:
+            if self.low >= 0:
+                low, high = clopper_pearson(self.estimate * self.clusters, self.clusters, confidence)
+            else:  # a difference, of which no pair differs
+                low, high = (sign * exact_bound(self.clusters, confidence) for sign in (-1, 1))
+            return replace(self, low=low, high=high, confidence=confidence)
+        if self.method == EFFECTIVE_METHOD and self.se and self.df is not None:
+            return share_interval(self.estimate, self.se, self.n, self.clusters, self.df, confidence)
+        if self.df is None:
+            why = f"measured at {self.confidence:.0%}; {self.method} cannot be restated at {confidence:.4g}"
+            return replace(self, low=None, high=None, confidence=confidence, reason=why)
+        scale = t_quantile(confidence, self.df) / t_quantile(self.confidence, self.df)
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2 * scale
+        return replace(self, low=middle - half, high=middle + half, confidence=confidence)
+
+    def mapped(self, function: Callable[[float], float], slope: float) -> Interval:
+        """The interval of an increasing function of this quantity, such as exp of a mean log.
+
+        Ends are mapped; the standard error by the delta method, `slope` being the derivative at the estimate. It
+        keeps no degrees of freedom: its ends do not move as t does.
+        """
+        ends = (None if end is None else function(end) for end in (self.low, self.high))
+        se = None if self.se is None else self.se * abs(slope)
+        low, high = ends
+        method = self.method if self.method != T_METHOD else f"{T_METHOD}, transformed"
+        return replace(self, estimate=function(self.estimate), low=low, high=high, se=se, df=None, method=method)
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval leaves `value` out; False where there is no interval."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+
+def without_ends(estimate: float, n: int, clusters: int, confidence: float, reason: str) -> Interval:
+    """An estimate that no interval can be given for."""
+    return Interval(estimate, None, None, None, n, clusters, confidence, reason=reason)
+
+
+def too_few(clusters: int, unit: str = "clusters") -> str:
+    """Why there is no interval."""
+    return f"{clusters} {unit}; an interval needs at least {LEAST_CLUSTERS}"
+
+
+@lru_cache(maxsize=4096)
+def t_quantile(confidence: float, df: float) -> float:
+    """Student's t for a two-sided interval; ``t_quantile(0.95, 4) == 2.776``, and 1.960 for infinite `df`."""
+    from scipy.special import ndtri, stdtrit
+
+    tail = (1 + confidence) / 2
+    return float(ndtri(tail) if math.isinf(df) else stdtrit(df, tail))
+
+
+def clopper_pearson(hits: float, n: float, confidence: float) -> tuple[float, float]:
+    """The exact interval of a share, `hits` of `n`, which need not be whole (Clopper and Pearson 1934).
+
+    ``clopper_pearson(0, 200, 0.95) == (0.0, 0.0183)``
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return low, high
+
+
+def exact_bound(n: float, confidence: float) -> float:
+    """The upper end for none among `n`: ``1 - ((1 - confidence) / 2) ** (1 / n)``, as `clopper_pearson` has it."""
+    return 1 - float(((1 - confidence) / 2) ** (1 / n))
+
+
+def share_interval(share: float, se: float, n: int, clusters: int, df: float, confidence: float) -> Interval:
+    """Clopper-Pearson with as many observations as give this standard error (Korn and Graubard 1998).
+
+        n_eff = min(n, share (1 - share) / se²) (t(n - 1) / t(df))²       the second factor pays for few clusters
+
+    Share 0.01 with se 0.005 from 10,000 tokens in 200 documents: n_eff = 396 · 0.989, interval 0.0027 … 0.0256,
+    where t would give 0.0001 … 0.0199, and below zero for any smaller share. (Korn and Graubard, "Confidence intervals
+    for proportions with small expected number of positive counts estimated from survey data", Survey Methodology 24.)
+    """
+    effective = min(n, share * (1 - share) / se**2)
+    effective *= (t_quantile(confidence, n - 1) / t_quantile(confidence, df)) ** 2
+    low, high = clopper_pearson(share * effective, effective, confidence)
+    return Interval(share, low, high, se, n, clusters, confidence, EFFECTIVE_METHOD, df=df)
+
+
+def _recorded(value: float | None) -> float | None:
+    """Seven digits: what an estimate of this kind can be known to, with room; infinity is no JSON."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.7g}")
