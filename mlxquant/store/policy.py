@@ -1,0 +1,125 @@
+"""What is forbidden in the store, as text for the model and as code for the judge.
+
+The two are kept side by side here so that they say the same. Code looks only at the store's present state and, where
+a rule speaks of the request, at who asks and what was said; it does not look at whether the model looked things up.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+REFUND_DAYS = 30
+GOLD_REFUND_DAYS = 60
+APPROVAL_FROM = 300
+RESTOCK_BELOW = 20
+
+POLICY = f"""\
+Rules, in this order; the first that applies is the one to name when you refuse:
+1. Owner: an order may be read out or changed only for the customer who placed it (the order's user).
+2. Only a pending order may be cancelled, or have its address, items, quantities or coupon changed. A note may be \
+added whatever the status.
+3. Only a delivered order may be refunded, at most {REFUND_DAYS} days after delivery. If it was delivered \
+{REFUND_DAYS + 1} to {GOLD_REFUND_DAYS} days ago, look at the customer's level with get_user: gold customers may still \
+be refunded, basic ones not.
+4. A refund of more than {APPROVAL_FROM} needs an approval code in the request. Always refund the order's total.
+5. One coupon per order, and only if the order's total is at least the coupon's min.
+6. A quantity asked for (pieces to add, or the new quantity) may not be more than the stock.
+7. Stock may be filled up only if it is below {RESTOCK_BELOW}."""
+
+SYSTEM_PROMPT = f"""\
+You work at the service desk of a store. A clerk passes on one request after another. Do each with the tools, then \
+answer in one short sentence.
+
+{POLICY}
+
+How to work:
+- One call at a time. Take every id from a request or from a result; never guess one.
+- A request that names a customer starts with find_user, even if the customer came up before. If there are namesakes, \
+the request says the city. Only "the order of NAME from before" needs no find_user: it is the order of that customer \
+that you opened last in this conversation.
+- "The same" customer, order or item is that of the request before; "the first" customer or order is the first one \
+of this conversation. Take their ids from the conversation; do not search for them again.
+- An order that is not given by its number or from this conversation is found with list_orders; the latest order is \
+the first in the list.
+- Every request about one order then calls get_order, even if you saw that order before: things change.
+- An item that the request names by colour and kind is found with search_items, by its kind; for an order's own \
+items take the id from get_order. Before adding pieces, changing a quantity or restocking, call check_stock. Before \
+applying a coupon, call get_coupon.
+- Check in this order: customer, order, level, item or coupon, stock; then make the change. As soon as a result shows \
+that a rule forbids the request, make no further call and refuse.
+- Make no calls that the request does not need.
+
+Begin the answer with "Done:" after a change, "Answer:" to a question, "Refused:" if a rule forbids it, or \
+"Not found:" if the customer, item or coupon does not exist. Give the order's id if there is one, and the value asked \
+for or the new value (status, total, amount, price, stock, count, level) or the reason (status, days, total, stock)."""
+
+
+class Shop(Protocol):
+    """What the policy needs of a store: its reading tools."""
+
+    def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]: ...
+
+
+CHANGES = ("cancel_order", "update_address", "add_item", "change_quantity", "apply_coupon")
+
+
+def broken_policy(
+    shop: Shop, name: str, arguments: dict[str, Any], *, customer: str | None = None, said: str | None = None
+) -> str | None:
+    """Say which rule a call would break in the store's present state; None where none or the call is impossible.
+
+    `customer` is the id of the customer who asks (None: not checked), `said` the text of the request, which has to
+    state an approval code (None: any code will do).
+    """
+    if name == "restock_item":
+        stock = shop.call("check_stock", {"item_id": arguments.get("item_id")}).get("stock", 0)
+        return f"restock: the stock is {stock}, not below {RESTOCK_BELOW}" if stock >= RESTOCK_BELOW else None
+    if name not in (*CHANGES, "refund_order", "add_note", "get_order"):
+        return None
+    order = shop.call("get_order", {"order_id": arguments.get("order_id")})
+    if "error" in order:
+        return None
+    if name == "get_order":
+        return None
+    if customer is not None and order["user"] != customer:
+        return f"owner: order {order['id']} is not of customer {customer}"
+    if name in CHANGES and order["status"] != "pending":
+        return f"status: {name} on an order that is {order['status']}"
+    if name == "refund_order":
+        return refund_forbidden(shop, order, arguments, said)
+    if name == "apply_coupon":
+        return coupon_forbidden(shop, order, arguments)
+    if name in ("add_item", "change_quantity"):
+        stock = shop.call("check_stock", {"item_id": arguments.get("item_id")}).get("stock")
+        asked = arguments.get("quantity")
+        if isinstance(stock, int) and isinstance(asked, int) and asked > stock:
+            return f"stock: {asked} asked for, {stock} in stock"
+    return None
+
+
+def refund_forbidden(shop: Shop, order: dict[str, Any], arguments: dict[str, Any], said: str | None) -> str | None:
+    """Check rules 3 and 4."""
+    if order["status"] != "delivered":
+        return f"status: refund of an order that is {order['status']}"
+    if order["days"] > REFUND_DAYS:
+        level = shop.call("get_user", {"user_id": order["user"]})["level"]
+        if order["days"] > GOLD_REFUND_DAYS or level != "gold":
+            return f"days: refund {order['days']} days after delivery to a {level} customer"
+    approval = arguments.get("approval")
+    stated = isinstance(approval, str) and (said is None or re.search(rf"\b{re.escape(approval)}\b", said) is not None)
+    if order["total"] > APPROVAL_FROM and not stated:
+        return f"approval: refund of {order['total']} without an approval code that the request states"
+    if arguments.get("amount") != order["total"]:
+        return f"amount: refund of {arguments.get('amount')}, total {order['total']}"
+    return None
+
+
+def coupon_forbidden(shop: Shop, order: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+    """Check rule 5."""
+    if order["coupon"] is not None:
+        return f"coupon: order {order['id']} has coupon {order['coupon']} already"
+    least = shop.call("get_coupon", {"code": arguments.get("code")}).get("min")
+    if isinstance(least, int) and order["total"] < least:
+        return f"coupon: total {order['total']} is below the coupon's min {least}"
+    return None
