@@ -288,24 +288,27 @@ def fill(db: sqlite3.Connection, rng: Random) -> None:
     goods = [(thing, f"{color} {thing}") for thing in words.THINGS for color in rng.sample(words.COLORS, 2)]
     items = ids(rng, "I", len(goods))
     stocked = [
-        (item, *good, 5 * rng.randint(1, 24), rng.randint(0, 40)) for item, good in zip(items, goods, strict=True)
+        (item, *good, 5 * rng.randint(1, 24), rng.randint(0, 35)) for item, good in zip(items, goods, strict=True)
     ]
     db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", stocked)
-    coupons = [
-        (code, rng.choice((5, 10, 20, 25)), rng.choice((50, 100, 150, 200))) for code in ids(rng, "K", N_COUPONS)
-    ]
-    db.executemany("INSERT INTO coupons VALUES (?, ?, ?)", coupons)
-    fill_orders(db, rng, [(user, city) for (_, city), user in users.items()], items)
+    terms = [(code, rng.choice((5, 10, 20, 25)), rng.choice((50, 100, 150))) for code in ids(rng, "K", N_COUPONS)]
+    db.executemany("INSERT INTO coupons VALUES (?, ?, ?)", terms)
+    codes = [code for code, _, _ in terms]
+    fill_orders(db, rng, [(user, city) for (_, city), user in users.items()], items, codes)
     db.execute("COMMIT")
 
 
-def fill_orders(db: sqlite3.Connection, rng: Random, users: list[tuple[str, str]], items: list[str]) -> None:
+def fill_orders(
+    db: sqlite3.Connection, rng: Random, users: list[tuple[str, str]], items: list[str], codes: list[str]
+) -> None:
     """Give every customer one to four orders of one to three items each."""
     owners = [owner for owner in users for _ in range(rng.randint(1, 4))]
     for placed, (order, (user, city)) in enumerate(zip(ids(rng, "O", len(owners)), owners, strict=True)):
         status = rng.choices(words.STATUSES, (45, 15, 32, 4, 4))[0]
         street = f"{rng.choice(words.STREETS)} Street {rng.randint(1, 99)}"
-        row = (order, user, placed, status, rng.randint(0, 70), None, street, city, None)
+        days = rng.randint(0, 30) if rng.random() < 0.7 else rng.randint(31, 90)
+        coupon = rng.choice(codes) if rng.random() < 0.15 else None
+        row = (order, user, placed, status, days, coupon, street, city, None)
         db.execute("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         lines = [(order, item, rng.randint(1, 3)) for item in rng.sample(items, rng.choice((1, 1, 2)))]
         db.executemany("INSERT INTO lines VALUES (?, ?, ?)", lines)

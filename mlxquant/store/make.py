@@ -34,5 +34,5 @@ def draw_request(talk: Conversation, budget: int) -> None:
     """Let the user ask for one thing that takes at most `budget` calls."""
     item = budget >= 2 or talk.same_item is not None
     order = budget >= 2 or talk.same_order is not None
-    chosen = talk.rng.choices((order_request, item_request, user_request), (6 * order, 2 * item, 2))[0]
+    chosen = talk.rng.choices((order_request, item_request, user_request), (8 * order, 2 * item, 1))[0]
     chosen(talk, budget)

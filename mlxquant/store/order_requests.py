@@ -55,7 +55,7 @@ def refuse_stranger(talk: Conversation, phrase: str) -> None:
             (f"refund {phrase}.", "refund"),
         )
     )
-    talk.end(kind, asked, f"Refused: order {order_id} is of another customer.", order_id, refuse=True)
+    talk.end(kind, asked, f"Refused: order {order_id} belongs to another customer.", order_id, refuse=True)
 
 
 def refuse_status(talk: Conversation, kind: str, asked: str, order: Order) -> bool:
@@ -71,17 +71,17 @@ def status(talk: Conversation, phrase: str, order: Order) -> None:
     """Ask for an order's status, total or days."""
     fact = talk.rng.choice(("status", "total", "days"))
     if fact == "status":
-        asked = talk.pick(f"what is the status of {phrase}?", f"how far is {phrase}?")
+        asked = talk.pick(f"what is the status of {phrase}?", f"which status does {phrase} have?")
         reply = f"Answer: order {order['id']} is {order['status']}."
     elif fact == "total":
         asked = talk.pick(f"what is the total of {phrase}?", f"how much is {phrase}?")
         reply = f"Answer: the total of order {order['id']} is {order['total']}."
     else:
-        asked = talk.pick(f"for how many days has {phrase} had its status?", f"how many days ago did {phrase} change?")
-        reply = f"Answer: order {order['id']} is {order['status']} for {order['days']} days."
+        asked = talk.pick(f"how long has {phrase} had its status?", f"for how many days has {phrase} had its status?")
+        reply = f"Answer: order {order['id']} has been {order['status']} for {order['days']} days."
     if fact != "status":
         talk.slices.add("numeric")
-    talk.end(fact if fact != "days" else "status", asked, reply, order["id"], order[fact])
+    talk.end(fact, asked, reply, order["id"], order[fact])
 
 
 def cancel(talk: Conversation, phrase: str, order: Order) -> None:
@@ -125,20 +125,18 @@ def refund(talk: Conversation, phrase: str, order: Order) -> None:
     if order["status"] != "delivered":
         reply = f"Refused: order {order_id} is {order['status']}."
         return talk.end("refund", asked, reply, order_id, order["status"], refuse=True)
-    gold = days > REFUND_DAYS and days <= GOLD_REFUND_DAYS and level(talk, order["user"]) == "gold"
-    if days > REFUND_DAYS and not gold:
-        reply = f"Refused: order {order_id} was delivered {days} days ago."
-        return talk.end("refund", asked, reply, order_id, days, refuse=True)
+    too_late = f"Refused: order {order_id} was delivered {days} days ago."
+    if days > GOLD_REFUND_DAYS:
+        return talk.end("refund", asked, too_late, order_id, days, refuse=True)
     if total > APPROVAL_FROM and not approval:
         reply = f"Refused: {total} for order {order_id} needs approval."
         return talk.end("refund", asked, reply, order_id, total, refuse=True)
+    if days > REFUND_DAYS:
+        talk.slices.add("conditional")
+        if talk.do("get_user", user_id=order["user"])["level"] != "gold":
+            return talk.end("refund", asked, too_late, order_id, days, refuse=True)
     talk.do("refund_order", order_id=order_id, amount=total, **({"approval": approval} if approval else {}))
     return talk.end("refund", asked, f"Done: {total} refunded for order {order_id}.", order_id, total)
-
-
-def level(talk: Conversation, user: str) -> str:
-    """Look up a customer's level."""
-    return str(talk.do("get_user", user_id=user)["level"])
 
 
 def coupon(talk: Conversation, phrase: str, order: Order) -> None:
@@ -172,7 +170,7 @@ def add(talk: Conversation, phrase: str, order: Order) -> None:
     goods = [good for good in talk.store.rows("SELECT kind, name FROM items ORDER BY id") if good[1] not in held]
     kind, name = talk.rng.choice(goods)
     n = talk.rng.randint(1, 9)
-    asked = talk.pick(f"add {n} pieces of {name} to {phrase}.", f"put {n} more of {name} into {phrase}.")
+    asked = talk.pick(f"add {n} pieces of {name} to {phrase}.", f"put {n} pieces of {name} into {phrase}.")
     if refuse_status(talk, "add", asked, order):
         return
     item = str(searched(talk, kind, name))
@@ -204,7 +202,7 @@ def change(talk: Conversation, tool: str, asked: str, order: Order, item: str, n
 
 ALL = words.STATUSES
 KINDS: Final[dict[str, Kind]] = {
-    "status": Kind(status, 0, ALL, 3),
+    "status": Kind(status, 0, ALL, 2),
     "note": Kind(note, 1, ALL, 1),
     "cancel": Kind(cancel, 1, ("pending",)),
     "address": Kind(address, 1, ("pending",)),

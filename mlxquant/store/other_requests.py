@@ -33,7 +33,9 @@ def whose_id(talk: Conversation) -> None:
     if not talk.calls:
         return user_request(talk, 1)
     reply = f"Answer: the id is {talk.now_user}."
-    return talk.end("customer_id", talk.pick(f"which id does {who} have?"), reply, talk.now_user)
+    return talk.end(
+        "customer_id", talk.pick(f"which id does {who} have?", f"what is the id of {who}?"), reply, talk.now_user
+    )
 
 
 def unknown_user(talk: Conversation) -> None:

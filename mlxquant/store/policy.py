@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 REFUND_DAYS = 30
 GOLD_REFUND_DAYS = 60
-APPROVAL_FROM = 300
+APPROVAL_FROM = 200
 RESTOCK_BELOW = 20
 
 POLICY = f"""\
@@ -19,13 +19,13 @@ Rules, in this order; the first that applies is the one to name when you refuse:
 1. Owner: an order may be read out or changed only for the customer who placed it (the order's user).
 2. Only a pending order may be cancelled, or have its address, items, quantities or coupon changed. A note may be \
 added whatever the status.
-3. Only a delivered order may be refunded, at most {REFUND_DAYS} days after delivery. If it was delivered \
-{REFUND_DAYS + 1} to {GOLD_REFUND_DAYS} days ago, look at the customer's level with get_user: gold customers may still \
-be refunded, basic ones not.
-4. A refund of more than {APPROVAL_FROM} needs an approval code in the request. Always refund the order's total.
-5. One coupon per order, and only if the order's total is at least the coupon's min.
-6. A quantity asked for (pieces to add, or the new quantity) may not be more than the stock.
-7. Stock may be filled up only if it is below {RESTOCK_BELOW}."""
+3. Only a delivered order may be refunded, in full, at most {GOLD_REFUND_DAYS} days after delivery.
+4. A refund of more than {APPROVAL_FROM} needs an approval code in the request.
+5. An order delivered {REFUND_DAYS + 1} to {GOLD_REFUND_DAYS} days ago may be refunded only to a gold customer: only \
+then, check the customer's level with get_user.
+6. One coupon per order, and only if the order's total is at least the coupon's min.
+7. A quantity asked for (the pieces to add, or the new quantity) may not be more than the stock.
+8. An item may be restocked only if its stock is below {RESTOCK_BELOW}."""
 
 SYSTEM_PROMPT = f"""\
 You work at the service desk of a store. A clerk passes on one request after another. Do each with the tools, then \
@@ -35,14 +35,16 @@ answer in one short sentence.
 
 How to work:
 - One call at a time. Take every id from a request or from a result; never guess one.
-- A request that names a customer starts with find_user, even if the customer came up before. If there are namesakes, \
+- A request that names a customer starts with find_user. If there are namesakes, \
 the request says the city. Only "the order of NAME from before" needs no find_user: it is the order of that customer \
 that you opened last in this conversation.
 - "The same" customer, order or item is that of the request before; "the first" customer or order is the first one \
 of this conversation. Take their ids from the conversation; do not search for them again.
 - An order that is not given by its number or from this conversation is found with list_orders; the latest order is \
 the first in the list.
-- Every request about one order then calls get_order, even if you saw that order before: things change.
+- Every request about one order then calls get_order before anything is answered or changed.
+- Things change: look up again what a request needs, even if you saw it earlier in the conversation. Only the ids of \
+"the same", "the first" and "from before" are taken from it.
 - An item that the request names by colour and kind is found with search_items, by its kind; for an order's own \
 items take the id from get_order. Before adding pieces, changing a quantity or restocking, call check_stock. Before \
 applying a coupon, call get_coupon.
@@ -52,7 +54,8 @@ that a rule forbids the request, make no further call and refuse.
 
 Begin the answer with "Done:" after a change, "Answer:" to a question, "Refused:" if a rule forbids it, or \
 "Not found:" if the customer, item or coupon does not exist. Give the order's id if there is one, and the value asked \
-for or the new value (status, total, amount, price, stock, count, level) or the reason (status, days, total, stock)."""
+for or the new value (status, days, total, amount, address, price, stock, count, level, id) or the reason with its \
+figure (status, days, total, coupon or its min, stock)."""
 
 
 class Shop(Protocol):
@@ -75,12 +78,10 @@ def broken_policy(
     if name == "restock_item":
         stock = shop.call("check_stock", {"item_id": arguments.get("item_id")}).get("stock", 0)
         return f"restock: the stock is {stock}, not below {RESTOCK_BELOW}" if stock >= RESTOCK_BELOW else None
-    if name not in (*CHANGES, "refund_order", "add_note", "get_order"):
+    if name not in (*CHANGES, "refund_order", "add_note"):
         return None
     order = shop.call("get_order", {"order_id": arguments.get("order_id")})
     if "error" in order:
-        return None
-    if name == "get_order":
         return None
     if customer is not None and order["user"] != customer:
         return f"owner: order {order['id']} is not of customer {customer}"
@@ -99,7 +100,7 @@ def broken_policy(
 
 
 def refund_forbidden(shop: Shop, order: dict[str, Any], arguments: dict[str, Any], said: str | None) -> str | None:
-    """Check rules 3 and 4."""
+    """Check rules 3 to 5, and that the amount is the total."""
     if order["status"] != "delivered":
         return f"status: refund of an order that is {order['status']}"
     if order["days"] > REFUND_DAYS:
@@ -116,7 +117,7 @@ def refund_forbidden(shop: Shop, order: dict[str, Any], arguments: dict[str, Any
 
 
 def coupon_forbidden(shop: Shop, order: dict[str, Any], arguments: dict[str, Any]) -> str | None:
-    """Check rule 5."""
+    """Check rule 6."""
     if order["coupon"] is not None:
         return f"coupon: order {order['id']} has coupon {order['coupon']} already"
     least = shop.call("get_coupon", {"code": arguments.get("code")}).get("min")
