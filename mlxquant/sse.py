@@ -27,7 +27,12 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class StreamError(MeasurementError):
-    """A request without a whole answer. `kind`: refused, unreachable, timeout, http, malformed, truncated, server."""
+    """A request without a whole answer. `kind`: refused, unreachable, timeout, http, malformed, truncated, server.
+
+    `status` is that of HTTP where there was another than 200.
+    """
+
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,23 @@ class Server:
         finally:
             connection.close()
 
+    def get(self, path: str) -> Any:
+        """GET a JSON document. Raises StreamError."""
+        connection = self._connection()
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            connection.request("GET", self.path + path, headers=headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                _check_status(response, self.url + path)
+            return json.loads(response.read())
+        except ValueError:
+            raise StreamError("malformed", f"{self.url}{path}: JSON expected; does it serve the OpenAI API?") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._explained(error, path) from error
+        finally:
+            connection.close()
+
     def _connection(self) -> http.client.HTTPConnection:
         if self.scheme == "https":
             context = ssl.create_default_context()
@@ -146,16 +168,15 @@ def parse_server(url: str, timeout: float, key: str | None = None) -> Server:
 
 def stream(server: Server, path: str, body: Mapping[str, Any]) -> Answer:
     """Send a request that asks for a stream, and read its answer to the end. Raises StreamError."""
-    lines = server.post(path, {**body, "stream": True, "stream_options": {"include_usage": True}})
-    asked, _ = next(lines)
+    feed = events(server, path, body)
+    asked, _ = next(feed)
     chunks: list[Chunk] = []
     reason, ended, usage, done = None, asked, None, False
     where = server.url + path
-    for at, data in _events(lines):
-        if data == "[DONE]":
+    for at, event in feed:
+        if event is None:
             done = True
             break
-        event = _parse(data, where)
         text, why, counts = _read_event(event, where)
         if text:
             chunks.append(Chunk(at, text))
@@ -163,9 +184,29 @@ def stream(server: Server, path: str, body: Mapping[str, Any]) -> Answer:
             reason, ended = why, at
         usage = counts or usage
     if reason is None:
-        state = "[DONE] without a finish reason" if done else "no finish reason and no [DONE]"
-        raise StreamError("truncated", f"{where}: the stream ended with {state} after {len(chunks)} pieces of text")
+        raise unfinished(where, done, len(chunks))
     return Answer(asked, tuple(chunks), ended, reason, usage)
+
+
+def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple[float, dict[str, Any] | None]]:
+    """Ask for a stream and yield its events with the time at which each was read.
+
+    The first is (time of asking, None); (time, None) comes again where the stream says [DONE]. Raises StreamError.
+    """
+    lines = server.post(path, {**body, "stream": True, "stream_options": {"include_usage": True}})
+    asked, _ = next(lines)
+    yield asked, None
+    for at, data in _events(lines):
+        if data == "[DONE]":
+            yield at, None
+            return
+        yield at, _parse(data, server.url + path)
+
+
+def unfinished(where: str, done: bool, pieces: int) -> StreamError:
+    """The error for a stream that ended without saying why it did."""
+    state = "[DONE] without a finish reason" if done else "no finish reason and no [DONE]"
+    return StreamError("truncated", f"{where}: the stream ended with {state} after {pieces} pieces of text")
 
 
 def _events(lines: Iterator[tuple[float, str]]) -> Iterator[tuple[float, str]]:
@@ -210,10 +251,11 @@ def _read_event(event: Mapping[str, Any], where: str) -> tuple[str, str | None, 
         text += "".join(p for p in parts if isinstance(p, str))
         reason = choice.get("finish_reason") or reason
     usage = event.get("usage")
-    return text, None if reason is None else str(reason), _counts(usage) if isinstance(usage, dict) else None
+    return text, None if reason is None else str(reason), token_counts(usage) if isinstance(usage, dict) else None
 
 
-def _counts(usage: Mapping[str, Any]) -> dict[str, int]:
+def token_counts(usage: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of a `usage` table that are whole numbers, `cached_tokens` lifted up to them."""
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     found = {"prompt_tokens": usage.get("prompt_tokens"), "completion_tokens": usage.get("completion_tokens")}
@@ -229,7 +271,9 @@ def _check_status(response: http.client.HTTPResponse, where: str) -> None:
         except (ValueError, AttributeError):
             said = said[:200]
         hint = "; is --model a name that the server knows?" if response.status in (400, 404) else ""
-        raise StreamError("http", f"{where}: status {response.status} {response.reason}: {said or 'no text'}{hint}")
+        error = StreamError("http", f"{where}: status {response.status} {response.reason}: {said or 'no text'}{hint}")
+        error.status = response.status
+        raise error
     if kind != "text/event-stream":
         raise StreamError(
             "malformed", f"{where}: an event stream expected, {kind} found; does it serve the OpenAI API?"

@@ -1,0 +1,218 @@
+"""A side that is a build loaded in this process by mlx-lm, with its prompt cache kept through a conversation.
+
+What a conversation's turns share is read once. The cache after an answer serves the next turn if the next prompt goes
+on from exactly those tokens. Templates that write history otherwise than it was generated (Qwen drops reasoning)
+break that; then the copy taken at the end of the last message serves, and for a new conversation the copy taken at
+the end of system prompt and tools. No cache is trimmed, which linear attention would not allow. What is read in one
+piece depends on the conversation alone, so an item gives the same answer whatever was asked before it.
+
+mlx's streams belong to the thread that made them: a side is opened, asked and closed in one thread.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import mlx.core as mx
+
+from ..bench_model import describe_build
+from ..bench_terms import MeasurementError
+from ..build import Build
+from ..errors import BuildError
+from .items import Message, Reply, Timing, Usage
+from .sides import Request, Variant
+from .spoken import take_apart
+
+_STEP = 2048  # prompt tokens at a time, mlx-lm's default
+_RUN_ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError, IndexError, KeyError, AttributeError)
+
+
+@dataclass
+class _Kept:
+    """A cache and the tokens that it has read."""
+
+    tokens: list[int]
+    cache: Any
+
+    def begins(self, prompt: Sequence[int]) -> bool:
+        """Whether the prompt goes on from here."""
+        return len(self.tokens) < len(prompt) and self.tokens == list(prompt[: len(self.tokens)])
+
+
+@dataclass
+class Loaded:
+    """A build as a side. Two sides of one folder load it twice, as two servers would."""
+
+    build: Build
+    name: str
+    model: Any = None
+    tokenizer: Any = None
+    _live: _Kept | None = field(default=None, repr=False)
+    _turn: _Kept | None = field(default=None, repr=False)
+    _head: _Kept | None = field(default=None, repr=False)
+    _conversation: str = ""
+    _reused: int = 0
+    _facts: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def variant(self) -> Variant:
+        """What it is."""
+        self._facts = self._facts or facts_of(self.build)
+        return Variant(self.name, "build", self.build.name, "mlx_lm", self._facts)
+
+    def describe(self) -> dict[str, Any]:
+        """The side in the record."""
+        return {"name": self.name, **self.variant.facts, "kind": "build"}
+
+    def open(self) -> None:
+        """Load weights and tokenizer. Raises BuildError."""
+        from mlx_lm import load
+
+        try:
+            self.model, self.tokenizer = load(str(self.build.folder))[:2]
+        except Exception as error:  # third parties' code; tokenizers raises Exception itself
+            raise BuildError(f"{self.build.folder}: mlx-lm cannot load it ({type(error).__name__}: {error})") from error
+        mx.eval(self.model.parameters())
+        if not self.tokenizer.has_chat_template:
+            raise BuildError(f"{self.build.folder}: its tokenizer has no chat template, so it cannot be asked in turns")
+
+    def close(self) -> None:
+        """Let go of weights and caches."""
+        self.model = self.tokenizer = self._live = self._turn = self._head = None
+        gc.collect()
+        mx.clear_cache()
+
+    def ask(self, request: Request) -> Reply:
+        """Answer. Raises MeasurementError where the model cannot run."""
+        try:
+            return self._ask(request)
+        except _RUN_ERRORS as error:
+            self._live = self._turn = self._head = None
+            raise MeasurementError("failed", f"{self.name}: {type(error).__name__}: {error}") from error
+
+    def _ask(self, request: Request) -> Reply:
+        from mlx_lm import stream_generate
+        from mlx_lm.sample_utils import make_sampler
+
+        if request.conversation != self._conversation:
+            self._live = self._turn = None
+            self._conversation = request.conversation
+        asked = perf_counter()
+        prompt = self._prompt(request, request.messages, add_generation_prompt=True)
+        cache, read = self._cache(request, prompt)
+        if request.seed is not None:
+            mx.random.seed(request.seed)
+        sampler = make_sampler(request.temperature, top_p=request.top_p or 0.0)
+        stamps: list[float] = []
+        text, reason, made = "", "stop", list[int]()
+        rest = mx.array(prompt[read:])
+        for piece in stream_generate(
+            self.model, self.tokenizer, rest, max_tokens=request.max_tokens, sampler=sampler, prompt_cache=cache
+        ):
+            stamps.append(perf_counter())
+            text += piece.text
+            made.append(piece.token)
+            reason = piece.finish_reason or reason
+        self._live = _Kept([*prompt, *made], cache)
+        answer, thought, calls, broken = take_apart(
+            text, self.tokenizer, request.tools, thinking=self._begins_thinking(prompt)
+        )
+        return Reply(
+            answer,
+            calls,
+            "tool_calls" if reason == "stop" and (calls or broken) else reason,
+            Usage(len(prompt), len(made), self._reused),
+            _timing(asked, stamps),
+            thought,
+            broken,
+            self.build.name,
+        )
+
+    def _prompt(self, request: Request, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+        made = self.tokenizer.apply_chat_template(
+            [readable(m) for m in messages],
+            tools=list(request.tools) or None,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            **(request.template or {}),
+        )
+        return list(made["input_ids"] if isinstance(made, Mapping) else made)
+
+    def _cache(self, request: Request, prompt: list[int]) -> tuple[Any, int]:
+        """A cache that has read the beginning of the prompt, and how many tokens of it; the rest is never empty."""
+        from mlx_lm.models.cache import make_prompt_cache
+
+        kept = next((k for k in (self._live, self._turn, self._head) if k is not None and k.begins(prompt)), None)
+        self._reused = len(kept.tokens) if kept else 0
+        if kept is None:
+            cache = make_prompt_cache(self.model)
+        else:
+            cache = kept.cache if kept is self._live else copy.deepcopy(kept.cache)
+        self._live = None
+        read = self._reused
+        head, turn = self._borders(request, prompt)
+        if read < head:
+            read = self._read(prompt, read, head, cache)
+            self._head = _Kept(prompt[:read], copy.deepcopy(cache))
+        if read < turn:
+            read = self._read(prompt, read, turn, cache)
+            self._turn = _Kept(prompt[:read], copy.deepcopy(cache))
+        return cache, read
+
+    def _borders(self, request: Request, prompt: list[int]) -> tuple[int, int]:
+        """Where system prompt and tools end, and where the last message does: tokens that later prompts share."""
+        system = [m for m in request.messages[:1] if m["role"] == "system"]
+        other = [*system, {"role": "user", "content": ""}]
+        head = _common(prompt, self._prompt(request, other, add_generation_prompt=False))
+        whole = self._prompt(request, request.messages, add_generation_prompt=False)
+        return min(head, len(prompt) - 1), min(_common(prompt, whole), len(prompt) - 1)
+
+    def _read(self, prompt: list[int], start: int, end: int, cache: Any) -> int:
+        """Put tokens into the cache; their logits are never computed."""
+        for at in range(start, end, _STEP):
+            self.model(mx.array(prompt[at : min(at + _STEP, end)])[None], cache=cache)
+            mx.eval([c.state for c in cache])
+            mx.clear_cache()
+        return end
+
+    def _begins_thinking(self, prompt: list[int]) -> bool:
+        if not self.tokenizer.has_thinking:
+            return False
+        tail = self.tokenizer.decode(prompt[-64:])
+        return bool(tail.rfind(self.tokenizer.think_start) > tail.rfind(self.tokenizer.think_end))
+
+
+def facts_of(build: Build) -> dict[str, Any]:
+    """What records say of a build: hashes, recipe, bytes, bpw; as `bench` has it, without what a token reads."""
+    facts = describe_build(build, (0,))
+    del facts["traffic"]
+    return facts
+
+
+def readable(message: Message) -> dict[str, Any]:
+    """A message as chat templates want it: text for content, tables for arguments, as mlx_lm.server makes it."""
+    out = dict(message, content=message.get("content") or "")
+    if message.get("tool_calls"):
+        out["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"] or "{}")}}
+            for call in message["tool_calls"]
+        ]
+    return out
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _timing(asked: float, stamps: Sequence[float]) -> Timing:
+    if not stamps:
+        return Timing(perf_counter() - asked)
+    took = stamps[-1] - stamps[0]
+    rate = (len(stamps) - 1) / took if len(stamps) > 1 and took > 0 else None
+    return Timing(stamps[-1] - asked, stamps[0] - asked, rate)

@@ -1,0 +1,88 @@
+"""Who answers: the two or more sides of an evaluation, and what is known of each.
+
+A side is asked with a `Request` and gives a `Reply` or raises MeasurementError. It keeps nothing between requests
+that could change an answer. `Variant` is what records and traces say of it, so that a regression maps to a build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..bench_terms import MeasurementError
+from .items import Message, Reply
+
+# Failures of the way to the model, not of the model: worth asking again
+TRANSPORT = ("refused", "unreachable", "truncated", "busy")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that one answer depends on. `seed` is None at temperature 0, where nothing is drawn.
+
+    `conversation` names the item, side and trial: what a side keeps of it (a prompt cache) helps no other.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float | None = None
+    seed: int | None = None
+    template: Mapping[str, Any] | None = None
+    conversation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a side is. `facts` are a build's, as bench records have them; empty where nobody told.
+
+    `provider` is OpenTelemetry's gen_ai.provider.name; `address` and `port` are None in this process.
+    """
+
+    name: str
+    kind: str
+    model: str
+    provider: str
+    facts: Mapping[str, Any]
+    address: str | None = None
+    port: int | None = None
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe's name, where a manifest names it."""
+        recipe = self.facts.get("recipe")
+        return str(recipe["name"]) if isinstance(recipe, Mapping) and recipe.get("name") else None
+
+    @property
+    def format(self) -> str | None:
+        """The format of most of its bytes, such as `affine 8/64`."""
+        found = self.facts.get("format")
+        return str(found) if found else None
+
+
+class Side(Protocol):
+    """Something that answers."""
+
+    @property
+    def variant(self) -> Variant:
+        """What it is."""
+
+    def open(self) -> None:
+        """Make it ready. Raises MlxquantError."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+    def ask(self, request: Request) -> Reply:
+        """Answer. Raises MeasurementError, with a kind of `TRANSPORT` where asking again may help."""
+
+    def describe(self) -> dict[str, Any]:
+        """The side in the record."""
+
+
+def worth_repeating(error: MeasurementError) -> bool:
+    """Whether the failure is one of transport: a connection that was refused or broke off, a server that is busy."""
+    status = getattr(error, "status", None)
+    return error.kind in TRANSPORT or status == 429 or (status is not None and status >= 500)
