@@ -16,7 +16,7 @@ def samples_needed(found: Interval, bound: float, *, confidence: float | None = 
 
         |estimate - bound| >= (t(confidence, G - 1) + z(power)) · se · sqrt(clusters / G)
 
-    An estimate 0.5 se from the bound with 50 clusters: 1,573 in all, 1,523 more. For a share of 0 or 1 it is the least
+    An estimate 0.5 se from the bound with 50 clusters: 1,572 in all, 1,522 more. For a share of 0 or 1 it is the least
     number of clusters, all alike, whose Clopper-Pearson interval ends before the bound. None where nothing can be
     said: no spread is known, the estimate is on the bound, or more than ten million would be needed.
     """
