@@ -54,6 +54,10 @@ class RecordError(MlxquantError):
     """A JSON record that cannot be read, or lacks what its schema promises."""
 
 
+class DataError(MlxquantError):
+    """Texts, conversations or a suite that cannot be used. All faulty lines are in the message, one a line."""
+
+
 def listed(problems: Sequence[str], limit: int = 20) -> str:
     """Join problems into one message: one a line, the first `limit`, then how many more.
 
