@@ -46,6 +46,13 @@ def ids(rng: Random, letter: str, n: int) -> list[str]:
     return [f"{letter}{number}" for number in rng.sample(range(1000, 10000), n)]
 
 
+def usable(value: object, kind: str) -> bool:
+    """Whether the database can take a value: text that UTF-8 can hold, or a whole number that is not absurd."""
+    if kind == "string":
+        return isinstance(value, str) and value.isprintable()
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6
+
+
 class Store:
     """One shop in memory. Two stores of the same seed that got the same calls are in the same state.
 
@@ -87,19 +94,19 @@ class Store:
         """Return all tables, rows sorted, as JSON values: equal states are equal objects."""
         return {table: sorted((list(row) for row in self.rows(f"SELECT * FROM {table}")), key=repr) for table in TABLES}
 
-    def call(self, name: str, arguments: dict[str, Any]) -> Result:
+    def call(self, name: Any, arguments: Any) -> Result:
         """Run a tool and return its result, or {"error": …} where that is impossible; never raises on model input."""
-        if name not in HANDLERS:
+        if not isinstance(name, str) or name not in HANDLERS:
             return {"error": f"no tool {name}"}
-        properties = BY_NAME[name].parameters["properties"]
-        required = BY_NAME[name].parameters["required"]
+        if not isinstance(arguments, dict):
+            return {"error": "arguments must be an object"}
+        schema = BY_NAME[name].parameters
         for key, value in arguments.items():
-            if key not in properties:
+            if key not in schema["properties"]:
                 return {"error": f"unknown argument {key}"}
-            whole = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6
-            if not (isinstance(value, str) if properties[key]["type"] == "string" else whole):
+            if not usable(value, schema["properties"][key]["type"]):
                 return {"error": f"bad value for {key}"}
-        missing = [key for key in required if key not in arguments]
+        missing = [key for key in schema["required"] if key not in arguments]
         if missing:
             return {"error": f"missing argument {missing[0]}"}
         try:

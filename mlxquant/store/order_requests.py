@@ -32,7 +32,7 @@ class Kind:
 def order_request(talk: Conversation, budget: int) -> None:
     """Make one request about an order in at most `budget` (1 or more) calls."""
     reserve = 0 if budget < 4 else talk.rng.choice((0, 1, 2, 3))
-    phrase, order = order_reference(talk, max(budget - reserve, 1))
+    phrase, order = order_reference(talk, max(budget - reserve, min(budget, 2)))
     left = budget - len(talk.calls)
     kinds = {name: kind for name, kind in KINDS.items() if kind.calls <= left}
     if order is None:

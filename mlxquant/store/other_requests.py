@@ -5,14 +5,14 @@ from __future__ import annotations
 from mlxquant.store import words
 from mlxquant.store.conversation import Conversation
 from mlxquant.store.policy import RESTOCK_BELOW
-from mlxquant.store.references import item_reference, user_calls, user_reference
+from mlxquant.store.references import draw_user, find, item_reference, user_calls, user_reference
 
 
 def user_request(talk: Conversation, budget: int) -> None:
     """Ask about a customer in at most `budget` (1 or more) calls."""
     if talk.first_user and talk.rng.random() < 0.05:
         return unknown_user(talk)
-    if budget - 1 < user_calls(talk):
+    if budget - 1 < user_calls(talk) or talk.rng.random() < 0.1:
         return whose_id(talk)
     who = user_reference(talk, budget - 1)
     user = str(talk.now_user)
@@ -29,13 +29,10 @@ def user_request(talk: Conversation, budget: int) -> None:
 
 def whose_id(talk: Conversation) -> None:
     """Ask for a named customer's id, which takes one call."""
-    who = user_reference(talk, 1)
-    if not talk.calls:
-        return user_request(talk, 1)
-    reply = f"Answer: the id is {talk.now_user}."
-    return talk.end(
-        "customer_id", talk.pick(f"which id does {who} have?", f"what is the id of {who}?"), reply, talk.now_user
-    )
+    user, name, who = draw_user(talk)
+    find(talk, user, name, who)
+    reply = f"Answer: the id is {user}."
+    talk.end("customer_id", talk.pick(f"which id does {who} have?", f"what is the id of {who}?"), reply, user)
 
 
 def unknown_user(talk: Conversation) -> None:
@@ -58,7 +55,7 @@ def item_request(talk: Conversation, budget: int) -> None:
     n = talk.rng.randint(5, 50)
     asked = {
         "price": talk.pick(f"what does {name} cost?", f"what is the price of {name}?"),
-        "stock": talk.pick(f"how many of {name} are in stock?", f"what is the stock of {name}?"),
+        "stock": talk.pick(f"how many pieces of {name} are in stock?", f"what is the stock of {name}?"),
         "restock": talk.pick(f"restock {name}: {n} pieces came in.", f"add {n} pieces to the stock of {name}."),
     }[kind]
     if item is None:

@@ -36,7 +36,7 @@ answer in one short sentence.
 How to work:
 - One call at a time. Take every id from a request or from a result; never guess one.
 - A request that names a customer starts with find_user. If there are namesakes, \
-the request says the city. Only "the order of NAME from before" needs no find_user: it is the order of that customer \
+the request says the city. Only "the order we opened for NAME" needs no find_user: it is the order of that customer \
 that you opened last in this conversation.
 - "The same" customer, order or item is that of the request before; "the first" customer or order is the first one \
 of this conversation. Take their ids from the conversation; do not search for them again.
@@ -44,7 +44,7 @@ of this conversation. Take their ids from the conversation; do not search for th
 the first in the list.
 - Every request about one order then calls get_order before anything is answered or changed.
 - Things change: look up again what a request needs, even if you saw it earlier in the conversation. Only the ids of \
-"the same", "the first" and "from before" are taken from it.
+"the same", "the first" and "the order we opened" are taken from it.
 - An item that the request names by colour and kind is found with search_items, by its kind; for an order's own \
 items take the id from get_order. Before adding pieces, changing a quantity or restocking, call check_stock. Before \
 applying a coupon, call get_coupon.
@@ -55,7 +55,7 @@ that a rule forbids the request, make no further call and refuse.
 Begin the answer with "Done:" after a change, "Answer:" to a question, "Refused:" if a rule forbids it, or \
 "Not found:" if the customer, item or coupon does not exist. Give the order's id if there is one, and the value asked \
 for or the new value (status, days, total, amount, address, price, stock, count, level, id) or the reason with its \
-figure (status, days, total, coupon or its min, stock)."""
+figure (status, days, total, coupon or its min, stock) or what was not found. Write numbers in digits."""
 
 
 class Shop(Protocol):
