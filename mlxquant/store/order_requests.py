@@ -78,7 +78,7 @@ def status(talk: Conversation, phrase: str, order: Order) -> None:
         reply = f"Answer: the total of order {order['id']} is {order['total']}."
     else:
         asked = talk.pick(f"how long has {phrase} had its status?", f"for how many days has {phrase} had its status?")
-        reply = f"Answer: order {order['id']} has been {order['status']} for {order['days']} days."
+        reply = f"Answer: order {order['id']} is {order['status']}; days since then: {order['days']}."
     if fact != "status":
         talk.slices.add("numeric")
     talk.end(fact, asked, reply, order["id"], order[fact])
@@ -125,7 +125,7 @@ def refund(talk: Conversation, phrase: str, order: Order) -> None:
     if order["status"] != "delivered":
         reply = f"Refused: order {order_id} is {order['status']}."
         return talk.end("refund", asked, reply, order_id, order["status"], refuse=True)
-    too_late = f"Refused: order {order_id} was delivered {days} days ago."
+    too_late = f"Refused: days since the delivery of order {order_id}: {days}."
     if days > GOLD_REFUND_DAYS:
         return talk.end("refund", asked, too_late, order_id, days, refuse=True)
     if total > APPROVAL_FROM and not approval:
@@ -194,7 +194,7 @@ def change(talk: Conversation, tool: str, asked: str, order: Order, item: str, n
     stock = talk.do("check_stock", item_id=item)["stock"]
     talk.slices.add("numeric")
     if n > stock:
-        talk.end(kind, asked, f"Refused: only {stock} in stock.", stock, refuse=True)
+        talk.end(kind, asked, f"Refused: the stock is {stock}.", stock, refuse=True)
         return
     total = talk.do(tool, order_id=order["id"], item_id=item, quantity=n)["total"]
     talk.end(kind, asked, f"Done: the total of order {order['id']} is {total}.", order["id"], total)

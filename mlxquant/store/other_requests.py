@@ -21,7 +21,9 @@ def user_request(talk: Conversation, budget: int) -> None:
         talk.slices.add("numeric")
         orders = talk.do("list_orders", user_id=user)["orders"]
         question = talk.pick(f"how many orders does {who} have?", f"count the orders of {who}.")
-        return talk.end("count", question, f"Answer: customer {user} has {len(orders)} orders.", len(orders))
+        return talk.end(
+            "count", question, f"Answer: the number of orders of customer {user} is {len(orders)}.", len(orders)
+        )
     level = talk.do("get_user", user_id=user)["level"]
     question = talk.pick(f"what is the level of {who}?", f"which level does {who} have?")
     return talk.end("level", question, f"Answer: customer {user} is {level}.", level)
@@ -67,7 +69,7 @@ def item_request(talk: Conversation, budget: int) -> None:
         return talk.end(kind, asked, f"Answer: item {item} costs {price}.", price)
     stock = talk.do("check_stock", item_id=item)["stock"]
     if kind == "stock":
-        return talk.end(kind, asked, f"Answer: {stock} of item {item} are in stock.", stock)
+        return talk.end(kind, asked, f"Answer: the stock of item {item} is {stock}.", stock)
     if stock >= RESTOCK_BELOW:
         return talk.end(kind, asked, f"Refused: the stock is {stock}.", stock, refuse=True)
     stock = talk.do("restock_item", item_id=item, quantity=n)["stock"]
