@@ -109,13 +109,14 @@ class Score:
 class CallMade:
     """One step of a loop at which a call was due or made. `depth` counts calls from 1.
 
-    `checks` holds those of `CALL_CHECKS` that could be judged.
+    `checks` holds those of `CALL_CHECKS` that could be judged; `slices` are those of the request that it serves.
     """
 
     depth: int
     checks: Mapping[str, bool]
     tool: str = ""
     said: str = ""
+    slices: tuple[str, ...] = ()
 
     @property
     def right(self) -> bool:

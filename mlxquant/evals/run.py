@@ -1,0 +1,151 @@
+"""Play every item through every side, in turn, and keep each result as it comes.
+
+For each item and trial the sides take turns, in an order drawn from the seed and the item's name: what a server or
+the machine does meanwhile meets all of them alike, and a run that was stopped goes on as if it had not been. Nothing
+here knows what a good answer is (suites do), nor what the results mean (`record` does).
+
+What could not be asked is kept as a failure of the infrastructure, with its kind. Where a side fails so several times
+in a row it is taken to be gone: the run stops with what it has, and the same command goes on later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from ..bench_terms import MeasurementError
+from .asking import Asking, Sampling
+from .items import CALL_CHECKS, CallMade, Item, Played, Suite
+from .kept import Kept, Key
+from .sides import Side, worth_repeating
+from .trace import Trace
+
+# Trials of one side that fail in a row before it is taken to be gone
+_GONE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is played next, for whoever watches."""
+
+    done: int
+    total: int
+    side: str
+    item: str
+
+
+@dataclass
+class Evaluation:
+    """One run: the first of `sides` is the baseline. `kept` may be None, where nothing is to survive a stop."""
+
+    sides: Sequence[Side]
+    suites: Sequence[Suite]
+    sampling: Sampling = field(default_factory=Sampling)
+    trials: int = 1
+    retries: int = 3
+    backoff_s: float = 1.0
+    kept: Kept | None = None
+    trace: Trace | None = None
+    watch: Callable[[Step], None] = lambda _: None
+    _in_a_row: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> list[dict[str, Any]]:
+        """Play what is not finished yet; all trials, in the order of items, trials and sides.
+
+        Raises MeasurementError where a side seems to be gone.
+        """
+        trials: dict[Key, dict[str, Any]] = dict(self.kept.finished) if self.kept else {}
+        keys = list(self.keys())
+        total, before = len(keys), len(trials)
+        if before == total:
+            return [trials[key] for key in keys]
+        for done, (suite, item, trial, side) in enumerate(self._due(trials)):
+            self.watch(Step(before + done, total, self.sides[side].variant.name, item.id))
+            result = self._play(suite, item, trial, side)
+            trials[(suite.name, item.id, side, trial)] = result
+            if self.kept is not None:
+                self.kept.add(result)
+            self._check_gone(side, result)
+        return [trials[key] for key in keys]
+
+    def keys(self) -> Sequence[Key]:
+        """Every trial that the run consists of."""
+        return [
+            (suite.name, item.id, side, trial)
+            for suite in self.suites
+            for item in suite.items()
+            for trial in range(self.trials)
+            for side in range(len(self.sides))
+        ]
+
+    def _due(self, finished: Mapping[Key, Any]) -> list[tuple[Suite, Item, int, int]]:
+        due = []
+        for suite in self.suites:
+            for item in suite.items():
+                for trial in range(self.trials):
+                    order = list(range(len(self.sides)))
+                    Random(f"{self.sampling.seed}/{suite.name}/{item.id}/{trial}").shuffle(order)
+                    due += [(suite, item, trial, s) for s in order if (suite.name, item.id, s, trial) not in finished]
+        return due
+
+    def _play(self, suite: Suite, item: Item, trial: int, side: int) -> dict[str, Any]:
+        asking = Asking(self.sides[side], item, trial, self.sampling, self.retries, self.backoff_s, self.trace)
+        played, failure = None, None
+        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            played = suite.play(item, asking)
+        except MeasurementError as error:
+            failure = {**error.as_dict(), "repeated": worth_repeating(error)}
+        return {
+            "suite": suite.name,
+            "item": item.id,
+            "unit": item.unit,
+            "slices": list(item.slices),
+            "side": side,
+            "trial": trial,
+            "at": at,
+            **_outcome(played),
+            "failure": failure,
+            "requests": asking.served,
+            "attempts": asking.attempts,
+        }
+
+    def _check_gone(self, side: int, result: Mapping[str, Any]) -> None:
+        failure = result["failure"]
+        gone = failure is not None and failure["kind"] in ("refused", "unreachable")
+        self._in_a_row[side] = self._in_a_row.get(side, 0) + 1 if gone else 0
+        if self._in_a_row[side] >= _GONE:
+            kept = "; what is finished is kept, the same command goes on" if self.kept else ""
+            name = self.sides[side].variant.name
+            raise MeasurementError("gone", f"{name}: {_GONE} items in a row: {failure['message']}{kept}")
+
+
+def _outcome(played: Played | None) -> dict[str, Any]:
+    if played is None:
+        return {"passed": None, "checks": {}, "calls": [], "depth": 0, "first_error": None, "said": ""}
+    return {
+        "passed": played.passed,
+        "checks": dict(played.checks),
+        "calls": [_call(call) for call in played.calls],
+        "depth": played.depth,
+        "first_error": played.first_error,
+        "said": played.said,
+    }
+
+
+def _call(call: CallMade) -> list[Any]:
+    """A call as `[depth, "111110", tool, slices]`, a sign for each of `CALL_CHECKS`, "-" where it was not judged.
+
+    What was wrong with it comes last, where something was.
+    """
+    signs = "".join("-" if c not in call.checks else "1" if call.checks[c] else "0" for c in CALL_CHECKS)
+    return [call.depth, signs, call.tool, list(call.slices), *([call.said] if call.said and not call.right else [])]
+
+
+def digest_of(suite: Suite) -> str:
+    """SHA-256 of all items of a suite."""
+    return sha256("".join(item.digest() for item in suite.items()).encode()).hexdigest()
