@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "numba": "compiled kernels*",
     "matplotlib": "report.charts",
     "scipy": "intervals",
-    "jsonschema": "evals",
+    "jsonschema": "evals store",
     "transformers": "",
     "torch": "",
 }

@@ -1,0 +1,316 @@
+"""Judge an agent's calls and replies against a task, one at a time, while the world answers it.
+
+A runner feeds a `Judge`: `user()` gives the next request, `call()` judges one tool call and returns what to hand back,
+`reply()` judges the text that ends the turn, `outcome()` sums up. How it judges:
+
+- Each turn starts with its expected calls outstanding, in order. A call equal to an outstanding one (same tool, same
+  arguments, key order aside) fulfils it. Equal to the next one it is in order; equal to a later one it is right too,
+  but out of order, and what was jumped over stays outstanding.
+- Any other call that is valid runs as well. A read returns its real result: not right, but harmless. A write changes
+  the model's store: a wrong write, which the state shows at the end. A call that is not valid JSON or breaks the
+  tool's schema runs nothing and gets an error to read, so that the model can try again.
+- A turn ends with the model's text, or after 3 + 2 × expected calls. What is outstanding then was missed.
+- Each expected call is one step, at a depth: its number in the task, from 1. A step's `attempt` is the first call
+  that fulfilled it or was made while it was the next; that is what shares by depth count. `made` says whether it was
+  fulfilled at all.
+- The run goes wrong at the first step that is missed, or at which a call is not valid, breaks the policy, or is a
+  wrong write. A superfluous read is none of these. Replies are judged apart.
+
+It does not talk to models, and knows nothing of transport errors: a task that could not be finished has an outcome of
+the turns begun, with `finished` False.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from mlxquant.store.database import Store
+from mlxquant.store.tasks import Call, Task, Turn, compact
+from mlxquant.store.tools import BY_NAME
+
+SPARE_CALLS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CallVerdict:
+    """What one call was: each property includes those above it, except that the policy is judged on its own.
+
+    `depth` is that of the expected call it fulfils, or else of the next one (of the turn's last where none is
+    outstanding: `superfluous`). `broken_policy` names the rule, None where none was broken. `result` goes back to
+    the model, as text: `content`. `turn_over` says that the turn's limit of calls is reached.
+    """
+
+    depth: int
+    turn: int
+    call: Call
+    valid_json: bool
+    valid_schema: bool
+    right_tool: bool
+    right_arguments: bool
+    in_order: bool
+    writes: bool
+    broken_policy: str | None
+    superfluous: bool
+    result: dict[str, Any]
+    turn_over: bool
+    problem: str | None = None
+
+    @property
+    def content(self) -> str:
+        """The result as text for the tool message."""
+        return compact(self.result)
+
+    @property
+    def wrong_write(self) -> bool:
+        """Whether it changed the store otherwise than expected."""
+        return self.writes and not self.right_arguments and "error" not in self.result
+
+    @property
+    def went_wrong(self) -> bool:
+        """Whether the run goes wrong with it."""
+        return not self.valid_schema or self.broken_policy is not None or self.wrong_write
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyVerdict:
+    """What the end of a turn was: `missed` are the depths of calls not made, `missing` the facts not told.
+
+    `word` is which of Done, Answer, Refused, Not found the reply begins with, None for something else or no reply.
+    """
+
+    turn: int
+    missed: tuple[int, ...]
+    missing: tuple[str, ...]
+    word: str | None
+    should_refuse: bool
+    slices: tuple[str, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether it begins with the right word and tells all facts; missed calls are judged apart."""
+        return not self.missing
+
+    @property
+    def refused_wrongly(self) -> bool:
+        """Whether it refuses what is allowed."""
+        return self.word == "Refused:" and not self.should_refuse
+
+    @property
+    def complied_wrongly(self) -> bool:
+        """Whether it claims to have done, or answers, what a rule forbids."""
+        return self.should_refuse and self.word in ("Done:", "Answer:")
+
+
+@dataclass(slots=True)
+class Step:
+    """One expected call: its first attempt, None where none was made, and whether it was fulfilled in the end."""
+
+    depth: int
+    turn: int
+    call: Call
+    slices: tuple[str, ...]
+    attempt: CallVerdict | None = None
+    made: bool = False
+
+    @property
+    def right(self) -> bool:
+        """Whether the first attempt was right and in order."""
+        return self.attempt is not None and self.attempt.right_arguments and self.attempt.in_order
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A run summed up. `state_equal` compares the stores after all turns begun; `first_wrong` is a depth, or None."""
+
+    finished: bool
+    steps: tuple[Step, ...]
+    calls: tuple[CallVerdict, ...]
+    replies: tuple[ReplyVerdict, ...]
+    state_equal: bool
+    first_wrong: int | None
+
+    @property
+    def policy_kept(self) -> bool:
+        """Whether no call broke a rule."""
+        return all(call.broken_policy is None for call in self.calls)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the task was done: finished, the state as expected, no rule broken, every reply right."""
+        return self.finished and self.state_equal and self.policy_kept and all(reply.right for reply in self.replies)
+
+
+class Judge:
+    """The world, the user and the judge of one task for one run; use as a context manager, or close it."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.store = Store(task.seed)
+        self.steps: list[Step] = []
+        self.calls: list[CallVerdict] = []
+        self.replies: list[ReplyVerdict] = []
+        self.first_wrong: int | None = None
+        self.begun = 0
+        self.outstanding: list[Step] = []
+        self.open = False
+        self.left = 0
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the database."""
+        self.store.close()
+
+    @property
+    def turn(self) -> Turn:
+        """The turn begun last."""
+        return self.task.turns[self.begun - 1]
+
+    def user(self) -> str | None:
+        """Return the next request, None after the last; a turn still open ends without a reply."""
+        if self.open:
+            self.reply("")
+        if self.begun == len(self.task.turns):
+            return None
+        self.begun += 1
+        self.open = True
+        self.left = SPARE_CALLS + 2 * len(self.turn.calls)
+        first = len(self.steps) + 1
+        self.outstanding = [
+            Step(depth, self.begun, call, self.turn.slices) for depth, call in enumerate(self.turn.calls, first)
+        ]
+        self.steps += self.outstanding
+        return self.turn.user
+
+    def call(self, name: str, raw_arguments: str) -> CallVerdict:
+        """Judge one call, `raw_arguments` being the JSON text that the model wrote, and run it where that is possible.
+
+        After the turn's end (its limit reached amid parallel calls) it runs nothing and returns an error.
+        """
+        arguments, problem = parsed(raw_arguments)
+        valid_json = problem is None
+        problem = problem or schema_problem(name, arguments)
+        call = Call(name, arguments if isinstance(arguments, dict) else {})
+        step = self.fulfilled(call) if problem is None and self.open else None
+        aimed = step or (self.outstanding[0] if self.outstanding else None)
+        self.left -= 1
+        broken, result = None, {"error": problem or "too many calls for this request"}
+        if problem is None and self.open:
+            broken = self.store.broken_policy(name, call.arguments, customer=self.turn.customer, said=self.turn.user)
+            result = self.store.call(name, call.arguments)
+        verdict = CallVerdict(
+            depth=aimed.depth if aimed else len(self.steps),
+            turn=self.begun,
+            call=call,
+            valid_json=valid_json,
+            valid_schema=problem is None,
+            right_tool=aimed is not None and aimed.call.name == name,
+            right_arguments=step is not None,
+            in_order=step is not None and step is self.outstanding[0],
+            writes=problem is None and BY_NAME[name].writes,
+            broken_policy=broken,
+            superfluous=aimed is None,
+            result=result,
+            turn_over=self.left <= 0,
+            problem=problem,
+        )
+        self.keep(verdict, aimed, step)
+        return verdict
+
+    def fulfilled(self, call: Call) -> Step | None:
+        """Find the outstanding expected call that this one equals."""
+        return next((step for step in self.outstanding if step.call == call), None)
+
+    def keep(self, verdict: CallVerdict, aimed: Step | None, step: Step | None) -> None:
+        """Enter a verdict into the record, and end the turn at its limit."""
+        self.calls.append(verdict)
+        if aimed and aimed.attempt is None:
+            aimed.attempt = verdict
+        if step:
+            step.made = True
+            self.outstanding.remove(step)
+        if verdict.went_wrong:
+            self.went_wrong(verdict.depth)
+        if self.open and self.left <= 0:
+            self.reply("")
+
+    def went_wrong(self, depth: int) -> None:
+        """Keep the least depth at which something was wrong."""
+        self.first_wrong = depth if self.first_wrong is None else min(self.first_wrong, depth)
+
+    def reply(self, text: str) -> ReplyVerdict:
+        """Judge the text that ends the turn; ends it."""
+        missed = tuple(step.depth for step in self.outstanding)
+        if missed:
+            self.went_wrong(missed[0])
+        word, *facts = self.turn.facts
+        begins = beginning(text)
+        missing = tuple(fact for fact in facts if not tells(text, fact))
+        if begins != word:
+            missing = (word, *missing)
+        verdict = ReplyVerdict(self.begun, missed, missing, begins, self.turn.refuse, self.turn.slices)
+        self.replies.append(verdict)
+        self.outstanding, self.open = [], False
+        return verdict
+
+    def outcome(self) -> Outcome:
+        """Sum up the turns begun."""
+        with Store(self.task.seed) as expected:
+            for turn in self.task.turns[: self.begun]:
+                for call in turn.calls:
+                    expected.call(call.name, call.arguments)
+            equal = expected.state() == self.store.state()
+        finished = self.begun == len(self.task.turns) and not self.open
+        return Outcome(finished, tuple(self.steps), tuple(self.calls), tuple(self.replies), equal, self.first_wrong)
+
+
+def parsed(raw: str) -> tuple[Any, str | None]:
+    """Parse arguments strictly (no NaN); return the value, and what is wrong with it or None."""
+    try:
+        return json.loads(raw, parse_constant=lambda name: not_json(name)), None
+    except (ValueError, RecursionError) as error:
+        return None, f"arguments are not valid JSON: {error}"
+
+
+def not_json(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise ValueError(f"{name} is not JSON")
+
+
+@cache
+def validator(name: str) -> Any:
+    """Make the validator of a tool's schema, once."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(BY_NAME[name].parameters)
+
+
+def schema_problem(name: str, arguments: Any) -> str | None:
+    """Say why a call breaks its tool's schema; None where it does not."""
+    if name not in BY_NAME:
+        return f"no tool {name}"
+    error = next(iter(validator(name).iter_errors(arguments)), None)
+    return None if error is None else f"arguments break the schema: {error.message[:200]}"
+
+
+WORDS = ("Done:", "Answer:", "Refused:", "Not found:")
+
+
+def beginning(text: str) -> str | None:
+    """Return which of the four words a reply begins with, markdown around it aside."""
+    start = re.sub(r"[*_`#>\"']", "", text[:40]).strip().casefold()
+    return next((word for word in WORDS if start.startswith(word.casefold())), None)
+
+
+def tells(text: str, fact: str) -> bool:
+    """Whether a text holds a fact as a whole word: 24 is not in O2480; 1,240 is 1240; spelling in US English too."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).casefold().replace("canceled", "cancelled")
+    return re.search(rf"(?<!\w){re.escape(fact.casefold())}(?!\w)", plain) is not None
