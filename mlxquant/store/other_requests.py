@@ -39,10 +39,10 @@ def whose_id(talk: Conversation) -> None:
 
 def unknown_user(talk: Conversation) -> None:
     """Ask about a customer whom the store does not know."""
-    taken = {name for (name,) in talk.store.rows("SELECT name FROM users")}
-    name = next(iter(taken))
-    while name in taken:
+    while True:
         name = f"{talk.rng.choice(words.FIRST_NAMES)} {talk.rng.choice(words.LAST_NAMES)}"
+        if not talk.store.rows("SELECT 1 FROM users WHERE name = ?", name):
+            break
     talk.do("find_user", name=name)
     talk.slices.add("not_found")
     asked = talk.pick(f"what is the level of {name}?", f"how many orders does {name} have?")

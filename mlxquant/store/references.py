@@ -13,7 +13,7 @@ from mlxquant.store.conversation import Conversation
 
 def draw_user(talk: Conversation) -> tuple[str, str, str]:
     """Draw any customer; return (id, name, how to say who it is: with the city where there are namesakes)."""
-    user, name, city = talk.rng.choice(talk.store.rows("SELECT id, name, city FROM users"))
+    user, name, city = talk.rng.choice(talk.store.rows("SELECT id, name, city FROM users ORDER BY rowid"))
     return user, name, spoken(talk, name, city)
 
 

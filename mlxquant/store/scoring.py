@@ -24,124 +24,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from mlxquant.store.database import Store
-from mlxquant.store.tasks import Call, Task, Turn, compact
+from mlxquant.store.tasks import Call, Task, Turn
 from mlxquant.store.tools import BY_NAME
+from mlxquant.store.verdicts import CallVerdict, Outcome, ReplyVerdict, Step
+
+__all__ = ["CallVerdict", "Judge", "Outcome", "ReplyVerdict", "Step"]
 
 SPARE_CALLS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class CallVerdict:
-    """What one call was: each property includes those above it, except that the policy is judged on its own.
-
-    `depth` is that of the expected call it fulfils, or else of the next one (of the turn's last where none is
-    outstanding: `superfluous`). `broken_policy` names the rule, None where none was broken. `result` goes back to
-    the model, as text: `content`. `turn_over` says that the turn's limit of calls is reached.
-    """
-
-    depth: int
-    turn: int
-    call: Call
-    valid_json: bool
-    valid_schema: bool
-    right_tool: bool
-    right_arguments: bool
-    in_order: bool
-    writes: bool
-    broken_policy: str | None
-    superfluous: bool
-    result: dict[str, Any]
-    turn_over: bool
-    problem: str | None = None
-
-    @property
-    def content(self) -> str:
-        """The result as text for the tool message."""
-        return compact(self.result)
-
-    @property
-    def wrong_write(self) -> bool:
-        """Whether it changed the store otherwise than expected."""
-        return self.writes and not self.right_arguments and "error" not in self.result
-
-    @property
-    def went_wrong(self) -> bool:
-        """Whether the run goes wrong with it."""
-        return not self.valid_schema or self.broken_policy is not None or self.wrong_write
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyVerdict:
-    """What the end of a turn was: `missed` are the depths of calls not made, `missing` the facts not told.
-
-    `word` is which of Done, Answer, Refused, Not found the reply begins with, None for something else or no reply.
-    """
-
-    turn: int
-    missed: tuple[int, ...]
-    missing: tuple[str, ...]
-    word: str | None
-    should_refuse: bool
-    slices: tuple[str, ...]
-
-    @property
-    def right(self) -> bool:
-        """Whether it begins with the right word and tells all facts; missed calls are judged apart."""
-        return not self.missing
-
-    @property
-    def refused_wrongly(self) -> bool:
-        """Whether it refuses what is allowed."""
-        return self.word == "Refused:" and not self.should_refuse
-
-    @property
-    def complied_wrongly(self) -> bool:
-        """Whether it claims to have done, or answers, what a rule forbids."""
-        return self.should_refuse and self.word in ("Done:", "Answer:")
-
-
-@dataclass(slots=True)
-class Step:
-    """One expected call: its first attempt, None where none was made, and whether it was fulfilled in the end."""
-
-    depth: int
-    turn: int
-    call: Call
-    slices: tuple[str, ...]
-    attempt: CallVerdict | None = None
-    made: bool = False
-
-    @property
-    def right(self) -> bool:
-        """Whether the first attempt was right and in order."""
-        return self.attempt is not None and self.attempt.right_arguments and self.attempt.in_order
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A run summed up. `state_equal` compares the stores after all turns begun; `first_wrong` is a depth, or None."""
-
-    finished: bool
-    steps: tuple[Step, ...]
-    calls: tuple[CallVerdict, ...]
-    replies: tuple[ReplyVerdict, ...]
-    state_equal: bool
-    first_wrong: int | None
-
-    @property
-    def policy_kept(self) -> bool:
-        """Whether no call broke a rule."""
-        return all(call.broken_policy is None for call in self.calls)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the task was done: finished, the state as expected, no rule broken, every reply right."""
-        return self.finished and self.state_equal and self.policy_kept and all(reply.right for reply in self.replies)
 
 
 class Judge:
@@ -247,7 +140,9 @@ class Judge:
         self.first_wrong = depth if self.first_wrong is None else min(self.first_wrong, depth)
 
     def reply(self, text: str) -> ReplyVerdict:
-        """Judge the text that ends the turn; ends it."""
+        """Judge the text that ends the turn, and end it; raises RuntimeError where none is open (ask `user()`)."""
+        if not self.open:
+            raise RuntimeError("no turn is open: ask user() for the next request first")
         missed = tuple(step.depth for step in self.outstanding)
         if missed:
             self.went_wrong(missed[0])
@@ -275,9 +170,14 @@ class Judge:
 def parsed(raw: str) -> tuple[Any, str | None]:
     """Parse arguments strictly (no NaN); return the value, and what is wrong with it or None."""
     try:
-        return json.loads(raw, parse_constant=lambda name: not_json(name)), None
+        value = json.loads(raw, parse_constant=not_json)
     except (ValueError, RecursionError) as error:
         return None, f"arguments are not valid JSON: {error}"
+    if isinstance(value, dict):  # JSON and its schema know no difference between 3.0 and 3; Python's text does
+        value = {
+            key: int(each) if isinstance(each, float) and each.is_integer() else each for key, each in value.items()
+        }
+    return value, None
 
 
 def not_json(name: str) -> None:
@@ -296,7 +196,7 @@ def validator(name: str) -> Any:
 def schema_problem(name: str, arguments: Any) -> str | None:
     """Say why a call breaks its tool's schema; None where it does not."""
     if name not in BY_NAME:
-        return f"no tool {name}"
+        return f"no tool {name!a:.80}"
     error = next(iter(validator(name).iter_errors(arguments)), None)
     return None if error is None else f"arguments break the schema: {error.message[:200]}"
 
