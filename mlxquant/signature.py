@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
@@ -32,22 +33,27 @@ def make_signature(
     source: Checkpoint, plan: Plan, options: Mapping[str, Any], sides: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """Everything that changes a byte of the build. `sides` are the source's small files that it copies."""
+    return {
+        "source": source_signature(source, sides),
+        "recipe": {"name": str(plan.recipe), "sha256": plan.recipe.sha256, "record": _hash(plan.recipe.as_dict())},
+        "options": dict(options),
+        "versions": describe_versions(),
+        "architecture": describe_machine()["architecture"],
+    }
+
+
+def source_signature(source: Checkpoint, sides: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, Any]:
+    """What tells that a source, or a build, is the one it was."""
     config = json.dumps(source.config, sort_keys=True).encode()
     headers = dict.fromkeys(source.files, 0)
     for tensor in source.tensors.values():
         headers[tensor.file] = min(headers[tensor.file] or tensor.start, tensor.start)
     return {
-        "source": {
-            "name": source.name,
-            "revision": source.revision,
-            "files": {name: _fingerprint(source, name, headers[name]) for name in sorted(source.files)},
-            "copied": {name: xxhash.xxh3_64_hexdigest(data) for name, data in sorted(sides.items())},
-            "config": xxhash.xxh3_64_hexdigest(config),
-        },
-        "recipe": {"name": str(plan.recipe), "sha256": plan.recipe.sha256, "record": _hash(plan.recipe.as_dict())},
-        "options": dict(options),
-        "versions": describe_versions(),
-        "architecture": describe_machine()["architecture"],
+        "name": source.name,
+        "revision": source.revision,
+        "files": {name: _fingerprint(source, name, headers[name]) for name in sorted(source.files)},
+        "copied": {name: xxhash.xxh3_64_hexdigest(data) for name, data in sorted(sides.items())},
+        "config": xxhash.xxh3_64_hexdigest(config),
     }
 
 

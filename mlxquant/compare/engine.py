@@ -1,0 +1,298 @@
+"""One pass over a source's weights that judges any number of recipes and builds against the full-precision model.
+
+    for each layer:  read its weights, once
+                     the reference's hidden states through it, and the noise floor's
+                     each candidate's through its own form of the same layer (see `layer_step`)
+                     drop the weights
+
+Documents go through one by one, unpadded, long ones in chunks through the layer's own cache, so each layer sees
+exactly what an ordinary forward with the same chunks would give it. Only scores leave the pass (see `scores`); with a
+work folder it goes on where it was killed, and under `mlx.launch` the documents are split over the ranks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ..checkpoint import Checkpoint
+from ..errors import UsageError
+from ..layout import read_layout
+from ..machine import describe_machine, describe_versions, peak_memory
+from ..signature import source_signature
+from .end_steps import run_embedding, run_head, width_of
+from .hidden import Hidden
+from .lanes import BuildLane, Candidate, RecipeLane, Source, lanes_of
+from .layer_step import run_layer
+from .ranks import Ranks
+from .resume import Kept, Work
+from .routing import Taps, find_places
+from .running import Running
+from .scores import Sink
+from .weights import Quantizer
+
+NOISE_FLOOR = "bf16 noise floor"
+COMPUTING = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+class HasTokens(Protocol):
+    """What the pass needs of a document."""
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """Token ids, (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compare.
+
+    `compute` is the dtype that floats are cast to, "served" for those of the builds themselves. `chunk` is the most
+    tokens that go through a layer at once. `own` scores each layer and router on the reference's state too, which
+    doubles the work. `work` is the folder for resuming; None keeps nothing. `dtype` is as of `convert`.
+    """
+
+    compute: str = "float32"
+    chunk: int = 2048
+    teacher_forced_routing: bool = False
+    noise_floor: bool = True
+    own: bool = True
+    dtype: str | None = None
+    allow_nonfinite: bool = False
+    work: Path | None = None
+    fresh: bool = False
+
+    def that_change_scores(self) -> dict[str, Any]:
+        """The options that a kept state depends on."""
+        return {k: v for k, v in asdict(self).items() if k not in ("work", "fresh")}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the pass is: `done` of `steps`, what was just finished, and how long it took."""
+
+    done: int
+    steps: int
+    what: str
+    seconds: float
+    resumed: bool = False
+
+
+@dataclass
+class Pass:
+    """What a finished pass tells of itself; the scores are with the sink."""
+
+    candidates: list[dict[str, Any]]
+    layers: int
+    compute: str
+    compute_reason: str
+    source_bytes: int
+    bytes_read: int
+    seconds: float
+    step_seconds: dict[str, float]
+    peak_memory_bytes: int
+    mlx_peak_bytes: int
+    resumed_at: str | None
+    ranks: int
+    rank: int
+    tokens: int
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(
+    source: Checkpoint,
+    candidates: Sequence[Candidate],
+    documents: Sequence[HasTokens],
+    sink: Sink,
+    options: Options = Options(),
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Pass:
+    """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
+
+    Raises LayoutError for an architecture that cannot be streamed, PlanError or BuildError for a candidate that does
+    not fit the source, UsageError for options that this device cannot do, OutputError for the work folder.
+    """
+    began = time.monotonic()
+    computing = _computing(options)
+    layout = read_layout(source, dtype=options.dtype)
+    ranks = Ranks.join()
+    src = Source(source, layout, computing)
+    quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite)
+    try:
+        lanes = lanes_of(candidates, src, quantizer)
+        mine = ranks.share([len(d.tokens) for d in documents])
+        run, notes = _running(src, lanes, documents, mine, sink, options)
+        work = Work(
+            ranks.folder(options.work),
+            _signature(source, lanes, candidates, documents, options, ranks),
+            fresh=options.fresh,
+        )
+        with work:
+            figures, resumed = _go(run, work, quantizer, progress)
+            merged = ranks.merge(sink, figures)
+            work.finish()
+    finally:
+        quantizer.close()
+    return Pass(
+        candidates=[_told(lane) for lane in lanes] + ([{"name": NOISE_FLOOR}] if options.noise_floor else []),
+        layers=len(src.paths),
+        compute=options.compute,
+        compute_reason=_reason(options),
+        source_bytes=src.expected_bytes(),
+        bytes_read=merged["bytes_read"],
+        seconds=time.monotonic() - began,
+        step_seconds=figures["step_seconds"],
+        peak_memory_bytes=peak_memory(),
+        mlx_peak_bytes=mx.get_peak_memory(),
+        resumed_at=resumed,
+        ranks=ranks.size,
+        rank=ranks.rank,
+        tokens=sum(len(d.tokens) for d in documents),
+        notes=[*layout.notes, *notes],
+    )
+
+
+def _go(
+    run: Running, work: Work, quantizer: Quantizer, progress: Callable[[Progress], None]
+) -> tuple[dict[str, Any], str | None]:
+    """Run all steps that are not finished yet. Gives the figures, and the step that an earlier run was left at."""
+    steps = run.source.steps() if run.documents else []
+    width = width_of(run.source.streamed, run)
+    run.hidden = Hidden(work.folder, run.streams, [len(d) for d in run.documents], width, run.source.dtype)
+    figures: dict[str, Any] = {"bytes_read": 0, "step_seconds": {}}
+    first, resumed = 0, None
+    try:
+        if (kept := _usable(work.kept(), run.hidden)) is not None:
+            first, figures = kept.step, kept.figures
+            run.sink.restore(kept.sink)
+            run.hidden.start_from(kept.which)
+            resumed = str(steps[first])
+            progress(Progress(first, len(steps), f"going on at {_name(steps[first])}", 0.0, resumed=True))
+        before = figures["bytes_read"]
+        for number in range(first, len(steps)):
+            began = time.monotonic()
+            step = steps[number]
+            if step == "embedding":
+                run_embedding(run)
+            elif step == "head":
+                run_head(run)
+            else:
+                run_layer(run, step)
+            quantizer.forget()
+            mx.clear_cache()
+            if step != "head":
+                run.hidden.turn()
+            seconds = time.monotonic() - began
+            figures["step_seconds"][str(step)] = round(seconds, 3)
+            figures["bytes_read"] = before + run.source.views.bytes_read
+            if step == "embedding" or (step != "head" and work.due()):
+                work.keep(number + 1, run.hidden, run.sink.state(), figures)
+            progress(Progress(number + 1, len(steps), _name(step), seconds))
+    finally:
+        run.hidden.close()
+    return figures, resumed
+
+
+def _usable(kept: Kept | None, hidden: Hidden) -> Kept | None:
+    """What was kept, if the hidden states are those that it was kept with."""
+    return kept if kept is not None and hidden.matches(kept.which, kept.digest) else None
+
+
+def _running(
+    src: Source,
+    lanes: list[RecipeLane | BuildLane],
+    documents: Sequence[HasTokens],
+    mine: Sequence[int],
+    sink: Sink,
+    options: Options,
+) -> tuple[Running, list[str]]:
+    places, notes = find_places(src.streamed.model, src.layout.modules, src.paths)
+    models = {s.name: s for s in (src.streamed, *(lane.streamed for lane in lanes))}
+    if len(models) != 1 + len(lanes):
+        raise UsageError("two candidates have one name; give them names of their own")
+    run = Running(
+        source=src,
+        lanes=lanes,
+        documents=[np.asarray(documents[i].tokens, np.int32) for i in mine],
+        numbers=list(mine),
+        sink=sink,
+        chunk=options.chunk,
+        noise_floor=options.noise_floor,
+        own=options.own,
+        forced=options.teacher_forced_routing,
+        taps={name: Taps(s.model, places) for name, s in models.items()},
+        hidden=Hidden(None, 0, [], 0, src.dtype),
+    )
+    return run, notes
+
+
+def _computing(options: Options) -> str | None:
+    if options.compute == "served":
+        return None
+    if options.compute not in COMPUTING:
+        raise UsageError(f"compute: one of {', '.join([*COMPUTING, 'served'])} expected, {options.compute!r} given")
+    return COMPUTING[options.compute]
+
+
+def _reason(options: Options) -> str:
+    on = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
+    if options.compute == "served":
+        return f"computed on the {on} in the dtypes that the builds store, as they will be served"
+    why = ", where mlx gathers experts in float32 only" if on == "CPU" else ""
+    return f"every float cast to {options.compute} and computed on the {on}{why}; no dequantized weight is rounded"
+
+
+def _signature(
+    source: Checkpoint,
+    lanes: Sequence[RecipeLane | BuildLane],
+    candidates: Sequence[Candidate],
+    documents: Sequence[HasTokens],
+    options: Options,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """Everything that a score depends on."""
+    seen = xxhash.xxh3_128()
+    for document in documents:
+        seen.update(len(document.tokens).to_bytes(8, "little"))
+        seen.update(np.ascontiguousarray(document.tokens, np.int32).data)
+    told: dict[str, Any] = {}
+    for c, lane in zip(candidates, lanes, strict=True):
+        if isinstance(lane, RecipeLane):
+            told[c.name] = {"recipe": lane.plan.recipe.sha256, "overrides": list(lane.plan.recipe.overrides)}
+        else:
+            told[c.name] = {"build": source_signature(lane.checkpoint)["files"]}
+    return {
+        "source": source_signature(source),
+        "candidates": told,
+        "order": [c.name for c in candidates],
+        "documents": {"count": len(documents), "hash": seen.hexdigest()},
+        "options": options.that_change_scores(),
+        "ranks": f"{ranks.rank} of {ranks.size}",
+        "versions": describe_versions(),
+        "architecture": describe_machine()["architecture"],
+    }
+
+
+def _told(lane: RecipeLane | BuildLane) -> dict[str, Any]:
+    """What the pass tells of a candidate."""
+    told: dict[str, Any] = {"name": lane.name, "bytes": lane.nbytes, "bpw": lane.bpw}
+    if isinstance(lane, RecipeLane):
+        totals, recipe = lane.plan.totals, lane.plan.recipe
+        told["active_bytes_per_token"] = totals["active_bytes_per_token"]
+        told["recipe"] = {"name": recipe.name, "sha256": recipe.sha256, "overrides": list(recipe.overrides)}
+        told["warnings"] = list(lane.plan.warnings)
+    else:
+        told["build"] = lane.checkpoint.name
+    return told
+
+
+def _name(step: Any) -> str:
+    return f"layer {step}" if isinstance(step, int) else f"the {step}"

@@ -1,0 +1,96 @@
+"""One pass over several machines: each rank takes a share of the documents, and the first merges what all counted.
+
+Under `mlx.launch` (mlx.distributed: ring over Ethernet or Thunderbolt) every rank streams the whole source itself and
+carries its own documents through it, so nothing passes between the machines until the end, when the sinks' arrays do,
+a few megabytes. The shares depend on the documents' lengths alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from .scores import Sink
+
+# What a launcher leaves in the environment: mlx.launch, then Open MPI and Intel's or MPICH's mpirun
+_LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A process among those that run the same command."""
+
+    group: Any
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls) -> Ranks:
+        """Find the others, if a launcher started this process."""
+        if not any(name in os.environ for name in _LAUNCHED):
+            return cls(None)
+        group = mx.distributed.init()
+        return cls(group, group.rank(), group.size())
+
+    def share(self, lengths: Sequence[int]) -> list[int]:
+        """The documents of this rank: longest first, each to the rank that has the fewest tokens so far."""
+        loads, mine = [0] * self.size, list[int]()
+        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+            rank = min(range(self.size), key=lambda r: (loads[r], r))
+            loads[rank] += lengths[i]
+            if rank == self.rank:
+                mine.append(i)
+        return sorted(mine)
+
+    def folder(self, work: Path | None) -> Path | None:
+        """The work folder of this rank."""
+        return work if work is None or self.size == 1 else work.with_name(f"{work.name}.rank{self.rank}")
+
+    def merge(self, sink: Sink, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Give every rank's counts to the first one's sink; the figures that add up, added up."""
+        if self.size == 1:
+            return {"bytes_read": figures["bytes_read"]}
+        packed = self.gather(pack(sink.state(), {"bytes_read": figures["bytes_read"]}))
+        states, told = zip(*(unpack(p) for p in packed), strict=True)
+        if self.rank == 0:
+            sink.merge(states)
+        return {"bytes_read": sum(t["bytes_read"] for t in told)}
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """Every rank's bytes, in the order of the ranks."""
+        cpu = mx.cpu
+        lengths = mx.distributed.all_gather(mx.array([len(data)], mx.int32), group=self.group, stream=cpu)
+        counts = [int(n) for n in np.asarray(lengths)]
+        padded = np.zeros(max(counts), np.uint8)
+        padded[: len(data)] = np.frombuffer(data, np.uint8)
+        rows = mx.distributed.all_gather(mx.array(padded)[None], group=self.group, stream=cpu)
+        found = np.asarray(rows)
+        return [found[r, :n].tobytes() for r, n in enumerate(counts)]
+
+
+def pack(state: Mapping[str, NDArray[np.generic]], told: Mapping[str, Any]) -> bytes:
+    """A sink's arrays and a few figures as bytes."""
+    import io
+
+    buffer, names = io.BytesIO(), list(state)
+    arrays: dict[str, Any] = {f"a{i}": np.asarray(state[n]) for i, n in enumerate(names)}
+    text = json.dumps({"names": names, "told": dict(told)}).encode()
+    np.savez(buffer, told=np.frombuffer(text, np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+    """What `pack` packed."""
+    import io
+
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
+        told = json.loads(bytes(found["told"]))
+        return {name: found[f"a{i}"] for i, name in enumerate(told["names"])}, told["told"]
