@@ -150,16 +150,16 @@ class Server:
         return StreamError("unreachable", f"{where}: {error}")
 
 
-def parse_server(url: str, timeout: float, key: str | None = None) -> Server:
-    """Read `http://127.0.0.1:1234/v1`. Raises UsageError."""
+def parse_server(url: str, timeout: float, key: str | None = None, *, option: str = "--endpoint") -> Server:
+    """Read `http://127.0.0.1:1234/v1`. Raises UsageError, naming the option that gave it."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--endpoint {url!r}: {error}; http://127.0.0.1:1234/v1 is of the form expected") from None
+        raise UsageError(f"{option} {url!r}: {error}; http://127.0.0.1:1234/v1 is of the form expected") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
         raise UsageError(
-            f"--endpoint {url!r}: an address such as http://127.0.0.1:1234/v1 expected, without query or user"
+            f"{option} {url!r}: an address such as http://127.0.0.1:1234/v1 expected, without query or user"
         )
     if timeout <= 0:
         raise UsageError(f"--timeout {timeout:g}: a number of seconds above 0 expected")

@@ -27,6 +27,8 @@ COMMANDS = {
     "revalidate": "Say what changed since a build was made or measured, and what no longer holds.",
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
+    "tau2": "Compare τ²-bench result files: pass^k, rewards, actions, depth, with intervals.",
+    "eval": "Judge builds or servers against a baseline: tool loops at depth, contracts.",
     "report": "Write one HTML page from any mix of records.",
     "upload": "Put a build on the Hub, with a model card made from its records.",
     "demo": "Run the whole chain on a tiny checkpoint made on the spot.",

@@ -107,7 +107,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class CallMade:
-    """One step of a loop at which a call was due or made. `depth` counts calls from 1.
+    """One call that was due, by the first attempt at it. `depth` is its number in the loop, from 1, on every side.
 
     `checks` holds those of `CALL_CHECKS` that could be judged; `slices` are those of the request that it serves.
     """
@@ -124,8 +124,11 @@ class CallMade:
         return all(self.checks.values())
 
 
-# In the order in which each presupposes the ones before it; a policy may be kept or broken by any call.
-CALL_CHECKS = ("valid_call", "valid_json", "valid_schema", "right_tool", "right_arguments", "policy_kept")
+# Each of the first six presupposes those before it. A policy may be kept or broken by any call; `made` says that the
+# call was made in the end, at the first attempt or a later one.
+CALL_CHECKS = (
+    "valid_call", "valid_json", "valid_schema", "right_tool", "right_arguments", "in_order", "policy_kept", "made",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,19 @@
-"""Item by item, who was right: both, neither, one alone, and whether those that differ lean to one side by chance.
+"""Pair by pair, who was right: both, neither, one alone, and whether those that differ lean to one side by chance.
 
-McNemar's exact test takes pairs as independent, so it is given one pair a unit: a task counts for the side that passed
-more of its trials, and not at all where both passed as many. With one trial and no shared units that is the usual
-test. The counts of pairs are of all trials.
+For passing an item, and for each call that was due. McNemar's exact test takes pairs as independent, so it is given
+one pair a unit: a task counts for the side that was right more often in it, and not at all where both were as often.
+With one trial a task that is the usual test of passing. The counts of pairs are of all trials, or all calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..intervals import mcnemar_exact
-from .tallies import Trial, slices_of
+from .tallies import DEPTHS, Trial, count_pairs
+
+METRICS = ("pass", "right_call")
 
 
 def pair_up(baseline: Sequence[Trial], candidate: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
@@ -22,33 +24,38 @@ def pair_up(baseline: Sequence[Trial], candidate: Sequence[Trial]) -> tuple[list
 
 
 def outcomes(baseline: Sequence[Trial], candidate: Sequence[Trial], *, suites: bool) -> list[dict[str, Any]]:
-    """One row for all pairs (without `slice`), then one for each slice, the worst for the candidate first."""
-    groups: dict[str | None, list[tuple[str, bool, bool]]] = {}
-    for a, b in zip(baseline, candidate, strict=True):
-        for place in (None, *slices_of(a, suites=suites)):
-            groups.setdefault(place, []).append((f"{a['suite']}/{a['unit']}", a["passed"], b["passed"]))
-    overall = groups.pop(None, [])
-    rows = [{"slice": name, **_row(pairs)} for name, pairs in groups.items()]
-    rows.sort(key=lambda r: ((r["only_candidate"] - r["only_baseline"]) / r["n"], str(r["slice"])))
-    return [_row(overall), *rows] if overall else []
+    """A row for all pairs of each metric, then its depths in order, then its slices, the worst first."""
+    counted = count_pairs(baseline, candidate, suites=suites)
+    rows = [
+        {"metric": metric, **dict(where), **_row(units)}
+        for (metric, where), units in counted.items()
+        if metric in METRICS
+    ]
+    return sorted(rows, key=_worst_first)
 
 
-def _row(pairs: Sequence[tuple[str, bool, bool]]) -> dict[str, Any]:
-    leaning: dict[str, int] = {}
-    for unit, a, b in pairs:
-        leaning[unit] = leaning.get(unit, 0) + b - a
-    worse, better = (sum(sign * lean > 0 for lean in leaning.values()) for sign in (-1, 1))
+def _row(units: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    leaning = [after - before for _, before, after, _ in units.values()]
+    worse, better = sum(lean < 0 for lean in leaning), sum(lean > 0 for lean in leaning)
+    both_right, only_baseline, only_candidate, both_wrong = (sum(c) for c in zip(*units.values(), strict=True))
     return {
-        "n": len(pairs),
-        "units": len(leaning),
-        "both_right": sum(a and b for _, a, b in pairs),
-        "both_wrong": sum(not a and not b for _, a, b in pairs),
-        "only_baseline": sum(a and not b for _, a, b in pairs),
-        "only_candidate": sum(b and not a for _, a, b in pairs),
+        "n": both_right + only_baseline + only_candidate + both_wrong,
+        "units": len(units),
+        "both_right": both_right,
+        "both_wrong": both_wrong,
+        "only_baseline": only_baseline,
+        "only_candidate": only_candidate,
         "units_worse": worse,
         "units_better": better,
         "mcnemar_p": round(mcnemar_exact(worse, better), 6),
     }
+
+
+def _worst_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    labels = [label for label, _, _ in DEPTHS]
+    depth = labels.index(row["depth"]) if "depth" in row else 0
+    change = (row["only_candidate"] - row["only_baseline"]) / row["n"]
+    return METRICS.index(row["metric"]), "slice" in row, "depth" in row, depth, change, row.get("slice", "")
 
 
 def _key(trial: Trial) -> tuple[str, str, int]:

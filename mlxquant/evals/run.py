@@ -59,7 +59,7 @@ class Evaluation:
         Raises MeasurementError where a side seems to be gone.
         """
         trials: dict[Key, dict[str, Any]] = dict(self.kept.finished) if self.kept else {}
-        keys = list(self.keys())
+        keys = list(self.all_keys())
         total, before = len(keys), len(trials)
         if before == total:
             return [trials[key] for key in keys]
@@ -72,7 +72,7 @@ class Evaluation:
             self._check_gone(side, result)
         return [trials[key] for key in keys]
 
-    def keys(self) -> Sequence[Key]:
+    def all_keys(self) -> Sequence[Key]:
         """Every trial that the run consists of."""
         return [
             (suite.name, item.id, side, trial)
@@ -138,7 +138,7 @@ def _outcome(played: Played | None) -> dict[str, Any]:
 
 
 def _call(call: CallMade) -> list[Any]:
-    """A call as `[depth, "111110", tool, slices]`, a sign for each of `CALL_CHECKS`, "-" where it was not judged.
+    """A call as `[depth, "11110010", tool, slices]`, a sign for each of `CALL_CHECKS`, "-" where it was not judged.
 
     What was wrong with it comes last, where something was.
     """

@@ -1,0 +1,185 @@
+"""`mlxquant eval`: the same prompts through a baseline and its candidates, and what differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import OutputError, UsageError
+from .options import json_option
+
+if TYPE_CHECKING:
+    from ..evals.evaluate import Settings
+    from ..evals.items import Suite
+    from ..evals.run import Step
+    from ..evals.sides import Side
+
+
+@click.command()
+@click.option("--baseline", metavar="URL|BUILD", required=True, help="What to compare with: a server, or a folder.")
+@click.option("--candidate", "candidates", metavar="URL|BUILD", required=True, multiple=True,
+              help="What to judge; again for several.")  # fmt: skip
+@click.option("--baseline-model", metavar="NAME", help="The server's name for it, if it lists several.")
+@click.option("--candidate-model", "candidate_models", metavar="NAME", multiple=True,
+              help="Likewise, one for each candidate that is a server.")  # fmt: skip
+@click.option("--baseline-build", metavar="FOLDER", help="The build that the server serves, to name its recipe.")
+@click.option("--candidate-build", "candidate_builds", metavar="FOLDER", multiple=True, help="Likewise, one for each.")
+@click.option("--baseline-key-env", metavar="VAR", help="The environment variable with the server's key.")
+@click.option("--candidate-key-env", metavar="VAR", help="Likewise.")
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="What to ask; again for several.  [tool-loop]")
+@click.option("--calls", default="5,10,20", show_default=True, metavar="N,…", help="Lengths of loops, in tool calls.")
+@click.option("--tasks", type=int, default=10, show_default=True, help="Loops of each length.")
+@click.option("--first-seed", type=int, help="Where the seeds of loops begin.  [1000000]")
+@click.option("--trials", type=int, default=1, show_default=True, help="Times that each item is played.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 draws nothing.")
+@click.option("--top-p", type=float, help="Draw from this share of probability.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For drawing (plus the trial) and for the order.")
+@click.option("--max-tokens", type=int, help="Tokens of one answer at most.  [each suite's own]")
+@click.option("--chat-template-args", metavar="JSON", help="""Such as '{"enable_thinking": false}'.""")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
+@click.option("--retries", type=int, default=3, show_default=True, help="Times to ask again after transport errors.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of all intervals.")
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE",
+              help="Add a line of JSON for every request, in OpenTelemetry's words.")  # fmt: skip
+@click.option("--trace-content", is_flag=True, help="With what was said.")
+@click.option("--fresh", is_flag=True, help="Throw away what an interrupted run left beside -o.")
+@json_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the record there too; the run can then be interrupted.")  # fmt: skip
+def command(**options: Any) -> None:
+    """Judge candidates against a baseline: agent loops at depth, contracts, serving figures.
+
+    Both sides get the same prompts in turn: OpenAI-compatible servers, or builds loaded here. A server that cannot
+    be reached is no failure of the model. Run the same command again to go on after an interruption.
+
+    \b
+    mlxquant eval --baseline bf16 --candidate build-4bit --calls 5,20,50 -o eval.json
+    mlxquant eval --baseline http://127.0.0.1:8080/v1 --candidate http://127.0.0.1:8081/v1 \\
+        --candidate-build build-4bit --tasks 50 --trace requests.jsonl -o eval.json
+    """
+    from ..evals.evaluate import Files, evaluate
+    from ..evals.text import eval_text
+    from ..records import record_text
+
+    output: Path | None = options["output"]
+    if output is not None and output.exists():
+        raise OutputError(f"{output}: already exists; choose another name or remove it")
+    settings, suites = _settings(options), _suites(options)
+    files = Files(_partial(output), options["fresh"], options["trace"], options["trace_content"])
+    with _progress() as watch:
+        record = evaluate(_sides(options), suites, settings, files, watch)
+    if output is not None:
+        _publish(output, record_text(record))
+    click.echo(record_text(record) if options["as_json"] else eval_text(record))
+    _check_measured(record)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    from ..evals.asking import Sampling
+    from ..evals.evaluate import Settings
+
+    template = None
+    if options["chat_template_args"]:
+        try:
+            template = json.loads(options["chat_template_args"])
+        except ValueError:
+            template = None
+        if not isinstance(template, dict):
+            raise UsageError(f"--chat-template-args {options['chat_template_args']!r}: a JSON object expected")
+    sampling = Sampling(options["temperature"], options["top_p"], options["seed"], template)
+    return Settings(sampling, options["trials"], options["retries"], confidence=options["confidence"])
+
+
+def _suites(options: dict[str, Any]) -> list[Suite]:
+    from ..bench_terms import parse_numbers
+    from ..evals.catalog import Choice, open_suites
+
+    calls = parse_numbers(options["calls"], "--calls")
+    for name, value in (
+        ("--calls", min(calls)),
+        ("--tasks", options["tasks"]),
+        ("--max-tokens", options["max_tokens"]),
+    ):
+        if value is not None and value < 1:
+            raise UsageError(f"{name}: {value}: a number above 0 expected")
+    choice = Choice(tuple(sorted(set(calls))), options["tasks"], options["first_seed"], options["max_tokens"])
+    return open_suites(options["suites"] or ["tool-loop"], choice)
+
+
+def _sides(options: dict[str, Any]) -> list[Side]:
+    """The baseline and the candidates; names that are equal are numbered apart."""
+    from ..evals.opening import Target, open_sides
+
+    key = options["candidate_key_env"]
+    models, builds = list(options["candidate_models"]), list(options["candidate_builds"])
+    baseline = Target(
+        "baseline", options["baseline"], options["baseline_model"], options["baseline_build"],
+        _key(options["baseline_key_env"], "--baseline-key-env"),
+    )  # fmt: skip
+    targets = [baseline]
+    for where in options["candidates"]:
+        served = where.startswith(("http://", "https://"))
+        model, build = (found.pop(0) if served and found else None for found in (models, builds))
+        targets.append(Target("candidate", where, model, build, _key(key, "--candidate-key-env") if served else None))
+    if models or builds:
+        left = "--candidate-model" if models else "--candidate-build"
+        raise UsageError(f"{left} {(models or builds)[0]}: there are not so many candidates that are servers")
+    return open_sides(targets, options["timeout"])
+
+
+def _key(variable: str | None, option: str) -> str | None:
+    if variable and not os.environ.get(variable):
+        raise UsageError(f"{option} {variable}: that variable is not set")
+    return os.environ[variable] if variable else None
+
+
+def _partial(output: Path | None) -> Path | None:
+    return output.with_name(output.name + ".partial") if output is not None else None
+
+
+def _publish(output: Path, text: str) -> None:
+    """Write the record whole, then remove what kept the run."""
+    from .. import disk
+
+    beside = output.with_name(output.name + ".new")
+    disk.write_file(beside, (text + "\n").encode())
+    disk.rename(beside, output)
+    partial = _partial(output)
+    assert partial is not None
+    disk.remove(partial)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Step], None]]:
+    """A bar on stderr: trials done, time left, what is at hand. Silent when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="trial", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def watch(step: Step) -> None:
+            bar.total = step.total
+            bar.set_postfix_str(f"{step.side[-24:]} {step.item}", refresh=False)
+            bar.update(step.done - bar.n)
+            bar.refresh()
+
+        yield watch
+
+
+def _check_measured(record: dict[str, Any]) -> None:
+    """Raise MeasurementError where a candidate has nothing in common with the baseline."""
+    from ..bench_terms import MeasurementError
+
+    for candidate in record["candidates"]:
+        if not candidate["paired"]:
+            notes = "\n".join(record["notes"])
+            raise MeasurementError("unmeasured", f"{candidate['name']}: no item was answered on both sides\n{notes}")

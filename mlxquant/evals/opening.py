@@ -1,0 +1,56 @@
+"""Make sides of what a person names: the address of a server, or the folder of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..bench_terms import distinct
+from ..build import read_build
+from ..errors import UsageError
+from ..sse import parse_server
+from .loaded import Loaded, facts_of
+from .served import Served, the_model
+from .sides import Side
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One side as it was named. `role` is baseline or candidate; `build` the folder that a server serves."""
+
+    role: str
+    where: str
+    model: str | None = None
+    build: str | None = None
+    key: str | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether it is the address of a server."""
+        return self.where.startswith(("http://", "https://"))
+
+
+def open_sides(targets: Sequence[Target], timeout: float) -> list[Side]:
+    """Read builds' headers and ask servers for their model's name where it was not given; loads nothing yet.
+
+    Sides of one name are numbered apart. Raises UsageError, BuildError.
+    """
+    sides = [_served(t, timeout) if t.served else _loaded(t) for t in targets]
+    return [replace(side, name=name) for side, name in zip(sides, distinct([s.name for s in sides]), strict=True)]
+
+
+def _served(target: Target, timeout: float) -> Served:
+    server = parse_server(target.where, timeout, target.key, option=f"--{target.role}")
+    model = target.model or the_model(server, f"--{target.role}-model")
+    build = read_build(target.build) if target.build else None
+    name = build.name if build else model.rstrip("/").rpartition("/")[2] or model
+    return Served(server, model, name, facts_of(build) if build else {})
+
+
+def _loaded(target: Target) -> Loaded:
+    if target.model or target.build or target.key:
+        raise UsageError(
+            f"--{target.role} {target.where}: a folder; --{target.role}-model and the like go with servers"
+        )
+    build = read_build(target.where)
+    return Loaded(build, build.name)
