@@ -1,0 +1,190 @@
+"""One simulation from the JSON of τ²-bench or of τ-bench (v1), read as if a stranger had written it.
+
+Fields: tau2-bench@143a213 data_model/simulation.py (SimulationRun, RewardInfo), tau-bench types.py (EnvRunResult).
+Whatever is odd about a simulation becomes a line in `problems`; one that cannot be told from others (no task) or is
+no table at all comes out as None, any other as far as it goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .results import INFRASTRUCTURE, Simulation
+
+# what τ-bench's ReAct and Act agents put before a tool's answer, which they hand over as the user's
+_API_OUTPUT = "API output:"
+
+
+def parse_tau2(found: Any, place: str, problems: list[str], actions: Mapping[str, int]) -> Simulation | None:
+    """Read a simulation of τ²-bench; `actions` are each task's expected actions of the agent."""
+    if (task := _task_of(found, place, problems)) is None:
+        return None
+    termination = _text(found, "termination_reason", place, problems)
+    scored = found.get("reward_info")
+    if scored is not None and not isinstance(scored, Mapping):
+        problems.append(f"{place}: reward_info is {_kind(scored)}, a table expected; counted as a failure")
+        scored = None
+    elif scored is None and termination != INFRASTRUCTURE:
+        problems.append(f"{place}: no reward_info, so it was never scored; counted as a failure, as τ² counts it")
+    scored = scored or {}
+    reads, writes = _checked_actions(scored.get("action_checks"), place, problems)
+    turns, calls, errors = _dialogue(found.get("messages"), place, problems)
+    return Simulation(
+        task=task,
+        trial=_whole(found, "trial", place, problems),
+        reward=_reward(scored, place, problems) if scored else None,
+        termination=termination,
+        id=_text(found, "id", place, problems),
+        seed=_whole(found, "seed", place, problems),
+        db_match=_db_match(scored.get("db_check"), place, problems),
+        reads=reads,
+        writes=writes,
+        turns=turns,
+        calls=calls,
+        call_errors=errors,
+        actions=actions.get(task),
+    )
+
+
+def parse_tau1(found: Any, place: str, problems: list[str]) -> Simulation | None:
+    """Read an entry of τ-bench's list: {task_id, reward, info, traj, trial}.
+
+    An entry with an error and an empty trajectory is what its runner writes when anything raised; τ-bench gives it
+    reward 0, here it is an infrastructure error. The database was compared alone where `r_actions` stands; where the
+    task also asks for outputs, their result overwrote it.
+    """
+    if (task := _task_of(found, place, problems)) is None:
+        return None
+    info = found.get("info")
+    info = info if isinstance(info, Mapping) else {}
+    failed = isinstance(info.get("error"), str) and not found.get("traj")
+    result = info.get("reward_info")
+    inner = result.get("info") if isinstance(result, Mapping) else None
+    matched = inner.get("r_actions") if isinstance(inner, Mapping) else None
+    asked = info.get("task")
+    expected = asked.get("actions") if isinstance(asked, Mapping) else None
+    turns, calls, errors = (None, None, None) if failed else _dialogue(found.get("traj"), place, problems)
+    return Simulation(
+        task=task,
+        trial=_whole(found, "trial", place, problems),
+        reward=_reward(found, place, problems),
+        termination=INFRASTRUCTURE if failed else None,
+        db_match=None if matched is None else bool(matched),
+        turns=turns,
+        calls=calls,
+        call_errors=errors,
+        actions=len(expected) if isinstance(expected, list) else None,
+    )
+
+
+def expected_actions(tasks: Any, problems: list[str], place: str) -> dict[str, int]:
+    """How many actions each τ² task asks of the agent; those asked of the simulated user are not the agent's."""
+    found: dict[str, int] = {}
+    if tasks is not None and not isinstance(tasks, list):
+        problems.append(f"{place}: tasks is {_kind(tasks)}, a list expected; nothing known of what tasks ask for")
+        return found
+    for task in tasks or []:
+        if not isinstance(task, Mapping) or type(task.get("id")) not in (str, int):
+            continue
+        criteria = task.get("evaluation_criteria")
+        asked = criteria.get("actions") if isinstance(criteria, Mapping) else None
+        if isinstance(asked, list):
+            own = [a for a in asked if isinstance(a, Mapping) and a.get("requestor", "assistant") == "assistant"]
+            found[str(task["id"])] = len(own)
+    return found
+
+
+def _task_of(found: Any, place: str, problems: list[str]) -> str | None:
+    if not isinstance(found, Mapping):
+        problems.append(f"{place}: {_kind(found)} found where a simulation's table is expected; left out")
+        return None
+    task = found.get("task_id")
+    if type(task) not in (str, int):
+        problems.append(f"{place}: task_id is {_shown(task)}, a text or a number expected; left out")
+        return None
+    return str(task)
+
+
+def _reward(table: Mapping[str, Any], place: str, problems: list[str]) -> float | None:
+    reward = table.get("reward")
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
+        problems.append(f"{place}: reward is {_shown(reward)}, a number expected; counted as a failure")
+        return None
+    if not -1e-6 <= reward <= 1 + 1e-6:
+        problems.append(f"{place}: reward is {reward:g}, between 0 and 1 expected; taken as it is")
+    return float(reward)
+
+
+def _db_match(check: Any, place: str, problems: list[str]) -> bool | None:
+    if check is None:
+        return None
+    matched = check.get("db_match") if isinstance(check, Mapping) else check
+    if type(matched) is not bool:
+        problems.append(f"{place}: db_check says {_shown(matched)}, true or false expected; taken as not checked")
+        return None
+    return matched
+
+
+def _checked_actions(
+    checks: Any, place: str, problems: list[str]
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """(right, asked for) of reads and of writes; None for a kind that no check names."""
+    if checks is None:
+        return None, None
+    if not isinstance(checks, list) or not all(isinstance(check, Mapping) for check in checks):
+        problems.append(f"{place}: action_checks is no list of tables; actions taken as not checked")
+        return None, None
+
+    def counted(kind: str) -> tuple[int, int] | None:
+        mine = [check for check in checks if check.get("tool_type") == kind]
+        return (sum(check.get("action_match") is True for check in mine), len(mine)) if mine else None
+
+    return counted("read"), counted("write")
+
+
+def _dialogue(messages: Any, place: str, problems: list[str]) -> tuple[int | None, int | None, int | None]:
+    """(the user's turns, the agent's tool calls, those answered by an error); None where no dialogue was kept."""
+    if messages is None:
+        return None, None, None
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        problems.append(f"{place}: the dialogue is no list of messages; its depth is not known")
+        return None, None, None
+    turns = calls = errors = 0
+    for message in messages:
+        role, content, made = message.get("role"), message.get("content"), message.get("tool_calls")
+        if role == "assistant" and isinstance(made, list):
+            calls += len(made)
+        elif role == "user" and isinstance(content, str) and content.startswith(_API_OUTPUT):
+            calls += 1
+        elif role == "user" and content:
+            turns += 1
+        elif role == "tool":
+            errors += message.get("error") is True and message.get("requestor", "assistant") == "assistant"
+    return turns, calls, errors
+
+
+def _whole(table: Mapping[str, Any], key: str, place: str, problems: list[str]) -> int | None:
+    value = table.get(key)
+    if value is not None and type(value) is not int:
+        problems.append(f"{place}: {key} is {_shown(value)}, a whole number expected; taken as not told")
+        return None
+    return value
+
+
+def _text(table: Mapping[str, Any], key: str, place: str, problems: list[str]) -> str | None:
+    value = table.get(key)
+    if value is not None and type(value) is not str:
+        problems.append(f"{place}: {key} is {_shown(value)}, a text expected; taken as not told")
+        return None
+    return value
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else repr(value)[:40]
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a table", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
