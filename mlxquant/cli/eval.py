@@ -75,10 +75,10 @@ def command(**options: Any) -> None:
     files = Files(_partial(output), options["fresh"], options["trace"], options["trace_content"])
     with _progress() as watch:
         record = evaluate(_sides(options), suites, settings, files, watch)
+    _check_measured(record)
     if output is not None:
         _publish(output, record_text(record))
     click.echo(record_text(record) if options["as_json"] else eval_text(record))
-    _check_measured(record)
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -135,7 +135,7 @@ def check(sides: Sequence[Side], suites: Sequence[Suite]) -> None:
 def _run(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Open the sides, unless everything is finished already."""
     finished = evaluation.kept.finished if evaluation.kept else {}
-    if all(key in finished for key in evaluation.keys()):  # noqa: SIM118 (a method, not a mapping's)
+    if all(key in finished for key in evaluation.all_keys()):
         return evaluation.run()
     opened: list[Side] = []
     try:

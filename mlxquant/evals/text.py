@@ -6,12 +6,13 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..intervals import LEAST_CLUSTERS
 from ..units import show_bytes
 from .record import measurement
 from .tallies import DEPTHS
 
 WIDTH = 80
-_NAME = 16
+_NAME = 14
 _SLICES = 10
 _WORDS = {
     "pass": "whole items right",
@@ -109,7 +110,7 @@ def _change(found: Mapping[str, Any] | None) -> tuple[str, str]:
     if found is None or found["estimate"] is None:
         return "-", "-"
     if found["low"] is None:
-        return _points(found["estimate"]), str(found.get("reason", "none"))[:24]
+        return _points(found["estimate"]), _why(found)
     return _points(found["estimate"]), f"{_points(found['low'])} … {_points(found['high'])}"
 
 
@@ -127,7 +128,7 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return ""
-    head = ("right on", "both", "baseline only", "candidate only", "neither", "tasks worse/better", "McNemar p")
+    head = ("right on", "both", "first only", "second only", "neither", "tasks −/+", "McNemar p")
     return _table(head, rows, "lrrrrrr")
 
 
@@ -175,7 +176,7 @@ def _median(curve: Mapping[str, Any]) -> tuple[str, str]:
     if curve["median"] is None:
         return "more than half never did", "-"
     if curve.get("reason"):
-        return f"{curve['median']:g}", str(curve["reason"])[:24]
+        return f"{curve['median']:g}", _why(curve)
     low, high = (("beyond" if curve[k] is None else f"{curve[k]:g}") for k in ("median_low", "median_high"))
     return f"{curve['median']:g}", f"{low} … {high}"
 
@@ -231,6 +232,12 @@ def _points(value: float) -> str:
 
 def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _why(found: Mapping[str, Any]) -> str:
+    """Why there is no interval, in a column's width; the record has the whole reason."""
+    few = found["clusters"] < LEAST_CLUSTERS
+    return f"none from {_number(found['clusters'], 'task')}" if few else "none"
 
 
 def _listed(value: Any) -> str:
