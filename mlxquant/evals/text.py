@@ -128,8 +128,9 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return ""
-    head = ("right on", "both", "first only", "second only", "neither", "tasks −/+", "McNemar p")
-    return _table(head, rows, "lrrrrrr")
+    head = ("", "both", "first only", "second only", "neither", "tasks −/+", "p")
+    title = "Right on both, on one alone, on neither; tasks worse/better, McNemar's exact p"
+    return f"{title}\n{_table(head, rows, 'lrrrrrr')}"
 
 
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
@@ -189,14 +190,14 @@ def _serving(record: Mapping[str, Any]) -> str:
             (
                 _short(side["name"], 14),
                 f"{s['requests']:,}",
-                _quantiles(side, "ttft_s", "{:.3g}"),
-                _quantiles(side, "decode_tok_s", "{:.3g}"),
-                _quantiles(side, "request_s", "{:.3g}"),
+                _quantiles(side, "ttft_s"),
+                _quantiles(side, "decode_tok_s"),
+                _quantiles(side, "request_s"),
                 _tokens(s),
             )
         )
-    head = ("side", "requests", "first token s", "tokens/s", "whole answer s", "tokens in/out")
-    return f"Serving, p50/p90/p99 over requests\n{_table(head, rows, 'lrrrrr')}"
+    head = ("side", "answers", "ttft_s", "tok/s", "answer s", "tokens in/out")
+    return f"Serving: p50/p90/p99 of time to the first token, rate, whole answer\n{_table(head, rows, 'lrrrrr')}"
 
 
 def _tokens(serving: Mapping[str, Any]) -> str:
@@ -207,9 +208,14 @@ def _brief(n: int) -> str:
     return f"{n:,}" if n < 10_000 else f"{n / 1e3:.0f}k" if n < 10_000_000 else f"{n / 1e6:.0f}M"
 
 
-def _quantiles(side: Mapping[str, Any], metric: str, form: str) -> str:
+def _quantiles(side: Mapping[str, Any], metric: str) -> str:
     found = [measurement(side, f"{metric}_p{p}") for p in (50, 90, 99)]
-    return "/".join(form.format(m["estimate"]) if m else "-" for m in found) if any(found) else "-"
+    return "/".join(_figure(m["estimate"]) if m else "-" for m in found) if any(found) else "-"
+
+
+def _figure(value: float) -> str:
+    """Two figures, or whole numbers from 100 on."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _remarks(record: Mapping[str, Any]) -> str:
