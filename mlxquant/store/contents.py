@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from random import Random
 
-from mlxquant.store import words
+from mlxquant.store.words import CITIES, COLORS, FIRST_NAMES, LAST_NAMES, LEVELS, STATUSES, STREETS, THINGS
 
 N_USERS = 24
 N_COUPONS = 8
@@ -36,17 +36,17 @@ def ids(rng: Random, letter: str, n: int) -> list[str]:
 
 def fill(db: sqlite3.Connection, rng: Random) -> None:
     """Fill an empty database: customers (some namesakes in different cities), goods, coupons, orders."""
-    names = [f"{rng.choice(words.FIRST_NAMES)} {rng.choice(words.LAST_NAMES)}" for _ in range(N_USERS)]
+    names = [f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}" for _ in range(N_USERS)]
     names[-3:] = names[:3]
     users: dict[tuple[str, str], str] = {}
     for user, name in zip(ids(rng, "U", N_USERS), names, strict=True):
-        city = rng.choice([each for each in words.CITIES if (name, each) not in users])
+        city = rng.choice([each for each in CITIES if (name, each) not in users])
         users[name, city] = user
-    levels = [rng.choice(words.LEVELS) for _ in users]
+    levels = [rng.choice(LEVELS) for _ in users]
     rows = [(user, *key, level) for (key, user), level in zip(users.items(), levels, strict=True)]
     db.execute("BEGIN")
     db.executemany("INSERT INTO users VALUES (?, ?, ?, ?)", rows)
-    goods = [(thing, f"{color} {thing}") for thing in words.THINGS for color in rng.sample(words.COLORS, 2)]
+    goods = [(thing, f"{color} {thing}") for thing in THINGS for color in rng.sample(COLORS, 2)]
     items = ids(rng, "I", len(goods))
     stocked = [
         (item, *good, 5 * rng.randint(1, 24), rng.randint(0, 35)) for item, good in zip(items, goods, strict=True)
@@ -65,8 +65,8 @@ def fill_orders(
     """Give every customer one to four orders of one to three items each."""
     owners = [owner for owner in users for _ in range(rng.randint(1, 4))]
     for placed, (order, (user, city)) in enumerate(zip(ids(rng, "O", len(owners)), owners, strict=True)):
-        status = rng.choices(words.STATUSES, (45, 15, 32, 4, 4))[0]
-        street = f"{rng.choice(words.STREETS)} Street {rng.randint(1, 99)}"
+        status = rng.choices(STATUSES, (45, 15, 32, 4, 4))[0]
+        street = f"{rng.choice(STREETS)} Street {rng.randint(1, 99)}"
         days = rng.randint(0, 30) if rng.random() < 0.7 else rng.randint(31, 90)
         coupon = rng.choice(codes) if rng.random() < 0.15 else None
         row = (order, user, placed, status, days, coupon, street, city, None)

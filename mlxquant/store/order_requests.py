@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlxquant.store import words
 from mlxquant.store.conversation import Conversation
 from mlxquant.store.policy import APPROVAL_FROM, GOLD_REFUND_DAYS, REFUND_DAYS
 from mlxquant.store.references import order_reference, searched
+from mlxquant.store.words import CITIES, NOTES, REASONS, STATUSES, STREETS
 
 Order = dict[str, Any]
 Play = Callable[[Conversation, str, Order], None]
@@ -47,7 +47,7 @@ def order_request(talk: Conversation, budget: int) -> None:
 def refuse_stranger(talk: Conversation, phrase: str) -> None:
     """Refuse what concerns an order of someone else."""
     order_id = talk.calls[-1].arguments["order_id"]
-    reason = talk.rng.choice(list(words.REASONS))
+    reason = talk.rng.choice(list(REASONS))
     asked, kind = talk.rng.choice(
         (
             (f"cancel {phrase}, {reason}.", "cancel"),
@@ -86,18 +86,18 @@ def status(talk: Conversation, phrase: str, order: Order) -> None:
 
 def cancel(talk: Conversation, phrase: str, order: Order) -> None:
     """Ask for an order to be cancelled."""
-    reason = talk.rng.choice(list(words.REASONS))
+    reason = talk.rng.choice(list(REASONS))
     asked = talk.pick(f"cancel {phrase}, {reason}.", f"please cancel {phrase}: {reason}.")
     if refuse_status(talk, "cancel", asked, order):
         return
-    talk.do("cancel_order", order_id=order["id"], reason=words.REASONS[reason])
+    talk.do("cancel_order", order_id=order["id"], reason=REASONS[reason])
     talk.end("cancel", asked, f"Done: order {order['id']} is cancelled.", order["id"], "cancelled")
 
 
 def address(talk: Conversation, phrase: str, order: Order) -> None:
     """Ask for an order to go elsewhere."""
-    street = f"{talk.rng.choice(words.STREETS)} Street {talk.rng.randint(1, 99)}"
-    city = talk.rng.choice(words.CITIES)
+    street = f"{talk.rng.choice(STREETS)} Street {talk.rng.randint(1, 99)}"
+    city = talk.rng.choice(CITIES)
     asked = talk.pick(f"send {phrase} to {street}, {city}.", f"the new address of {phrase} is {street}, {city}.")
     if refuse_status(talk, "address", asked, order):
         return
@@ -107,7 +107,7 @@ def address(talk: Conversation, phrase: str, order: Order) -> None:
 
 def note(talk: Conversation, phrase: str, order: Order) -> None:
     """Ask for a note; no rule forbids it."""
-    text = talk.rng.choice(words.NOTES)
+    text = talk.rng.choice(NOTES)
     asked = talk.pick(f'add a note to {phrase}: "{text}"', f'note on {phrase}: "{text}"')
     talk.do("add_note", order_id=order["id"], note=text)
     talk.end("note", asked, f"Done: order {order['id']} has the note.", order["id"])
@@ -200,10 +200,9 @@ def change(talk: Conversation, tool: str, asked: str, order: Order, item: str, n
     talk.end(kind, asked, f"Done: the total of order {order['id']} is {total}.", order["id"], total)
 
 
-ALL = words.STATUSES
 KINDS: Final[dict[str, Kind]] = {
-    "status": Kind(status, 0, ALL, 2),
-    "note": Kind(note, 1, ALL, 1),
+    "status": Kind(status, 0, STATUSES, 2),
+    "note": Kind(note, 1, STATUSES, 1),
     "cancel": Kind(cancel, 1, ("pending",)),
     "address": Kind(address, 1, ("pending",)),
     "refund": Kind(refund, 2, ("delivered",), 5),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mlxquant.store import words
 from mlxquant.store.conversation import Conversation
 from mlxquant.store.policy import RESTOCK_BELOW
 from mlxquant.store.references import draw_user, find, item_reference, user_calls, user_reference
+from mlxquant.store.words import FIRST_NAMES, LAST_NAMES
 
 
 def user_request(talk: Conversation, budget: int) -> None:
@@ -40,7 +40,7 @@ def whose_id(talk: Conversation) -> None:
 def unknown_user(talk: Conversation) -> None:
     """Ask about a customer whom the store does not know."""
     while True:
-        name = f"{talk.rng.choice(words.FIRST_NAMES)} {talk.rng.choice(words.LAST_NAMES)}"
+        name = f"{talk.rng.choice(FIRST_NAMES)} {talk.rng.choice(LAST_NAMES)}"
         if not talk.store.rows("SELECT 1 FROM users WHERE name = ?", name):
             break
     talk.do("find_user", name=name)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlxquant.store import words
 from mlxquant.store.conversation import Conversation
+from mlxquant.store.words import COLORS
 
 
 def draw_user(talk: Conversation) -> tuple[str, str, str]:
@@ -139,7 +139,7 @@ def item_reference(talk: Conversation, budget: int) -> tuple[str, str | None]:
         return "the same item", talk.same_item
     kind, name = talk.rng.choice(talk.store.rows("SELECT kind, name FROM items ORDER BY id"))
     if talk.rng.random() < 0.06:
-        name = f"{talk.rng.choice(words.COLORS)} {kind}"
+        name = f"{talk.rng.choice(COLORS)} {kind}"
     return name, searched(talk, kind, name)
 
 

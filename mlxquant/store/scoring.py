@@ -4,15 +4,16 @@ A runner feeds a `Judge`: `user()` gives the next request, `call()` judges one t
 `reply()` judges the text that ends the turn, `outcome()` sums up. How it judges:
 
 - Each turn starts with its expected calls outstanding, in order. A call equal to an outstanding one (same tool, same
-  arguments, key order aside) fulfils it. Equal to the next one it is in order; equal to a later one it is right too,
-  but out of order, and what was jumped over stays outstanding.
+  arguments, key order aside) fulfils it, also if it comes before its turn: what was jumped over stays outstanding,
+  and is out of order when it is made after all.
 - Any other call that is valid runs as well. A read returns its real result: not right, but harmless. A write changes
   the model's store: a wrong write, which the state shows at the end. A call that is not valid JSON or breaks the
   tool's schema runs nothing and gets an error to read, so that the model can try again.
 - A turn ends with the model's text, or after 3 + 2 × expected calls. What is outstanding then was missed.
-- Each expected call is one step, at a depth: its number in the task, from 1. A step's `attempt` is the first call
-  that fulfilled it or was made while it was the next; that is what shares by depth count. `made` says whether it was
-  fulfilled at all.
+- Each expected call is one step, at a depth: its number in the task, from 1. A call that fulfils none counts for the
+  first outstanding step of the same tool that has no attempt yet, or else for the next outstanding one. A step's
+  `attempt` is the first call that counts for it; that is what shares by depth are made of. `made` says whether the
+  step was fulfilled at all.
 - The run goes wrong at the first step that is missed, or at which a call is not valid, breaks the policy, or is a
   wrong write. A superfluous read is none of these. Replies are judged apart.
 
@@ -51,6 +52,7 @@ class Judge:
         self.outstanding: list[Step] = []
         self.open = False
         self.left = 0
+        self.furthest = 0  # depth of the last step fulfilled
 
     def __enter__(self) -> Judge:
         return self
@@ -93,7 +95,7 @@ class Judge:
         problem = problem or schema_problem(name, arguments)
         call = Call(name, arguments if isinstance(arguments, dict) else {})
         step = self.fulfilled(call) if problem is None and self.open else None
-        aimed = step or (self.outstanding[0] if self.outstanding else None)
+        aimed = step or self.meant(name)
         self.left -= 1
         broken, result = None, {"error": problem or "too many calls for this request"}
         if problem is None and self.open:
@@ -107,7 +109,7 @@ class Judge:
             valid_schema=problem is None,
             right_tool=aimed is not None and aimed.call.name == name,
             right_arguments=step is not None,
-            in_order=step is not None and step is self.outstanding[0],
+            in_order=step is not None and step.depth > self.furthest,
             writes=problem is None and BY_NAME[name].writes,
             broken_policy=broken,
             superfluous=aimed is None,
@@ -122,6 +124,11 @@ class Judge:
         """Find the outstanding expected call that this one equals."""
         return next((step for step in self.outstanding if step.call == call), None)
 
+    def meant(self, name: str) -> Step | None:
+        """Find the outstanding step that a call which fulfils none counts for."""
+        alike = (step for step in self.outstanding if step.call.name == name and step.attempt is None)
+        return next(alike, self.outstanding[0] if self.outstanding else None)
+
     def keep(self, verdict: CallVerdict, aimed: Step | None, step: Step | None) -> None:
         """Enter a verdict into the record, and end the turn at its limit."""
         self.calls.append(verdict)
@@ -130,6 +137,7 @@ class Judge:
         if step:
             step.made = True
             self.outstanding.remove(step)
+            self.furthest = max(self.furthest, step.depth)
         if verdict.went_wrong:
             self.went_wrong(verdict.depth)
         if self.open and self.left <= 0:

@@ -12,9 +12,10 @@ from mlxquant.store.tasks import Call, compact
 class CallVerdict:
     """What one call was: each property includes those above it, except that the policy is judged on its own.
 
-    `depth` is that of the expected call it fulfils, or else of the next one (of the turn's last where none is
-    outstanding: `superfluous`). `broken_policy` names the rule, None where none was broken. `result` goes back to
-    the model, as text: `content`. `turn_over` says that the turn's limit of calls is reached.
+    `depth` is that of the expected call it counts for (of the turn's last where none is outstanding: `superfluous`),
+    `in_order` whether it is right and no later one was made before. `broken_policy` names the rule, None where none
+    was broken. `result` goes back to the model, as text: `content`. `turn_over` says that the turn's limit of calls is
+    reached, `problem` why it is not valid.
     """
 
     depth: int
