@@ -16,6 +16,7 @@ from .marks import Message
 Tools = Sequence[dict[str, Any]]
 Conversation = tuple[list[Message], Tools]  # no tools: empty
 Step = Callable[[list[Message], Tools], Conversation]
+GREETING = "Hello."
 
 
 def null_contents(messages: list[Message], tools: Tools) -> Conversation:
@@ -53,6 +54,18 @@ def single_calls(messages: list[Message], tools: Tools) -> Conversation:
     return [*made, *waiting.values()], tools
 
 
+def named_ids(messages: list[Message], tools: Tools) -> Conversation:
+    """Give calls ids that tell the function's name, as Kimi has them: all that its template shows of a name."""
+    known: dict[str, str] = {}
+    made: list[Message] = []
+    for m in messages:
+        for call in m.get("tool_calls") or []:
+            known[call["id"]] = f"functions.{call['function']['name']}:{len(known)}"
+        m = _each_call(m, lambda call: {**call, "id": known[call["id"]]}) if m.get("tool_calls") else m
+        made.append({**m, "tool_call_id": known.get(m.get("tool_call_id", ""), "")} if m["role"] == "tool" else m)
+    return made, tools
+
+
 def joined_system(messages: list[Message], tools: Tools) -> Conversation:
     """Put the system's words before the first user's."""
     system = [m["content"] for m in messages if m["role"] == "system" and m["content"]]
@@ -64,20 +77,34 @@ def joined_system(messages: list[Message], tools: Tools) -> Conversation:
     return [*others[:first], {**others[first], "content": words}, *others[first + 1 :]], tools
 
 
+def in_turns(messages: list[Message], tools: Tools) -> Conversation:
+    """Let users and assistants speak in turn: neighbours of one role are joined, and a user begins."""
+    made: list[Message] = []
+    for m in messages:
+        if m["role"] == "assistant" and all(before["role"] == "system" for before in made):
+            made.append({"role": "user", "content": GREETING})
+        before = made[-1] if made else {}
+        if before.get("role") == m["role"] != "tool" and not before.get("tool_calls"):
+            made[-1] = {**m, "content": f"{before['content']}\n\n{m['content']}".strip()}
+        else:
+            made.append(m)
+    return made, tools
+
+
+def schemas_as_text(messages: list[Message], tools: Tools) -> Conversation:
+    """Write the tools' schemas into the system's words."""
+    if not tools:
+        return messages, tools
+    words = "\n".join(["# Tools", "", "You may call these functions:", *(_json(tool) for tool in tools)])
+    system = [m["content"] for m in messages[:1] if m["role"] == "system"]
+    return [{"role": "system", "content": "\n\n".join([words, *system])}, *messages[len(system) :]], ()
+
+
 def tools_as_text(messages: list[Message], tools: Tools) -> Conversation:
     """Write schemas, calls and results as text within system's, user's and assistant's messages, those in turn."""
-    made: list[Message] = []
-    if tools:
-        words = "\n".join(["# Tools", "", "You may call these functions:", *(_json(tool) for tool in tools)])
-        made.append({"role": "system", "content": words})
-    for m in messages:
-        role = "user" if m["role"] == "tool" else m["role"]
-        content = _said(m)
-        if made and made[-1]["role"] == role:
-            made[-1] = {**made[-1], "content": f"{made[-1]['content']}\n\n{content}".strip()}
-        else:
-            made.append({"role": role, "content": content})
-    return made, ()
+    made, _ = schemas_as_text(messages, tools)
+    made = [{"role": "user" if m["role"] == "tool" else m["role"], "content": _said(m)} for m in made]
+    return in_turns(made, ())
 
 
 def _said(m: Message) -> str:
@@ -91,21 +118,33 @@ def _said(m: Message) -> str:
 
 
 _SINGLE = "each tool call has a message of its own"
-_JOINED = "the system's words stand in the first user message"
+_IDS = "tool calls have ids that tell the function's name"
+_SCHEMAS = "the tools' schemas stand in the system message"
 _TEXT = "tools and their calls are written as text"
-
-FORMS: tuple[tuple[str, tuple[Step, ...]], ...] = (
+_JOINED = "the system's words stand in the first user message"
+_TURNS = f"neighbours of one role are joined, and a user begins, with {GREETING!r} if need be"
+_CALLS: tuple[tuple[str, tuple[Step, ...]], ...] = (
     ("", ()),
     ("", (null_contents,)),
     ("", (text_arguments,)),
     ("", (text_arguments, null_contents)),
     (_SINGLE, (single_calls,)),
     (_SINGLE, (single_calls, text_arguments)),
+    (_IDS, (named_ids,)),
+)
+_CALLS_BESIDE = tuple(("; ".join(filter(None, (said, _SCHEMAS))), (schemas_as_text, *steps)) for said, steps in _CALLS)
+_ROLES: tuple[tuple[str, tuple[Step, ...]], ...] = (
+    ("", ()),
+    (_TURNS, (in_turns,)),
     (_JOINED, (joined_system,)),
-    (_JOINED, (joined_system, text_arguments)),
-    (f"{_SINGLE}, {_JOINED}", (single_calls, joined_system, text_arguments)),
-    (_TEXT, (tools_as_text,)),
-    (f"{_TEXT}, {_JOINED}", (tools_as_text, joined_system)),
+    (f"{_JOINED}; {_TURNS}", (joined_system, in_turns)),
+)
+# What a form has to say of itself, and its steps: roles are reshaped before schemas, those before calls.
+FORMS: tuple[tuple[str, tuple[Step, ...]], ...] = tuple(
+    ("; ".join(filter(None, (said, told))), (*steps, *more))
+    for ways in (_CALLS, _CALLS_BESIDE, ((_TEXT, (tools_as_text,)),))
+    for told, more in _ROLES
+    for said, steps in ways
 )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ..errors import MlxquantError
@@ -34,19 +35,23 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A tokenizer's chat template. user_opening and closing: what it writes before a user's words, after an answer."""
+    """A tokenizer's chat template, and what it writes before a user's words, before an answer and after it."""
 
     write: Write
     has_template: bool
     user_opening: str
+    answer_opening: str
     closing: str
+    _first: dict[str, int] = field(default_factory=dict)  # shape of conversation -> the form it needed before
 
     def render(self, messages: Sequence[Message], tools: Tools = ()) -> Rendered:
         """Render with the first form that loses nothing. Raises TemplateRefusal."""
         marked, marks = mark(messages)
         tried: list[Conversation] = []
         said = "it drops messages or tool calls"
-        for note, steps in FORMS:
+        shape = _shape(messages, tools)
+        first = self._first.get(shape, 0)
+        for n, (note, steps) in enumerate([*FORMS[first:], *FORMS[:first]], first):
             given = shaped(list(messages), tools, steps)
             if given in tried:
                 continue
@@ -57,6 +62,7 @@ class Chat:
                 continue
             pieces = self._pieces(text, shaped(marked, tools, steps), marks)
             if not _lost(messages, marks, pieces) and _shows(text, tools):
+                self._first.setdefault(shape, n % len(FORMS))
                 return Rendered(text, tuple(pieces), note)
         raise TemplateRefusal(f"the chat template cannot render this conversation: {said}")
 
@@ -82,17 +88,17 @@ def chat_of(tokenizer: Any) -> Chat:
     if has_template is None:
         has_template = getattr(tokenizer, "chat_template", None) is not None
     if not has_template:
-        return Chat(_plain, False, "User: ", "\n\n")
+        return Chat(_plain, False, "User: ", "Assistant: ", "\n\n")
 
     def write(messages: list[Message], tools: Tools) -> str:
         given = {"tools": list(tools)} if tools else {}
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False, **given))
 
-    return Chat(write, True, *_frame(Chat(write, True, "", "")))
+    return Chat(write, True, *_frame(Chat(write, True, "", "", "")))
 
 
-def _frame(chat: Chat) -> tuple[str, str]:
-    r"""Learn what opens a user's words and what closes an assistant's; empty where it cannot be told.
+def _frame(chat: Chat) -> tuple[str, str, str]:
+    r"""Learn what opens a user's words and an answer, and what closes that; empty where it cannot be told.
 
     Of "Beta.<|im_end|>\n<|im_start|>user\nGamma?", what the conversation that ends with Beta also has closes it.
     """
@@ -101,10 +107,23 @@ def _frame(chat: Chat) -> tuple[str, str]:
         short = chat.render([question, answer]).text
         long = chat.render([question, answer, {"role": "user", "content": "Gamma?"}, answer]).text
     except TemplateRefusal:
-        return "", ""
+        return "", "", ""
     closing = short.rpartition("Beta.")[2]
     between = long.partition("Beta.")[2].partition("Gamma?")[0]
-    return (between[len(closing) :], closing) if between.startswith(closing) else (between, "")
+    answer_opening = short.partition("Alpha?")[2].partition("Beta.")[0]
+    if not between.startswith(closing):
+        return between, answer_opening, ""
+    return between[len(closing) :], answer_opening, closing
+
+
+def _shape(messages: Sequence[Message], tools: Tools) -> str:
+    """What templates may object to: whether there are tools, who speaks after whom, how many calls, words beside them.
+
+    Neighbours that repeat are told once, so that long conversations share their shape with short ones.
+    """
+    spoken = [f"{m['role'][0]}{min(len(m.get('tool_calls', ())), 2)}{bool(m['content']):d}" for m in messages]
+    pairs = sorted(set(pairwise(spoken)))
+    return f"{bool(tools)} {spoken[0]} {pairs}"
 
 
 def _plain(messages: list[Message], _tools: Tools) -> str:

@@ -39,8 +39,9 @@ _MARKUP = re.compile(
     re.DOTALL,
 )
 # What may stand between a call's words and its surroundings: tags, brackets, quotes, and the keys of JSON forms
-_BEFORE = re.compile(r"(?:<[^<>\n]{1,60}>|\[[A-Z_]+\]|[\s\[\]{}\"'(:,=.]|\bto=|\bfunctions?\b|\bname\b|\btype\b)*\Z")
-_AFTER = re.compile(r"(?:<[^<>\n]{1,60}>|[\s\[\]{}\"'`),])*")
+_BEFORE = re.compile(r"(?:<[^<>\n]{1,60}>|\[[A-Z_]+\]|[\s\[{\"'(:,=.]|\bto=|\bfunctions?\b|\bname\b|\btype\b)*\Z")
+_AFTER = re.compile(r"(?:</[^<>\n]{1,60}>|<[^<>\n]{0,60}end[^<>\n]{0,60}>|<\|call\|>|<\w+\|>|[\s\[\]{}\"'`),])*")
+_TAGS = re.compile(r"(?:<[^<>\n]{1,60}>|[\s\"':=>])*")
 
 
 def text_spans(text: str, written_calls: Iterable[Span] | None = None) -> dict[str, list[Span]]:
@@ -71,8 +72,13 @@ def call_spans(rendered: Rendered, chat: Chat) -> Iterator[Span]:
     text, pieces = rendered.text, rendered.pieces
     parts = sorted((p for p in pieces if p.call >= 0), key=lambda p: (p.message, p.call))
     others = sorted((p.start, p.end) for p in pieces if p.call < 0)
+    reached = 0
     for _, group in groupby(parts, key=lambda p: (p.message, p.call)):
-        yield _widened(text, _core(text, list(group)), others, chat)
+        start, end = _widened(text, _core(text, list(group)), others, chat)
+        start = max(start, min(reached, end))  # what stands between two calls belongs to the first
+        if start < end:
+            yield start, end
+        reached = end
 
 
 def _core(text: str, parts: Sequence[Piece]) -> Span:
@@ -83,9 +89,12 @@ def _core(text: str, parts: Sequence[Piece]) -> Span:
     bracket = re.compile(r"[{\[]").search(text, name_end, name_end + 80)
     if bracket and (span := _parsed(text, bracket.start())):
         return start, max(end, span[0])
-    # a last argument that is no text, such as <parameter=count>\n3\n</parameter>, follows its key
-    value = re.compile(r"[>\s\"':=]{0,4}[^\s<>\"']{0,40}").match(text, end) if parts[-1].kind == "key" else None
-    return start, value.end() if value else end
+    if parts[-1].kind == "key":  # a last argument that is no text, such as <parameter=count>\n3\n</parameter>
+        tags = _TAGS.match(text, end)
+        value = tags.end() if tags else end
+        parsed = _parsed(text, value)
+        end = parsed[0] if parsed else value + len(re.split(r"[\s<>]", text[value : value + 40], maxsplit=1)[0])
+    return start, end
 
 
 def _widened(text: str, core: Span, others: Sequence[Span], chat: Chat) -> Span:
@@ -97,10 +106,23 @@ def _widened(text: str, core: Span, others: Sequence[Span], chat: Chat) -> Span:
     if closing and (cut := text.find(closing, end, ceiling)) >= 0:
         ceiling = cut
     before = _BEFORE.search(text, max(floor, start - 200), start)
+    begin = _beyond(chat.answer_opening, text, before.start(), start) if before else start
+    for bracket in re.finditer(r"[{\[]", text[begin:start]):  # JSON around the call: {"name": …, "id": …}
+        if (parsed := _parsed(text, begin + bracket.start())) and end < parsed[0] <= ceiling:
+            end = parsed[0]
+            break
     after = _AFTER.match(text, end, ceiling)
-    wide = text[before.start() if before else start : after.end() if after else end]
-    lead = (before.start() if before else start) + len(wide) - len(wide.lstrip())
+    wide = text[begin : after.end() if after else end]
+    lead = begin + len(wide) - len(wide.lstrip())
     return lead, lead + len(wide.strip())
+
+
+def _beyond(opening: str, text: str, begin: int, end: int) -> int:
+    """Leave out what opens any answer, or the part of it that stands at the beginning of the markup."""
+    for length in range(min(len(opening), end - begin), 0, -1):
+        if text.startswith(opening[-length:], begin):
+            return begin + length
+    return begin
 
 
 def json_values(text: str) -> Iterator[tuple[Span, Any]]:
