@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from .lanes import BuildLane, RecipeLane, nbytes_of
-from .running import REFERENCE, Running, check_finite, rounded
+from .running import REFERENCE, Running, check_finite, on_device, rounded
 from .scores import TokenScores
 from .streamed import Streamed
 from .token_scores import joined, positions_at_once, token_scores
@@ -40,6 +40,8 @@ def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int])
         caches = run.caches(streamed, d)
         parts = [streamed.embed(run.source.shape, tokens[part], caches) for part in run.chunks(d)]
         state = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+        with on_device(streamed.name, "the embedding", state.dtype):
+            mx.eval(state)
         check_finite(state, streamed.name, f"the embedding of document {run.numbers[d]}")
         for stream in streams:
             run.hidden.write(stream, d, state)
@@ -92,8 +94,9 @@ def _score(run: Running, tasks: list[_Task]) -> None:
         while at < len(tokens) - 1:
             part = slice(at, min(at + step, len(tokens) - 1))
             ids, targets = tokens[part], mx.array(tokens[part.start + 1 : part.stop + 1].astype(np.int32))
-            expected = source.head(shape, ids, reference[:, part])
-            mx.eval(expected)
+            with on_device(source.name, "the head", reference.dtype):
+                expected = source.head(shape, ids, reference[:, part])
+                mx.eval(expected)
             check_finite(expected, source.name, f"logits of document {run.numbers[d]}")
             for (_, _, _, streamed), state, found in zip(tasks, states, parts, strict=True):
                 found.append(token_scores(expected, streamed.head(shape, ids, state[:, part]), targets))

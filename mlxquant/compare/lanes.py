@@ -27,7 +27,9 @@ from ..modules import Module
 from ..plan import Plan, PlannedModule, make_plan
 from ..recipe import Recipe
 from ..roles import layer_paths
-from .streamed import Shape, Streamed, find_shape
+from .probe import find_shape
+from .shape import Shape
+from .streamed import Streamed
 from .weights import Arrays, Quantizer, Raw, Views, reference_arrays, stored_arrays
 
 Step = int | Literal["embedding", "head"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +75,9 @@ class Running:
         seen = taps.begin(forced)
         for part in self.chunks(document):
             tokens = self.documents[document][part]
-            out = streamed.layer(self.source.shape, layer, tokens, state[:, part], caches)
-            mx.eval(out, seen.arrays())
+            with on_device(streamed.name, f"layer {layer}", state.dtype):
+                out = streamed.layer(self.source.shape, layer, tokens, state[:, part], caches)
+                mx.eval(out, seen.arrays())
             parts.append(out)
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
@@ -85,6 +87,24 @@ class Running:
         mx.eval(list(arrays.values()))
         lane.streamed.put(arrays)
         return arrays
+
+
+@contextmanager
+def on_device(who: str, what: str, dtype: mx.Dtype) -> Iterator[None]:
+    """Say in one line what mlx cannot compute here. Raises MlxquantError."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        on = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
+        instead = "; compute in float32 instead" if dtype != mx.float32 else "; another device may"
+        said = str(error).partition("\n")[0]
+        raise MlxquantError(
+            f"{who}: mlx on this {on} cannot compute {what} in {_word(dtype)} ({said}){instead}"
+        ) from error
+
+
+def _word(dtype: mx.Dtype) -> str:
+    return str(dtype).rpartition(".")[2]
 
 
 def relative_error(state: mx.array, reference: mx.array) -> NDArray[np.float32]:

@@ -6,16 +6,13 @@ one layer, the model's own forward is called: it makes the masks, positions and 
 its own caches; every layer before gives back what it was given, this one computes on the hidden state that the pass
 brings, and the forward is left there. So nothing of an architecture is copied here.
 
-That is right for models whose forward does nothing but hand one hidden state from layer to layer, in order. `Shape`
-finds out whether a model is of that kind, and refuses by name what is not: something computed between the layers, more
-than one state, a cache that layers share. What remains to be trusted is that the state of a module does not depend on
-what ran before; the tests hold every architecture of mlx-lm against its ordinary forward.
+That is right for models whose forward does nothing but hand one hidden state from layer to layer, in order; `probe`
+finds out whether a model is of that kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -27,7 +24,8 @@ from numpy.typing import NDArray
 from ..arrays import module_at
 from ..errors import LayoutError
 from ..formats import Format
-from ..mlxlm import MODEL_ERRORS, mlx_lm_module
+from ..mlxlm import mlx_lm_module
+from .shape import Shape, refusal
 
 Tokens = NDArray[np.integer[Any]]
 Call = Callable[..., Any]
@@ -59,6 +57,7 @@ class Streamed:
         self._visit: Visit | None = None
         for i, path in enumerate(layer_paths):
             hook(module_at(model, path), self._hook_of(i))
+        look_up_in(model, dtype)
 
     def put(self, arrays: Mapping[str, mx.array]) -> None:
         """Put arrays in by name. Raises LayoutError where one has another shape than the model's."""
@@ -148,118 +147,6 @@ class Streamed:
         return next((i for i, p in enumerate(self.paths) if name.startswith(p + ".")), None)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How a model's forward treats its layers, found by running it over nothing.
-
-    `places` is where each layer takes the hidden state: a position or a keyword. `before` and `after` are the arrays
-    outside the layers that are used before the first and after the last one.
-    """
-
-    places: tuple[int | str, ...]
-    before: frozenset[str]
-    after: frozenset[str]
-    needs_cache: bool
-
-    def hidden(self, i: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The hidden state among a layer's arguments."""
-        place = self.places[i]
-        return args[place] if isinstance(place, int) else kwargs[place]
-
-    def with_hidden(
-        self, i: int, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: mx.array
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A layer's arguments with another hidden state."""
-        place = self.places[i]
-        if isinstance(place, int):
-            return (*args[:place], hidden, *args[place + 1 :]), kwargs
-        return args, {**kwargs, place: hidden}
-
-
-def find_shape(streamed: Streamed) -> Shape:
-    """Run the forward over nothing, with and without caches. Raises LayoutError naming why it cannot be streamed."""
-    probe = _Probe(streamed)
-    tokens = np.zeros(5, np.int32)
-    needs_cache = False
-    try:
-        probe.run(tokens, None)
-    except MODEL_ERRORS as error:
-        if isinstance(error, LayoutError):
-            raise
-        needs_cache = True
-    caches = streamed.caches()
-    try:
-        probe.run(tokens, caches)
-        for cache in caches:
-            advance(cache, len(tokens))
-        probe.run(tokens[:3], caches)
-    except MODEL_ERRORS as error:
-        said = str(error).partition("\n")[0]
-        raise refusal(
-            streamed.model, f"its forward cannot do with one hidden state from layer to layer ({said})"
-        ) from error
-    return Shape(tuple(probe.places), frozenset(probe.before), frozenset(probe.after), needs_cache)
-
-
-class _Probe:
-    """Follows one forward, layer by layer."""
-
-    def __init__(self, streamed: Streamed) -> None:
-        self.streamed = streamed
-        self.places: list[int | str] = []
-        self.before: set[str] = set()
-        self.after: set[str] = set()
-        self._seen = self.before
-        self._outside = set(streamed.names[None])
-        watch(streamed.model, self._outside, lambda name: self._seen.add(name))
-
-    def run(self, tokens: Tokens, caches: Sequence[Any] | None) -> None:
-        self.places, self._seen = [], self.before
-        self._given: Any = None
-        self._caches: dict[int, int] = {}
-        self._known = {id(c) for c in caches or ()}
-        self._length = len(tokens)
-        self.streamed.forward(tokens, caches, self._visit)
-        if len(self.places) != len(self.streamed.paths):
-            raise self._no(f"its forward calls {len(self.places)} of its {len(self.streamed.paths)} layers")
-
-    def _visit(self, i: int, _: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if i != len(self.places):
-            raise self._no(f"its forward calls layer {i} where layer {len(self.places)} is due")
-        states: list[int | str] = [p for p, a in enumerate(args) if self._is_state(a)]
-        states += [p for p, a in kwargs.items() if self._is_state(a)]
-        if len(states) != 1:
-            raise self._no(f"layer {i} is given {len(states)} hidden states; one is expected")
-        place = states[0]
-        hidden = args[place] if isinstance(place, int) else kwargs[place]
-        if i and hidden is not self._given:
-            raise self._no(f"its forward computes something between layers {i - 1} and {i}")
-        for a in (*args, *kwargs.values()):
-            if id(a) in self._known and self._caches.setdefault(id(a), i) != i:
-                raise self._no(f"layers {self._caches[id(a)]} and {i} share a cache")
-        self.places.append(place)
-        self._given = hidden
-        self._seen = self.after if i == len(self.streamed.paths) - 1 else set()
-        return hidden
-
-    def _is_state(self, a: Any) -> bool:
-        return (
-            isinstance(a, mx.array)
-            and a.ndim >= 3
-            and a.shape[:2] == (1, self._length)
-            and mx.issubdtype(a.dtype, mx.floating)
-        )
-
-    def _no(self, why: str) -> LayoutError:
-        return refusal(self.streamed.model, why)
-
-
-def refusal(model: Any, why: str) -> LayoutError:
-    """The error for a model that cannot be run layer by layer."""
-    kind = getattr(model, "model_type", type(model).__module__.rpartition(".")[2])
-    return LayoutError(f"{kind} cannot be streamed layer by layer: {why}; compare builds of it with `eval` instead")
-
-
 def advance(cache: Any, n: int) -> None:
     """Move a cache on by `n` positions that nothing was computed for, so that masks come out as they should.
 
@@ -289,36 +176,11 @@ def hook(module: Any, called: Callable[[Call, tuple[Any, ...], dict[str, Any]], 
     object.__setattr__(module, "__class__", type(kind.__name__, (kind,), {"__call__": call}))
 
 
-def watch(model: Any, names: set[str], see: Callable[[str], None]) -> None:
-    """Have `see(name)` called whenever one of the arrays `names` is looked at through the module that holds it."""
-    holders: dict[str, dict[str, str]] = {}
-    for name in names:
-        owner, _, key = name.rpartition(".")
-        holders.setdefault(owner, {})[key] = name
-    for path, keys in holders.items():
-        module = module_at(model, path)
-        if isinstance(module, nn.Module):
-            _watch_module(module, keys, see)
-
-
-def _watch_module(module: Any, keys: Mapping[str, str], see: Callable[[str], None]) -> None:
-    kind = type(module)
-
-    def look(key: str) -> None:
-        if key in keys:
-            for name in keys.values():  # a module is filled as a whole
-                see(name)
-
-    def getattr_(self: Any, key: str) -> Any:
-        look(key)
-        return kind.__getattr__(self, key)
-
-    def getitem(self: Any, key: str) -> Any:
-        look(key)
-        return kind.__getitem__(self, key)
-
-    methods = {"__getattr__": getattr_, "__getitem__": getitem}
-    object.__setattr__(module, "__class__", type(kind.__name__, (kind,), methods))
+def look_up_in(model: Any, dtype: mx.Dtype) -> None:
+    """Make embeddings in a mode without float scales answer in `dtype`: mlx looks them up as bf16, which is exact."""
+    for _, module in model.named_modules():
+        if isinstance(module, nn.QuantizedEmbedding) and module.mode != "affine":
+            hook(module, lambda call, args, kwargs: call(*args, **kwargs).astype(dtype))
 
 
 def _nothing(like: mx.array, dtype: mx.Dtype) -> mx.array:
