@@ -1,7 +1,7 @@
 """The oracle's side of a conversation: what it has called, and what it can refer back to.
 
 Requests (`mlxquant.store.references`, `.order_requests`, `.other_requests`) draw what is asked for, play it through
-`Conversation.do`, and end with `done`, `answer`, `refuse` or `not_found`. Drawing may peek into the database, so that
+`Conversation.do`, and close the turn with `Conversation.end`. Drawing may peek into the database, so that
 enough requests are lawful; what is called never depends on a peek, only on the request and on results.
 """
 
@@ -37,8 +37,9 @@ class Conversation:
     same_item: str | None = None
     first_user: str | None = None
     first_order: str | None = None
-    # customer's name (and city, for namesakes) -> the order of theirs that was opened last, and after how many calls
-    before: dict[str, tuple[str, int]] = field(default_factory=dict)
+    # customer's name (and city, for namesakes) -> the order of theirs that was opened last; the latest customer last
+    before: dict[str, str] = field(default_factory=dict)
+    # id -> how many calls had been made when a request was last about it
     seen: dict[str, int] = field(default_factory=dict)
     # the turn now being made refers to these; they become "the same" when it ends
     now_user: str | None = None

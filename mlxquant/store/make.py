@@ -1,4 +1,8 @@
-"""Make a task from a seed and a number of calls."""
+"""Make a task from a seed and a number of calls.
+
+The shipped tiny model was trained on what comes out for seeds from 0, and is judged on seeds from 1,000,000: any draw
+added, dropped or moved, here or in the requests, makes other tasks of all seeds, which a test notices.
+"""
 
 from __future__ import annotations
 

@@ -144,7 +144,8 @@ def coupon(talk: Conversation, phrase: str, order: Order) -> None:
     codes = [code for (code,) in talk.store.rows("SELECT code FROM coupons ORDER BY code")]
     code = talk.rng.choice(codes)
     if talk.rng.random() < 0.06:
-        code = talk.rng.choice([each for each in (f"K{talk.rng.randint(1000, 9999)}",) if each not in codes] or codes)
+        unknown = [each for each in (f"K{talk.rng.randint(1000, 9999)}",) if each not in codes]
+        code = talk.rng.choice(unknown or codes)
     asked = talk.pick(f"use coupon {code} on {phrase}.", f"apply coupon {code} to {phrase}.")
     order_id = order["id"]
     if refuse_status(talk, "coupon", asked, order):

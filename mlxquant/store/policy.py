@@ -38,8 +38,8 @@ How to work:
 - A request that names a customer starts with find_user. If there are namesakes, \
 the request says the city. Only "the order we opened for NAME" needs no find_user: it is the order of that customer \
 that you opened last in this conversation.
-- "The same" customer, order or item is that of the request before; "the first" customer or order is the first one \
-of this conversation. Take their ids from the conversation; do not search for them again.
+- "The same" customer, order or item is that of the request before; "the first" customer or order is the first that \
+any request of this conversation was about. Take their ids from the conversation; do not search for them again.
 - An order that is not given by its number or from this conversation is found with list_orders; the latest order is \
 the first in the list.
 - Every request about one order then calls get_order before anything is answered or changed.

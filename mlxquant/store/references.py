@@ -76,7 +76,7 @@ def order_reference(talk: Conversation, budget: int) -> tuple[str, dict[str, Any
         # mostly what came up lately; now and then anything
         known = list(talk.before)
         who = talk.rng.choice(known if talk.rng.random() < 0.25 else known[-5:])
-        phrase, order_id = f"the order we opened for {who}", talk.before[who][0]
+        phrase, order_id = f"the order we opened for {who}", talk.before[who]
         talk.refer(order_id)
     else:
         order_id = str(talk.same_order if way == "same" else talk.first_order)
@@ -92,7 +92,7 @@ def opened(talk: Conversation, order_id: str) -> dict[str, Any]:
     ((name, city),) = talk.store.rows("SELECT name, city FROM users WHERE id = ?", order["user"])
     who = spoken(talk, name, city)
     talk.before.pop(who, None)
-    talk.before[who] = (order_id, talk.made)
+    talk.before[who] = order_id
     return order
 
 
