@@ -111,13 +111,14 @@ def read_bench(path: Path) -> dict[str, Any]:
     record = read_record(path)
     if record["schema"] != SCHEMA:
         raise RecordError(f"{path}: schema {SCHEMA} expected, {record['schema']!r} found; give what bench -o wrote")
-    problems = list(_problems(record))
+    problems = list(problems_of(record))
     if problems:
         raise RecordError(listed([f"{path}: {problem}" for problem in problems], limit=5))
     return record
 
 
-def _problems(record: Mapping[str, Any]) -> Iterator[str]:
+def problems_of(record: Mapping[str, Any]) -> Iterator[str]:
+    """What a record lacks that pooling and judging count on."""
     wanted = {"machine": dict, "versions": dict, "settings": dict, "builds": list, "samples": list, "notes": list}
     wrong = [f"{k}: {t.__name__} expected, {type(record.get(k)).__name__} found" for k, t in wanted.items()
              if not isinstance(record.get(k), t)]  # fmt: skip

@@ -15,7 +15,6 @@ from typing import Any
 
 from .errors import BuildError, RecordError
 from .machine import describe_machine, describe_versions
-from .manifest import MANIFEST, read_manifest
 from .records import read_record
 
 SCHEMA = "mlxquant.revalidate/1"
@@ -25,7 +24,9 @@ _QUALITY = ("mlxquant", "mlx", "mlx-lm", "chip", "architecture")
 _SPEED = (*_QUALITY, "python", "cores", "memory_bytes", "os")
 DEPENDS: dict[str, tuple[str, ...]] = {"speed": _SPEED, "quality": _QUALITY}
 # beginnings of schemas -> what such a record measures
-_KINDS = {"mlxquant.bench": "speed", "mlxquant.eval": "quality", "mlxquant.compare": "quality"}
+_KINDS = {
+    "mlxquant.bench": "speed", "mlxquant.eval": "quality", "mlxquant.compare": "quality", "mlxquant.tau2": "quality",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ def revalidate(build: Path, records: Sequence[Path] = ()) -> Revalidation:
 
     Raises BuildError where there is neither a manifest nor a record, RecordError for a record that cannot be used.
     """
+    from .manifest import MANIFEST, read_manifest  # which reads builds; `changes` and `DEPENDS` need none of that
+
     if not build.is_dir():
         raise BuildError(f"{build}: no such folder; give a build's")
     manifest = read_manifest(build)

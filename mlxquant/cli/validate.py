@@ -1,0 +1,123 @@
+"""`mlxquant validate`: the gate. Records against tolerances that were written before."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import OutputError, UsageError
+from .options import json_option
+from .output import write_whole
+
+_PATH = click.Path(path_type=Path)
+_DEFAULT = Path("tolerances.toml")
+
+
+@click.command()
+@click.argument("records", metavar="[RECORD]...", nargs=-1, type=_PATH)
+@click.option("-t", "--tolerances", metavar="FILE", type=_PATH, help="The TOML file to judge by.")
+@click.option(
+    "--candidate", "candidates", multiple=True, metavar="NAME", help="Whom to judge, if several are recorded."
+)
+@click.option("--baseline-at", metavar="WHERE", help="Where the baseline is to be found: a path, URL or revision.")
+@click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
+@click.option("--init", is_flag=True, help="Write a commented tolerance file (RECORD: its name), and judge nothing.")
+@click.option("--metrics", is_flag=True, help="List the figures that a tolerance may name.")
+@click.option("--since", metavar="MANIFEST", type=_PATH,
+              help="List what to measure again since this build was made, or since these RECORDs.")  # fmt: skip
+@json_option
+@click.option("-o", "--output", metavar="FILE", type=_PATH, help="Write the record here too.")
+@click.option("--markdown", metavar="FILE", type=_PATH, help="Write the verdict for a pull request.")
+@click.option("--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI.")
+def command(
+    records: tuple[Path, ...],
+    tolerances: Path | None,
+    candidates: tuple[str, ...],
+    baseline_at: str | None,
+    mixed_machines: bool,
+    init: bool,
+    metrics: bool,
+    since: Path | None,
+    as_json: bool,
+    output: Path | None,
+    markdown: Path | None,
+    junit: Path | None,
+) -> None:
+    """Judge a build by its records: within the tolerances, outside, or not settled.
+
+    RECORD is what compare, eval, tau2, bench, plan or audit wrote; all of one build, source and machine. PASS only
+    where every interval lies within its tolerance. Exit code 0 for PASS, 1 for all else: FAIL, INCONCLUSIVE, missing.
+
+    \b
+    mlxquant validate --init tolerances.toml
+    mlxquant validate compare.json eval.json bench.json -t tolerances.toml
+    mlxquant validate eval.json -t tolerances.toml --markdown verdict.md --junit verdict.xml
+    mlxquant validate --since build eval.json -t tolerances.toml
+    """
+    if init + metrics + (since is not None) > 1:
+        raise UsageError("--init, --metrics and --since exclude each other; give one")
+    if init:
+        _init(records)
+    elif metrics:
+        _list_metrics()
+    elif since is not None:
+        _since(since, records, tolerances, as_json, output)
+    else:
+        if tolerances is None:
+            raise UsageError(f"no tolerances: give -t FILE; mlxquant validate --init {_DEFAULT} writes one")
+        from ..records import record_text
+        from ..validate import read_evidence, validate, verdict_junit, verdict_markdown, verdict_text
+
+        record = validate(
+            [read_evidence(path) for path in records],
+            tolerances,
+            candidates=candidates,
+            baseline_at=baseline_at,
+            mixed_machines=mixed_machines,
+        )
+        text = record_text(record)
+        forms = {output: f"{text}\n", markdown: verdict_markdown(record), junit: verdict_junit(record)}
+        for path, written in forms.items():
+            if path is not None:
+                write_whole(path, written)
+        click.echo(text if as_json else verdict_text(record))
+        if record["verdict"] != "PASS":
+            sys.exit(1)
+
+
+def _init(records: tuple[Path, ...]) -> None:
+    """Write the default file; one that is there is somebody's work and stays."""
+    from ..validate import default_text
+
+    if len(records) > 1:
+        raise UsageError("--init writes one file; give one name")
+    path = records[0] if records else _DEFAULT
+    if path.exists():
+        raise OutputError(f"{path}: already exists; choose another name or remove it")
+    write_whole(path, default_text())
+    click.echo(f"{path}: written; set its numbers before you measure, and keep it under version control", err=True)
+
+
+def _list_metrics() -> None:
+    from ..validate.metrics import METRICS
+
+    for metric in METRICS:
+        name = metric.shown or metric.name
+        click.echo(f"{name:<29} {metric.about}; {metric.better} is better ({metric.family})")
+
+
+def _since(
+    manifest: Path, records: tuple[Path, ...], tolerances: Path | None, as_json: bool, output: Path | None
+) -> None:
+    from ..records import record_text
+    from ..validate.since import since, since_text
+
+    record = since(manifest, records, tolerances)
+    text = record_text(record)
+    if output is not None:
+        write_whole(output, f"{text}\n")
+    click.echo(text if as_json else since_text(record))
+    if record["again"]:
+        sys.exit(1)

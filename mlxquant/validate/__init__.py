@@ -1,0 +1,31 @@
+"""The gate: tolerances, written before measuring, held against records. No mlx here, and no build: records alone.
+
+tolerances   a TOML file with all its mistakes; `metrics` are the figures that it may name
+evidence     what records say, whatever command wrote them; `reading` and `speeds` read them
+agreement    which candidate it is about; records of different builds, sources or machines are refused
+judge        PASS, FAIL, INCONCLUSIVE, TOO FEW, MISSING; `relative` compares what was not paired
+verdict      the record; `text`, `exports` (Markdown, JUnit) and `report` show it; `caveats` say what it cannot
+since        what must be measured again after the stack changed
+"""
+
+from __future__ import annotations
+
+from .exports import verdict_junit, verdict_markdown
+from .reading import read_evidence
+from .text import verdict_text
+from .tolerances import Tolerance, ToleranceError, Tolerances, default_text, read_tolerances
+from .verdict import SCHEMA, validate
+
+__all__ = [
+    "SCHEMA",
+    "Tolerance",
+    "ToleranceError",
+    "Tolerances",
+    "default_text",
+    "read_evidence",
+    "read_tolerances",
+    "validate",
+    "verdict_junit",
+    "verdict_markdown",
+    "verdict_text",
+]

@@ -1,0 +1,129 @@
+"""The words of evidence: who was measured against what, on which machine, when, and every figure with its interval.
+
+Whatever command wrote a record, it becomes the same here: sides with figures at places (`reading` fills them). Figures
+that were counted (a build's bytes) have an interval of no width and need no sample. Ratios of speeds are kept as
+logarithms, where their intervals are symmetric and can be stated again at another confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..intervals import Interval
+
+COUNTED = "counted"
+NOISE_FLOOR = "noise floor"
+_SIZES = ("bytes", "bpw", "active_bytes_per_token")
+# beginnings of schemas -> what figures are clustered by
+UNITS = {
+    "mlxquant.compare/": "documents", "mlxquant.eval/": "tasks", "mlxquant.tau2/": "tasks", "mlxquant.bench/": "rounds",
+    "mlxquant.plan/": "builds", "mlxquant.audit/": "builds",
+}  # fmt: skip
+# what is the same build wherever it was measured; equal where both know it
+IDENTITY = ("manifest_sha256", "config_sha256", "recipe_sha256", "model_type")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured quantity at a place. With `log`, the interval is that of its logarithm."""
+
+    metric: str
+    where: tuple[tuple[str, str], ...]
+    interval: Interval
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A build, recipe or server that was measured: what identifies it, where it is, and its figures."""
+
+    name: str
+    identity: Mapping[str, str]
+    pointer: Mapping[str, Any]
+    figures: tuple[Figure, ...]
+    kind: str = "candidate"
+
+    def find(self, metric: str, where: Mapping[str, str]) -> list[Figure]:
+        """The figures of a metric where a tolerance wants it: keys that it names must fit, others must be absent.
+
+        A bench test may be left open: its label is a measurement's name more than a place.
+        """
+        return [
+            f
+            for f in self.figures
+            if f.metric == metric
+            and all(_fits(where.get(k), v) or (k == "test" and k not in where) for k, v in f.where)
+            and where.keys() <= {k for k, _ in f.where}
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One record. `baseline` is None where it has none; `unit` is what its figures are clustered by."""
+
+    file: str
+    schema: str
+    sha256: str
+    date: str | None
+    machine: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    source: Mapping[str, Any]
+    baseline: Side | None
+    candidates: tuple[Side, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """What more of would narrow an interval."""
+        return next((unit for start, unit in UNITS.items() if self.schema.startswith(start)), "samples")
+
+    @property
+    def kind(self) -> str:
+        """The command's name in the schema: ``"eval"`` of mlxquant.eval/1."""
+        return self.schema.removeprefix("mlxquant.").partition("/")[0]
+
+
+def counted(table: Mapping[str, Any]) -> Iterator[Figure]:
+    """Sizes that a record states; they are known, not sampled."""
+    traffic = table_of(table.get("traffic"))
+    for metric in _SIZES:
+        value = table.get(metric, traffic.get(metric))
+        if type(value) in (int, float):
+            yield Figure(metric, (), exactly(float(value)))
+
+
+def exactly(value: float) -> Interval:
+    """A quantity that was counted."""
+    return Interval(value, value, value, 0.0, 1, 1, method=COUNTED)
+
+
+def pointer_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of where a side is to be found."""
+    found = {
+        k: entry[k]
+        for k in ("manifest_sha256", "config_sha256", "endpoint", "model", "build", "revision", "file")
+        if isinstance(entry.get(k), str)
+    }
+    recipe = table_of(entry.get("recipe"))
+    if recipe.get("name"):
+        found["recipe"] = {k: recipe.get(k) for k in ("name", "sha256")}
+    about = table_of(entry.get("about"))
+    return found | {k: about[k] for k in ("agent_llm",) if k in about}
+
+
+def identity_of(entry: Mapping[str, Any]) -> dict[str, str]:
+    """What tells a side from others, as far as a record knows it."""
+    recipe = table_of(entry.get("recipe"))
+    found = {**entry, "recipe_sha256": recipe.get("sha256")}
+    return {key: str(found[key]) for key in IDENTITY if isinstance(found.get(key), str)}
+
+
+def _fits(wanted: str | None, found: str) -> bool:
+    return wanted is not None and wanted in ("*", found)
+
+
+def table_of(value: Any) -> Mapping[str, Any]:
+    """The value if it is a table, else an empty one."""
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,205 @@
+"""Tolerances held against evidence: within, outside, or not settled. Nothing is read or printed here.
+
+    PASS          the whole interval lies within the tolerance
+    FAIL          the whole interval lies outside it
+    INCONCLUSIVE  it holds an end of the tolerance, or there is no interval; with how many more would settle it
+    TOO FEW       fewer clusters or observations than the tolerance asks for; not a pass, whatever they say
+    MISSING       nothing was measured there; not a pass either
+
+An interval is two-sided, so a limit on one side is held at more than its confidence says: at 95 %, a build that is
+exactly at a limit passes by luck in at most 2.5 % of cases. All tolerances must pass, so that chance does not grow with
+their number (an intersection-union test; Berger 1982, Technometrics 24); the chance that a good build fails one of
+many does, and so does that one of many stays open.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import exp, log
+from typing import Any
+
+from ..intervals import Interval, samples_needed
+from ..intervals.interval import EXACT_METHOD, clopper_pearson
+from .evidence import COUNTED, Evidence, Figure, Side, exactly
+from .relative import difference_between, log_ratio_between, stated
+from .tolerances import Tolerance
+
+PASS, FAIL, INCONCLUSIVE, TOO_FEW, MISSING = "PASS", "FAIL", "INCONCLUSIVE", "TOO FEW", "MISSING"
+Where = tuple[tuple[str, str], ...]
+_MOST = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One tolerance at one place. `interval` is as a reader wants it, None where nothing was measured.
+
+    `needed` is how many more of `unit` would settle it, if the estimate is the truth; None where that cannot be said.
+    """
+
+    tolerance: Tolerance
+    status: str
+    where: Where
+    interval: Interval | None = None
+    file: str | None = None
+    unit: str = "samples"
+    needed: int | None = None
+    reason: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, for readers: ``"slice json"``, ``"overall"``."""
+        return ", ".join(f"{key} {value}" for key, value in self.where) or "overall"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The check in a record."""
+        t, i = self.tolerance, self.interval
+        found: dict[str, Any] = {"status": self.status, "metric": t.metric, **dict(self.where), "of": t.kind}
+        found |= {"tolerance": t.number, "limit": t.limit, "low_limit": t.low, "high_limit": t.high}
+        if i is not None:
+            found |= i.as_dict()
+        found |= {"confidence": t.confidence, "unit": self.unit, "needed": self.needed, "file": self.file}
+        found |= {"reason": self.reason, "why": t.why}
+        return found
+
+
+def verdict_of(checks: Sequence[Check]) -> str:
+    """FAIL where one fails, else PASS where all pass, else INCONCLUSIVE."""
+    statuses = {check.status for check in checks}
+    if FAIL in statuses:
+        return FAIL
+    return PASS if statuses == {PASS} else INCONCLUSIVE
+
+
+def judge(tolerances: Sequence[Tolerance], chosen: Sequence[tuple[Evidence, Side]]) -> list[Check]:
+    """Hold every tolerance against the records of one candidate; `chosen` is its side in each of them."""
+    return [check for tolerance in tolerances for check in _of_tolerance(tolerance, chosen)]
+
+
+def _of_tolerance(t: Tolerance, chosen: Sequence[tuple[Evidence, Side]]) -> Iterator[Check]:
+    wanted, seen = dict(t.where), set[tuple[Any, ...]]()
+    for evidence, side in chosen:
+        if t.record not in (None, evidence.kind):
+            continue
+        for figure in _figures(t, wanted, evidence, side):
+            counted = figure.interval.method == COUNTED
+            key = (figure.where, figure.interval.estimate, *(() if counted else (evidence.file, len(seen))))
+            if key not in seen:  # a build's size stands in every record of it
+                seen.add(key)
+                yield _held(t, figure, evidence)
+    if not seen:
+        yield Check(t, MISSING, t.where, reason=_why_missing(t, wanted, chosen))
+
+
+def _figures(t: Tolerance, wanted: Mapping[str, str], evidence: Evidence, side: Side) -> Iterator[Figure]:
+    """What a tolerance is about in a record; differences and ratios as they were paired, else worked out."""
+    if t.kind == "itself":
+        yield from side.find(t.metric, wanted)
+        return
+    paired = side.find(f"{t.metric}_{t.kind}", wanted)
+    yield from paired
+    if paired or evidence.baseline is None:
+        return
+    for figure in side.find(t.metric, wanted):
+        for other in evidence.baseline.find(t.metric, dict(figure.where)):
+            a, b = figure.interval, other.interval
+            if a.method == b.method == COUNTED:
+                yield _of_counts(t, figure, b)
+            elif t.kind == "difference":
+                yield replace(figure, interval=difference_between(a, b, t.confidence))
+            else:
+                yield replace(figure, interval=log_ratio_between(a, b, t.confidence), log=True)
+
+
+def _of_counts(t: Tolerance, figure: Figure, other: Interval) -> Figure:
+    if t.kind == "difference":
+        return replace(figure, interval=exactly(figure.interval.estimate - other.estimate))
+    return replace(figure, interval=exactly(log(figure.interval.estimate / other.estimate)), log=True)
+
+
+def _held(t: Tolerance, figure: Figure, evidence: Evidence) -> Check:
+    interval = stated(figure.interval, t.confidence)
+    low, high = ((None if end is None else log(end)) if figure.log else end for end in (t.low, t.high))
+    status, reason = _status(t, interval, low, high)
+    needed = None
+    if status == TOO_FEW:
+        needed = max(t.min_clusters - interval.clusters, 0) or None
+    elif status == INCONCLUSIVE:
+        needed = _needed(interval, low, high, t.confidence)
+    shown = _exp(interval) if figure.log else interval
+    return Check(t, status, figure.where, shown, evidence.file, evidence.unit, needed, reason)
+
+
+def _status(t: Tolerance, i: Interval, low: float | None, high: float | None) -> tuple[str, str | None]:
+    """The word, and why, where the interval alone does not say."""
+    few = None
+    if i.method != COUNTED and i.clusters < t.min_clusters:
+        few = f"{i.clusters:,} of at least {t.min_clusters:,}"
+    elif i.method != COUNTED and i.n < t.min_samples:
+        few = f"{i.n:,} of at least {t.min_samples:,} observations"
+    if i.low is None or i.high is None:
+        return (TOO_FEW, few) if few else (INCONCLUSIVE, i.reason or "no interval")
+    if (low is not None and i.high < low) or (high is not None and i.low > high):
+        return FAIL, None
+    if few:
+        return TOO_FEW, few
+    if (low is None or i.low >= low) and (high is None or i.high <= high):
+        return PASS, None
+    return INCONCLUSIVE, None
+
+
+def _needed(i: Interval, low: float | None, high: float | None, confidence: float) -> int | None:
+    """Clusters to add. An estimate within must get clear of every end that its interval holds, one outside of its own.
+
+    None where nobody can say, as for an estimate on the end itself.
+    """
+    if low is not None and i.estimate < low:
+        return _to_clear(i, low, confidence)
+    if high is not None and i.estimate > high:
+        return _to_clear(i, high, confidence)
+    held = [end for end in (low, high) if end is not None and (i.low is None or i.high is None or i.low < end < i.high)]
+    counts = [
+        samples_needed(i, end, confidence=confidence) for end in held or [e for e in (low, high) if e is not None]
+    ]
+    return None if None in counts or not counts else max(count for count in counts if count is not None)
+
+
+def _to_clear(i: Interval, end: float, confidence: float) -> int | None:
+    """Clusters to add until the interval leaves `end` out; for an exact share by trying, at the same share."""
+    if i.method != EXACT_METHOD or not 0 < i.estimate < 1:
+        return samples_needed(i, end, confidence=confidence) or None
+
+    def clear(total: int) -> bool:
+        low, high = clopper_pearson(i.estimate * total, total, confidence)
+        return not low <= end <= high
+
+    most = max(i.clusters, 1)
+    while not clear(most):
+        if most > _MOST:
+            return None
+        most *= 2
+    return bisect_left(range(most), True, lo=i.clusters, key=clear) - i.clusters
+
+
+def _exp(i: Interval) -> Interval:
+    ends = (None if end is None else exp(end) for end in (i.low, i.high))
+    low, high = ends
+    se = None if i.se is None else i.se * exp(i.estimate)
+    return replace(i, estimate=exp(i.estimate), low=low, high=high, se=se, df=None)
+
+
+def _why_missing(t: Tolerance, wanted: Mapping[str, str], chosen: Sequence[tuple[Evidence, Side]]) -> str:
+    """What the records have instead, so that a misspelt slice shows."""
+    asked = [(e, s) for e, s in chosen if t.record in (None, e.kind)]
+    if not asked:
+        return f"no record of {t.record} was given"
+    metric = t.metric if t.kind == "itself" else f"{t.metric}_{t.kind}"
+    there = [f for _, side in asked for f in side.figures if f.metric in (metric, t.metric)]
+    if not there:
+        return f"no record given has {t.metric}"
+    if t.kind != "itself" and not any(f.metric == metric for f in there) and not any(e.baseline for e, _ in asked):
+        return f"{t.metric} was measured, but no baseline's to compare it with"
+    values = {key: dict.fromkeys(v for f in there for k, v in f.where if k == key) for key in wanted}
+    told = "; ".join(f"{key}: {', '.join(list(found)[:8]) or 'none'}" for key, found in values.items())
+    return f"{t.metric} was not measured there" + (f"; measured at {told}" if told else "")

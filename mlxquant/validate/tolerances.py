@@ -1,0 +1,229 @@
+"""Tolerances: what a build may cost, written down before it is measured. A TOML file, read with all its mistakes.
+
+    [[tolerance]]
+    metric = "right_call"        # a figure, see `metrics`
+    depth = "51-150"             # where: slice, depth, turn, layer, case, against, test; "*" is every one found
+    min_difference = -0.02       # within what: min/max, min_difference/max_difference, min_ratio/max_ratio
+    confidence = 0.99            # how sure; min_clusters, min_samples: from how much
+    why = "later steps need what earlier ones returned"
+
+`min` and `max` bound the candidate's own figure; differences and ratios are candidate against baseline. A key that is
+not given means the figure over all, not over each. What is not measured is never within a tolerance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import MlxquantError, listed
+from ..rule_syntax import nearest, unknown_keys
+from .metrics import metric_named
+
+SCHEMA = "mlxquant.tolerances/1"
+PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
+EVERY = "*"
+RECORDS = ("compare", "eval", "tau2", "bench", "plan", "audit")
+KINDS: dict[str, tuple[str, str]] = {
+    "itself": ("min", "max"),
+    "difference": ("min_difference", "max_difference"),
+    "ratio": ("min_ratio", "max_ratio"),
+}
+_LIMITS = tuple(key for keys in KINDS.values() for key in keys)
+_SURENESS = ("confidence", "min_clusters", "min_samples")
+_TOLERANCE_KEYS = ("metric", "record", *PLACES, *_LIMITS, *_SURENESS, "why")
+_FILE_KEYS = ("schema", "name", *_SURENESS, "tolerance")
+_DEFAULTS = {"confidence": 0.95, "min_clusters": 20, "min_samples": 0}
+_DEFAULT_FILE = "default.toml"
+
+
+class ToleranceError(MlxquantError):
+    """A tolerance file with mistakes. All of them are in the message, one a line. Exit code 2: nothing was judged."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """One line that a figure must stay within. `low` and `high` are its ends, None where it is open.
+
+    `kind` says of what: the figure "itself", its "difference" to the baseline's or its "ratio". `where` is where it
+    applies, by the keys of `PLACES`; a value is one place, or "*". `record` is the command whose records alone count.
+    """
+
+    number: int
+    metric: str
+    kind: str
+    low: float | None
+    high: float | None
+    where: tuple[tuple[str, str], ...] = ()
+    record: str | None = None
+    confidence: float = 0.95
+    min_clusters: int = 20
+    min_samples: int = 0
+    why: str | None = None
+
+    @property
+    def limit(self) -> str:
+        """The limit as a reader writes it: ``"≤ 0.01"``, ``"≥ −0.02 difference"``."""
+        of = "" if self.kind == "itself" else f" {self.kind}"
+        low, high = (f"{end:,.12g}".replace("-", "−") if end is not None else "" for end in (self.low, self.high))
+        if low and high:
+            return f"{low} … {high}{of}"
+        return f"≤ {high}{of}" if high else f"≥ {low}{of}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """A file of them: its name for readers, the hash of its bytes, and each of them."""
+
+    name: str
+    file: str
+    sha256: str
+    tolerances: tuple[Tolerance, ...]
+
+
+def read_tolerances(path: Path, also_valid: Sequence[str] = ()) -> Tolerances:
+    """Read a tolerance file; metrics of records at hand (`also_valid`) may be named besides those of `metrics`.
+
+    Raises ToleranceError with every mistake.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ToleranceError(f"{path}: cannot be read ({error.strerror}); validate --init {path} writes one") from None
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ToleranceError(f"{path}: no TOML: {error}") from None
+    problems = unknown_keys(table, _FILE_KEYS, path.name)
+    if table.get("schema", SCHEMA) != SCHEMA:
+        problems.append(f"{path.name}: schema is {table['schema']!r}, {SCHEMA!r} expected")
+    if not isinstance(table.get("name", ""), str):
+        problems.append(f"{path.name}: name is no text")
+    defaults = {**_DEFAULTS, **_sureness(table, path.name, problems)}
+    entries = table.get("tolerance", [])
+    if not isinstance(entries, list) or not entries:
+        problems.append(f"{path.name}: no tolerance in it; write [[tolerance]] with a metric and a limit")
+        entries = []
+    found = [
+        tolerance
+        for number, entry in enumerate(entries, 1)
+        for tolerance in _tolerances(entry, number, defaults, also_valid, f"{path.name}: tolerance {number}", problems)
+    ]
+    problems += _repeated(found, path.name)
+    if problems:
+        raise ToleranceError(listed(problems))
+    return Tolerances(str(table.get("name") or path.stem), path.name, hashlib.sha256(data).hexdigest(), tuple(found))
+
+
+def default_text() -> str:
+    """The commented file that `validate --init` writes."""
+    return files(__package__).joinpath(_DEFAULT_FILE).read_text(encoding="utf-8")
+
+
+def _tolerances(
+    entry: Any, number: int, defaults: Mapping[str, Any], also_valid: Sequence[str], where: str, problems: list[str]
+) -> list[Tolerance]:
+    """One table; several tolerances where a place is a list of places."""
+    if not isinstance(entry, dict):
+        problems.append(f"{where}: {entry!r} is no table; write [[tolerance]]")
+        return []
+    before = len(problems)
+    problems += unknown_keys(entry, _TOLERANCE_KEYS, where)
+    problems += _metric_problems(entry.get("metric"), also_valid, where)
+    kind, low, high = _limits(entry, where, problems)
+    sure = {**defaults, **_sureness(entry, where, problems)}
+    places = _places(entry, where, problems)
+    if entry.get("record", RECORDS[0]) not in RECORDS:
+        problems.append(f"{where}: record is {entry['record']!r}; valid: {', '.join(RECORDS)}")
+    if not isinstance(entry.get("why", ""), str):
+        problems.append(f"{where}: why is no text")
+    if len(problems) > before:
+        return []
+    return [
+        Tolerance(number, entry["metric"], kind, low, high, place, entry.get("record"), **sure, why=entry.get("why"))
+        for place in places
+    ]
+
+
+def _metric_problems(name: Any, also_valid: Sequence[str], where: str) -> list[str]:
+    from .metrics import METRICS, valid_names
+
+    if isinstance(name, str) and (metric_named(name) or name in also_valid):
+        return []
+    if not isinstance(name, str):
+        return [f"{where}: metric is missing; valid: {valid_names()}"]
+    known = [metric.name for metric in METRICS] + list(also_valid)
+    more = f"; in these records also: {', '.join(sorted(also_valid))}" if also_valid else ""
+    return [f"{where}: unknown metric {name!r}{nearest(name, known)}; valid: {valid_names()}{more}"]
+
+
+def _limits(entry: Mapping[str, Any], where: str, problems: list[str]) -> tuple[str, float | None, float | None]:
+    given = [kind for kind, keys in KINDS.items() if any(key in entry for key in keys)]
+    if len(given) != 1:
+        what = "no limit" if not given else "limits of several kinds"
+        problems.append(f"{where}: {what}; give min or max, or both, or the same with _difference, or with _ratio")
+        return "itself", None, None
+    ends: list[float | None] = []
+    for key in KINDS[given[0]]:
+        value = entry.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            problems.append(f"{where}: {key} is {value!r}, a number expected")
+            value = None
+        elif value is not None and not math.isfinite(value):
+            problems.append(f"{where}: {key} is {value}, which limits nothing")
+        elif value is not None and value <= 0 and given[0] == "ratio":
+            problems.append(f"{where}: {key} is {value:g}; a ratio lies above 0")
+        ends.append(None if value is None else float(value))
+    low, high = ends
+    if low is not None and high is not None and low > high:
+        problems.append(f"{where}: from {low:g} to {high:g} lies nothing")
+    return given[0], low, high
+
+
+def _places(entry: Mapping[str, Any], where: str, problems: list[str]) -> list[tuple[tuple[str, str], ...]]:
+    """Every combination of the places that are given, as (key, value) pairs."""
+    found: list[tuple[tuple[str, str], ...]] = [()]
+    for key in PLACES:
+        if key not in entry:
+            continue
+        values = entry[key] if isinstance(entry[key], list) else [entry[key]]
+        if not values or not all(type(v) in (str, int) and str(v) for v in values):
+            problems.append(f"{where}: {key} is {entry[key]!r}, a text, a number or a list of them expected")
+            continue
+        found = [(*place, (key, str(value))) for place in found for value in dict.fromkeys(values)]
+    return found
+
+
+def _sureness(table: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in _SURENESS:
+        if key not in table:
+            continue
+        value = table[key]
+        if key == "confidence":
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value < 1:
+                problems.append(f"{where}: confidence is {value!r}, from 0.5 to below 1 expected")
+                continue
+        elif type(value) is not int or value < 0:
+            problems.append(f"{where}: {key} is {value!r}, a whole number from 0 expected")
+            continue
+        found[key] = value
+    return found
+
+
+def _repeated(found: Sequence[Tolerance], file: str) -> list[str]:
+    seen: dict[tuple[Any, ...], int] = {}
+    problems = []
+    for t in found:
+        key = (t.metric, t.kind, t.where, t.record)
+        if seen.setdefault(key, t.number) != t.number:
+            problems.append(f"{file}: tolerances {seen[key]} and {t.number} limit the same; keep one")
+    return problems

@@ -1,0 +1,167 @@
+"""The verdict on candidates, and its record: what was judged, by what, on what evidence, and what to go back to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .agreement import Chosen, check_machines, choose, common
+from .caveats import caveats
+from .dates import shown, too_new, written
+from .evidence import Evidence, Side
+from .judge import FAIL, INCONCLUSIVE, PASS, Check, judge, verdict_of
+from .tolerances import Tolerances, read_tolerances
+
+SCHEMA = "mlxquant.validate/1"
+_POINTERS = ("manifest_sha256", "endpoint", "build", "source", "revision", "config_sha256", "file", "agent_llm")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One candidate's checks."""
+
+    chosen: Chosen
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL or INCONCLUSIVE."""
+        return verdict_of(self.checks)
+
+
+def validate(
+    evidence: Sequence[Evidence],
+    tolerances: Path,
+    *,
+    candidates: Sequence[str] = (),
+    baseline_at: str | None = None,
+    mixed_machines: bool = False,
+) -> dict[str, Any]:
+    """Judge candidates by a tolerance file, and make the record.
+
+    `baseline_at` is where to find what to go back to, in words. Raises ToleranceError, UsageError, MixedRecordsError.
+    """
+    if not evidence:
+        raise UsageError("nothing to judge: give records of compare, eval, tau2, bench, plan or audit")
+    if len({e.sha256 for e in evidence}) < len(evidence):
+        raise UsageError("a record is given twice; it counts once")
+    metrics = sorted({f.metric for e in evidence for side in e.candidates for f in side.figures})
+    read = read_tolerances(tolerances, metrics)
+    warnings = check_machines(evidence, mixed=mixed_machines)
+    judged = [Judged(c, tuple(judge(read.tolerances, c.sides))) for c in choose(evidence, candidates)]
+    warnings += [w for j in judged for w in j.chosen.warnings]
+    return _record(evidence, tolerances, read, judged, warnings, baseline_at)
+
+
+def _record(
+    evidence: Sequence[Evidence],
+    path: Path,
+    tolerances: Tolerances,
+    judged: Sequence[Judged],
+    warnings: list[str],
+    baseline_at: str | None,
+) -> dict[str, Any]:
+    from .. import __version__
+
+    changed, known_by = written(path)
+    newer = too_new(changed, evidence)
+    if newer:
+        warnings = [
+            f"{tolerances.file} was changed {shown(changed)} ({known_by}), after the measurements in"
+            f" {', '.join(newer)}: tolerances set after the fact prove little",
+            *warnings,
+        ]
+    baseline, more = _baseline(evidence, baseline_at)
+    checks = [check for j in judged for check in j.checks]
+    words = {j.verdict for j in judged}
+    measured = [e for e in evidence if e.machine and not e.machine.get("unknown")]
+    return {
+        "schema": SCHEMA,
+        "mlxquant": __version__,
+        "date": shown(datetime.now(UTC)),
+        "verdict": FAIL if FAIL in words else PASS if words == {PASS} else INCONCLUSIVE,
+        "tolerances": {
+            "name": tolerances.name,
+            "file": tolerances.file,
+            "sha256": tolerances.sha256,
+            "written": shown(changed),
+            "written_by": known_by,
+            "newer_than": newer,
+        },
+        "machine": common([e.machine for e in measured]),
+        "versions": common([e.versions for e in measured]),
+        "source": common([e.source for e in evidence if e.source]),
+        "baseline": baseline,
+        "candidates": [
+            {
+                "name": j.chosen.name,
+                "verdict": j.verdict,
+                "counts": dict(Counter(c.status for c in j.checks)),
+                "identity": _merged([side.identity for _, side in j.chosen.sides]),
+            }
+            for j in judged
+        ],
+        "checks": [{"candidate": j.chosen.name, **check.as_dict()} for j in judged for check in j.checks],
+        "evidence": [_evidence_entry(e) for e in evidence],
+        "warnings": list(dict.fromkeys([*warnings, *more])),
+        "caveats": caveats(checks),
+    }
+
+
+def _baseline(evidence: Sequence[Evidence], baseline_at: str | None) -> tuple[dict[str, Any] | None, list[str]]:
+    """What the candidate was held against, and where it is; warnings where that is unclear."""
+    named = [(e.file, e.baseline) for e in evidence if e.baseline is not None]
+    if not named:
+        at = {"at": baseline_at} if baseline_at else None
+        missing = [] if at else ["no record has a baseline, so there is nothing named to go back to (--baseline-at)"]
+        return at, missing
+    _, best = min(named, key=lambda pair: _rank(pair[1]))
+    found: dict[str, Any] = {"name": best.name, "pointer": dict(best.pointer)}
+    found |= {"at": baseline_at} if baseline_at else {}
+    found["records"] = [{"file": file, "name": side.name, **side.identity} for file, side in named]
+    warnings = list[str]()
+    if told := _different([(e.file, e.baseline) for e in evidence if e.baseline is not None and e.kind != "compare"]):
+        warnings.append(f"the records have different baselines: {', '.join(told)}; each difference is to its own")
+    if not baseline_at and not any(key in best.pointer for key in _POINTERS):
+        warnings.append(f"no record says where the baseline {best.name!r} is to be found; say it with --baseline-at")
+    return found, warnings
+
+
+def _different(named: Sequence[tuple[str, Side]]) -> list[str]:
+    """The baselines' names with their files, where one is not the other: by what identifies them, else by name.
+
+    A comparison's baseline is the source itself, which others stand in for, so it is not asked.
+    """
+    for i, (_, a) in enumerate(named):
+        for _, b in named[i + 1 :]:
+            known = a.identity.keys() & b.identity.keys()
+            same = all(a.identity[key] == b.identity[key] for key in known) if known else a.name == b.name
+            if not same:
+                return [f"{side.name} in {file}" for file, side in named]
+    return []
+
+
+def _rank(side: Side) -> int:
+    """A build with its manifest's hash is the best pointer, then a server, a folder, a source's revision."""
+    return next((i for i, key in enumerate(_POINTERS) if side.pointer.get(key)), len(_POINTERS))
+
+
+def _evidence_entry(e: Evidence) -> dict[str, Any]:
+    return {
+        "file": e.file,
+        "schema": e.schema,
+        "sha256": e.sha256,
+        "date": e.date,
+        "chip": e.machine.get("chip"),
+        "mlx": e.versions.get("mlx"),
+        "mlx-lm": e.versions.get("mlx-lm"),
+    }
+
+
+def _merged(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return {key: value for table in tables for key, value in table.items()}
