@@ -59,12 +59,14 @@ class Script(socketserver.BaseRequestHandler):
         while b"\r\n\r\n" not in data:
             data += self.request.recv(65536)
         head, _, body = data.partition(b"\r\n\r\n")
-        length = next(int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length"))
+        lengths = (int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length"))
+        length = next(lengths, 0)
         while len(body) < length:
             body += self.request.recv(65536)
-        self.server.seen.append((head.decode(), json.loads(body)))
+        asked = json.loads(body or b"null")
+        self.server.seen.append((head.decode(), asked))
         try:
-            for part in self.server.answer(json.loads(body)):
+            for part in self.server.answer(asked):
                 time.sleep(part) if isinstance(part, float) else self.request.sendall(part)
         except OSError:
             pass  # the client gave up, as some tests want
