@@ -3,8 +3,8 @@
     NAME[:KEY=VALUE[,KEY=VALUE]…]        KEY is bits, group_size, mode or unaligned
 
 The keys are those of `plan` and `convert`'s options, and mean the same: ``gates-8bit:bits=4,group_size=32`` is
-``-r gates-8bit --bits 4 --group-size 32``. `compare` and `sweep` take recipes so. What a rule of its own needs is written
-as a .toml file that extends a recipe.
+``-r gates-8bit --bits 4 --group-size 32``. `compare` and `sweep` take recipes so. What needs a rule of its own is
+written as a .toml file that extends a recipe.
 """
 
 from __future__ import annotations

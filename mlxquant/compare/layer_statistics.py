@@ -20,7 +20,14 @@ import numpy as np
 
 from ..intervals import clustered_quantiles, ratio_of_sums, share_of_sums
 from .statistics import Measurement, Sums, measurement
-from .tally import ACCUMULATED, LAYER_FIELDS, Tally
+from .tally import ACCUMULATED, LAYER_FIELDS, OWN, ROUTER, TEACHER_FORCED, Tally
+
+# What is 0 in a case whatever the candidate: a whole layer on the reference's state has no error entering, and so on.
+_ALWAYS_ZERO = {
+    OWN: {"hidden_error_in"},
+    ROUTER: {"hidden_error_in", "hidden_error_out", "block_change", "flips_weighted"},
+    TEACHER_FORCED: {"expert_set_changed", "first_expert_changed", "flips_weighted"},
+}
 
 
 def layer_measurements(tally: Tally, candidate: int, confidence: float) -> Iterator[Measurement]:
@@ -33,10 +40,10 @@ def layer_measurements(tally: Tally, candidate: int, confidence: float) -> Itera
         for group in tally.grouping.groups:
             sums = tally.grouping.sums(tally.routing_sums(candidate, case), group)
             if sums[:, 0].any():
-                yield from _layer_figures(sums, confidence, {**group.keys(), **keys})
+                yield from _told(sums, confidence, {**group.keys(), **keys})
         for layer, sums in tally.layer_sums(candidate, case).items():
             if sums[:, 0].any():
-                yield from _layer_figures(sums, confidence, {"layer": layer, **keys})
+                yield from _told(sums, confidence, {"layer": layer, **keys})
 
 
 def margin_measurements(tally: Tally, confidence: float) -> Iterator[Measurement]:
@@ -48,6 +55,11 @@ def margin_measurements(tally: Tally, confidence: float) -> Iterator[Measurement
         quantiles = clustered_quantiles(values, documents, (0.01, 0.1, 0.5), confidence=confidence)
         for name, found in zip(("p1", "p10", "median"), quantiles, strict=True):
             yield measurement(f"router_margin_{name}", found, {"layer": layer})
+
+
+def _told(sums: Sums, confidence: float, keys: dict[str, Any]) -> Iterator[Measurement]:
+    skipped = _ALWAYS_ZERO.get(keys.get("case", ""), set())
+    yield from (m for m in _layer_figures(sums, confidence, keys) if m["metric"] not in skipped)
 
 
 def _layer_figures(sums: Sums, confidence: float, keys: dict[str, Any]) -> Iterator[Measurement]:

@@ -61,3 +61,12 @@ MEANINGS = {
     "hidden_error_out": "relative L2 error of the hidden state leaving a layer",
     "router_margin": "the reference's logit of the last expert chosen less that of the first not chosen",
 }
+
+# verdicts: beside the noise floor, and beside another candidate
+WITHIN, ABOVE, OPEN = "within the noise floor", "above the noise floor", "not resolved"
+BETTER, WORSE, ALIKE = "better", "worse", "alike"
+
+CAVEAT = (
+    "KL rejects bad quantizations; it does not rank near-lossless ones, whose benchmark scores it was found not to"
+    " predict (arXiv:2606.19558)"
+)

@@ -23,16 +23,11 @@ from typing import Any
 
 from ..intervals import Interval, ratio_of_sums, samples_needed
 from .grouping import ALL
+from .metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
 from .statistics import Measurement, measurement
 from .tally import ACCUMULATED, TOKEN_FIELDS, Tally
 
 DEFAULT_MARGIN = 0.001
-CAVEAT = (
-    "KL rejects bad quantizations; it does not rank near-lossless ones, whose benchmark scores it was found not to"
-    " predict (arXiv:2606.19558)"
-)
-WITHIN, ABOVE, OPEN = "within the noise floor", "above the noise floor", "not resolved"
-BETTER, WORSE, ALIKE = "better", "worse", "alike"
 _N, _Q, _KL = (TOKEN_FIELDS.index(name) for name in ("n", "q", "kl"))
 
 

@@ -1,0 +1,148 @@
+"""`mlxquant compare`: what recipes and builds cost in quality, in one pass over the source's weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import OutputError, UsageError
+from .options import dtype_option, json_option, override_options, shipped, source_argument
+
+if TYPE_CHECKING:
+    from ..compare.engine import Progress
+    from ..compare.lanes import Candidate
+
+VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
+
+
+@click.command()
+@source_argument
+@click.option("-r", "--recipe", "recipes", multiple=True, metavar="RECIPE[:KEY=VALUE,…]",
+              help="A recipe; again for several. gates-8bit:bits=4,group_size=32 is a variation.")  # fmt: skip
+@click.option("--build", "builds", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="A build on disk to judge, any tool's; again for several.")  # fmt: skip
+@override_options
+@click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
+@click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
+@click.option("--margin", type=float, metavar="NATS", help="A difference in KL that would matter.  [0.001]")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of every interval.")
+@click.option("--second-half", is_flag=True, help="Score each document's second half only, as llama.cpp does.")
+@click.option("--teacher-forced-routing", is_flag=True, help="Also with the reference's routing, to tell damage apart.")
+@click.option("--chunk", type=click.IntRange(1), default=2048, show_default=True, help="Tokens at once in a layer.")
+@click.option("--compute", type=click.Choice(["float32", "bfloat16", "float16", "served"]), default="float32",
+              show_default=True, help="Computing dtype, or as builds are served.")  # fmt: skip
+@click.option("--no-own", is_flag=True, help="Skip layers on the reference's hidden state: half the work.")
+@click.option("--no-noise-floor", is_flag=True, help="Skip the reference in bf16; there are no verdicts then.")
+@dtype_option
+@click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN, infinity and overflowing groups.")
+@click.option("--work", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep what is done there, to resume.")
+@click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
+@click.option("--by", type=click.Choice(VIEWS), default="recipe", show_default=True, help="What the table's rows are.")
+@json_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the record there too.")
+def command(source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
+    """Judge recipes and builds against the full-precision model, in one pass over its weights.
+
+    No build is written, and one layer is in memory at a time. SOURCE is a checkpoint's folder or a Hub id. --bits,
+    --group-size, --mode, --set and --unaligned hold for every recipe that does not say otherwise itself.
+
+    KL rejects bad quantizations; it does not rank near-lossless ones (arXiv 2606.19558).
+
+    \b
+    mlxquant compare ./checkpoint -r gates-8bit -r deepseek-8bit --data calls.jsonl
+    mlxquant compare Qwen/Qwen3.5-122B-A10B -r gates-8bit -r gates-8bit:bits=4 -o compare.json
+    mlxquant compare ./checkpoint -r gates-8bit:bits=3,group_size=32 --build other-build --by layer
+    mlxquant compare ./checkpoint -r gates-4bit --teacher-forced-routing --work work --by slice
+    """
+    from ..records import record_text
+
+    output: Path | None = options["output"]
+    if output is not None and not output.absolute().parent.is_dir():
+        raise OutputError(f"{output}: its folder does not exist; make it first")
+    record = _measured(source, recipes, builds, options)
+    if record is None:
+        return  # another rank tells
+    text = record_text(record)
+    if output is not None:
+        _write(output, text)
+    from ..compare.text import compare_text
+
+    click.echo(text if options["as_json"] else compare_text(record, options["by"]))
+
+
+def _measured(source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]) -> Any:
+    candidates = list(_candidates(recipes, builds, given))
+    from ..compare.engine import Options
+    from ..compare.record import Question, run_comparison
+    from ..compare.verdicts import DEFAULT_MARGIN
+    from ..hub import open_source
+
+    question = Question(
+        data=given["data"] if given["data"] == "builtin" else Path(given["data"]),
+        margin=DEFAULT_MARGIN if given["margin"] is None else given["margin"],
+        confidence=given["confidence"],
+        second_half=given["second_half"],
+        max_tokens=given["max_tokens"],
+    )
+    options = Options(
+        noise_floor=not given["no_noise_floor"],
+        own=not given["no_own"],
+        **{k: given[k] for k in ("compute", "chunk", "teacher_forced_routing", "dtype", "allow_nonfinite", "work")},
+        fresh=given["fresh"],
+    )
+    opened = open_source(source, weights=True)
+    with _progress() as watch:
+        record, tells = run_comparison(opened, candidates, question, options, watch)
+    return record if tells else None
+
+
+def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]) -> Iterator[Candidate]:
+    """Load recipes and name builds. Raises UsageError, RecipeError."""
+    if not recipes and not builds:
+        raise UsageError(f"nothing to compare: give -r with one of {', '.join(shipped())} or a .toml file, or --build")
+    from ..variations import load_variation, name_of
+
+    overrides = {key: given[key] for key in ("bits", "group_size", "mode", "unaligned", "sets")}
+    loaded = [(name_of(text, found), found) for text in recipes for found in [load_variation(text, **overrides)]]
+    from ..compare.lanes import Candidate
+
+    for name, recipe in loaded:
+        yield Candidate(name, recipe=recipe)
+    for build in builds:
+        yield Candidate(build.resolve().name, build=build)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr: steps done, time left, the one just finished; lines where stderr is no terminal."""
+    if not sys.stderr.isatty():
+
+        def tell(progress: Progress) -> None:
+            if progress.resumed:
+                click.echo(f"mlxquant: {progress.what}", err=True)
+
+        yield tell
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="step", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def watch(progress: Progress) -> None:
+            bar.total = progress.steps
+            bar.set_postfix_str(progress.what, refresh=False)
+            bar.update(progress.done - bar.n)
+            bar.refresh()
+
+        yield watch
