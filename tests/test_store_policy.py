@@ -114,6 +114,16 @@ def test_an_order_takes_one_coupon_and_only_from_its_least_total_on():
     assert again == f"coupon: order {order} has coupon {coupons[0][0]} already"
 
 
+@pytest.mark.parametrize(("short", "allowed"), [(0, True), (5, False)])
+def test_a_coupons_least_total_is_enough_and_five_less_is_not(short, allowed):
+    store, (order, code) = found(
+        'SELECT "order", code FROM lines JOIN items ON items.id = item JOIN orders ON orders.id = "order", coupons'
+        " WHERE status = 'pending' AND coupon IS NULL GROUP BY \"order\", code HAVING SUM(n * price) = least - ?",
+        short,
+    )
+    assert (store.broken_policy("apply_coupon", {"order_id": order, "code": code}) is None) == allowed
+
+
 @pytest.mark.parametrize("name", ["add_item", "change_quantity"])
 def test_no_more_pieces_than_the_stock_may_be_asked_for(name):
     store, (order, item, stock) = found(

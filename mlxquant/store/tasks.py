@@ -5,10 +5,10 @@ those of the real tools. It is a function of (seed, n_calls) alone.
 
 Slices of a turn: its kind (`cancel`, `address`, `note`, `refund`, `coupon`, `add`, `quantity`, `restock`, `status`,
 `total`, `days`, `price`, `stock`, `count`, `level`, `customer_id`, `unknown_user`); `read` and `write`, for what its
-calls do; `numeric`, where a figure decides or is told; `refusal`, where a rule forbids it; `owner`, where the order is a
-stranger's; `not_found`; `namesake`, where a name fits several customers; `conditional`, where a result calls for a
-further look-up; `back_reference`, where an id comes from an earlier request, and `long_reference`, where that lies more
-than 20 calls back.
+calls do; `numeric`, where a figure decides or is told; `refusal`, where a rule forbids it; `owner`, where the order is
+a stranger's; `not_found`; `namesake`, where a name fits several customers; `conditional`, where a result calls for a
+further look-up; `back_reference`, where an id comes from an earlier request, and `long_reference`, where that lies
+more than 20 calls back.
 """
 
 from __future__ import annotations
