@@ -135,8 +135,18 @@ def _faults(table: Any, expected: Mapping[str, tuple[type, ...]], place: str) ->
 
 def _value(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-        return "[\n" + ",\n".join(f"    {_json(entry)}" for entry in value) + "\n  ]"
-    return _json(value)
+        return "[\n" + ",\n".join(f"    {_entry(entry)}" for entry in value) + "\n  ]"
+    return _entry(value) if isinstance(value, dict) else _json(value)
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    """A table on a line; one with `measurements`, of which there are hundreds, has a line for each of them."""
+    measured = entry.get("measurements")
+    if not (isinstance(measured, list) and measured):
+        return _json(entry)
+    lines = ",\n".join(f"      {_json(m)}" for m in measured)
+    others = {key: value for key, value in entry.items() if key != "measurements"}
+    return f'{_json(others)[:-1]}{", " if others else ""}"measurements": [\n{lines}\n    ]}}'
 
 
 def _json(value: Any) -> str:

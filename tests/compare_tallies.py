@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxquant.compare.documents import Document
+from mlxquant.checkpoint import Checkpoint
+from mlxquant.compare.documents import Document, Documents
+from mlxquant.compare.engine import NOISE_FLOOR, Options, Pass
+from mlxquant.compare.lanes import Candidate
+from mlxquant.compare.record import Question, make_record
 from mlxquant.compare.scores import LayerScores, Routing, TokenScores
 from mlxquant.compare.tally import Tally
+from mlxquant.variations import load_variation
 
 VOCAB, WIDTH, EXPERTS, TOP_K, LAYERS = 23, 12, 8, 2, 3
 
@@ -120,3 +126,26 @@ def filled(noises: tuple[float, ...] = (0.1, 0.5, 0.02)) -> Tally:
     tally = Tally(documents())
     fill(tally, documents(), noises)
     return tally
+
+
+QUESTION = Question()
+NOISES = {"gates-8bit": 0.05, "gates-8bit:bits=4": 0.4, "deepseek-8bit:bits=3,group_size=32": 0.8}
+
+
+def record_of(source: Checkpoint, noises: dict[str, float] = NOISES, question: Question = QUESTION) -> dict[str, Any]:
+    """A record of candidates by these names, whose scores are those of this noise; what the pass took is made up."""
+    tally = Tally(documents())
+    fill(tally, documents(), (*noises.values(), 0.04))
+    candidates = [Candidate(name, recipe=load_variation(name)) for name in noises]
+    told = [{"name": name, "bytes": 1 << 30, "bpw": 8.5, "active_bytes_per_token": 1 << 20} for name in noises]
+    done = Pass(
+        candidates=[*told, {"name": NOISE_FLOOR}], layers=LAYERS, compute="float32", compute_reason="in numpy",
+        source_bytes=1000, bytes_read=1000, seconds=1.5, step_seconds={"embedding": 0.1}, peak_memory_bytes=1 << 20,
+        mlx_peak_bytes=1 << 19, resumed_at=None, ranks=1, rank=0, tokens=sum(len(d.tokens) for d in documents()),
+    )  # fmt: skip
+    texts = Documents(documents(), "0" * 64, ("1 document: cut to 400 tokens",))
+    record = make_record(source, candidates, texts, tally, done, question, Options(teacher_forced_routing=True))
+    return record | {"date": "2026-01-02T03:04:05Z", "machine": MACHINE, "versions": {"mlx": "0.0"}}
+
+
+MACHINE = {"chip": "M0", "architecture": "arm64", "cores": 8, "memory_bytes": 1 << 36, "os": "macOS 1"}

@@ -11,7 +11,7 @@ from .figures import Figures, Measured, figures_of
 from .metrics import ABOVE, LLAMA_NAMES, OPEN, WITHIN
 
 WIDTH = 80
-_NAME = 20
+_NAME = 16
 _WORDS = {WITHIN: "within", ABOVE: "above", OPEN: "open"}
 VIEWS = ("recipe", "slice", "depth", "turn", "layer", "pair", "statistic")
 
@@ -92,8 +92,8 @@ def _candidates(record: Mapping[str, Any]) -> str:
         verdict = _WORDS.get(candidate.get("verdict", {}).get("verdict"), "-")
         top, flips = figures.get("same_top"), figures.get("expert_set_changed")
         cells = (size, bpw, mnat(figures.get("kl_nats")), percent(top), percent(flips))
-        rows.append((_short(figures.name), *cells, _short(worst["slice"], 13) if worst else "-", verdict))
-    heads = ("candidate", "bytes", "bpw", "KL, mnat", "top %", "flips %", "worst slice", "floor")
+        rows.append((_name(figures.name), *cells, _cut(worst["slice"], 11) if worst else "-", verdict))
+    heads = ("candidate", "bytes", "bpw", "KL, mnat", "top", "flips", "worst slice", "floor")
     return _table(heads, rows, "lrrrrrll")
 
 
@@ -110,8 +110,8 @@ def _groups(record: Mapping[str, Any], kind: str) -> str:
             flips, ratio = figures.get("expert_set_changed", **over), figures.get("perplexity_ratio", **over)
             if kl is not None:
                 counts = (f"{kl['clusters']:,}", f"{kl['n']:,}")
-                rows.append((_short(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
-        heads = (kind, "docs", "tokens", "KL, mnat", "PPL ratio", "top %", "flips %")
+                rows.append((_cut(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
+        heads = (kind, "docs", "tokens", "KL, mnat", "PPL ratio", "top", "flips")
         tables.append(f"{figures.name}\n{_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}")
     return "\n\n".join(tables)
 
@@ -127,21 +127,21 @@ def _layers(record: Mapping[str, Any]) -> str:
             errors = [percent(figures.get(f"hidden_error_{side}", layer=layer), 3) for side in ("in", "out")]
             own = percent(figures.get("hidden_error_out", layer=layer, case="own"), 3)
             rows.append((str(layer), *flips, percent(first), percent(weighted, 3), *errors, own))
-        heads = ("layer", "router", "own", "flips %", "first %", "weighted %", "in %", "out %", "own out %")
+        heads = ("layer", "router", "own", "flips", "first", "weighted", "in", "out", "own out")
         tables.append(f"{figures.name}\n{_table(heads, rows, 'r' * len(heads))}")
     return "\n\n".join(tables)
 
 
 def _pairs(record: Mapping[str, Any]) -> str:
     rows = [
-        (_short(c["name"]), v["verdict"], _short(v["against"]), plus_minus(v["kl_nats_difference"], 1000.0),
+        (_name(c["name"]), v["verdict"], _name(v["against"]), plus_minus(v["kl_nats_difference"], 1000.0),
          f"{v['documents_needed']:,}" if v.get("documents_needed") else "")
         for c in record["candidates"]
         for v in c["beside"]
     ]  # fmt: skip
     if not rows:
         return "One candidate alone: nothing to compare it with."
-    return _table(("candidate", "is", "than/as", "KL difference, mnat", "more documents"), rows, "lllrr")
+    return _table(("candidate", "is", "than/as", "KL, mnat", "more documents"), rows, "lllrr")
 
 
 def _statistics(record: Mapping[str, Any]) -> str:
@@ -153,15 +153,12 @@ def _statistics(record: Mapping[str, Any]) -> str:
         for metric, name in LLAMA_NAMES.items():
             found = reference if metric == "perplexity_reference" else figures.get(metric)
             if found is not None and found["estimate"] is not None:
-                se, iid = (f"{v:.2g}" if v is not None else "-" for v in (found["se"], found.get("se_iid")))
-                rows.append((name, f"{found['estimate']:.6g}", se, iid, _shown(found)))
+                scale, unit = (100.0, ", %") if "Δp" in name or metric == "same_top" else (1.0, "")
+                errors = (f"{v * scale:.2g}" if v is not None else "-" for v in (found["se"], found.get("se_iid")))
+                ends = interval(found, scale) if found["low"] is not None else "none"
+                rows.append((name + unit, f"{found['estimate'] * scale:.4g}", *errors, ends))
         tables.append(f"{figures.name}\n{_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}")
     return "\n\n".join(tables)
-
-
-def _shown(found: Measured) -> str:
-    text = interval(found)
-    return text if len(text) <= 30 else text[:29] + "…"
 
 
 def _reading(record: Mapping[str, Any], by: str) -> str:
@@ -171,8 +168,8 @@ def _reading(record: Mapping[str, Any], by: str) -> str:
     if by in ("recipe", "slice", "depth", "turn"):
         lines.append(
             f"KL: KL(reference ‖ candidate) a token in thousandths of a nat, ± half its {confidence} interval, which"
-            " takes documents as independent. top: the same token most likely. flips: tokens for which a layer chose"
-            " other experts."
+            " takes documents as independent. top: per cent of tokens at which both hold the same one most likely."
+            " flips: per cent for which a layer chose other experts."
         )
     if by == "recipe":
         margin = record["margin_nats"] * 1000
@@ -182,14 +179,16 @@ def _reading(record: Mapping[str, Any], by: str) -> str:
         )
     if by == "layer":
         lines.append(
-            "router: the candidate's router alone on the reference's input; own: its whole layer on the reference's"
-            " hidden state; flips: on its own. weighted: change of the block's output at flipped tokens, over all"
-            " tokens. in, out: error of the hidden state entering and leaving."
+            "In per cent. Tokens whose experts changed, router: the candidate's router alone on the reference's input;"
+            " own: its whole layer on the reference's hidden state; flips: on its own, and first: the first expert"
+            " changed. weighted: change of the block's output at flipped tokens, over all tokens. in, out: error of the"
+            " hidden state entering and leaving; own out: of the layer on the reference's."
         )
     if by == "pair":
         lines.append(f"Paired by document, against a margin of {record['margin_nats'] * 1000:g} mnat.")
     if by == "statistic":
-        lines.append("± se: clustered by document. ± iid: llama.cpp's, as if tokens were independent. KLD in nats.")
+        lines.append("± se: clustered by document. ± iid: llama.cpp's, as if tokens were independent. KLD in nats."
+                     " Extremes have no interval, nor have percentiles that too few values lie beyond.")  # fmt: skip
     return "\n".join(textwrap.fill(line, WIDTH) for line in lines)
 
 
@@ -215,11 +214,18 @@ def _why_open(verdict: Mapping[str, Any]) -> str:
 
 def _cut_names(record: Mapping[str, Any]) -> Iterator[str]:
     for candidate in record["candidates"]:
-        if len(candidate["name"]) > _NAME:
-            yield f"{_short(candidate['name'])} is {candidate['name']}"
+        if _name(candidate["name"]) != candidate["name"]:
+            yield f"{_name(candidate['name'])} is {candidate['name']}"
 
 
-def _short(name: str, width: int = _NAME) -> str:
+def _name(name: str) -> str:
+    """A candidate's name in a column: changes in a letter each where it is too long, cut if that is not enough."""
+    for word, letter in (("bits=", "b"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", "")):
+        name = name.replace(word, letter) if len(name) > _NAME else name
+    return _cut(name, _NAME)
+
+
+def _cut(name: str, width: int) -> str:
     """Cut in the middle: variations of one recipe differ at the end."""
     if len(name) <= width:
         return name
@@ -236,7 +242,12 @@ def _filled(line: str, indent: int = 10) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    from tabulate import tabulate
-
-    sides = ["left" if side == "l" else "right" for side in align]
-    return str(tabulate(rows, headers=header, tablefmt="simple", colalign=sides, disable_numparse=True))
+    """A table as tabulate's "simple", without the two columns that it adds to right-aligned headers."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = (header, ["-" * width for width in widths], *rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if side == "l" else cell.rjust(w) for cell, w, side in zip(line, widths, align, strict=True)
+        ).rstrip()
+        for line in lines
+    )
