@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint
 from ..errors import UsageError
@@ -37,74 +34,10 @@ from .resume import Kept, Work
 from .routing import Taps, find_places
 from .running import Running
 from .scores import Sink
+from .terms import COMPUTING, NOISE_FLOOR, HasTokens, Options, Pass, Progress
 from .weights import Quantizer
 
-NOISE_FLOOR = "bf16 noise floor"
-COMPUTING = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-
-
-class HasTokens(Protocol):
-    """What the pass needs of a document."""
-
-    @property
-    def tokens(self) -> NDArray[np.int32]:
-        """Token ids, (n,)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to compare.
-
-    `compute` is the dtype that floats are cast to, "served" for those of the builds themselves. `chunk` is the most
-    tokens that go through a layer at once. `own` scores each layer and router on the reference's state too, which
-    doubles the work. `work` is the folder for resuming; None keeps nothing. `dtype` is as of `convert`.
-    """
-
-    compute: str = "float32"
-    chunk: int = 2048
-    teacher_forced_routing: bool = False
-    noise_floor: bool = True
-    own: bool = True
-    dtype: str | None = None
-    allow_nonfinite: bool = False
-    work: Path | None = None
-    fresh: bool = False
-
-    def that_change_scores(self) -> dict[str, Any]:
-        """The options that a kept state depends on."""
-        return {k: v for k, v in asdict(self).items() if k not in ("work", "fresh")}
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the pass is: `done` of `steps`, what was just finished, and how long it took."""
-
-    done: int
-    steps: int
-    what: str
-    seconds: float
-    resumed: bool = False
-
-
-@dataclass
-class Pass:
-    """What a finished pass tells of itself; the scores are with the sink."""
-
-    candidates: list[dict[str, Any]]
-    layers: int
-    compute: str
-    compute_reason: str
-    source_bytes: int
-    bytes_read: int
-    seconds: float
-    step_seconds: dict[str, float]
-    peak_memory_bytes: int
-    mlx_peak_bytes: int
-    resumed_at: str | None
-    ranks: int
-    rank: int
-    tokens: int
-    notes: list[str] = field(default_factory=list)
+__all__ = ["COMPUTING", "NOISE_FLOOR", "Candidate", "HasTokens", "Options", "Pass", "Progress", "compare"]
 
 
 def compare(
@@ -112,7 +45,7 @@ def compare(
     candidates: Sequence[Candidate],
     documents: Sequence[HasTokens],
     sink: Sink,
-    options: Options = Options(),
+    options: Options | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Pass:
     """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
@@ -120,7 +53,7 @@ def compare(
     Raises LayoutError for an architecture that cannot be streamed, PlanError or BuildError for a candidate that does
     not fit the source, UsageError for options that this device cannot do, OutputError for the work folder.
     """
-    began = time.monotonic()
+    began, options = time.monotonic(), options or Options()
     computing = _computing(options)
     layout = read_layout(source, dtype=options.dtype)
     ranks = Ranks.join()
@@ -133,6 +66,7 @@ def compare(
         work = Work(
             ranks.folder(options.work),
             _signature(source, lanes, candidates, documents, options, ranks),
+            every_s=options.keep_every_s,
             fresh=options.fresh,
         )
         with work:

@@ -26,14 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import disk
-from ..errors import OutputError
+from ..errors import MlxquantError, OutputError
 from ..signature import differences
 from .hidden import SETS, Hidden
 
 STATE, LOCK = "state.npz", "lock"
-# Seconds of work that a kill may cost at most, but for one layer.
-EVERY_S = 30.0
-
 SinkState = Mapping[str, NDArray[np.generic]]
 
 
@@ -51,8 +48,11 @@ class Kept:
 class Work:
     """A work folder, locked from `with` on. Without a folder nothing is kept."""
 
-    def __init__(self, folder: Path | None, signature: Mapping[str, Any], *, fresh: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None, signature: Mapping[str, Any], *, every_s: float = 30.0, fresh: bool = False
+    ) -> None:
         self.folder, self._signature, self._fresh = folder, json.loads(json.dumps(signature)), fresh
+        self._every_s, self._kept_step = every_s, 0
         self._lock: int | None = None
         self._kept_at = time.monotonic()
 
@@ -75,8 +75,13 @@ class Work:
                 self._clear()
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._lock is not None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if self.folder is not None and self._lock is not None:
+            refused = isinstance(error, MlxquantError) and self._kept_step <= 1
+            if refused or not (self.folder / STATE).exists():  # or finished; nothing in it is worth keeping
+                self._clear()
+                disk.remove(self.folder / LOCK)
+                disk.remove_empty(self.folder)
             os.close(self._lock)
             self._lock = None
 
@@ -91,6 +96,7 @@ class Work:
                 sink = {name: found[f"a{i}"] for i, name in enumerate(told["names"])}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, json.JSONDecodeError):
             return None  # a power failure cut it
+        self._kept_step = int(told["step"])
         others = list(differences(told["signature"], self._signature))
         if others:
             raise OutputError(
@@ -101,7 +107,7 @@ class Work:
 
     def due(self) -> bool:
         """Whether enough was done since the last time to be worth keeping."""
-        return self.folder is not None and time.monotonic() - self._kept_at >= EVERY_S
+        return self.folder is not None and time.monotonic() - self._kept_at >= self._every_s
 
     def keep(self, step: int, hidden: Hidden, sink: SinkState, figures: Mapping[str, Any]) -> None:
         """Keep what is finished: everything before step number `step`."""
@@ -121,15 +127,13 @@ class Work:
         np.savez(buffer, told=np.frombuffer(json.dumps(told).encode(), np.uint8), **arrays)
         disk.write_file(self.folder / f"{STATE}.new", buffer.getvalue())
         disk.rename(self.folder / f"{STATE}.new", self.folder / STATE)
-        hidden.kept = hidden.current
+        hidden.kept, self._kept_step = hidden.current, step
         self._kept_at = time.monotonic()
 
     def finish(self) -> None:
         """Take away what the finished pass no longer needs."""
         if self.folder is not None:
             self._clear()
-            disk.remove(self.folder / LOCK)
-            disk.remove_empty(self.folder)
 
     def _clear(self) -> None:
         assert self.folder is not None

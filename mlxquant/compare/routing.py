@@ -45,9 +45,9 @@ def find_places(
         experts = sorted({m.path.rpartition(".")[0] for m in modules if m.layer == i and m.role == "expert"})
         if not experts:
             continue
-        holders = [p for p in experts if callable(module_at(model, p))]
-        if len(experts) > 1 or not holders:
-            why = "several sets of experts" if holders else "experts are separate modules"
+        if len(experts) > 1 or not callable(module_at(model, experts[0])):
+            alone = any(p.rpartition(".")[2].isdigit() for p in experts)
+            why = "its experts are separate modules" if alone else "it has several sets of experts"
             absent.setdefault(why, []).append(i)
             continue
         routers = [
@@ -56,7 +56,11 @@ def find_places(
         router = routers[0] if len(routers) == 1 else None
         block = _common(experts[0], router) if router else experts[0].rpartition(".")[0]
         found[i] = Places(experts[0], router, block if len(block) > len(path) else None)
-    return found, [f"routing of {len(layers)} layers is not seen: {why}" for why, layers in absent.items()]
+    return found, [f"routing is not seen in layer {_listed(layers)}: {why}" for why, layers in absent.items()]
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers[:4])) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
 
 
 def _common(a: str, b: str) -> str:

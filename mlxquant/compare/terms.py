@@ -1,0 +1,79 @@
+"""What goes into a pass and what it tells of itself: options, progress, result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+NOISE_FLOOR = "bf16 noise floor"
+COMPUTING = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+class HasTokens(Protocol):
+    """What the pass needs of a document."""
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """Token ids, (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compare.
+
+    `compute` is the dtype that floats are cast to, "served" for those of the builds themselves. `chunk` is the most
+    tokens that go through a layer at once. `own` scores each layer and router on the reference's state too, which
+    doubles the work. `work` is the folder for resuming, in which what is done is kept at the end of a layer, at most
+    once in `keep_every_s` seconds; None keeps nothing. `dtype` is as of `convert`.
+    """
+
+    compute: str = "float32"
+    chunk: int = 2048
+    teacher_forced_routing: bool = False
+    noise_floor: bool = True
+    own: bool = True
+    dtype: str | None = None
+    allow_nonfinite: bool = False
+    work: Path | None = None
+    fresh: bool = False
+    keep_every_s: float = 30.0
+
+    def that_change_scores(self) -> dict[str, Any]:
+        """The options that a kept state depends on."""
+        return {k: v for k, v in asdict(self).items() if k not in ("work", "fresh", "keep_every_s")}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the pass is: `done` of `steps`, what was just finished, and how long it took."""
+
+    done: int
+    steps: int
+    what: str
+    seconds: float
+    resumed: bool = False
+
+
+@dataclass
+class Pass:
+    """What a finished pass tells of itself; the scores are with the sink."""
+
+    candidates: list[dict[str, Any]]
+    layers: int
+    compute: str
+    compute_reason: str
+    source_bytes: int
+    bytes_read: int
+    seconds: float
+    step_seconds: dict[str, float]
+    peak_memory_bytes: int
+    mlx_peak_bytes: int
+    resumed_at: str | None
+    ranks: int
+    rank: int
+    tokens: int
+    notes: list[str] = field(default_factory=list)
