@@ -29,7 +29,7 @@ def spoken(messages):
     return "\n".join(m["content"] + json.dumps(m.get("tool_calls", "")) for m in messages)
 
 
-GOLDEN = "3f721432533d69a49eacc014e8c44051cecfec4e96d2d5b1ac20d6775cdc5f64"
+GOLDEN = "f5684cec256769514c0bdac133ebd47555549433c11e142e99f8fcfe433fe34c"
 
 
 # The shipped tiny model was trained on these conversations: whoever changes the world changes what it was taught.

@@ -1,5 +1,8 @@
 """The store itself: an SQLite database in memory, filled from a seed, changed only through tools.
 
+In a list of results the property that tells an entry apart stands before its id: a small causal model can then find
+the one and copy what follows, whereas of an id that it has read it cannot know yet what comes next.
+
 A tool does what it is told as long as that is possible at all: like the back office of a real shop it does not know
 the policy (`mlxquant.store.policy` does), so that a model that breaks it leaves a state which shows it. Impossible
 calls (an unknown id, an argument of the wrong type) return {"error": …} and change nothing.
@@ -120,7 +123,7 @@ class Store:
 def find_user(store: Store, name: str) -> Result:
     """Find customers by name."""
     found = store.rows("SELECT id, city FROM users WHERE name = ? COLLATE NOCASE ORDER BY id", name.strip())
-    return {"users": [{"id": user, "city": city} for user, city in found]}
+    return {"users": [{"city": city, "id": user} for user, city in found]}
 
 
 def get_user(store: Store, user_id: str) -> Result:
@@ -133,7 +136,7 @@ def list_orders(store: Store, user_id: str) -> Result:
     """List a customer's orders, the latest first."""
     store.row("users", "id", user_id)
     found = store.rows("SELECT id, status FROM orders WHERE user = ? ORDER BY placed DESC", user_id)
-    return {"orders": [{"id": order, "status": status} for order, status in found]}
+    return {"orders": [{"status": status, "id": order} for order, status in found]}
 
 
 def get_order(store: Store, order_id: str) -> Result:
@@ -143,7 +146,7 @@ def get_order(store: Store, order_id: str) -> Result:
         'SELECT items.id, name, n FROM lines JOIN items ON items.id = item WHERE "order" = ? ORDER BY lines.rowid',
         order_id,
     )
-    items = [{"id": item, "name": name, "n": n} for item, name, n in lines]
+    items = [{"name": name, "id": item, "n": n} for item, name, n in lines]
     facts = {"id": order_id, "user": user, "status": status, "days": days}
     return facts | {"total": store.total(order_id), "coupon": coupon, "items": items}
 
@@ -151,7 +154,7 @@ def get_order(store: Store, order_id: str) -> Result:
 def search_items(store: Store, kind: str) -> Result:
     """Find items of a kind."""
     found = store.rows("SELECT id, name FROM items WHERE kind = ? COLLATE NOCASE ORDER BY id", kind.strip())
-    return {"items": [{"id": item, "name": name} for item, name in found]}
+    return {"items": [{"name": name, "id": item} for item, name in found]}
 
 
 def get_item(store: Store, item_id: str) -> Result:
