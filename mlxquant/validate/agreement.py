@@ -2,8 +2,9 @@
 
 A verdict on figures of two builds, two sources or two machines would be a verdict on none. Records that say what they
 measured are held against each other, and any difference is refused with the files and both values; what a record does
-not say cannot be held against it and becomes a warning. All records count for machines, also those of quality: what
-kernels compute hangs on the chip, and a speed on all of the machine; sizes from plan and audit hang on neither.
+not say cannot be held against it and becomes a warning. What a build computes hangs on the chip, so chip and
+architecture must agree in all measurements; what it serves hangs on all of the machine, so the rest of it must agree
+where speeds are measured, in bench and eval. Sizes, from plan and audit, hang on neither.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ def _agreeing(name: str, evidence: Sequence[Evidence]) -> Chosen:
         if side.name != name and side.pointer.get("recipe", {}).get("name") != name:
             warnings.append(f"{e.file} calls it {side.name!r}; taken to be {name!r}, since it is the only one there")
         sides.append((e, side))
-    problems = [*_other_builds(sides), *_other_sources(evidence)]
+    problems = [*_other_builds(sides), *_other_sources(sides)]
     if problems:
         raise MixedRecordsError(
             listed(["records of different builds or sources have no common verdict:", *problems], limit=12)
         )
-    nameless = [e.file for e, side in sides if not side.identity.keys() & set(IDENTITY[:3])]
+    nameless = [e.file for e, side in sides if not side.identity.keys() & set(IDENTITY)]
     if len(sides) > 1 and nameless:
         warnings.append(
             f"nothing in {', '.join(nameless)} says which build it measured; that it is this one is your word"
@@ -101,11 +102,13 @@ def _other_builds(sides: Sequence[tuple[Evidence, Side]]) -> Iterator[str]:
         yield from _differing(key, [(e.file, side.identity.get(key)) for e, side in sides])
 
 
-def _other_sources(evidence: Sequence[Evidence]) -> Iterator[str]:
-    names = [(e.file, str(e.source["name"]).rstrip("/").rpartition("/")[2]) for e in evidence if e.source.get("name")]
+def _other_sources(sides: Sequence[tuple[Evidence, Side]]) -> Iterator[str]:
+    """By the source's name (without its organisation, which a folder lacks), its revision, its kind of model."""
+    names = [(e.file, str(e.source["name"]).rstrip("/").rpartition("/")[2]) for e, _ in sides if e.source.get("name")]
     yield from _differing("source", names)
-    for key in ("revision", "model_type"):
-        yield from _differing(f"source's {key}", [(e.file, e.source.get(key)) for e in evidence])
+    yield from _differing("source's revision", [(e.file, e.source.get("revision")) for e, _ in sides])
+    kinds = [(e.file, side.identity.get("model_type") or e.source.get("model_type")) for e, side in sides]
+    yield from _differing("model_type", kinds)
 
 
 def machine_problems(evidence: Sequence[Evidence]) -> list[str]:

@@ -22,7 +22,8 @@ UNITS = {
     "mlxquant.plan/": "builds", "mlxquant.audit/": "builds",
 }  # fmt: skip
 # what is the same build wherever it was measured; equal where both know it
-IDENTITY = ("manifest_sha256", "config_sha256", "recipe_sha256", "model_type")
+IDENTITY = ("manifest_sha256", "config_sha256", "recipe_sha256")
+_KNOWN = (*IDENTITY, "model_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def identity_of(entry: Mapping[str, Any]) -> dict[str, str]:
     """What tells a side from others, as far as a record knows it."""
     recipe = table_of(entry.get("recipe"))
     found = {**entry, "recipe_sha256": recipe.get("sha256")}
-    return {key: str(found[key]) for key in IDENTITY if isinstance(found.get(key), str)}
+    return {key: str(found[key]) for key in _KNOWN if isinstance(found.get(key), str)}
 
 
 def _fits(wanted: str | None, found: str) -> bool:
