@@ -36,10 +36,10 @@ def samples_needed(found: Interval, bound: float, *, confidence: float | None = 
     luck, spread = float(ndtri(power)), found.se * math.sqrt(found.clusters)
     total = LEAST_CLUSTERS
     for _ in range(64):  # t depends on the total, so the formula is applied until it stands
-        following = math.ceil(((t_quantile(wanted, total - 1) + luck) * spread / distance) ** 2)
-        following = max(following, LEAST_CLUSTERS)
-        if following > MOST:
+        reach = (t_quantile(wanted, total - 1) + luck) * spread / distance
+        if reach > math.sqrt(MOST):
             return None
+        following = max(math.ceil(reach**2), LEAST_CLUSTERS)
         if following == total or abs(following - total) == 1:
             total = max(following, total)
             break
