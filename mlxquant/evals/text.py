@@ -12,7 +12,7 @@ from .record import measurement
 from .tallies import DEPTHS
 
 WIDTH = 80
-_NAME = 14
+_NAME = 13
 _SLICES = 10
 _WORDS = {
     "pass": "whole items right",
@@ -29,7 +29,7 @@ _WORDS = {
     "rules_kept": "no rule ever broken",
     "replies_right": "all replies right",
     "refused_rightly": "refused what it must",
-    "nothing_refused_wrongly": "refused no other",
+    "nothing_refused_wrongly": "refused nothing else",
 }
 _CALLS = ("valid_call", "valid_json", "valid_schema", "right_tool", "right_arguments", "in_order", "policy_kept",
           "right_call", "made")  # fmt: skip
@@ -89,7 +89,7 @@ def _changes(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     if not rows:
         return f"{candidate['name']}: nothing that both sides were judged in"
     title = f"{candidate['name']} beside {baseline['name']}: shares, and what changes, by task"
-    head = ("", _short(baseline["name"]), _short(candidate["name"]), "change", _interval_head(candidate))
+    head = ("", "baseline", "candidate", "change", _interval_head(candidate))
     return f"{textwrap.fill(title, WIDTH)}\n{_table(head, rows, 'lrrrr')}"
 
 
@@ -142,7 +142,7 @@ def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
             rows.append((row[0], f"{found['n']:,}", *row[1:]))
     if not rows:
         return ""
-    head = ("call number", "calls", _short(baseline["name"]), _short(candidate["name"]), "change", "interval")
+    head = ("call number", "calls", "baseline", "candidate", "change", "interval")
     return f"Calls with nothing wrong, by depth\n{_table(head, rows, 'lrrrrr')}"
 
 
@@ -157,7 +157,7 @@ def _slices(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
             rows.append((row[0], f"{found['n']:,}", *row[1:]))
         if rows:
             more = f" ({len(names) - len(rows)} more in the record)" if len(names) > len(rows) else ""
-            head = ("slice", "n", _short(baseline["name"]), _short(candidate["name"]), "change", "interval")
+            head = ("slice", "n", "baseline", "candidate", "change", "interval")
             parts.append(f"{title}, worst slice first{more}\n{_table(head, rows, 'lrrrrr')}")
     return "\n\n".join(parts)
 
@@ -188,7 +188,7 @@ def _serving(record: Mapping[str, Any]) -> str:
         s = side["serving"]
         rows.append(
             (
-                _short(side["name"], 14),
+                _short(side["name"]),
                 f"{s['requests']:,}",
                 _quantiles(side, "ttft_s"),
                 _quantiles(side, "decode_tok_s"),
@@ -196,8 +196,10 @@ def _serving(record: Mapping[str, Any]) -> str:
                 _tokens(s),
             )
         )
-    head = ("side", "answers", "ttft_s", "tok/s", "answer s", "tokens in/out")
-    return f"Serving: p50/p90/p99 of time to the first token, rate, whole answer\n{_table(head, rows, 'lrrrrr')}"
+    head = ("side", "answers", "ttft_s", "tok/s", "answer s", "in / out")
+    return (
+        f"Serving: p50/p90/p99 of time to the first token, rate, whole answer; tokens\n{_table(head, rows, 'lrrrrr')}"
+    )
 
 
 def _tokens(serving: Mapping[str, Any]) -> str:
