@@ -65,7 +65,13 @@ def damaged(n=20, length=30, share=0.15, seed=1):
 
 
 def of(record, metric, **where):
-    return measurement(record["candidates"][0], metric, **where)
+    return found_in(record["candidates"][0], metric, **where)
+
+
+def found_in(side, metric, **where):
+    found = measurement(side, metric, **where)
+    assert found is not None, (metric, where)
+    return found
 
 
 def test_damage_shows_with_its_interval_by_depth_and_slice():
@@ -129,7 +135,7 @@ def test_only_items_that_both_sides_answered_are_compared():
     trials = [t for i in range(6) for t in (loop(0, f"t{i}", 3), loop(1, f"t{i}", 3, failure=gone if i < 2 else None))]
     record = record_of(trials)
     assert of(record, "pass_difference")["n"] == 4 and of(record, "pass")["n"] == 4
-    assert measurement(record["baseline"], "pass")["n"] == 6
+    assert found_in(record["baseline"], "pass")["n"] == 6
     assert of(record, "infrastructure_errors")["estimate"] == 2
     assert any("broke off the same answer" in note for note in record["notes"])
 
@@ -167,7 +173,7 @@ def test_the_text_fits_80_columns_and_names_what_changed():
     text = eval_text(long_names)
     assert max(map(len, text.splitlines())) <= 80
     for words in ("whole items right", "… the right tool", "1-20", "21-50", "nothing wrong, worst slice first",
-                  "How far loops get", "Serving", "infrastructure:", "recipe uniform"):  # fmt: skip
+                  "How far loops get", "Serving", "requests:", "recipe uniform"):  # fmt: skip
         assert words in text, words
 
 

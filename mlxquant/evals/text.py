@@ -193,21 +193,10 @@ def _serving(record: Mapping[str, Any]) -> str:
                 _quantiles(side, "ttft_s"),
                 _quantiles(side, "decode_tok_s"),
                 _quantiles(side, "request_s"),
-                _tokens(s),
             )
         )
-    head = ("side", "answers", "ttft_s", "tok/s", "answer s", "in / out")
-    return (
-        f"Serving: p50/p90/p99 of time to the first token, rate, whole answer; tokens\n{_table(head, rows, 'lrrrrr')}"
-    )
-
-
-def _tokens(serving: Mapping[str, Any]) -> str:
-    return " / ".join("?" if serving[k] is None else _brief(serving[k]) for k in ("input_tokens", "output_tokens"))
-
-
-def _brief(n: int) -> str:
-    return f"{n:,}" if n < 10_000 else f"{n / 1e3:.0f}k" if n < 10_000_000 else f"{n / 1e6:.0f}M"
+    head = ("side", "answers", "ttft_s", "tok/s", "answer s")
+    return f"Serving: p50/p90/p99 of time to the first token, rate, whole answer\n{_table(head, rows, 'lrrrr')}"
 
 
 def _quantiles(side: Mapping[str, Any], metric: str) -> str:
@@ -223,11 +212,12 @@ def _figure(value: float) -> str:
 def _remarks(record: Mapping[str, Any]) -> str:
     lines = []
     for side in (record["baseline"], *record["candidates"]):
-        failures = side["serving"]["failures"]
-        told = ", ".join(f"{n} {kind}" for kind, n in failures.items()) or "none"
-        repeats = side["serving"]["repeats"]
-        lines.append(f"infrastructure: {side['name']}: failures {told}; requests sent again {repeats}")
-    return "\n".join(_filled(line, 16) for line in (*lines, *(f"note: {n}" for n in record["notes"])))
+        s = side["serving"]
+        tokens = (f"{'?' if s[k] is None else format(s[k], ',')} tokens" for k in ("input_tokens", "output_tokens"))
+        failures = ", ".join(f"{n} {kind}" for kind, n in s["failures"].items()) or "none"
+        lines.append(f"{side['name']}, {' in, '.join(tokens)} out; failed: {failures}; sent again: {s['repeats']}")
+    notes = [*(f"requests: {line}" for line in lines), *(f"note: {n}" for n in record["notes"])]
+    return "\n".join(_filled(line) for line in notes)
 
 
 def _share(found: Mapping[str, Any] | None) -> str:
