@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LONGEST_RUN = 24  # tokens that may make up one character, or one word whose spacing a decoder changes
+_HEAD = 500  # characters by which to tell whether a class's `encode` rewrites text that its call takes as it is
 _REPLACEMENT = "\ufffd"
 
 
@@ -28,15 +29,15 @@ class Encoded:
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> Encoded:
     """Tokenize; `special` adds what the tokenizer puts around plain text, which a chat template writes itself."""
-    ids = [int(i) for i in tokenizer.encode(text, add_special_tokens=special)]
     inner = getattr(tokenizer, "_tokenizer", tokenizer)  # mlx-lm wraps transformers' tokenizer, which wraps another
     outer = inner if hasattr(inner, "is_fast") else tokenizer
-    pairs = None
-    if getattr(outer, "is_fast", False):
+    head = text[:_HEAD]
+    if getattr(outer, "is_fast", False) and list(tokenizer.encode(head)) == list(outer(head)["input_ids"]):
         found = outer(text, add_special_tokens=special, return_offsets_mapping=True)
-        if list(found["input_ids"]) == ids:
-            pairs = np.asarray(found["offset_mapping"], np.int64).reshape(-1, 2)
-    if pairs is None:
+        ids = found["input_ids"]
+        pairs = np.asarray(found["offset_mapping"], np.int64).reshape(-1, 2)
+    else:
+        ids = [int(i) for i in tokenizer.encode(text, add_special_tokens=special)]
         pairs = decoded_offsets(tokenizer, ids, text)
     return Encoded(np.asarray(ids, np.int32), *_without_gaps(pairs))
 

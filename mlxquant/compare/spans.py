@@ -41,6 +41,8 @@ _MARKUP = re.compile(
 # What may stand between a call's words and its surroundings: tags, brackets, quotes, and the keys of JSON forms
 _BEFORE = re.compile(r"(?:<[^<>\n]{1,60}>|\[[A-Z_]+\]|[\s\[{\"'(:,=.]|\bto=|\bfunctions?\b|\bname\b|\btype\b)*\Z")
 _AFTER = re.compile(r"(?:</[^<>\n]{1,60}>|<[^<>\n]{0,60}end[^<>\n]{0,60}>|<\|call\|>|<\w+\|>|[\s\[\]{}\"'`),])*")
+_OPENING = re.compile(r"[{\[]\s*[\"{\[\d\-tfn]")
+_TOO_DEEP = re.compile(r"(?:[{\[]\s*){100,}")
 _TAGS = re.compile(r"(?:<[^<>\n]{1,60}>|[\s\"':=>])*")
 
 
@@ -87,8 +89,8 @@ def _core(text: str, parts: Sequence[Piece]) -> Span:
     end = max(p.end for p in parts)
     name_end = next((p.end for p in parts if p.kind == "name"), start)
     bracket = re.compile(r"[{\[]").search(text, name_end, name_end + 80)
-    if bracket and (span := _parsed(text, bracket.start())):
-        return start, max(end, span[0])
+    if bracket and (span := _parsed(text, bracket.start())) and span[0] >= end:
+        return start, span[0]
     if parts[-1].kind == "key":  # a last argument that is no text, such as <parameter=count>\n3\n</parameter>
         tags = _TAGS.match(text, end)
         value = tags.end() if tags else end
@@ -128,9 +130,11 @@ def _beyond(opening: str, text: str, begin: int, end: int) -> int:
 def json_values(text: str) -> Iterator[tuple[Span, Any]]:
     """Outermost JSON objects and arrays in a text, in order: not {} or [] or [1], which prose and code have too."""
     at = 0
-    opening = re.compile(r"[{\[]\s*[\"{\[\d\-tfn]")
-    while found := opening.search(text, at):
+    while found := _OPENING.search(text, at):
         at = found.start() + 1
+        if nested := _TOO_DEEP.match(text, found.start()):
+            at = nested.end()
+            continue
         if parsed := _parsed(text, found.start()):
             end, value = parsed
             if isinstance(value, dict) or len(value) > 1 or (value and isinstance(value[0], (dict, list))):
