@@ -27,6 +27,14 @@ _MARKERS = "osD^vP"
 _SERIES = 6
 
 
+Show = Callable[[float], str]
+
+
+def percent(value: float) -> str:
+    """A share in per cent, as an axis writes it."""
+    return f"{100 * value:.2g} %"
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
     """A bar: its build (for the colour), label, length, and the ends of its interval."""
@@ -47,10 +55,13 @@ def available() -> bool:
     return True
 
 
-def error_ranges(rows: Sequence[tuple[str, Sequence[tuple[float, float, float] | None]]], name: str) -> str:
+def error_ranges(
+    rows: Sequence[tuple[str, Sequence[tuple[float, float, float] | None]]], name: str, show: Show = percent
+) -> str:
     """Errors by role: a dot for each build at its pooled error, on a line from its least to its worst module.
 
-    `rows` are (role, a (least, pooled, worst) for each build); at least one is not None.
+    `rows` are (role, a (least, pooled, worst) for each build); at least one is not None. Any value above zero with an
+    interval can be drawn so; `show` writes the axis' figures.
     """
     builds = max(len(found) for _, found in rows)
     step = 16 if builds == 1 else 12
@@ -70,7 +81,7 @@ def error_ranges(rows: Sequence[tuple[str, Sequence[tuple[float, float, float] |
             at += height
         axes.set_ylim(at, 0)
         axes.set_yticks(places, [_cut(role, 19) for role, _ in rows])
-        _percent_axis(axes.xaxis, [x for _, found in rows for spread in found if spread for x in spread])
+        _log_axis(axes.xaxis, [x for _, found in rows for spread in found if spread for x in spread], show)
 
     return _svg(draw, sum(heights), name, left=118)
 
@@ -84,7 +95,7 @@ def error_by_layer(points: Sequence[Sequence[tuple[int, float]]], limits: tuple[
             if found:
                 layers, errors = [layer for layer, _ in found], [_drawable(error) for _, error in found]
                 axes.plot(layers, errors, _marker(i), color=_series(i), markersize=4, alpha=0.75, markeredgewidth=0)
-        _percent_axis(axes.yaxis, [_drawable(error) for error in limits])
+        _log_axis(axes.yaxis, [_drawable(error) for error in limits], percent)
         axes.set_xlabel("layer")
         axes.grid(visible=True, axis="y")
         axes.grid(visible=False, axis="x")
@@ -146,8 +157,8 @@ def _cut(label: str, width: int = 17) -> str:
     return label if len(label) <= width else label[: width - 1] + "…"
 
 
-def _percent_axis(axis: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis from the least to the largest of `values`, with 2 to 6 ticks in per cent."""
+def _log_axis(axis: Any, values: Sequence[float], show: Show) -> None:
+    """A logarithmic axis from the least to the largest of `values`, with 2 to 6 ticks."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = min(values), max(values)
@@ -161,7 +172,7 @@ def _percent_axis(axis: Any, values: Sequence[float]) -> None:
     (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.2g} %"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
 
 
 def _svg(draw: Callable[[Axes], None], height: float, name: str, *, left: int, bottom: int = 24) -> str:

@@ -13,12 +13,16 @@ from ..diff_text import show_error
 from ..units import show_bytes, show_count
 from .charts import available, error_by_layer, error_ranges
 from .grid import draw_maps, table_of
-from .loading import BENCH, DIFF, PREDICT, SIDES, Loaded
+from .judged import agent_runs, verdict
+from .loading import BENCH, COMPARE, DIFF, PREDICT, SIDES, TAU2, VALIDATE, Loaded
 from .models import Model, by_reason, by_role, figures, find_models
 from .others import differences, is_unknown, provenance, show_diff, unknown
+from .quality import quality
 from .throughput import prediction, throughput
 
 _TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
+_QUALITY = "quality.html.jinja"  # a comparison's section
+_VERDICT, _AGENTS = "verdict.html.jinja", "agents.html.jinja"
 
 
 def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
@@ -32,9 +36,11 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
     diffs = [loaded for loaded in records if loaded.schema == DIFF]
     models = find_models(loaded for loaded in records if loaded.schema in SIDES)
     benches = [loaded for loaded in records if loaded.schema == BENCH]
+    compared = [loaded for loaded in records if loaded.schema == COMPARE]
     style, script = (_text(name) for name in (_STYLE, _SCRIPT))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"size": show_bytes, "count": show_count, "error": show_error}
+    section = environment.from_string(_text(_QUALITY))
     page: str = environment.from_string(_text(_TEMPLATE)).render(
         title=title or _title(models, records),
         version=__version__,
@@ -46,6 +52,20 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
         models=[_model(model, diffs, draw=draw) for model in models],
         diffs=[show_diff(loaded.record) for loaded in diffs],
         benches=[throughput(loaded, i, draw=draw) for i, loaded in enumerate(benches, 1)],
+        comparisons=[
+            Markup(section.render(c=quality(loaded, i, draw=draw), svg=Markup))  # autoescaped by the section
+            for i, loaded in enumerate(compared, 1)
+        ],
+        verdicts=[
+            Markup(environment.from_string(_text(_VERDICT)).render(v=verdict(loaded)))  # autoescaped there
+            for loaded in records
+            if loaded.schema == VALIDATE
+        ],
+        agents=[
+            Markup(environment.from_string(_text(_AGENTS)).render(a=agent_runs(loaded)))
+            for loaded in records
+            if loaded.schema == TAU2
+        ],
         predictions=[prediction(loaded) for loaded in records if loaded.schema == PREDICT],
         others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
         provenance=provenance(records),
