@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..compare.figures import comparison_problems
 from ..errors import RecordError, listed
 from ..records import check_modules, read_record
 from .judged_checks import agent_problems, verdict_problems
@@ -21,7 +22,6 @@ TAU2 = "mlxquant.tau2/1"
 VALIDATE = "mlxquant.validate/1"
 
 _RECORD = "audit.json"
-_ENDS = ("estimate", "low", "high")
 _GROUP = ("role", "layers", "modules", "a", "b", "delta_bytes", "a_reasons", "b_reasons")
 
 
@@ -86,43 +86,11 @@ def _problems(record: Mapping[str, Any], where: str) -> Iterator[str]:
         if not isinstance(record.get("chips"), list) or not all(isinstance(c, dict) for c in record["chips"]):
             yield "chips: a list of tables expected"
     elif schema == COMPARE:
-        yield from _compare_problems(record)
+        yield from comparison_problems(record)
     elif schema == VALIDATE:
         yield from verdict_problems(record)
     elif schema == TAU2:
         yield from agent_problems(record)
-
-
-def _compare_problems(record: Mapping[str, Any]) -> Iterator[str]:
-    candidates = record.get("candidates")
-    if not isinstance(candidates, list) or not candidates:
-        yield "candidates: a list of at least one expected"
-        return
-    for key in ("data", "pass", "source"):
-        if not isinstance(record.get(key), dict):
-            yield f"{key}: a table expected"
-    if type(record.get("margin_nats")) not in (int, float) or type(record.get("confidence")) not in (int, float):
-        yield "margin_nats, confidence: numbers expected"
-    for number, candidate in enumerate(candidates):
-        if not isinstance(candidate, dict) or not isinstance(candidate.get("name"), str):
-            yield f"candidates[{number}]: a table with a name expected"
-        elif not isinstance(candidate.get("measurements"), list):
-            yield f"candidates[{number}]: measurements: a list expected"
-        elif wrong := [m for m in candidate["measurements"] if not _is_measurement(m)]:
-            yield f"candidates[{number}]: {str(wrong[0])[:60]}: metric, estimate, low, high, n and clusters expected"
-
-
-def _is_measurement(value: Any) -> bool:
-    """Whether a figure has what a reader counts on; ends come together or not at all."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("metric"), str)
-        and all(key in value and type(value[key]) in (int, float, type(None)) for key in _ENDS)
-        and (value["low"] is None) == (value["high"] is None)
-        and all(type(value.get(key)) is int for key in ("n", "clusters"))
-        and all(isinstance(value.get(key), str | None) for key in ("slice", "depth", "turn", "against", "case"))
-        and type(value.get("layer")) in (int, type(None))
-    )
 
 
 def _diff_problems(record: Mapping[str, Any]) -> Iterator[str]:

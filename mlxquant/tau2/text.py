@@ -74,7 +74,7 @@ def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: f
             continue
         a, b, d = first.get(metric), second.get(metric), second.get(f"{metric}_difference")
         if not metric.endswith("_difference"):
-            rows.append((_starred(b or a), _cell(a, metric), _cell(b, metric), _change(d, metric)))
+            rows.append((_starred(b or a), _cell(a, metric), _cell(b, metric), shown(d, metric, "+")))
     lost = [s["counts"]["infrastructure_errors"] for s in (baseline, side)]
     rows.append(("infrastructure", *(f"{n:,} errors" for n in lost), f"{lost[1] - lost[0]:+,}".replace("-", "−")))
     heads = ("", _cut(baseline["name"]), _cut(side["name"]), "difference")
@@ -126,16 +126,17 @@ def _plain(side: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {m["metric"]: m for m in side["measurements"] if "depth" not in m}
 
 
-def _label(metric: str) -> str:
+def label(metric: str) -> str:
+    """A metric as the table names it: ``"pass^1"``."""
     return _LABELS.get(metric, metric.replace("pass_hat_", "pass^"))
 
 
 def _starred(m: Mapping[str, Any] | None) -> str:
-    return "" if m is None else _label(m["metric"]) + (" *" if "note" in m else "")
+    return "" if m is None else label(m["metric"]) + (" *" if "note" in m else "")
 
 
 def _marked(measurements: Any) -> str:
-    notes = [f"* {_label(m['metric']).replace('_', ' ')} {m['note']}" for m in measurements if "note" in m]
+    notes = [f"* {label(m['metric']).replace('_', ' ')} {m['note']}" for m in measurements if "note" in m]
     return "".join(f"\n{_under(note)}" for note in notes)
 
 
@@ -152,17 +153,18 @@ def _interval(m: Mapping[str, Any], metric: str, sign: str = "", fewer: int = 0)
     return f"[{_value(m['low'], metric, sign, fewer)}, {_value(m['high'], metric, sign, fewer)}]"
 
 
+def shown(m: Mapping[str, Any] | None, metric: str, sign: str = "") -> str:
+    """A figure with its interval, in full; ``sign`` is "+" for differences."""
+    if m is None:
+        return "-"
+    ends = f" {_interval(m, metric, sign)}" if m.get("low") is not None else ""
+    return _value(m["estimate"], metric, sign) + ends
+
+
 def _cell(m: Mapping[str, Any] | None, metric: str) -> str:
     if m is None:
         return "-"
     return _value(m["estimate"], metric) + (f" {_interval(m, metric, fewer=1)}" if m.get("low") is not None else "")
-
-
-def _change(m: Mapping[str, Any] | None, metric: str) -> str:
-    if m is None:
-        return "-"
-    interval = f" {_interval(m, metric, '+')}" if m.get("low") is not None else ""
-    return _value(m["estimate"], metric, "+") + interval
 
 
 def _under(text: str) -> str:
