@@ -70,7 +70,7 @@ def _agreeing(name: str, evidence: Sequence[Evidence]) -> Chosen:
         if side.name != name and side.pointer.get("recipe", {}).get("name") != name:
             warnings.append(f"{e.file} calls it {side.name!r}; taken to be {name!r}, since it is the only one there")
         sides.append((e, side))
-    problems = [*_other_builds(sides), *_other_sources(sides)]
+    problems = disagreements(sides)
     if problems:
         raise MixedRecordsError(
             listed(["records of different builds or sources have no common verdict:", *problems], limit=12)
@@ -81,6 +81,11 @@ def _agreeing(name: str, evidence: Sequence[Evidence]) -> Chosen:
             f"nothing in {', '.join(nameless)} says which build it measured; that it is this one is your word"
         )
     return Chosen(name, tuple(sides), tuple(warnings))
+
+
+def disagreements(sides: Sequence[tuple[Evidence, Side]]) -> list[str]:
+    """Where records that should be of one candidate measured different builds or sources."""
+    return [*_other_builds(sides), *_other_sources(sides)]
 
 
 def _side_named(name: str, e: Evidence) -> Side:

@@ -68,15 +68,9 @@ def _record(
 ) -> dict[str, Any]:
     from .. import __version__
 
-    changed, known_by = written(path)
-    newer = too_new(changed, evidence)
-    if newer:
-        warnings = [
-            f"{tolerances.file} was changed {shown(changed)} ({known_by}), after the measurements in"
-            f" {', '.join(newer)}: tolerances set after the fact prove little",
-            *warnings,
-        ]
-    baseline, more = _baseline(evidence, baseline_at)
+    told, late = tolerances_entry(path, tolerances, evidence)
+    warnings = [*late, *warnings]
+    baseline, more = baseline_of(evidence, baseline_at)
     checks = [check for j in judged for check in j.checks]
     words = {j.verdict for j in judged}
     measured = [e for e in evidence if e.machine and not e.machine.get("unknown")]
@@ -85,14 +79,7 @@ def _record(
         "mlxquant": __version__,
         "date": shown(datetime.now(UTC)),
         "verdict": FAIL if FAIL in words else PASS if words == {PASS} else INCONCLUSIVE,
-        "tolerances": {
-            "name": tolerances.name,
-            "file": tolerances.file,
-            "sha256": tolerances.sha256,
-            "written": shown(changed),
-            "written_by": known_by,
-            "newer_than": newer,
-        },
+        "tolerances": told,
         "machine": common([e.machine for e in measured]),
         "versions": common([e.versions for e in measured]),
         "source": common([e.source for e in evidence if e.source]),
@@ -107,13 +94,35 @@ def _record(
             for j in judged
         ],
         "checks": [{"candidate": j.chosen.name, **check.as_dict()} for j in judged for check in j.checks],
-        "evidence": [_evidence_entry(e) for e in evidence],
+        "evidence": [evidence_entry(e) for e in evidence],
         "warnings": list(dict.fromkeys([*warnings, *more])),
         "caveats": caveats(checks),
     }
 
 
-def _baseline(evidence: Sequence[Evidence], baseline_at: str | None) -> tuple[dict[str, Any] | None, list[str]]:
+def tolerances_entry(
+    path: Path, tolerances: Tolerances, evidence: Sequence[Evidence]
+) -> tuple[dict[str, Any], list[str]]:
+    """What a record says of a tolerance file, and a warning where it is newer than the measurements."""
+    changed, known_by = written(path)
+    newer = too_new(changed, evidence)
+    entry = {
+        "name": tolerances.name,
+        "file": tolerances.file,
+        "sha256": tolerances.sha256,
+        "written": shown(changed),
+        "written_by": known_by,
+        "newer_than": newer,
+    }
+    if not newer:
+        return entry, []
+    return entry, [
+        f"{tolerances.file} was changed {shown(changed)} ({known_by}), after the measurements in"
+        f" {', '.join(newer)}: tolerances set after the fact prove little"
+    ]
+
+
+def baseline_of(evidence: Sequence[Evidence], baseline_at: str | None) -> tuple[dict[str, Any] | None, list[str]]:
     """What the candidate was held against, and where it is; warnings where that is unclear."""
     named = [(e.file, e.baseline) for e in evidence if e.baseline is not None]
     if not named:
@@ -151,7 +160,8 @@ def _rank(side: Side) -> int:
     return next((i for i, key in enumerate(_POINTERS) if side.pointer.get(key)), len(_POINTERS))
 
 
-def _evidence_entry(e: Evidence) -> dict[str, Any]:
+def evidence_entry(e: Evidence) -> dict[str, Any]:
+    """One record that a verdict rests on."""
     return {
         "file": e.file,
         "schema": e.schema,
