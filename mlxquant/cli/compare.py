@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError, UsageError
-from .options import dtype_option, json_option, override_options, shipped, source_argument
+from . import INTERRUPTED
+from .options import dtype_option, json_option, override_options, shipped
 
 if TYPE_CHECKING:
     from ..compare.engine import Progress
@@ -21,7 +22,7 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 
 
 @click.command()
-@source_argument
+@click.argument("source", metavar="SOURCE", required=False)
 @click.option("-r", "--recipe", "recipes", multiple=True, metavar="RECIPE[:KEY=VALUE,…]",
               help="A recipe; again for several. gates-8bit:bits=4,group_size=32 is a variation.")  # fmt: skip
 @click.option("--build", "builds", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
@@ -45,7 +46,8 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 @click.option("--by", type=click.Choice(VIEWS), default="recipe", show_default=True, help="What the table's rows are.")
 @json_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the record there too.")
-def command(source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
+@click.option("--from", "kept", type=click.Path(path_type=Path), metavar="RECORD", help="Show a kept record again.")
+def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
     """Judge recipes and builds against the full-precision model, in one pass over its weights.
 
     No build is written, and one layer is in memory at a time. SOURCE is a checkpoint's folder or a Hub id. --bits,
@@ -58,13 +60,23 @@ def command(source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], **o
     mlxquant compare Qwen/Qwen3.5-122B-A10B -r gates-8bit -r gates-8bit:bits=4 -o compare.json
     mlxquant compare ./checkpoint -r gates-8bit:bits=3,group_size=32 --build other-build --by layer
     mlxquant compare ./checkpoint -r gates-4bit --teacher-forced-routing --work work --by slice
+    mlxquant compare --from compare.json --by statistic
     """
     from ..records import record_text
 
     output: Path | None = options["output"]
     if output is not None and not output.absolute().parent.is_dir():
         raise OutputError(f"{output}: its folder does not exist; make it first")
-    record = _measured(source, recipes, builds, options)
+    if options["kept"] is not None:
+        if source is not None or recipes or builds:
+            raise UsageError("--from shows a record; it measures nothing")
+        from ..compare.figures import read_comparison
+
+        record: dict[str, Any] | None = read_comparison(options["kept"])
+    elif source is None:
+        raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
+    else:
+        record = _measured(source, recipes, builds, options)
     if record is None:
         return  # another rank tells
     text = record_text(record)
@@ -75,7 +87,10 @@ def command(source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], **o
     click.echo(text if options["as_json"] else compare_text(record, options["by"]))
 
 
-def _measured(source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]) -> Any:
+def _measured(
+    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Run the pass; None where another rank tells what came out."""
     candidates = list(_candidates(recipes, builds, given))
     from ..compare.engine import Options
     from ..compare.record import Question, run_comparison
@@ -96,8 +111,14 @@ def _measured(source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], g
         fresh=given["fresh"],
     )
     opened = open_source(source, weights=True)
-    with _progress() as watch:
-        record, tells = run_comparison(opened, candidates, question, options, watch)
+    try:
+        with _progress() as watch:
+            record, tells = run_comparison(opened, candidates, question, options, watch)
+    except KeyboardInterrupt:
+        work = given["work"]
+        kept = "nothing is kept without --work" if work is None else f"the same command goes on from {work}"
+        click.echo(f"mlxquant: stopped; {kept}", err=True)
+        sys.exit(INTERRUPTED)
     return record if tells else None
 
 

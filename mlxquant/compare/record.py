@@ -22,6 +22,7 @@ from ..machine import describe_machine, describe_versions
 from ..plan import source_record
 from .documents import BUILTIN, Documents, read_documents
 from .engine import NOISE_FLOOR, Options, Pass, Progress, compare
+from .figures import SCHEMA
 from .lanes import Candidate
 from .layer_statistics import layer_measurements, margin_measurements
 from .metrics import CAVEAT
@@ -30,7 +31,6 @@ from .tally import Tally
 from .tokenizer import open_tokenizer
 from .verdicts import DEFAULT_MARGIN, against_each_other, against_floor, difference_measurements
 
-SCHEMA = "mlxquant.compare/1"
 DEFAULTS = Options()
 
 

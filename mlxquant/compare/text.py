@@ -8,7 +8,7 @@ from typing import Any
 
 from ..units import show_bytes
 from .figures import Figures, Measured, figures_of
-from .metrics import ABOVE, LLAMA_NAMES, OPEN, WITHIN
+from .metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
 
 WIDTH = 80
 _NAME = 16
@@ -70,13 +70,14 @@ def _exponent(value: float) -> int:
 
 def _head(record: Mapping[str, Any]) -> str:
     source, data, done, machine = record["source"], record["data"], record["pass"], record["machine"]
-    revision = f" at {source['revision'][:12]}" if source.get("revision") else ""
+    revision = f" at {str(source['revision'])[:12]}" if source.get("revision") else ""
     size, times = show_bytes(done["source_bytes"]), done["bytes_read"] / max(done["source_bytes"], 1)
     lines = [
-        f"source: {source['name']}{revision}, {size} read {'once' if times == 1 else f'{times:.3g} times'}",
-        f"data: {data['name']}, {data['documents']:,} documents, {data['scored_tokens']:,} tokens scored",
-        f"machine: {machine['chip']}, {machine['cores']} cores; mlx {record['versions'].get('mlx')}; {record['date']}",
-        f"computed: {done['compute_reason']}",
+        f"source: {source.get('name')}{revision}, {size} read {'once' if times == 1 else f'{times:.3g} times'}",
+        f"data: {data.get('name')}, {data['documents']:,} documents, {data['scored_tokens']:,} tokens scored",
+        f"machine: {machine.get('chip')}, {machine.get('cores')} cores; mlx {record['versions'].get('mlx')};"
+        f" {record.get('date')}",
+        f"computed: {done.get('compute_reason')}",
         f"took: {done['seconds']:,.0f} s, {show_bytes(done['peak_memory_bytes'])} at most"
         + (f", {done['ranks']} ranks" if done["ranks"] > 1 else ""),
     ]
@@ -137,7 +138,7 @@ def _pairs(record: Mapping[str, Any]) -> str:
         (_name(c["name"]), v["verdict"], _name(v["against"]), plus_minus(v["kl_nats_difference"], 1000.0),
          f"{v['documents_needed']:,}" if v.get("documents_needed") else "")
         for c in record["candidates"]
-        for v in c["beside"]
+        for v in c.get("beside", ())
     ]  # fmt: skip
     if not rows:
         return "One candidate alone: nothing to compare it with."
@@ -199,8 +200,7 @@ def _remarks(record: Mapping[str, Any]) -> str:
         if verdict.get("verdict") == OPEN:
             lines.append(f"open: {candidate['name']}: {_why_open(verdict)}")
         lines += [f"warning: {candidate['name']}: {w}" for w in candidate.get("warnings") or ()]
-    lines += [f"note: {note}" for note in record["notes"]]
-    lines.append(f"note: {record['caveat']}")
+    lines += [f"note: {note}" for note in (*(record.get("notes") or ()), CAVEAT)]
     return "\n".join(_filled(line) for line in lines)
 
 

@@ -32,7 +32,7 @@ Show = Callable[[float], str]
 
 def percent(value: float) -> str:
     """A share in per cent, as an axis writes it."""
-    return f"{100 * value:.2g} %"
+    return f"{float(f'{100 * value:.2g}'):g} %"
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,11 +131,10 @@ def _pictures(found: Sequence[Figures], number: int) -> Iterator[dict[str, str]]
             }
     for i, (metric, case, title) in enumerate(_LAYERS):
         points = [list(_by_layer(f, metric, case)) for f in found]
-        flat = [value for series in points for _, value in series]
         if len({layer for series in points for layer, _ in series}) > 1:
             yield {
                 "title": f"{title}, by layer",
-                "svg": error_by_layer(points, (min(flat), max(flat)), f"q{number}-layer-{i}"),
+                "svg": error_by_layer(points, _limits(found, metric), f"q{number}-layer-{i}"),
                 "label": f"{title}, by layer: " + "; ".join(_worst(found, points)),
             }
 
@@ -154,6 +153,13 @@ def _by_layer(figures: Figures, metric: str, case: str | None) -> Iterator[tuple
         found = figures.get(metric, layer=layer, case=case)
         if found is not None and found["estimate"] and found["estimate"] > 0:
             yield layer, found["estimate"]
+
+
+def _limits(found: Sequence[Figures], metric: str) -> tuple[float, float]:
+    """One scale for a metric's cases, so that own and accumulated can be compared by eye."""
+    cases = [case for name, case, _ in _LAYERS if name == metric]
+    values = [value for f in found for case in cases for _, value in _by_layer(f, metric, case)]
+    return min(values), max(values)
 
 
 def _said(found: Sequence[Figures], group: str, spreads: Sequence[tuple[float, float, float] | None]) -> str:
