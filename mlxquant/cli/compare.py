@@ -17,6 +17,7 @@ from .options import dtype_option, json_option, override_options, shipped
 if TYPE_CHECKING:
     from ..compare.engine import Progress
     from ..compare.lanes import Candidate
+    from ..compare.record import Question
 
 VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 
@@ -93,17 +94,10 @@ def _measured(
     """Run the pass; None where another rank tells what came out."""
     candidates = list(_candidates(recipes, builds, given))
     from ..compare.engine import Options
-    from ..compare.record import Question, run_comparison
-    from ..compare.verdicts import DEFAULT_MARGIN
+    from ..compare.record import run_comparison
     from ..hub import open_source
 
-    question = Question(
-        data=given["data"] if given["data"] == "builtin" else Path(given["data"]),
-        margin=DEFAULT_MARGIN if given["margin"] is None else given["margin"],
-        confidence=given["confidence"],
-        second_half=given["second_half"],
-        max_tokens=given["max_tokens"],
-    )
+    question = question_of(given)
     options = Options(
         noise_floor=not given["no_noise_floor"],
         own=not given["no_own"],
@@ -112,7 +106,7 @@ def _measured(
     )
     opened = open_source(source, weights=True)
     try:
-        with _progress() as watch:
+        with pass_bar() as watch:
             record, tells = run_comparison(opened, candidates, question, options, watch)
     except KeyboardInterrupt:
         work = given["work"]
@@ -120,6 +114,20 @@ def _measured(
         click.echo(f"mlxquant: stopped; {kept}", err=True)
         sys.exit(INTERRUPTED)
     return record if tells else None
+
+
+def question_of(given: dict[str, Any]) -> Question:
+    """What is asked, from the options that `compare` and `sweep` share."""
+    from ..compare.record import Question
+    from ..compare.verdicts import DEFAULT_MARGIN
+
+    return Question(
+        data=given["data"] if given["data"] == "builtin" else Path(given["data"]),
+        margin=DEFAULT_MARGIN if given["margin"] is None else given["margin"],
+        confidence=given["confidence"],
+        second_half=given["second_half"],
+        max_tokens=given["max_tokens"],
+    )
 
 
 def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]) -> Iterator[Candidate]:
@@ -146,7 +154,7 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
+def pass_bar() -> Iterator[Callable[[Progress], None]]:
     """A bar on stderr: steps done, time left, the one just finished; lines where stderr is no terminal."""
     if not sys.stderr.isatty():
 

@@ -73,7 +73,7 @@ def command(**options: Any) -> None:
         raise OutputError(f"{output}: already exists; choose another name or remove it")
     settings, suites = _settings(options), _suites(options)
     files = Files(_partial(output), options["fresh"], options["trace"], options["trace_content"])
-    with _progress() as watch:
+    with trial_bar() as watch:
         record = evaluate(_sides(options), suites, settings, files, watch)
     _check_measured(record)
     if output is not None:
@@ -157,7 +157,7 @@ def _publish(output: Path, text: str) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Step], None]]:
+def trial_bar() -> Iterator[Callable[[Step], None]]:
     """A bar on stderr: trials done, time left, what is at hand. Silent when stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
