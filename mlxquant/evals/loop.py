@@ -20,7 +20,7 @@ from typing import Any
 
 from ..store import SYSTEM_PROMPT, Task, make_task, openai_tools
 from ..store.scoring import CallVerdict, Judge, Step
-from .items import Ask, CallMade, Item, Message, Played, Reply
+from .items import CALL_CHECKS, Ask, CallMade, Item, Message, Played, Reply
 
 NAME = "tool-loop"
 FIRST_SEED = 1_000_000
@@ -156,8 +156,8 @@ def _call(step: Step) -> CallMade:
     """One expected call by its first attempt; one that was never attempted is no call at all."""
     attempt = step.attempt
     if attempt is None:
-        checks = dict.fromkeys(("valid_call", "valid_json", "valid_schema", "right_tool", "right_arguments"), False)
-        return CallMade(step.depth, {**checks, "made": False}, step.call.name, "no call", step.slices)
+        checks = dict.fromkeys((check for check in CALL_CHECKS if check != "policy_kept"), False)
+        return CallMade(step.depth, checks, step.call.name, "no call", step.slices)
     checks = {
         "valid_call": True,
         "valid_json": attempt.valid_json,
