@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..units import show_bytes
@@ -11,7 +11,8 @@ from .figures import Figures, Measured, figures_of
 from .metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
 
 WIDTH = 80
-_NAME = 16
+_SHORTEST = 12  # columns that a candidate's name has at least
+_SMALL = 0.0005  # half an interval's width below which figures are written with exponents
 _WORDS = {WITHIN: "within", ABOVE: "above", OPEN: "open"}
 VIEWS = ("recipe", "slice", "depth", "turn", "layer", "pair", "statistic")
 
@@ -50,7 +51,9 @@ def plus_minus(found: Measured | None, scale: float = 1.0) -> str:
     half = (found["high"] - found["low"]) / 2 * scale
     if half == 0:
         return f"{value:.3g}±0"
-    places = min(max(0, 1 - _exponent(half)), 7)
+    if half < _SMALL:
+        return f"{value:.2g}±{half:.1g}"
+    places = max(0, 1 - _exponent(half))
     return f"{value:.{places}f}±{half:.{places}f}"
 
 
@@ -59,8 +62,10 @@ def interval(found: Measured, scale: float = 1.0) -> str:
     if found["low"] is None or found["high"] is None:
         return str(found.get("reason") or "no interval")
     low, high = found["low"] * scale, found["high"] * scale
-    width = max(abs(high - low), 1e-12)
-    places = min(max(0, 1 - _exponent(width)), 7)
+    width = abs(high - low)
+    if width < _SMALL:
+        return f"{low:.2g} … {high:.2g}" if abs(low) < 1 else f"{low:.6g} … {high:.6g}"
+    places = max(0, 1 - _exponent(width))
     return f"{low:.{places}f} … {high:.{places}f}"
 
 
@@ -93,9 +98,9 @@ def _candidates(record: Mapping[str, Any]) -> str:
         verdict = _WORDS.get(candidate.get("verdict", {}).get("verdict"), "-")
         top, flips = figures.get("same_top"), figures.get("expert_set_changed")
         cells = (size, bpw, mnat(figures.get("kl_nats")), percent(top), percent(flips))
-        rows.append((_name(figures.name), *cells, _cut(worst["slice"], 11) if worst else "-", verdict))
+        rows.append((figures.name, *cells, _cut(worst["slice"], 11) if worst else "-", verdict))
     heads = ("candidate", "bytes", "bpw", "KL, mnat", "top", "flips", "worst slice", "floor")
-    return _table(heads, rows, "lrrrrrll")
+    return _table(heads, _named(heads, rows), "lrrrrrll")
 
 
 def _groups(record: Mapping[str, Any], kind: str) -> str:
@@ -135,7 +140,7 @@ def _layers(record: Mapping[str, Any]) -> str:
 
 def _pairs(record: Mapping[str, Any]) -> str:
     rows = [
-        (_name(c["name"]), v["verdict"], _name(v["against"]), plus_minus(v["kl_nats_difference"], 1000.0),
+        (_name(c["name"], 22), v["verdict"], _name(v["against"], 22), plus_minus(v["kl_nats_difference"], 1000.0),
          f"{v['documents_needed']:,}" if v.get("documents_needed") else "")
         for c in record["candidates"]
         for v in c.get("beside", ())
@@ -157,7 +162,7 @@ def _statistics(record: Mapping[str, Any]) -> str:
                 scale, unit = (100.0, ", %") if "Δp" in name or metric == "same_top" else (1.0, "")
                 errors = (f"{v * scale:.2g}" if v is not None else "-" for v in (found["se"], found.get("se_iid")))
                 ends = interval(found, scale) if found["low"] is not None else "none"
-                rows.append((name + unit, f"{found['estimate'] * scale:.4g}", *errors, ends))
+                rows.append((name + unit, f"{found['estimate'] * scale:.3g}", *errors, ends))
         tables.append(f"{figures.name}\n{_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}")
     return "\n\n".join(tables)
 
@@ -173,6 +178,9 @@ def _reading(record: Mapping[str, Any], by: str) -> str:
             " flips: per cent for which a layer chose other experts."
         )
     if by == "recipe":
+        names = [str(c["name"]) for c in record["candidates"]]
+        if any(len(name) > _SHORTEST and "=" in name for name in names):
+            lines.append("b, g: bits and group size of a recipe's variation.")
         margin = record["margin_nats"] * 1000
         lines.append(
             f"floor: against bf16 between layers, which serving in bf16 costs anyway: within a margin of {margin:g}"
@@ -194,7 +202,7 @@ def _reading(record: Mapping[str, Any], by: str) -> str:
 
 
 def _remarks(record: Mapping[str, Any]) -> str:
-    lines = [f"name: {name}" for name in _cut_names(record)]
+    lines = []
     for candidate in record["candidates"]:
         verdict = candidate.get("verdict", {})
         if verdict.get("verdict") == OPEN:
@@ -212,17 +220,17 @@ def _why_open(verdict: Mapping[str, Any]) -> str:
     return f"{interval(found, 1000.0)} mnat beyond the floor holds the margin of {margin:g}{more}"
 
 
-def _cut_names(record: Mapping[str, Any]) -> Iterator[str]:
-    for candidate in record["candidates"]:
-        if _name(candidate["name"]) != candidate["name"]:
-            yield f"{_name(candidate['name'])} is {candidate['name']}"
+def _named(heads: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Cut the names in the first column to what the others leave of 80 columns."""
+    taken = sum(max(len(line[i]) for line in (heads, *rows)) + 2 for i in range(1, len(heads)))
+    return [(_name(row[0], max(WIDTH - taken, _SHORTEST)), *row[1:]) for row in rows]
 
 
-def _name(name: str) -> str:
+def _name(name: str, width: int) -> str:
     """A candidate's name in a column: changes in a letter each where it is too long, cut if that is not enough."""
     for word, letter in (("bits=", "b"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", "")):
-        name = name.replace(word, letter) if len(name) > _NAME else name
-    return _cut(name, _NAME)
+        name = name.replace(word, letter) if len(name) > width else name
+    return _cut(name, width)
 
 
 def _cut(name: str, width: int) -> str:
