@@ -75,6 +75,10 @@ class Keeper:
     def merge(self, states: Sequence[Mapping[str, NDArray[np.generic]]]) -> None:
         self.restored = {name: array for state in states for name, array in state.items()}
 
+    def routing(self, case: str, document: int, layer: int) -> Any:
+        """The first candidate's routing at a layer."""
+        return self.layers[0, case, document, layer].routing
+
     def whole(self) -> dict[str, NDArray[np.generic]]:
         """What this run gave and what it was given of earlier ones."""
         return {**getattr(self, "restored", {}), **self.state()}
@@ -97,17 +101,19 @@ def run_pass(
 def logits_seen() -> Iterator[list[tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     """Look at the logits, of reference and candidate, that scores are made of, as they go by."""
     seen: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    real = end_steps.token_scores
+    step = vars(end_steps)
+    real = step["token_scores"]
 
     def look(reference: mx.array, logits: mx.array, targets: mx.array) -> TokenScores:
         seen.append((np.array(reference), np.array(logits)))
-        return real(reference, logits, targets)
+        scores: TokenScores = real(reference, logits, targets)
+        return scores
 
-    end_steps.token_scores = look
+    step["token_scores"] = look
     try:
         yield seen
     finally:
-        end_steps.token_scores = real
+        step["token_scores"] = real
 
 
 def logits_of_pass(

@@ -54,19 +54,19 @@ def test_damage_to_routers_alone_is_gone_when_routing_is_forced(damaged_router):
 def test_damage_to_experts_alone_stays_when_routing_is_forced(damaged_experts):
     for d in range(4):
         assert damaged_experts.scores[0, "teacher-forced", d].kl.mean() > 1e-4
-        assert not damaged_experts.layers[0, "teacher-forced", d, 2].routing.set_changed.any()
+        assert not damaged_experts.routing("teacher-forced", d, 2).set_changed.any()
 
 
 def test_a_router_alone_flips_only_where_it_is_damaged_itself(damaged_router, damaged_experts):
     for d in range(4):
         for layer in range(4):
-            assert not damaged_experts.layers[0, "router", d, layer].routing.set_changed.any()
-    flips = [damaged_router.layers[0, "router", d, layer].routing.set_changed for d in range(4) for layer in range(4)]
+            assert not damaged_experts.routing("router", d, layer).set_changed.any()
+    flips = [damaged_router.routing("router", d, layer).set_changed for d in range(4) for layer in range(4)]
     assert 0.05 < np.concatenate(flips).mean() < 1
 
 
 def test_a_flip_changes_the_blocks_output_more_than_damaged_scores_do(damaged_router):
-    routing = [damaged_router.layers[0, "own", d, 0].routing for d in range(4)]
+    routing = [damaged_router.routing("own", d, 0) for d in range(4)]
     change = np.concatenate([r.block_change for r in routing])
     flipped = np.concatenate([r.set_changed for r in routing])
     assert (change > 0).all(), "the chosen experts' weights come from damaged logits too"
@@ -75,13 +75,13 @@ def test_a_flip_changes_the_blocks_output_more_than_damaged_scores_do(damaged_ro
 
 def test_an_undamaged_block_on_the_references_state_does_not_change(tiny, tmp_path):
     _, sink = run_pass(tiny("qwen3_moe"), [only("lm_head", tmp_path)], texts((20,)))
-    assert not sink.layers[0, "own", 0, 2].routing.block_change.any()
+    assert not sink.routing("own", 0, 2).block_change.any()
     assert sink.scores[0, "accumulated", 0].kl.mean() > 1e-4
 
 
 def test_flips_come_where_the_margin_is_small(damaged_router):
-    flipped = np.concatenate([damaged_router.layers[0, "router", d, 0].routing.set_changed for d in range(4)])
-    margin = np.concatenate([damaged_router.layers[0, "router", d, 0].routing.margin for d in range(4)])
+    flipped = np.concatenate([damaged_router.routing("router", d, 0).set_changed for d in range(4)])
+    margin = np.concatenate([damaged_router.routing("router", d, 0).margin for d in range(4)])
     assert (margin >= 0).all()
     assert margin[flipped].mean() < margin[~flipped].mean()
 
@@ -92,14 +92,19 @@ def test_indices_margins_and_first_experts_are_those_of_the_models_own_routing(t
     source, documents = tiny("qwen3_moe"), texts((30,))
     _, sink = run_pass(source, [Candidate("2", recipe=narrow("uniform-8bit", bits=2))], documents)
     model = in_float32(load_model(source, lazy=True)[0])
-    logits: list[np.ndarray] = []
+    logits = []
+
+    def keep(call, args, kwargs):
+        logits.append(call(*args, **kwargs))
+        return logits[-1]
+
     for layer in model.layers:
-        hook(layer.mlp.gate, lambda call, args, kwargs: logits.append(call(*args, **kwargs)) or logits[-1])
+        hook(layer.mlp.gate, keep)
     mx.eval(model(mx.array(documents[0].tokens)[None]))
     for i, found in enumerate(logits):
         rows = np.sort(np.array(found[0]), axis=1)[:, ::-1]
         k = model.args.num_experts_per_tok
-        margin = sink.layers[0, "accumulated", 0, i].routing.margin
+        margin = sink.routing("accumulated", 0, i).margin
         assert np.allclose(margin, rows[:, k - 1] - rows[:, k], atol=1e-6)
 
 
@@ -108,7 +113,7 @@ def test_a_text_in_chunks_routes_as_it_does_whole(tiny, tmp_path):
     whole = run_pass(tiny("qwen3_moe"), [candidate], texts((40,)), teacher_forced_routing=True)[1]
     parts = run_pass(tiny("qwen3_moe"), [candidate], texts((40,)), teacher_forced_routing=True, chunk=16)[1]
     for layer in range(4):
-        a, b = (s.layers[0, "accumulated", 0, layer].routing for s in (whole, parts))
+        a, b = (s.routing("accumulated", 0, layer) for s in (whole, parts))
         assert (a.set_changed == b.set_changed).mean() > 0.9
         assert len(b.margin) == 40
     assert not parts.scores[0, "teacher-forced", 0].kl.any()
@@ -118,7 +123,7 @@ def test_a_dense_model_has_no_routing_and_the_rest(tiny):
     _, sink = run_pass(
         tiny("llama"), [Candidate("4", recipe=narrow("gates-8bit", bits=4))], texts((9,)), teacher_forced_routing=True
     )
-    assert sink.layers[0, "accumulated", 0, 0].routing is None
+    assert sink.routing("accumulated", 0, 0) is None
     assert (0, "router", 0, 0) not in sink.layers
     assert np.array_equal(sink.scores[0, "teacher-forced", 0].kl, sink.scores[0, "accumulated", 0].kl)
 

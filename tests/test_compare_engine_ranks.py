@@ -1,0 +1,92 @@
+"""A pass over several ranks gives what one gives: shares, merging, and two real processes over mlx's ring."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxquant.compare.lanes import Candidate
+from mlxquant.compare.ranks import Ranks, pack, unpack
+from tests.compare_pass import narrow, run_pass, texts
+
+ROOT = Path(__file__).resolve().parent.parent
+LENGTHS = (9, 20, 4, 13, 6)
+CHILD = """
+import json, sys
+from pathlib import Path
+import mlx.core as mx
+mx.set_default_device(mx.cpu)
+import numpy as np
+from tests.compare_pass import Keeper, narrow, run_pass, texts
+from tests.test_compare_engine_ranks import LENGTHS, chosen
+
+result, sink = run_pass(Path(sys.argv[1]), chosen(), texts(LENGTHS))
+if result.rank == 0:
+    np.savez(sys.argv[2], **sink.restored)
+    told = {"ranks": result.ranks, "bytes_read": result.bytes_read, "source_bytes": result.source_bytes}
+    Path(sys.argv[3]).write_text(json.dumps(told))
+"""
+
+
+def chosen() -> list[Candidate]:
+    """One candidate is enough to see that nothing is lost."""
+    return [Candidate("4", recipe=narrow("gates-8bit", bits=4))]
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=60), st.integers(1, 5))
+def test_shares_are_disjoint_complete_and_even(lengths, size):
+    shares = [Ranks(None, rank, size).share(lengths) for rank in range(size)]
+    assert sorted(i for share in shares for i in share) == list(range(len(lengths)))
+    loads = [sum(lengths[i] for i in share) for share in shares]
+    assert max(loads) - min(loads) <= max(lengths)
+
+
+def test_one_rank_has_everything_in_order():
+    assert Ranks(None).share([3, 9, 1]) == [0, 1, 2]
+
+
+def test_states_travel_whole():
+    state = {"a/b": np.arange(6, dtype=np.float64).reshape(2, 3), "c": np.array([True, False])}
+    found, told = unpack(pack(state, {"bytes_read": 7}))
+    assert told == {"bytes_read": 7}
+    assert all(np.array_equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_two_local_ranks_give_what_one_gives(tiny, tmp_path):
+    source = tiny("qwen3_moe")
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+    arguments = [sys.executable, "-c", CHILD, str(source), str(tmp_path / "sink.npz"), str(tmp_path / "told.json")]
+    # what mlx.launch sets for its ring backend
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MLX_HOSTFILE": str(hosts)}
+    ranks = [subprocess.Popen(arguments, cwd=ROOT, env={**env, "MLX_RANK": str(r)}) for r in (0, 1)]
+    assert [r.wait(timeout=300) for r in ranks] == [0, 0]
+    _, alone = run_pass(source, chosen(), texts(LENGTHS))
+    wanted = alone.state()
+    with np.load(tmp_path / "sink.npz") as found:
+        assert set(found) == set(wanted)
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["ranks"] == 2
+    assert told["bytes_read"] == 2 * told["source_bytes"]
