@@ -1,0 +1,191 @@
+"""`mlxquant sweep`: recipes at fewer and fewer bits, where each leaves its tolerances, and the smallest inside."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import OutputError, UsageError
+from . import INTERRUPTED
+from .options import dtype_option, json_option
+from .output import write_whole
+
+if TYPE_CHECKING:
+    from ..sweep.measure import Evaluating, Folder, Trial
+    from ..validate import Tolerances
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("source", metavar="[SOURCE]", required=False)
+@click.option("--recipes", multiple=True, metavar="RECIPE,…", help="What to try at all --bits; again for more.")
+@click.option("--bits", default="8,6,5,4,3,2", show_default=True, metavar="N,…",
+              help="For each recipe that does not name its own (gates-8bit:bits=4).")  # fmt: skip
+@click.option("--group-size", "group_sizes", metavar="N,…", help="For every recipe; several multiply the candidates.")
+@click.option("--set", "sets", multiple=True, metavar="MATCH:ACTION", help="A rule before all others, as of convert.")
+@click.option("--unaligned", type=click.Choice(["error", "keep"]), help="As of convert.")
+@click.option("-t", "--tolerances", type=_PATH, required=True, metavar="FILE", help="As of validate, which writes one.")
+@click.option("--from", "kept", multiple=True, type=_PATH, metavar="RECORD",
+              help="Judge what was measured before: compare's record, and others' of its candidates.")  # fmt: skip
+@click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
+@click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
+@click.option("--margin", type=float, metavar="NATS", help="A difference in KL that would matter.  [0.001]")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals in the records.")
+@click.option("--second-half", is_flag=True, help="Score each document's second half only, as llama.cpp does.")
+@click.option("--chunk", type=click.IntRange(1), default=2048, show_default=True, help="Tokens at once in a layer.")
+@click.option("--compute", type=click.Choice(["float32", "bfloat16", "float16", "served"]), default="float32",
+              show_default=True, help="Computing dtype of the pass, or as builds are served.")  # fmt: skip
+@dtype_option
+@click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN, infinity and overflowing groups.")
+@click.option("--eval", "few", type=click.IntRange(0), default=0, metavar="N",
+              help="Convert the N best, and play eval's suites through them, too.")  # fmt: skip
+@click.option("--baseline", metavar="URL|BUILD", help="What to evaluate beside; by default the source, unquantized.")
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Of --eval; again for several.  [tool-loop]")
+@click.option("--calls", default="5,10,20", show_default=True, metavar="N,…", help="Of --eval: lengths of loops.")
+@click.option("--tasks", type=click.IntRange(1), default=10, show_default=True, help="Of --eval: loops of each length.")
+@click.option("--work", type=_PATH, metavar="FOLDER", help="Keep records and builds there, to resume and to reuse.")
+@click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
+@click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
+@json_option
+@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the record there too.")
+def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: Path | None, **options: Any) -> None:
+    """Find the smallest recipe inside every tolerance, and where the others leave theirs.
+
+    Every recipe at every --bits is judged against full precision in one pass over the weights, as `compare` does it,
+    then held against the tolerances, as `validate` does it. PASS alone is inside. Exit code 0 where a recipe is
+    recommended, 1 where none is inside.
+
+    \b
+    mlxquant validate --init tolerances.toml
+    mlxquant sweep ./checkpoint --recipes gates-8bit,uniform-8bit -t tolerances.toml -o sweep.json
+    mlxquant sweep ./checkpoint --recipes gates-8bit --bits 6,5,4 --eval 2 --work work -t tolerances.toml
+    mlxquant sweep --from compare.json --from eval.json -t tolerances.toml
+    mlxquant report sweep.json -o report.html
+    """
+    if output is not None and not output.absolute().parent.is_dir():
+        raise OutputError(f"{output}: its folder does not exist; make it first")
+    if kept and (source is not None or options["recipes"] or options["few"]):
+        raise UsageError("--from judges records; it measures nothing, so give no SOURCE, --recipes or --eval with it")
+    record = _judged(kept, options) if kept else _measured(source, options)
+    if record is None:
+        return  # another rank tells
+    from ..records import record_text
+    from ..sweep import sweep_text
+
+    text = record_text(record)
+    if output is not None:
+        write_whole(output, f"{text}\n")
+    click.echo(text if as_json else sweep_text(record))
+    if record["recommendation"]["name"] is None:
+        sys.exit(1)
+
+
+def _judged(kept: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
+    from ..sweep import sweep
+
+    return sweep(kept, options["tolerances"], mixed_machines=options["mixed_machines"])
+
+
+def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Measure in the work folder, or in one that goes away, and judge; None where another rank tells."""
+    if source is None:
+        raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
+    from ..sweep.measure import Folder, load_trials, tolerances_before
+
+    tolerances = tolerances_before(options["tolerances"], evaluated=options["few"] > 0)
+    trials, notes = load_trials(_words(options), **_overrides(options))
+    with contextlib.ExitStack() as stack:
+        work = options["work"] or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
+        try:
+            return _swept(source, trials, tolerances, notes, Folder(work, options["fresh"]), options)
+        except KeyboardInterrupt:
+            kept = f"the same command goes on from {work}" if options["work"] else "nothing is kept without --work"
+            click.echo(f"mlxquant: stopped; {kept}", err=True)
+            sys.exit(INTERRUPTED)
+
+
+def _swept(
+    source: str,
+    trials: Sequence[Trial],
+    tolerances: Tolerances,
+    notes: Sequence[str],
+    folder: Folder,
+    options: dict[str, Any],
+) -> dict[str, Any] | None:
+    from ..compare.terms import Options
+    from ..hub import open_source
+    from ..sweep import sweep
+    from ..sweep.measure import best_few, compare_all, evaluate_best, needed
+    from .compare import pass_bar, question_of
+
+    how = _evaluating(source, options) if options["few"] else None
+    pass_options = Options(**{k: options[k] for k in ("compute", "chunk", "dtype", "allow_nonfinite")})
+    opened = open_source(source, weights=True)
+    with pass_bar() as watch:
+        compared = compare_all(opened, trials, question_of(options), needed(pass_options, tolerances), folder, watch)
+    if compared is None:
+        return None
+    record = sweep([compared], options["tolerances"], notes=notes)
+    if how is None:
+        return record
+    names = best_few(record, options["few"])
+    evaluated, said = evaluate_best([t for t in trials if t.name in names], how, folder)
+    return sweep([compared, evaluated], options["tolerances"], notes=[*notes, *said])
+
+
+def _evaluating(source: str, options: dict[str, Any]) -> Evaluating:
+    """How the best few are evaluated, checked before anything is measured."""
+    from ..bench_terms import parse_numbers
+    from ..evals.catalog import Choice, open_suites
+    from ..evals.evaluate import Settings
+    from ..evals.opening import Target, open_sides
+    from ..hub import open_source
+    from ..sweep.measure import Evaluating
+    from .convert import progress_bar
+    from .eval import trial_bar
+
+    calls = parse_numbers(options["calls"], "--calls")
+    if min(calls) < 1:
+        raise UsageError(f"--calls: {min(calls)}: a number above 0 expected")
+    choice = Choice(tuple(sorted(set(calls))), options["tasks"])
+    baseline = options["baseline"]
+    return Evaluating(
+        suites=open_suites(options["suites"] or ["tool-loop"], choice),
+        settings=Settings(confidence=options["confidence"]),
+        dtype=options["dtype"],
+        open_source=lambda: open_source(source, weights=True),
+        baseline=open_sides([Target("baseline", baseline)], 600.0)[0] if baseline else None,
+        writing=progress_bar,
+        playing=trial_bar,
+    )
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    """Every recipe at every bits, in the one word that `compare` knows it by."""
+    from ..sweep import split_words, variations
+
+    recipes = [word for given in options["recipes"] for word in split_words(given)]
+    return variations(recipes, _numbers(options["bits"], "--bits"), _group_sizes(options))
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    sizes = _group_sizes(options)
+    alone = sizes[0] if len(set(sizes)) == 1 else None
+    return {"group_size": alone, "sets": options["sets"], "unaligned": options["unaligned"]}
+
+
+def _group_sizes(options: dict[str, Any]) -> tuple[int, ...]:
+    return _numbers(options["group_sizes"], "--group-size") if options["group_sizes"] else ()
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    from ..bench_terms import parse_numbers
+
+    return parse_numbers(text, option)

@@ -1,0 +1,108 @@
+"""The recommendation: the smallest candidate inside every tolerance, and why nothing smaller is.
+
+Inside means PASS on every check: what is not settled, too few or not measured is not inside. Of candidates of one size
+the one that reads less for a token is taken, then the one with less damage. Where nothing passes, the nearest is named:
+with the fewest checks certainly outside, then the fewest not passed, then the least damage. It is no recommendation.
+
+The same documents choose and judge, which flatters the choice. Each member of a family is a test at the tolerance's
+confidence; where the sizes are walked down one by one and the walk ends at the first that does not pass, the chance of
+taking one that is outside stays that of a single test (a fixed sequence; Maurer, Hothorn and Lehmacher 1995). Where the
+recommended one lies beyond such an end, or another family was passed over, that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..validate.judge import FAIL, PASS, Check, verdict_of
+from ..validate.text import ORDER
+from ..validate.words import figure, interval, name, what_now
+from .candidates import Candidate
+
+Checks = Mapping[str, Sequence[Check]]
+
+
+def recommend(candidates: Sequence[Candidate], checks: Checks) -> dict[str, Any]:
+    """Choose, with reasons; `candidates` are the smallest first, `checks` by candidate's name."""
+    inside = [c for c in candidates if verdict_of(checks[c.name]) == PASS and c.nbytes is not None]
+    if not inside:
+        return {"name": None, "why": _why_none(candidates, checks), "nearest": _nearest(candidates, checks)}
+    best = min(inside, key=_preference)
+    smaller = [c for c in candidates if c.nbytes is not None and c.nbytes < (best.nbytes or 0)]
+    return {
+        "name": best.name,
+        "bytes": best.nbytes,
+        "inside": len(checks[best.name]),
+        "why": _why(best, inside, checks),
+        "smaller": [_refused(c, checks) for c in reversed(smaller)],
+        "remarks": list(_remarks(best, candidates, checks)),
+    }
+
+
+def missed(checks: Sequence[Check]) -> list[Check]:
+    """The checks that are not passed, the worst first, then in the file's order."""
+    return sorted((c for c in checks if c.status != PASS), key=lambda c: (ORDER.index(c.status), c.tolerance.number))
+
+
+def reason(check: Check) -> str:
+    """What is wrong with one figure: status, limit, figure and interval, and what would settle it."""
+    told = check.as_dict()
+    if check.interval is None:
+        return f"{check.status}: {name(told)}: {check.reason}"
+    found = f"{figure(told['estimate'], 3)} {interval(told, 3)}".strip()
+    after = f" ({said})" if (said := what_now(told)) and check.status != FAIL else ""
+    return f"{check.status}: {name(told)}: {found}{after}"
+
+
+def _preference(c: Candidate) -> tuple[Any, ...]:
+    return (c.nbytes, c.active is None, c.active or 0, c.damage is None, c.damage or 0.0, c.name)
+
+
+def _refused(c: Candidate, checks: Checks) -> dict[str, Any]:
+    """A smaller candidate that is not inside."""
+    return {
+        "name": c.name,
+        "bytes": c.nbytes,
+        "verdict": verdict_of(checks[c.name]),
+        "reasons": [reason(check) for check in missed(checks[c.name])],
+    }
+
+
+def _why(best: Candidate, inside: Sequence[Candidate], checks: Checks) -> str:
+    count = len(checks[best.name])
+    if len(inside) == 1:
+        return f"the only candidate inside all {count} checks"
+    return f"the smallest of {len(inside)} candidates inside all {count} checks"
+
+
+def _why_none(candidates: Sequence[Candidate], checks: Checks) -> str:
+    failing = sum(verdict_of(checks[c.name]) == FAIL for c in candidates)
+    left = len(candidates) - failing
+    if not left:
+        return f"all {len(candidates)} candidates are outside a tolerance"
+    return f"{failing} of {len(candidates)} candidates are outside a tolerance, {left} not settled or not measured"
+
+
+def _nearest(candidates: Sequence[Candidate], checks: Checks) -> dict[str, Any] | None:
+    if not candidates:
+        return None
+
+    def far(c: Candidate) -> tuple[Any, ...]:
+        statuses = [check.status for check in checks[c.name]]
+        open_ones = sum(s != PASS for s in statuses)
+        return (statuses.count(FAIL), open_ones, c.damage is None, c.damage or 0.0, *_preference(c)[:1])
+
+    return _refused(min(candidates, key=far), checks)
+
+
+def _remarks(best: Candidate, candidates: Sequence[Candidate], checks: Checks) -> Iterator[str]:
+    """What a reader should know of this choice."""
+    larger = [c for c in candidates if c.family == best.family and (c.bits or 0) > (best.bits or 0)]
+    for c in sorted(larger, key=lambda c: c.bits or 0):
+        if (verdict := verdict_of(checks[c.name])) != PASS:
+            worst = missed(checks[c.name])[0]
+            yield (
+                f"{c.name} has more bits and is not inside ({verdict}: {worst.tolerance.metric}, {worst.place}); that"
+                f" {best.name} is inside may be chance, so judge it again on other documents"
+            )

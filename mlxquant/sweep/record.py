@@ -1,0 +1,182 @@
+"""A sweep's record: candidates from the smallest, every verdict on them, frontier, thresholds, recommendation.
+
+It is made of other records alone: one of `compare`, which lists the candidates, and any of eval, tau2, bench, plan or
+audit, whose sides are taken to be a candidate by its name, or by its recipe's hash. A candidate that such a record does
+not have was not measured there, and what is not measured is not inside a tolerance.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecordError, UsageError, listed
+from ..records import read_record
+from ..validate.agreement import MixedRecordsError, check_machines, common, disagreements
+from ..validate.caveats import caveats
+from ..validate.dates import shown
+from ..validate.evidence import NOISE_FLOOR, Evidence, Side
+from ..validate.judge import Check, judge, verdict_of
+from ..validate.reading import read_evidence
+from ..validate.tolerances import Tolerances, read_tolerances
+from ..validate.verdict import baseline_of, evidence_entry, tolerances_entry
+from .candidates import Candidate, candidates_of, noise_floor_of
+from .frontier import SIZES, dominated, frontier
+from .recommend import missed, recommend
+from .thresholds import thresholds
+
+SCHEMA = "mlxquant.sweep/1"
+_COMPARE = "mlxquant.compare/1"
+_CHOSEN_HERE = (
+    "The documents that choose also judge, which flatters the choice: judge the recommended one again (`validate`) on"
+    " others before it ships."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Swept:
+    """A comparison with what else was measured, held against the tolerances."""
+
+    comparison: Mapping[str, Any]
+    evidence: Sequence[Evidence]
+    candidates: Sequence[Candidate]
+    checks: Mapping[str, Sequence[Check]]
+    measured_in: Mapping[str, Sequence[str]]
+    warnings: Sequence[str]
+
+
+def sweep(
+    records: Sequence[Path], tolerances: Path, *, mixed_machines: bool = False, notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Judge every candidate of a comparison, and make the record. `notes` are said of how it was measured.
+
+    Raises ToleranceError, UsageError, RecordError, MixedRecordsError.
+    """
+    comparison, evidence = _read(records)
+    metrics = sorted({f.metric for e in evidence for side in e.candidates for f in side.figures})
+    read = read_tolerances(tolerances, metrics)
+    warnings = check_machines(evidence, mixed=mixed_machines)
+    candidates = candidates_of(comparison)
+    if not candidates:
+        raise UsageError(f"{evidence[0].file}: no candidate in it but the noise floor; compare recipes or builds")
+    sides = {c.name: _sides_of(c, evidence) for c in candidates}
+    swept = _Swept(
+        comparison=comparison,
+        evidence=evidence,
+        candidates=candidates,
+        checks={name: judge(read.tolerances, found) for name, found in sides.items()},
+        measured_in={name: [e.file for e, _ in found] for name, found in sides.items()},
+        warnings=[*warnings, *_strangers(evidence, sides)],
+    )
+    return _record(swept, tolerances, read, notes)
+
+
+def _read(records: Sequence[Path]) -> tuple[dict[str, Any], list[Evidence]]:
+    """The one comparison, and all records as evidence, the comparison first."""
+    evidence = [read_evidence(path) for path in records]
+    if len({e.sha256 for e in evidence}) < len(evidence):
+        raise UsageError("a record is given twice; it counts once")
+    compared = [i for i, e in enumerate(evidence) if e.kind == "compare"]
+    if len(compared) != 1:
+        raise UsageError(f"a sweep is of one comparison: {len(compared)} records of compare given, 1 expected")
+    first = compared[0]
+    comparison = read_record(records[first])
+    if comparison["schema"] != _COMPARE:
+        raise RecordError(f"{records[first]}: schema {_COMPARE} expected, {comparison['schema']!r} found")
+    return comparison, [evidence[first], *(e for i, e in enumerate(evidence) if i != first)]
+
+
+def _sides_of(candidate: Candidate, evidence: Sequence[Evidence]) -> list[tuple[Evidence, Side]]:
+    """A candidate's side in each record that has it. Raises MixedRecordsError where they are of different builds."""
+    own = next(side for side in evidence[0].candidates if side.name == candidate.name)
+    found = [(evidence[0], own)]
+    for e in evidence[1:]:
+        judged = [side for side in e.candidates if side.kind != NOISE_FLOOR]
+        recipe = own.identity.get("recipe_sha256")
+        by_name = [side for side in judged if side.name == candidate.name]
+        by_recipe = [side for side in judged if recipe is not None and side.identity.get("recipe_sha256") == recipe]
+        found += [(e, side) for side in (by_name or by_recipe)[:1]]
+    if problems := disagreements(found):
+        raise MixedRecordsError(listed([f"{candidate.name}: records of different builds or sources:", *problems]))
+    return found
+
+
+def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[Evidence, Side]]]) -> list[str]:
+    """Sides of other records that are no candidate of the comparison."""
+    taken = {(e.file, side.name) for found in sides.values() for e, side in found}
+    return [
+        f"{e.file}: {side.name!r} is no candidate of {evidence[0].file}, by name or by its recipe's hash; left out"
+        for e in evidence[1:]
+        for side in e.candidates
+        if side.kind != NOISE_FLOOR and (e.file, side.name) not in taken
+    ]
+
+
+def _record(swept: _Swept, path: Path, read: Tolerances, notes: Sequence[str]) -> dict[str, Any]:
+    from .. import __version__
+
+    evidence, candidates, checks = swept.evidence, swept.candidates, swept.checks
+    told, late = tolerances_entry(path, read, evidence)
+    baseline, more = baseline_of(evidence, None)
+    measured = [e for e in evidence if e.machine and not e.machine.get("unknown")]
+    every = [check for c in candidates for check in checks[c.name]]
+    return {
+        "schema": SCHEMA,
+        "mlxquant": __version__,
+        "date": shown(datetime.now(UTC)),
+        "recommendation": recommend(candidates, checks),
+        "tolerances": told,
+        "machine": common([e.machine for e in measured]),
+        "versions": common([e.versions for e in measured]),
+        "confidence": swept.comparison.get("confidence"),
+        "source": common([e.source for e in evidence if e.source]),
+        "data": swept.comparison.get("data"),
+        "baseline": _with_size(baseline, swept.comparison),
+        "noise_floor_kl_nats": noise_floor_of(swept.comparison),
+        "frontier": {kind: frontier(candidates, kind) for kind in SIZES},
+        "candidates": [_entry(swept, c) for c in candidates],
+        "thresholds": thresholds(candidates, checks),
+        "checks": [{"candidate": c.name, **check.as_dict()} for c in candidates for check in checks[c.name]],
+        "evidence": [evidence_entry(e) for e in evidence],
+        "warnings": list(dict.fromkeys([*late, *swept.warnings, *more])),
+        "notes": list(dict.fromkeys([*notes, *evidence[0].notes])),
+        "caveats": [*caveats(every), _CHOSEN_HERE],
+    }
+
+
+def _with_size(baseline: Mapping[str, Any] | None, comparison: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The baseline, with the bytes of the source's tensors that a pass reads."""
+    done = comparison.get("pass")
+    size = done.get("source_bytes") if isinstance(done, Mapping) else None
+    return None if baseline is None else {**baseline, "bytes": size if type(size) is int else None}
+
+
+def _entry(swept: _Swept, c: Candidate) -> dict[str, Any]:
+    """One candidate: what it is and weighs, whether it is worth that, its verdict, its figures but those by layer."""
+    checks = swept.checks[c.name]
+    off = missed(checks)
+    beaten = {kind: found[c.name].as_dict() for kind in SIZES if c.name in (found := dominated(swept.candidates, kind))}
+    measurements = c.entry.get("measurements") or []
+    recipe = c.entry.get("recipe")
+    return {
+        "name": c.name,
+        "kind": c.entry.get("kind"),
+        "family": c.family,
+        "bits": c.bits,
+        "bytes": c.nbytes,
+        "bpw": c.bpw,
+        "active_bytes_per_token": c.active,
+        "recipe": {k: recipe.get(k) for k in ("name", "sha256", "overrides")} if isinstance(recipe, Mapping) else None,
+        "verdict": verdict_of(checks),
+        "counts": dict(Counter(check.status for check in checks)),
+        "first_missed": {"status": off[0].status, "metric": off[0].tolerance.metric, **dict(off[0].where)}
+        if off
+        else None,
+        "dominated": beaten,
+        "measured_in": list(swept.measured_in[c.name]),
+        "measurements": [m for m in measurements if "layer" not in m],
+    }
