@@ -23,12 +23,16 @@ from typing import Any
 from ..intervals import Interval, samples_needed
 from ..intervals.interval import EXACT_METHOD, clopper_pearson
 from .evidence import COUNTED, Evidence, Figure, Side, exactly
+from .metrics import metric_named
 from .relative import difference_between, log_ratio_between, stated
 from .tolerances import Tolerance
 
 PASS, FAIL, INCONCLUSIVE, TOO_FEW, MISSING = "PASS", "FAIL", "INCONCLUSIVE", "TOO FEW", "MISSING"
 Where = tuple[tuple[str, str], ...]
 _MOST = 10_000_000
+_MEASURES = {
+    "compare": "compare", "eval": "eval", "tau2": "tau2", "bench": "bench", "serving": "eval", "size": "plan or audit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +201,8 @@ def _why_missing(t: Tolerance, wanted: Mapping[str, str], chosen: Sequence[tuple
     metric = t.metric if t.kind == "itself" else f"{t.metric}_{t.kind}"
     there = [f for _, side in asked for f in side.figures if f.metric in (metric, t.metric)]
     if not there:
-        return f"no record given has {t.metric}"
+        known = metric_named(t.metric)
+        return "no record given has it" + (f"; {_MEASURES[known.family]} measures it" if known else "")
     if t.kind != "itself" and not any(f.metric == metric for f in there) and not any(e.baseline for e, _ in asked):
         return f"{t.metric} was measured, but no baseline's to compare it with"
     values = {key: dict.fromkeys(v for f in there for k, v in f.where if k == key) for key in wanted}

@@ -54,9 +54,13 @@ def _limit(check: Mapping[str, Any]) -> str:
 
 
 def _open_questions(checks: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What is to be done about each check, those together of which the same is to be said."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for c in checks:
         if c["status"] != "PASS" and (said := what_now(c)):
-            yield filled(c["status"], f"{where(c)}: {said}", 14)
+            alike.setdefault((c["status"], said), []).append(where(c))
+    for (status, said), names in alike.items():
+        yield filled(status, f"{'; '.join(names)}: {said}", 14)
 
 
 def _remarks(record: Mapping[str, Any]) -> Iterator[str]:

@@ -48,7 +48,9 @@ def interval(check: Check, digits: int = _DIGITS) -> str:
 def what_now(check: Check) -> str:
     """What is to be said beyond the status: the reason, and how many more would settle it."""
     parts = [str(check["reason"])] if check.get("reason") else []
-    if check.get("needed"):
+    if check["status"] == "TOO FEW" and check.get("needed"):
+        parts.append(f"{check['needed']:,} more {check['unit']} are asked for")
+    elif check.get("needed"):
         parts.append(f"{check['needed']:,} more {check['unit']} would settle it")
     elif check["status"] == "INCONCLUSIVE" and not parts:
         parts.append(f"no number of {check['unit']} is sure to settle it: the estimate is too near the limit")
