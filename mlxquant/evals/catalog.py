@@ -1,14 +1,17 @@
-"""The suites that `eval` knows, by name, each made when it is asked for."""
+"""The suites that `eval` knows, by name, each made when it is asked for; a path is a suite of the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import UsageError
 from .items import Suite
 from .loop import NAME as TOOL_LOOP
 from .loop import ToolLoop
+from .suites import contracts as contract
+from .suites.own import read_suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +29,29 @@ def _tool_loop(choice: Choice) -> Suite:
     return ToolLoop(choice.calls, choice.tasks, **{k: v for k, v in given.items() if v is not None})
 
 
-KNOWN: Mapping[str, Callable[[Choice], Suite]] = {TOOL_LOOP: _tool_loop}
+def _contracts(name: str) -> Callable[[Choice], Suite]:
+    return lambda choice: contract.contracts(name, max_tokens=choice.max_tokens)
+
+
+KNOWN: Mapping[str, Callable[[Choice], Suite]] = {
+    TOOL_LOOP: _tool_loop,
+    **{name: _contracts(name) for name in (contract.NAME, *contract.KINDS)},
+}
 
 
 def open_suites(names: Sequence[str], choice: Choice) -> list[Suite]:
-    """Make the named suites. Raises UsageError for one that is not known, or given twice."""
-    unknown = [name for name in names if name not in KNOWN]
+    """Make the named suites, read those given as files. Raises UsageError for an unknown or repeated one, DataError."""
+    unknown = [name for name in names if name not in KNOWN and not _is_file(name)]
     if unknown:
-        raise UsageError(f"--suite {unknown[0]}: none of {', '.join(KNOWN)}")
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
+        raise UsageError(f"--suite {unknown[0]}: none of {', '.join(KNOWN)}, and no file of questions (JSONL)")
+    suites = [
+        KNOWN[name](choice) if name in KNOWN else read_suite(Path(name), max_tokens=choice.max_tokens) for name in names
+    ]
+    called = [suite.name for suite in suites]
+    if twice := [name for i, name in enumerate(called) if name in called[:i]]:
         raise UsageError(f"--suite {twice[0]}: given twice")
-    return [KNOWN[name](choice) for name in names]
+    return suites
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in (".jsonl", ".json") or Path(name).is_file()

@@ -38,7 +38,8 @@ _REFUSALS = re.compile(
     rf"\bI (?:can(?:no|')t|can not|won't|will not){_NOT_A_REFUSAL}\b|\bI(?:'m| am) (?:sorry\b|unable|not able)"
     r"|\bI (?:must|have to) (?:decline|refuse)|\bI(?:'m| am) not (?:going|comfortable|willing)"
     r"|\bI do(?:n't| not) (?:help|assist|do|write|provide|support)|\bnot something I (?:can|will)|^(?:no|sorry)\b[,.!]"
-    r"|\btut mir leid|\bich (?:kann|werde|darf|möchte)\b[^.!?]{0,60}\bnicht\b|\b(?:dabei|das) (?:kann|werde) ich nicht"
+    r"|\btut mir leid|\bich (?:kann|werde|darf|möchte)\b[^.!?]{0,60}\bnicht\b"
+    r"|\b(?:kann|werde|darf|möchte|will) ich\b[^.!?]{0,40}\bnicht\b"
     r"|\bje (?:suis désolée?|regrette|refuse)|\bdésolée?\b|\bje ne (?:peux|vais|veux|souhaite) pas"
     r"|\blo siento\b|\bno puedo\b|\bno voy a\b|\bme niego\b"
     r"|抱歉|对不起|我不能|我无法|无法协助|不会帮",
