@@ -100,7 +100,7 @@ def _candidates(record: Mapping[str, Any]) -> str:
         cells = (size, bpw, mnat(figures.get("kl_nats")), percent(top), percent(flips))
         rows.append((figures.name, *cells, _cut(worst["slice"], 11) if worst else "-", verdict))
     heads = ("candidate", "bytes", "bpw", "KL, mnat", "top", "flips", "worst slice", "floor")
-    return _table(heads, _named(heads, rows), "lrrrrrll")
+    return simple_table(heads, _named(heads, rows), "lrrrrrll")
 
 
 def _groups(record: Mapping[str, Any], kind: str) -> str:
@@ -118,7 +118,7 @@ def _groups(record: Mapping[str, Any], kind: str) -> str:
                 counts = (f"{kl['clusters']:,}", f"{kl['n']:,}")
                 rows.append((_cut(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
         heads = (kind, "docs", "tokens", "KL, mnat", "PPL ratio", "top", "flips")
-        tables.append(f"{figures.name}\n{_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}")
+        tables.append(f"{figures.name}\n{simple_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}")
     return "\n\n".join(tables)
 
 
@@ -134,7 +134,7 @@ def _layers(record: Mapping[str, Any]) -> str:
             own = percent(figures.get("hidden_error_out", layer=layer, case="own"), 3)
             rows.append((str(layer), *flips, percent(first), percent(weighted, 3), *errors, own))
         heads = ("layer", "router", "own", "flips", "first", "weighted", "in", "out", "own out")
-        tables.append(f"{figures.name}\n{_table(heads, rows, 'r' * len(heads))}")
+        tables.append(f"{figures.name}\n{simple_table(heads, rows, 'r' * len(heads))}")
     return "\n\n".join(tables)
 
 
@@ -147,7 +147,7 @@ def _pairs(record: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     if not rows:
         return "One candidate alone: nothing to compare it with."
-    return _table(("candidate", "is", "than/as", "KL, mnat", "more documents"), rows, "lllrr")
+    return simple_table(("candidate", "is", "than/as", "KL, mnat", "more documents"), rows, "lllrr")
 
 
 def _statistics(record: Mapping[str, Any]) -> str:
@@ -163,7 +163,7 @@ def _statistics(record: Mapping[str, Any]) -> str:
                 errors = (f"{v * scale:.2g}" if v is not None else "-" for v in (found["se"], found.get("se_iid")))
                 ends = interval(found, scale) if found["low"] is not None else "none"
                 rows.append((name + unit, f"{found['estimate'] * scale:.3g}", *errors, ends))
-        tables.append(f"{figures.name}\n{_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}")
+        tables.append(f"{figures.name}\n{simple_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}")
     return "\n\n".join(tables)
 
 
@@ -249,7 +249,7 @@ def _filled(line: str, indent: int = 10) -> str:
     )  # fmt: skip
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+def simple_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
     """A table as tabulate's "simple", without the two columns that it adds to right-aligned headers."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = (header, ["-" * width for width in widths], *rows)
