@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlxquant.records import record_text
 from mlxquant.tiny import write_tiny
 from mlxquant.variations import load_variation
 
+from . import compare_tallies
 from .compare_tallies import NOISES, record_of
 
 GOLDEN = Path(__file__).parent / "golden" / "compare.json"
@@ -103,7 +105,8 @@ def test_the_worst_slice_comes_first(record):
     figures = Figures(record["candidates"][1])
     worst = [m["estimate"] for m in figures.slices_worst_first()]
     assert worst == sorted(worst, reverse=True)
-    assert figures.worst_slice() is not None and figures.worst_slice()["slice"] == "json"
+    found = figures.worst_slice()
+    assert found is not None and found["slice"] == "json"
 
 
 def test_a_slice_without_an_interval_is_never_the_worst(record):
@@ -115,6 +118,23 @@ def test_a_slice_without_an_interval_is_never_the_worst(record):
     worst = figures.worst_slice()
     assert worst is not None and worst["slice"] != "json"
     assert figures.slices_worst_first()[-1]["slice"] == "json"
+
+
+def test_routers_that_show_no_logits_are_named(source, monkeypatch):
+    assert not any("not visible" in note for note in record_of(source, {"gates-8bit": 0.1})["notes"])
+    seen = compare_tallies.layer_scores
+
+    def blind(*words: Any) -> Any:
+        scores = seen(*words)
+        return dataclasses.replace(
+            scores, routing=scores.routing and dataclasses.replace(scores.routing, margin=None, first_changed=None)
+        )
+
+    monkeypatch.setattr(compare_tallies, "layer_scores", blind)
+    found = record_of(source, {"gates-8bit": 0.1})
+    assert "the router's logits are not visible in any layer: no margins there" in found["notes"]
+    metrics = {m["metric"] for c in found["candidates"] for m in c["measurements"]}
+    assert "expert_set_changed" in metrics and "first_expert_changed" not in metrics
 
 
 # Text

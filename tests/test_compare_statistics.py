@@ -149,6 +149,24 @@ def test_a_group_holds_the_tokens_that_are_predicted_in_it(over, mask):
     assert (found["estimate"], found["n"]) == (pytest.approx(mean, rel=1e-6), n)
 
 
+@pytest.mark.parametrize("over", [{"slice": "json"}, {"slice": "in:json"}, {"depth": "1-256"}, {"turn": "2"}])
+def test_a_groups_tail_is_that_of_its_tokens(over):
+    def inside(d, t):
+        if over.get("slice") == "in:json":
+            return d.spans["in:json"][t] if d.spans else np.zeros(len(t), bool)
+        if "slice" in over:
+            return np.full(len(t), "json" in d.slices)
+        return t <= 256 if "depth" in over else d.turns[t] == 2
+
+    values = np.concatenate(
+        [
+            token_scores(i, d.tokens, 0.5, 1).kl[inside(d, np.arange(1, len(d.tokens)))]
+            for i, d in enumerate(documents())
+        ]
+    )
+    assert find(measured(), "kl_p99_nats", **over)["estimate"] == pytest.approx(np.quantile(values, 0.99), rel=1e-5)
+
+
 def test_a_group_that_holds_nothing_is_not_reported():
     assert not any(m.get("depth") == "1025-4096" for m in measured())
 

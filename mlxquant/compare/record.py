@@ -27,11 +27,12 @@ from .lanes import Candidate
 from .layer_statistics import layer_measurements, margin_measurements
 from .metrics import CAVEAT
 from .statistics import reference_measurements, routing_damage, token_measurements
-from .tally import Tally
+from .tally import ACCUMULATED, LAYER_FIELDS, Tally
 from .tokenizer import open_tokenizer
 from .verdicts import DEFAULT_MARGIN, against_each_other, against_floor, difference_measurements
 
 DEFAULTS = Options()
+_ROUTED = LAYER_FIELDS.index("routed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def make_record(
             _candidate(tally, i, told, by_name.get(told["name"]), names, question)
             for i, told in enumerate(done.candidates)
         ],
-        "notes": [*documents.notes, *done.notes],
+        "notes": [*documents.notes, *done.notes, *_unseen_margins(tally)],
         "caveat": CAVEAT,
     }
 
@@ -130,11 +131,11 @@ def _check(candidates: Sequence[Candidate], question: Question) -> None:
 def _data(name: str, documents: Documents, tally: Tally) -> dict[str, Any]:
     """What the figures are over; `slices` counts each slice's documents."""
     kept = documents.documents
-    scored = int(tally.token_sums(0, "accumulated")[0, :, 0].sum())
+    scored = int(tally.token_sums(0, ACCUMULATED)[0, :, 0].sum())
     if scored == 0:
         raise DataError(f"{name}: no token was scored; with --second-half, documents of 3 tokens or more are needed")
     slices = {
-        group.name: int((tally.grouping.sums(tally.token_sums(0, "accumulated"), group)[:, 0] > 0).sum())
+        group.name: int((tally.grouping.sums(tally.token_sums(0, ACCUMULATED), group)[:, 0] > 0).sum())
         for group in tally.grouping.groups
         if group.kind == "slice"
     }
@@ -203,6 +204,16 @@ def _candidate(
         *layer_measurements(tally, i, confidence),
     ]
     return found
+
+
+def _unseen_margins(tally: Tally) -> list[str]:
+    """Say which routers show no logits, so that nobody takes an absent margin for a safe one."""
+    routed = [layer for layer, sums in tally.layer_sums(0, ACCUMULATED).items() if sums[:, _ROUTED].any()]
+    hidden = [layer for layer in routed if layer not in tally.margins()]
+    if not hidden:
+        return []
+    which = "any layer" if hidden == routed else f"layers {', '.join(map(str, hidden))}"
+    return [f"the router's logits are not visible in {which}: no margins there"]
 
 
 def _kind(told: dict[str, Any]) -> str:

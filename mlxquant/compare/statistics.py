@@ -49,6 +49,13 @@ def token_measurements(tally: Tally, candidate: int, confidence: float) -> Itera
             sums = tally.grouping.sums(tally.token_sums(candidate, case), group)
             if sums[:, 0].any():
                 yield from _means(sums, group, confidence, keys)
+                if group != ALL:  # means hide collapses; what is rare within a slice shows in its tail
+                    values, documents = tally.values(candidate, case, "kl", group)
+                    if len(values) == float(sums[:, 0].sum()):
+                        tail = clustered_quantiles(
+                            values, documents, [KL_QUANTILES["kl_p99_nats"]], confidence=confidence
+                        )
+                        yield measurement("kl_p99_nats", tail[0], {**group.keys(), **keys})
         yield from _percentiles(tally, candidate, case, confidence, keys)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .documents import Document
-from .grouping import Grouping
+from .grouping import ALL, Group, Grouping
 from .scores import LayerScores, TokenScores
 
 Sums = NDArray[np.float64]
@@ -51,6 +51,7 @@ class Tally:
         self.lengths = np.array([len(d.tokens) for d in documents])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self._arrays: dict[str, NDArray[np.generic]] = {}
+        self._members: dict[Group, NDArray[np.bool_]] = {}
 
     # --- what comes in ---
 
@@ -132,19 +133,32 @@ class Tally:
         """Sums of LAYER_FIELDS over all layers `(groups, documents, fields)`."""
         return self._arrays[f"routing/{candidate}/{case}"]  # type: ignore[return-value]
 
-    def values(self, candidate: int, case: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """Values of scored tokens, `name` being "kl" or "dp", and the document of each; both `(scored,)`."""
-        return self._taken(f"values/{candidate}/{case}/{name}")
+    def values(
+        self, candidate: int, case: str, name: str, group: Group = ALL
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """Values of a group's scored tokens, `name` being "kl" or "dp", and the document of each; both `(scored,)`."""
+        return self._taken(f"values/{candidate}/{case}/{name}", None if group == ALL else self._inside(group))
+
+    def _inside(self, group: Group) -> NDArray[np.bool_]:
+        """Which tokens' scored positions are in a group `(tokens,)`."""
+        found = self._members.get(group)
+        if found is None:
+            found = self._members[group] = np.zeros(int(self.starts[-1]), bool)
+            for document, (start, length) in enumerate(zip(self.starts, self.lengths, strict=False)):
+                found[start : start + length - 1] = self.grouping.tokens_of(group, document)
+        return found
 
     def margins(self) -> dict[int, tuple[NDArray[np.float64], NDArray[np.intp]]]:
         """The reference router's margins and the document of each, for each layer where they were visible."""
         layers = sorted(int(name.removeprefix("margins/")) for name in self._arrays if name.startswith("margins/"))
         return {layer: self._taken(f"margins/{layer}") for layer in layers}
 
-    def _taken(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    def _taken(
+        self, name: str, inside: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
         """A value a token, and its document; which were taken is told by the counts where a score is not a number."""
         values = self._arrays[name].astype(np.float64)
-        seen = ~np.isnan(values)
+        seen = ~np.isnan(values) if inside is None else ~np.isnan(values) & inside
         return values[seen], np.repeat(np.arange(len(self.lengths)), self.lengths)[seen]
 
     def _sums(self, name: str) -> Sums:
