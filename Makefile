@@ -16,7 +16,7 @@ unexport PYTHONPATH
 .PHONY: demo test lint types unit slow format lowest wheel wheel-test clean help
 
 help:
-	@echo "make demo        plan, convert, audit and run a tiny model made on the spot"
+	@echo "make demo        plan, convert, audit and run the tiny model that comes along"
 	@echo "make test        lint, types, tests (about two minutes)"
 	@echo "make slow        the tests that take longer"
 	@echo "make format      let ruff rewrite what it can"

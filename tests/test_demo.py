@@ -11,14 +11,19 @@ def demo(folder, *words):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_the_demo_plans_converts_audits_compares_and_generates(tmp_path):
+def test_the_demo_plans_converts_audits_compares_and_serves_a_request(tmp_path):
     done = demo(tmp_path, "-o", "kept")
     assert done.returncode == 0, done.stderr
-    for word in ("$ mlxquant plan", "$ mlxquant convert", "$ mlxquant audit", "$ mlxquant diff", "'The store has' → "):
+    for word in ("$ mlxquant plan", "$ mlxquant convert", "$ mlxquant audit", "$ mlxquant diff", "\n  user   "):
         assert word in done.stdout
     assert "mlxquant convert Qwen/Qwen3.5-122B-A10B" in done.stdout.splitlines()[-4]
+    served = done.stdout.partition("\n  user   ")[2]
+    assert "  call   find_user {" in served
+    assert "  result {" in served
+    assert "  model  " in served
+    assert "no valid call" not in served
     kept = sorted(p.name for p in (tmp_path / "kept").iterdir())
-    assert kept == ["build-deepseek-8bit", "build-gates-8bit", "tiny-qwen3.5-moe"]
+    assert kept == ["build-deepseek-8bit", "build-gates-8bit", "store-moe"]
 
 
 def test_a_folder_that_exists_is_not_touched(tmp_path):

@@ -2,8 +2,8 @@
 
     python benchmarks/tiny_moe/train.py runs/store
 
-Batches of 8192 tokens, rows of 512 tokens first and of up to 4096 later; learning rates constant after a short warm-up,
-then down to nothing in the last 30 %. What the assistant says counts fully in the loss, what it reads a fifth. Every
+Batches of 8192 tokens, rows of 128 to 4096 tokens; learning rates constant after a short warm-up,
+then down to nothing over 60 % of the steps. What the assistant says counts fully in the loss, what it reads a fifth. Every
 250 steps it is judged on held-out tasks and kept; `--resume runs/store/step1000.pt` goes on from there. Afterwards
 publish.py turns a kept step into a checkpoint and its record.
 
@@ -27,6 +27,7 @@ import corpus
 import fast
 import hub_layout
 import muon
+import numpy as np
 import shape
 import torch
 import vocabulary
@@ -37,11 +38,20 @@ from torch.nn import functional as F
 STEPS = 3000
 TOKENS = 8192  # of a batch
 PROCESSES = 2
+DRILL = 128  # rows of this length after step 2000 are single requests in which one result is to be picked from several
 # (until this step, lengths of rows to draw from)
-STAGES = ((600, (512,)), (1500, (512, 1024, 1024, 2048)), (10**9, (1024, 2048, 2048, 4096)))
+STAGES = (
+    (600, (512,)),
+    (1500, (512, 1024, 1024, 2048)),
+    (1750, (1024, 2048, 2048, 4096)),
+    (2000, (128, 128, 256, 512)),
+    (2400, (DRILL,)),
+    (10**9, (DRILL, 512, 1024, 2048, 2048, 4096)),
+)
+READ = 0.2  # weight in the loss of what the model only reads
+CHOICE = ((1500, 1.0), (10**9, 8.0))  # until this step, the weight of the tokens that decide between candidates
 RATES = {"matrix": 0.02, "embedding": 0.02, "head": 0.004, "other": 0.01}
-WARM_UP = 40  # steps
-COOL_DOWN = 0.3  # of all steps
+PACE = ((0, 0.0), (40, 1.0), (1155, 1.0), (1750, 0.72), (STEPS, 0.0))  # shares of the learning rates, linear between
 BALANCE = 0.001  # weight of the router's load balancing loss, as in config.json
 EVERY = 250
 TASKS = ((5, 40), (10, 24), (20, 16), (40, 8))  # held out: (calls, tasks)
@@ -53,13 +63,22 @@ def batch(index: int, rank: int, renderer: corpus.Renderer, tokenizer: Any) -> c
     lengths = next(lengths for until, lengths in STAGES if index < until)
     length = random.Random(f"length {index}").choice(lengths)
     first = (index * PROCESSES + rank) * 256
-    seeds = iter(range(first, first + 256))
+    if index >= 2000 and length == DRILL:
+        texts = (text for seed in range(first, first + 256) for text in renderer.picks(seed))
+    else:
+        calls = max(5, length // CALLS_PER_ROW)
+        texts = (renderer.text(seed, calls) for seed in range(first, first + 256))
     rows: list[list[int]] = []
     while len(rows) < TOKENS // PROCESSES // length:
-        ids = tokenizer.encode(renderer.text(next(seeds), length // CALLS_PER_ROW)).ids
-        if len(ids) > length:
+        ids = tokenizer.encode(next(texts)).ids
+        if len(ids) > length or length == DRILL:
             rows.append(ids[: length + 1])
-    return corpus.pack(rows)
+    made = corpus.pack(rows, READ, length + 1)
+    lists = {tokenizer.token_to_id(opening) for opening in ('{"users":[{"', '{"orders":[{"', '{"items":[{"')}
+    weight = next(weight for until, weight in CHOICE if index < until)
+    for ids, weights in zip(rows, made.weights, strict=True):
+        weights[[at - 1 for at in corpus.choices(ids, lists)]] = weight
+    return made
 
 
 def produce(queue: Any, rank: int, first: int, steps: int, folder: Path) -> None:
@@ -85,7 +104,7 @@ def loss(model: Any, rows: corpus.Batch) -> tuple[Tensor, dict[str, float]]:
     wanted = tokens[:, 1:].flatten()
     nats = F.cross_entropy(logits, wanted, reduction="none")
     uneven = sum(balance(scores) for scores in routers) / len(routers)
-    spoken = weights == 1
+    spoken = weights >= 1
     with torch.no_grad():
         seen = {
             "spoken_nats": float(nats[spoken].mean()),
@@ -107,11 +126,9 @@ def balance(scores: Tensor) -> Tensor:
     return scores.shape[-1] * (share * probabilities.mean(0)).sum()
 
 
-def pace(step: int, steps: int) -> float:
-    """Return the share of the full learning rate: up, constant, down."""
-    if step < WARM_UP:
-        return (step + 1) / WARM_UP
-    return min(1.0, max((steps - step) / (steps * COOL_DOWN), 0.02))
+def pace(step: int) -> float:
+    """Return the share of the full learning rates: up, constant, down."""
+    return max(float(np.interp(step + 1, *zip(*PACE, strict=True))), 0.01)
 
 
 def train(rank: int, folder: Path, steps: int, resume: Path | None) -> None:
@@ -129,7 +146,7 @@ def train(rank: int, folder: Path, steps: int, resume: Path | None) -> None:
     for step in range(first, steps):
         for o, rates in zip(optimizers, full, strict=True):
             for group, rate in zip(o.param_groups, rates, strict=True):
-                group["lr"] = rate * pace(step, steps)
+                group["lr"] = rate * pace(step)
         minimized, seen = loss(model, queue.get())
         minimized.backward()
         add_up(list(model.parameters()))

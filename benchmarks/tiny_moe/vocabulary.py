@@ -18,7 +18,7 @@ from typing import Any
 SIZE = 448
 SPECIAL = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 VISIBLE = ("<tool_call>", "</tool_call>")  # kept when special tokens are skipped, so that a call can be parsed
-PIECES = r"""["}\]]*[,{\[]+ ?"[a-z_]+": ?[\["{]*|\d| ?[\p{L}_]+| ?[^\s\p{L}\d_]+|\s+"""
+PIECES = r"""["}\]]*[,{\[]+"id":"[A-Z](?=\d)|["}\]]*[,{\[]+ ?"[a-z_]+": ?[\["{]*|\d| ?[\p{L}_]+| ?[^\s\p{L}\d_]+|\s+"""
 TEMPLATE = Path(__file__).parents[2] / "mlxquant/tiny/store_moe/chat_template.jinja"
 
 

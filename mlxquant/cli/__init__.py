@@ -31,9 +31,10 @@ COMMANDS = {
     "tau2": "Compare τ²-bench result files: pass^k, rewards, actions, depth, with intervals.",
     "eval": "Judge builds or servers against a baseline: tool loops at depth, contracts.",
     "validate": "Judge a build by its records and by tolerances that were set before: the gate.",
+    "sweep": "Find the smallest recipe inside every tolerance, and where others leave theirs.",
     "report": "Write one HTML page from any mix of records.",
     "upload": "Put a build on the Hub, with a model card made from its records.",
-    "demo": "Run the whole chain on a tiny checkpoint made on the spot.",
+    "demo": "Run the whole chain on the tiny checkpoint that comes along.",
 }
 
 

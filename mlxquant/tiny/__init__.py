@@ -2,7 +2,7 @@
 
 They have the names, shapes, dtypes and files of real models and gaussian values, so that everything but the sense of
 what a model says can be tried without a download. An architecture is a function from a `Size` to a `Blueprint`; add
-one to `ARCHITECTURES` and the tests take it up.
+one to `ARCHITECTURES` and the tests take it up. One is not made but copied: `store_moe`, which was trained.
 """
 
 from __future__ import annotations
@@ -16,9 +16,19 @@ from .files import write
 from .hybrid import granitemoehybrid, llama, nemotron_h
 from .per_expert import deepseek_v3, mixtral, qwen3_moe
 from .qwen3_5_moe import qwen3_5_moe
+from .store_moe import write_store_moe
 from .transposed import gpt_oss, llama4
 
-__all__ = ["ARCHITECTURES", "Blueprint", "Size", "Tensor", "write", "write_tiny", "write_tiny_qwen3_5_moe"]
+__all__ = [
+    "ARCHITECTURES",
+    "Blueprint",
+    "Size",
+    "Tensor",
+    "write",
+    "write_store_moe",
+    "write_tiny",
+    "write_tiny_qwen3_5_moe",
+]
 
 ARCHITECTURES: dict[str, Callable[[Size], Blueprint]] = {
     "deepseek_v3": deepseek_v3,
