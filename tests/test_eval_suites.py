@@ -257,6 +257,17 @@ BAD: dict[str, tuple[Any, str]] = {
     "no messages": ({"score": USER["score"]}, 'needs "messages"'),
     "role": ({**USER, "messages": [{"role": "bot", "content": "x"}]}, 'message 1: "role" must be one of'),
     "last": ({**USER, "messages": [{"role": "assistant", "content": "x"}]}, "nothing is asked"),
+    "history": (
+        {
+            **USER,
+            "messages": [
+                {"role": "user", "content": "go"},
+                {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{"}}]},
+                {"role": "tool", "tool_call_id": "1", "content": "x"},
+            ],
+        },
+        "message 2: a tool call must have",
+    ),
     "slices": ({**USER, "slices": [1]}, '"slices" must be a list of names'),
     "tokens": ({**USER, "max_tokens": 0}, '"max_tokens" must be a whole number above 0, found 0'),
     "tools": ({**USER, "tools": [{"name": "f"}]}, '"tools" must be a list of'),
@@ -290,6 +301,37 @@ def test_a_users_suite_is_read_with_what_it_says(tmp_path):
     assert (first.id, first.suite, first.slices, first.max_tokens, first.unit) == ("q", "mine", ("sum",), 9, "7")
     assert (second.id, second.max_tokens, second.unit) == ("line-3", 512, "line-3")
     assert read_suite(tmp_path / "mine.jsonl", max_tokens=5).items()[0].max_tokens == 5
+
+
+def test_calls_in_a_users_history_go_out_as_the_api_has_them(tmp_path):
+    calls = [{"id": "1", "function": {"name": "find", "arguments": {"town": "Zürich"}}}]
+    line = {**USER, "messages": [*USER["messages"], {"role": "assistant", "content": None, "tool_calls": calls},
+                                 {"role": "tool", "tool_call_id": "1", "content": "{}"}]}  # fmt: skip
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line))
+    (call,) = read_suite(tmp_path / "mine.jsonl").items()[0].messages[1]["tool_calls"]
+    assert call == {"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"town": "Zürich"}'}}
+
+
+def test_real_bfcl_questions_become_items_whose_schemas_are_sound(shared, tmp_path):
+    from jsonschema import Draft202012Validator
+
+    data = (shared / "reference" / "prompts" / "agentic_calibration.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [record for record in map(json.loads, data) if record["id"].startswith("bfcl-")]
+    asked = [
+        {
+            "id": r["id"].removeprefix("bfcl-"),
+            "question": [r["messages"]],
+            "function": [t["function"] for t in r["tools"]],
+        }
+        for r in rows
+    ]
+    (tmp_path / "BFCL_v4_some.json").write_text("\n".join(map(json.dumps, asked)))
+    suite = read_suite(tmp_path / "BFCL_v4_some.json")
+    assert len(suite.items()) == len(rows) == 340
+    for item in suite.items()[::6]:
+        for tool in item.tools:
+            Draft202012Validator.check_schema(tool["function"]["parameters"])
+    assert {name for item in suite.items() for name in item.slices} >= {"bfcl:multiple", "bfcl:irrelevance"}
 
 
 def test_the_catalog_opens_suites_by_name_and_by_file(tmp_path):

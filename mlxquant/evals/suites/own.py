@@ -8,6 +8,7 @@ read as they are.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _item(row: Mapping[str, Any], name: str, suite: str, max_tokens: int | None)
     return Item(
         name,
         suite,
-        tuple(row["messages"]),
+        tuple(_as_the_api_has_it(message) for message in row["messages"]),
         tuple(dict.fromkeys([slices] if isinstance(slices, str) else slices)),
         tuple(row.get("tools") or ()),
         max_tokens or row.get("max_tokens", MAX_TOKENS),
@@ -79,6 +80,29 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _as_the_api_has_it(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write arguments of earlier calls as text, as servers want them in a history."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = call["function"]["arguments"]
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        calls.append({"type": "function", **call, "function": {**call["function"], "arguments": text}})
+    return {**message, "tool_calls": calls}
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, dict) and isinstance(call.get("id"), str) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return False
+    arguments = function.get("arguments")
+    try:
+        return isinstance(json.loads(arguments) if isinstance(arguments, str) else arguments, dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _is_tool(tool: Any) -> bool:
     function = tool.get("function") if isinstance(tool, dict) else None
     return isinstance(function, dict) and isinstance(function.get("name"), str)
@@ -92,6 +116,10 @@ def _message_faults(messages: Any) -> list[str]:
             return [f'message {n}: "role" must be one of {", ".join(_ROLES)}']
         if not isinstance(message.get("content"), (str, list)) and not message.get("tool_calls"):
             return [f'message {n}: "content" must be text']
+        if any(not _is_call(call) for call in message.get("tool_calls") or ()):
+            return [
+                f'message {n}: a tool call must have "id" and "function" with "name" and "arguments" as a JSON table'
+            ]
     if messages[-1]["role"] == "assistant":
         return ["the last message is the assistant's; nothing is asked"]
     return []
