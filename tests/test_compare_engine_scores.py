@@ -47,12 +47,12 @@ def test_equal_logits_diverge_by_nothing_at_all():
 
 
 def test_a_shift_of_all_logits_changes_nothing():
-    r = np.float32([[1, 2, 3, 4]])
+    r = np.array([[1, 2, 3, 4]], np.float32)
     assert scored(r, r + np.float32(64), np.array([1], np.int32)).kl[0] < 1e-7
 
 
 def test_a_candidate_that_is_certain_of_something_else_diverges_finitely():
-    r, c = np.float32([[0, 0, 0]]), np.float32([[300, 0, -300]])
+    r, c = np.zeros((1, 3), np.float32), np.array([[300, 0, -300]], np.float32)
     found = scored(r, c, np.array([2], np.int32))
     assert np.isclose(found.kl[0], 300 - np.log(3), rtol=1e-6)
     assert np.isclose(found.nll[0], 600)

@@ -25,8 +25,9 @@ from ..errors import UsageError
 from ..layout import read_layout
 from ..machine import describe_machine, describe_versions, peak_memory
 from ..signature import source_signature
+from .arriving import Arriving
 from .end_steps import run_embedding, run_head, width_of
-from .hidden import Hidden
+from .hidden import SETS, Hidden
 from .lanes import BuildLane, Candidate, RecipeLane, Source, lanes_of
 from .layer_step import run_layer
 from .ranks import Ranks
@@ -103,6 +104,7 @@ def _go(
     run.hidden = Hidden(work.folder, run.streams, [len(d) for d in run.documents], width, run.source.dtype)
     figures: dict[str, Any] = {"bytes_read": 0, "step_seconds": {}}
     first, resumed = 0, None
+    arriving = Arriving(run.source.checkpoint.reader, [run.source.files(step) for step in steps], work.folder)
     try:
         if (kept := _usable(work.kept(), run.hidden)) is not None:
             first, figures = kept.step, kept.figures
@@ -110,6 +112,7 @@ def _go(
             run.hidden.start_from(kept.which)
             resumed = str(steps[first])
             progress(Progress(first, len(steps), f"going on at {_name(steps[first])}", 0.0, resumed=True))
+        arriving.start(first, SETS * run.hidden.nbytes)
         before = figures["bytes_read"]
         for number in range(first, len(steps)):
             began = time.monotonic()
@@ -129,8 +132,10 @@ def _go(
             figures["bytes_read"] = before + run.source.views.bytes_read
             if step == "embedding" or (step != "head" and work.due()):
                 work.keep(number + 1, run.hidden, run.sink.state(), figures)
+            arriving.release(number)
             progress(Progress(number + 1, len(steps), _name(step), seconds))
     finally:
+        arriving.stop()
         run.hidden.close()
     return figures, resumed
 

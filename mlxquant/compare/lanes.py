@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
-from ..arrays import parameters_of, sanitized
+from ..arrays import parameters_of, sanitized, tensors_of
 from ..build import read_build
 from ..checkpoint import Checkpoint
 from ..decide import Decision
@@ -98,14 +98,20 @@ class Source:
         used = self.shape.before if step == "embedding" else self.shape.after
         return [p for p in planned if p.module.layer is None and _any_of(p.module, used)]
 
+    def tensors(self, step: Step) -> set[str]:
+        """Names of the stored tensors that a step's arrays are made of."""
+        names = {out.source for module in self.of_step(self._planned, step) for out in module.arrays()}
+        return {t for n in names for t in tensors_of(self.layout.views[n])}
+
     def expected_bytes(self) -> int:
         """Bytes of the tensors that the pass has to read: each once."""
-        from ..arrays import tensors_of
+        needed = {t for step in self.steps() for t in self.tensors(step)}
+        return sum(self.checkpoint.tensors[t].nbytes for t in needed)
 
-        steps = [p for step in self.steps() for p in self.of_step(self._planned, step)]
-        names = {out.source for module in steps for out in module.arrays()}
-        tensors = {t for n in names for t in tensors_of(self.layout.views[n])}
-        return sum(self.checkpoint.tensors[t].nbytes for t in tensors)
+    def files(self, step: Step) -> frozenset[str]:
+        """The shards that a step reads; none for the head's share of a tied embedding, which is held."""
+        held = self.tensors("embedding") if step == "head" else set()
+        return frozenset(self.checkpoint.tensors[t].file for t in self.tensors(step) - held)
 
 
 class RecipeLane:

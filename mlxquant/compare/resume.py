@@ -2,6 +2,7 @@
 
     FOLDER/state.npz      what is finished: signature, step, the sink's arrays, which set of hidden states belongs to it
     FOLDER/hidden-*.bin   the hidden states (see `hidden`), never those that state.npz names while they are written
+    FOLDER/source/        shards that come from the Hub and are still needed (see `arriving`)
     FOLDER/lock           held while a pass is at work; the lock is the kernel's, so a crash leaves none behind
 
 `state.npz` is replaced by a rename and holds the checksum of the hidden states, so whatever a crash leaves is either
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from .. import disk
 from ..errors import MlxquantError, OutputError
 from ..signature import differences
+from .arriving import FOLDER
 from .hidden import SETS, Hidden
 
 STATE, LOCK = "state.npz", "lock"
@@ -141,4 +143,4 @@ class Work:
             disk.remove(self.folder / name)
 
     def _names(self) -> set[str]:
-        return {STATE, f"{STATE}.new", LOCK, *(f"hidden-{i}.bin" for i in range(SETS))}
+        return {STATE, f"{STATE}.new", LOCK, FOLDER, *(f"hidden-{i}.bin" for i in range(SETS))}
