@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mlxquant.compare.documents import BUILTIN_FILE
 from mlxquant.errors import DataError, UsageError
 from mlxquant.evals.catalog import Choice, open_suites
 from mlxquant.evals.evaluate import Settings, evaluate
@@ -16,6 +17,7 @@ from mlxquant.evals.sides import Variant
 from mlxquant.evals.suites.bfcl import category_of, read_bfcl
 from mlxquant.evals.suites.contracts import KINDS as CONTRACTS
 from mlxquant.evals.suites.contracts import contracts
+from mlxquant.evals.suites.language_scores import language_of, refuses
 from mlxquant.evals.suites.own import read_suite
 from mlxquant.evals.suites.scoring import KINDS, faults, judged
 
@@ -358,6 +360,15 @@ def test_the_contracts_are_the_same_each_time_all_different_and_have_sound_score
 def test_more_contracts_keep_the_earlier_ones():
     few, many = contracts("grounded", 8).items(), contracts("grounded", 16).items()
     assert [item.digest() for item in few] == [item.digest() for item in many[:8]]
+
+
+def test_languages_and_refusals_are_told_right_in_every_document_that_ships_for_compare():
+    for record in map(json.loads, BUILTIN_FILE.read_text(encoding="utf-8").splitlines()):
+        answers = [m["content"] for m in record["messages"] if m["role"] == "assistant" and m["content"]]
+        tags = [name.removeprefix("language:") for name in record["slices"] if name.startswith("language:")]
+        assert [language_of(text) for text in answers if tags] == tags * (len(answers) if tags else 0)
+        due = "refusal" in record["slices"]
+        assert refuses(answers[0]) == due and (due or not any(map(refuses, answers))), record["id"]
 
 
 def test_the_readme_names_every_kind_of_score_and_of_question(root):
