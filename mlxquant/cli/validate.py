@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,20 +32,7 @@ _DEFAULT = Path("tolerances.toml")
 @click.option("-o", "--output", metavar="FILE", type=_PATH, help="Write the record here too.")
 @click.option("--markdown", metavar="FILE", type=_PATH, help="Write the verdict for a pull request.")
 @click.option("--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI.")
-def command(
-    records: tuple[Path, ...],
-    tolerances: Path | None,
-    candidates: tuple[str, ...],
-    baseline_at: str | None,
-    mixed_machines: bool,
-    init: bool,
-    metrics: bool,
-    since: Path | None,
-    as_json: bool,
-    output: Path | None,
-    markdown: Path | None,
-    junit: Path | None,
-) -> None:
+def command(records: tuple[Path, ...], **options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
 
     RECORD is what compare, eval, tau2, bench, plan or audit wrote; all of one build, source and machine. PASS only
@@ -56,35 +44,40 @@ def command(
     mlxquant validate eval.json -t tolerances.toml --markdown verdict.md --junit verdict.xml
     mlxquant validate --since build eval.json -t tolerances.toml
     """
-    if init + metrics + (since is not None) > 1:
+    tolerances: Path | None = options["tolerances"]
+    if options["init"] + options["metrics"] + (options["since"] is not None) > 1:
         raise UsageError("--init, --metrics and --since exclude each other; give one")
-    if init:
+    if options["init"]:
         _init(records)
-    elif metrics:
+    elif options["metrics"]:
         _list_metrics()
-    elif since is not None:
-        _since(since, records, tolerances, as_json, output)
+    elif options["since"] is not None:
+        _since(options["since"], records, tolerances, options["as_json"], options["output"])
+    elif tolerances is None:
+        raise UsageError(f"no tolerances: give -t FILE; mlxquant validate --init {_DEFAULT} writes one")
     else:
-        if tolerances is None:
-            raise UsageError(f"no tolerances: give -t FILE; mlxquant validate --init {_DEFAULT} writes one")
-        from ..records import record_text
-        from ..validate import read_evidence, validate, verdict_junit, verdict_markdown, verdict_text
+        _judge(records, tolerances, options)
 
-        record = validate(
-            [read_evidence(path) for path in records],
-            tolerances,
-            candidates=candidates,
-            baseline_at=baseline_at,
-            mixed_machines=mixed_machines,
-        )
-        text = record_text(record)
-        forms = {output: f"{text}\n", markdown: verdict_markdown(record), junit: verdict_junit(record)}
-        for path, written in forms.items():
-            if path is not None:
-                write_whole(path, written)
-        click.echo(text if as_json else verdict_text(record))
-        if record["verdict"] != "PASS":
-            sys.exit(1)
+
+def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any]) -> None:
+    from ..records import record_text
+    from ..validate import read_evidence, validate, verdict_junit, verdict_markdown, verdict_text
+
+    record = validate(
+        [read_evidence(path) for path in records],
+        tolerances,
+        candidates=options["candidates"],
+        baseline_at=options["baseline_at"],
+        mixed_machines=options["mixed_machines"],
+    )
+    text = record_text(record)
+    forms = (("output", f"{text}\n"), ("markdown", verdict_markdown(record)), ("junit", verdict_junit(record)))
+    for option, written in forms:
+        if options[option] is not None:
+            write_whole(options[option], written)
+    click.echo(text if options["as_json"] else verdict_text(record))
+    if record["verdict"] != "PASS":
+        sys.exit(1)
 
 
 def _init(records: tuple[Path, ...]) -> None:
