@@ -10,7 +10,8 @@ import pytest
 
 from mlxquant.errors import RecordError
 from mlxquant.evals.items import CALL_CHECKS
-from mlxquant.evals.record import finish, measurement, read_eval
+from mlxquant.evals.reading import read_eval
+from mlxquant.evals.record import finish, measurement
 from mlxquant.evals.text import eval_text
 from mlxquant.intervals import mcnemar_exact
 from mlxquant.records import record_text
@@ -187,8 +188,8 @@ def test_a_record_is_read_back_and_a_broken_one_told(tmp_path):
     path.write_text(record_text(broken))
     with pytest.raises(RecordError) as error:
         read_eval(path)
-    assert "baseline: a table with a name expected" in str(error.value)
-    assert "candidates[0]: measurements: a list expected" in str(error.value)
+    assert "baseline: name is nothing, text expected" in str(error.value)
+    assert "candidates[0]: measurements is nothing, a list expected" in str(error.value)
     path.write_text('{"schema": "mlxquant.bench/1"}')
     with pytest.raises(RecordError, match=r"schema mlxquant\.eval/1 expected"):
         read_eval(path)

@@ -1,19 +1,16 @@
 """The record of an evaluation: sides, measurements with intervals, pairs, survival, and every trial.
 
 All figures are worked out from the trials by `finish`, which keeps them, so that another confidence or another slice
-needs no new run. `read_eval` reads a record and checks what is counted on. No model here.
+needs no new run. `reading` reads one back. No model here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..errors import RecordError, listed
 from ..intervals import kaplan_meier
-from ..records import read_record
 from .items import CALL_CHECKS
 from .measures import of_difference, of_side
 from .paired import outcomes, pair_up
@@ -96,44 +93,3 @@ def measurement(side: Mapping[str, Any], metric: str, **where: str) -> dict[str,
         if found["metric"] == metric and {k: found[k] for k in ("slice", "depth") if k in found} == where:
             return dict(found)
     return None
-
-
-def read_eval(path: Path) -> dict[str, Any]:
-    """Read a record and check what is counted on. Raises RecordError with all that is wrong."""
-    record = read_record(path)
-    if record["schema"] != SCHEMA:
-        raise RecordError(f"{path}: schema {SCHEMA} expected, {record['schema']!r} found; give what eval -o wrote")
-    problems = list(problems_of(record))
-    if problems:
-        raise RecordError(listed([f"{path}: {problem}" for problem in problems], limit=5))
-    return record
-
-
-def problems_of(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a record of this schema lacks."""
-    wanted: dict[str, type | tuple[type, ...]] = {
-        "baseline": dict, "candidates": list, "settings": dict, "suites": list, "survival": list, "notes": list,
-        "trials": list, "confidence": (int, float),
-    }  # fmt: skip
-    wrong = [k for k, kinds in wanted.items() if not isinstance(record.get(k), kinds)]
-    yield from (f"{k}: missing, or not of the type that it has" for k in wrong)
-    if wrong:
-        return
-    for place, side in (("baseline", record["baseline"]), *enumerate(record["candidates"])):
-        where = place if isinstance(place, str) else f"candidates[{place}]"
-        if not isinstance(side, dict) or not isinstance(side.get("name"), str):
-            yield f"{where}: a table with a name expected"
-        elif not isinstance(side.get("measurements"), list):
-            yield f"{where}: measurements: a list expected"
-        else:
-            yield from (f"{where}: {p}" for p in _measurement_problems(side["measurements"]))
-            if place != "baseline" and not isinstance(side.get("paired"), list):
-                yield f"{where}: paired: a list expected"
-
-
-def _measurement_problems(found: Sequence[Any]) -> Iterator[str]:
-    for number, entry in enumerate(found):
-        if not isinstance(entry, dict) or not isinstance(entry.get("metric"), str):
-            yield f"measurements[{number}]: a table with a metric expected"
-        elif any(type(entry.get(k)) not in (int, float, type(None)) for k in ("estimate", "low", "high")):
-            yield f"measurements[{number}]: estimate, low and high are numbers or null"

@@ -14,7 +14,7 @@ from .tallies import DEPTHS
 WIDTH = 80
 _NAME = 13
 _SLICES = 10
-_WORDS = {
+WORDS = {
     "pass": "whole items right",
     "valid_call": "is a call at all",
     "valid_json": "… valid JSON",
@@ -51,7 +51,7 @@ def _head(record: Mapping[str, Any]) -> str:
 def facts(record: Mapping[str, Any]) -> Iterator[str]:
     """What was run: where, when, with what, on what."""
     m, s, v = record["machine"], record["settings"], record["versions"]
-    memory = show_bytes(m["memory_bytes"], 0) if m.get("memory_bytes") else "memory not told"
+    memory = show_bytes(m["memory_bytes"], 0) if type(m.get("memory_bytes")) is int else "memory not told"
     yield f"machine: {m.get('chip')}, {m.get('cores')} cores, {memory}, {m.get('os')}"
     names = ("mlxquant", "mlx", "mlx-lm", "python")
     yield f"versions: {', '.join(f'{n} {v[n]}' for n in names if v.get(n))}; {record['date']}"
@@ -80,12 +80,12 @@ def _changes(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     metrics = [m["metric"] for m in baseline["measurements"] if "slice" not in m and "depth" not in m]
     shares = [m for m in metrics if measurement(candidate, f"{m}_difference") is not None]
     items = [m for m in shares if m not in _CALLS]
-    rows = [_row(_WORDS.get(m, m.replace("_", " ")), m, baseline, candidate) for m in items]
+    rows = [_row(WORDS.get(m, m.replace("_", " ")), m, baseline, candidate) for m in items]
     calls = [m for m in _CALLS if m in shares]
     if calls:
         due = measurement(baseline, "valid_call") or {"n": 0}
         rows += [(f"each of {due['n']:,} calls due", "", "", "", "")]
-        rows += [_row(f"  {_WORDS[m]}", m, baseline, candidate) for m in calls]
+        rows += [_row(f"  {WORDS[m]}", m, baseline, candidate) for m in calls]
     if not rows:
         return f"{candidate['name']}: nothing that both sides were judged in"
     title = f"{candidate['name']} beside {baseline['name']}: shares, and what changes, by task"
@@ -102,7 +102,7 @@ def _row(
     label: str, metric: str, baseline: Mapping[str, Any], candidate: Mapping[str, Any], **where: str
 ) -> tuple[str, str, str, str, str]:
     change = measurement(candidate, f"{metric}_difference", **where)
-    before, after = (_share(measurement(side, metric, **where)) for side in (baseline, candidate))
+    before, after = (share(measurement(side, metric, **where)) for side in (baseline, candidate))
     return (label, before, after, *_change(change))
 
 
@@ -110,8 +110,8 @@ def _change(found: Mapping[str, Any] | None) -> tuple[str, str]:
     if found is None or found["estimate"] is None:
         return "-", "-"
     if found["low"] is None:
-        return _points(found["estimate"]), _why(found)
-    return _points(found["estimate"]), f"{_points(found['low'])} … {_points(found['high'])}"
+        return points(found["estimate"]), _why(found)
+    return points(found["estimate"]), f"{points(found['low'])} … {points(found['high'])}"
 
 
 def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
@@ -220,11 +220,13 @@ def _remarks(record: Mapping[str, Any]) -> str:
     return "\n".join(_filled(line) for line in notes)
 
 
-def _share(found: Mapping[str, Any] | None) -> str:
+def share(found: Mapping[str, Any] | None) -> str:
+    """A measured share in per cent, "-" for none."""
     return "-" if found is None or found["estimate"] is None else f"{100 * found['estimate']:.1f} %"
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "−")
 
 

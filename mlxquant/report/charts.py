@@ -140,6 +140,55 @@ def intervals(rows: Sequence[Bar], name: str) -> str:
     return _svg(draw, 26 * len(rows) + 8, name, left=168, bottom=34)
 
 
+def shares(rows: Sequence[tuple[str, Sequence[Bar | None]]], name: str) -> str:
+    """Shares with their intervals, several sides a row, from 0 to 100 %; or differences, beside a line at 0."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    step = 12
+    heights = [step * len(found) + 8 for _, found in rows]
+    signed = any(b.value < 0 or (b.low or 0) < 0 for _, found in rows for b in found if b is not None)
+
+    def draw(axes: Axes) -> None:
+        at, places = 0.0, []
+        for (_, found), height in zip(rows, heights, strict=True):
+            places.append(at + height / 2)
+            for i, bar in enumerate(found):
+                y = at + 4 + step * (i + 0.5)
+                if bar is not None and bar.low is not None and bar.high is not None:
+                    axes.plot([bar.low, bar.high], [y, y], color=_series(bar.series), linewidth=2)
+                if bar is not None:
+                    axes.plot([bar.value], [y], marker=_marker(bar.series), color=_series(bar.series), markersize=6)
+            at += height
+        axes.set_ylim(at, 0)
+        axes.set_yticks(places, [_cut(label, 19) for label, _ in rows])
+        if signed:
+            axes.axvline(0, color=_MUTED, linewidth=1, dashes=(3, 2))
+        else:
+            axes.set_xlim(-0.02, 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %".replace("-", "−")))
+
+    return _svg(draw, sum(heights), name, left=118)
+
+
+def survival(curves: Sequence[tuple[Sequence[float], Sequence[float]]], last: float, name: str) -> str:
+    """How many runs still go right: a falling step line for each (times, shares), from 1 at 0 to `last`."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    def draw(axes: Axes) -> None:
+        for i, (times, left) in enumerate(curves):
+            xs, ys = [0.0, *times, last], [1.0, *left, left[-1] if left else 1.0]
+            axes.step(xs, ys, where="post", color=_series(i), linewidth=2)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlim(0, last)
+        axes.set_xlabel("tool calls")
+        axes.grid(visible=True, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+
+    return _svg(draw, 130, name, left=50, bottom=34)
+
+
 def _drawable(error: float) -> float:
     """An error that an axis can hold; beyond lies only what a broken record says."""
     return min(max(error, 1e-9), 1e3)

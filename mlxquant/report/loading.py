@@ -10,6 +10,7 @@ from typing import Any
 
 from ..compare.figures import comparison_problems
 from ..errors import RecordError, listed
+from ..evals.reading import problems_of
 from ..records import check_modules, read_record
 from .judged_checks import agent_problems, verdict_problems
 
@@ -18,6 +19,7 @@ DIFF = "mlxquant.diff/1"
 BENCH = "mlxquant.bench/1"
 PREDICT = "mlxquant.predict/1"
 COMPARE = "mlxquant.compare/1"
+EVAL = "mlxquant.eval/1"
 TAU2 = "mlxquant.tau2/1"
 VALIDATE = "mlxquant.validate/1"
 
@@ -63,7 +65,7 @@ def _name(path: Path) -> str:
     if path.name == _RECORD:
         return path.resolve().parent.name
     name = path.name.removesuffix(".json")
-    for kind in ("plan", "audit", "diff", "bench", "predict", "compare", "tau2", "validate"):
+    for kind in ("plan", "audit", "diff", "bench", "predict", "compare", "eval", "tau2", "validate"):
         name = name.removesuffix(f".{kind}")
     return name
 
@@ -87,6 +89,8 @@ def _problems(record: Mapping[str, Any], where: str) -> Iterator[str]:
             yield "chips: a list of tables expected"
     elif schema == COMPARE:
         yield from comparison_problems(record)
+    elif schema == EVAL:
+        yield from problems_of(record)
     elif schema == VALIDATE:
         yield from verdict_problems(record)
     elif schema == TAU2:

@@ -12,9 +12,10 @@ from ..diff import relative_error
 from ..diff_text import show_error
 from ..units import show_bytes, show_count
 from .charts import available, error_by_layer, error_ranges
+from .evaluated import evaluation
 from .grid import draw_maps, table_of
 from .judged import agent_runs, verdict
-from .loading import BENCH, COMPARE, DIFF, PREDICT, SIDES, TAU2, VALIDATE, Loaded
+from .loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, TAU2, VALIDATE, Loaded
 from .models import Model, by_reason, by_role, figures, find_models
 from .others import differences, is_unknown, provenance, show_diff, unknown
 from .quality import quality
@@ -22,6 +23,7 @@ from .throughput import prediction, throughput
 
 _TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
 _QUALITY = "quality.html.jinja"  # a comparison's section
+_EVAL = "eval.html.jinja"
 _VERDICT, _AGENTS = "verdict.html.jinja", "agents.html.jinja"
 
 
@@ -60,6 +62,10 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
             Markup(environment.from_string(_text(_VERDICT)).render(v=verdict(loaded)))  # autoescaped there
             for loaded in records
             if loaded.schema == VALIDATE
+        ],
+        evaluations=[
+            Markup(environment.from_string(_text(_EVAL)).render(e=evaluation(loaded, i, draw=draw), svg=Markup))
+            for i, loaded in enumerate((loaded for loaded in records if loaded.schema == EVAL), 1)
         ],
         agents=[
             Markup(environment.from_string(_text(_AGENTS)).render(a=agent_runs(loaded)))
