@@ -78,14 +78,19 @@ class Source:
 
     def read(self, step: Step) -> Arrays:
         """Read a step's arrays, and give the reference's. What the embedding shares with the head is kept for it."""
-        planned = self.of_step(self._planned, step)
-        names = {out.source: None for module in planned for out in module.arrays()}
-        held = {n: self._tied.pop(n) for n in names if n in self._tied}
-        self.raws = {**held, **self.views.read(n for n in names if n not in held)}
+        names, again = self._names(step), set[str]()
         if step == "embedding":
-            again = {out.source for module in self.of_step(self._planned, "head") for out in module.arrays()}
-            self._tied = {n: raw for n, raw in self.raws.items() if n in again}
-        return reference_arrays(self.views, self.raws, planned)
+            stored = self.tensors(step)
+            again = {n for n in self._names("head") if stored & set(tensors_of(self.layout.views[n]))}
+        held = {n: self._tied.pop(n) for n in names if n in self._tied}
+        self.raws = {**held, **self.views.read(dict.fromkeys([n for n in names if n not in held] + sorted(again)))}
+        self._tied |= {n: self.raws[n] for n in again}
+        return reference_arrays(self.views, self.raws, self.of_step(self._planned, step))
+
+    def _names(self, step: Step) -> list[str]:
+        """Names of the views that a step's arrays are made of."""
+        modules = self.of_step(self._planned, step)
+        return list(dict.fromkeys(out.source for module in modules for out in module.arrays()))
 
     def forget(self) -> None:
         """Let a step's arrays go."""
@@ -100,8 +105,7 @@ class Source:
 
     def tensors(self, step: Step) -> set[str]:
         """Names of the stored tensors that a step's arrays are made of."""
-        names = {out.source for module in self.of_step(self._planned, step) for out in module.arrays()}
-        return {t for n in names for t in tensors_of(self.layout.views[n])}
+        return {t for n in self._names(step) for t in tensors_of(self.layout.views[n])}
 
     def expected_bytes(self) -> int:
         """Bytes of the tensors that the pass has to read: each once."""

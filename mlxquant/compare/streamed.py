@@ -22,9 +22,9 @@ from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from ..arrays import module_at
-from ..errors import LayoutError
+from ..errors import LayoutError, MlxquantError
 from ..formats import Format
-from ..mlxlm import mlx_lm_module
+from ..mlxlm import MODEL_ERRORS, mlx_lm_module
 from .shape import Shape, refusal
 
 Tokens = NDArray[np.integer[Any]]
@@ -97,7 +97,7 @@ class Streamed:
         def visit(_: int, __: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             raise _Left(shape.hidden(0, args, kwargs))
 
-        hidden: mx.array = self.forward(tokens, caches, visit)
+        hidden: mx.array = self._run(tokens, caches, visit)
         if caches is not None:
             for cache in caches:
                 advance(cache, len(tokens))
@@ -119,7 +119,7 @@ class Streamed:
                 advance(cache, len(tokens))
             return shape.hidden(at, args, kwargs)
 
-        out = self.forward(tokens, caches, visit)
+        out = self._run(tokens, caches, visit)
         if not isinstance(out, mx.array) or out.shape != hidden.shape:
             raise refusal(self.model, f"layer {i} gives {_kind(out)} where a hidden state {list(hidden.shape)} is due")
         for cache in caches or ():
@@ -134,8 +134,19 @@ class Streamed:
         def visit(at: int, _: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return hidden if at == last else shape.hidden(at, args, kwargs)
 
-        logits: mx.array = self.forward(tokens, self.caches() if shape.needs_cache else None, visit)
+        logits: mx.array = self._run(tokens, self.caches() if shape.needs_cache else None, visit)
         return logits[0]
+
+    def _run(self, tokens: Tokens, caches: Sequence[Any] | None, visit: Visit) -> Any:
+        """`forward`, after the probe: what fails now would fail in mlx-lm too. Raises MlxquantError."""
+        try:
+            return self.forward(tokens, caches, visit)
+        except MODEL_ERRORS as error:
+            said = str(error).partition("\n")[0]
+            raise MlxquantError(
+                f"{self.name}: mlx-lm's own forward fails on it ({type(error).__name__}: {said}), so it could not be"
+                " served either; leave it out"
+            ) from error
 
     def _hook_of(self, i: int) -> Call:
         def called(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
