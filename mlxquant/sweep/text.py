@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..compare.text import mnat, percent
+from ..compare.text import mnat, percent, simple_table
 from ..plan_text import WIDTH, filled
+from ..validate.judge import FAIL
 from ..validate.words import place
 from .candidates import overall
 
-_NAME, _REASONS, _LEAST = 22, 6, 12
+_NAME, _REASONS, _LEAST = 20, 6, 12
+_HEADS = ("first tolerance missed", "first missed", "missed")
+_KL = "KL: KL(reference ‖ candidate) a token in thousandths of a nat, ± half its interval."
+_READ = (
+    "top: per cent of tokens with the same one most likely. * recommended; - another is no larger and no worse."
+    " open: not settled; few: too few documents; no: not measured."
+)
 # status -> how a cell says it
 WORDS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "open", "TOO FEW": "few", "MISSING": "-"}
 
@@ -40,10 +47,10 @@ def missed_words(candidate: Mapping[str, Any]) -> str:
     """The first tolerance that a candidate misses: ``"FAIL json kl_nats"``; nothing for one inside all."""
     first = candidate["first_missed"]
     if first is None:
-        return "none"
+        return "-"
     where = place(first)
     at = "" if where == "overall" else where.removeprefix("slice ") + " "
-    return f"{WORDS[first['status']].replace('-', 'unmeasured')} {at}{first['metric']}"
+    return f"{WORDS[first['status']].replace('-', 'no')} {at}{first['metric']}"
 
 
 def _head(record: Mapping[str, Any]) -> str:
@@ -68,7 +75,7 @@ def _table_of_candidates(record: Mapping[str, Any]) -> str:
     chosen, candidates = record["recommendation"]["name"], record["candidates"]
     unit, one = unit_of([c["bytes"] for c in candidates if c["bytes"]])
     read_unit, read_one = unit_of([c["active_bytes_per_token"] for c in candidates if c["active_bytes_per_token"]])
-    heads = ["", "candidate", unit, "bpw", f"{read_unit}/tok", "KL, mnat", "top", "first tolerance missed"]
+    heads = ["", "candidate", unit, "bpw", f"{read_unit}/tok", "KL, mnat", "top", ""]
     rows = [
         [
             _mark(c, chosen),
@@ -84,17 +91,17 @@ def _table_of_candidates(record: Mapping[str, Any]) -> str:
     ]
     fixed = sum(max(len(row[i]) for row in (heads, *rows)) for i in range(7)) + 2 * 7
     room = max(WIDTH - fixed, _LEAST)
-    heads[-1] = _cut(heads[-1], room) if room >= len("first tolerance") else "missed"
+    heads[-1] = next((h for h in _HEADS if len(h) <= room), _HEADS[-1])
     for row in rows:
         row[-1] = _cut(row[-1], room)
-    cut = [f"{short_name(c['name'], _NAME)} is {c['name']}" for c in candidates if len(c["name"]) > _NAME]
+    names = [c["name"] for c in candidates if len(c["name"]) > _NAME]
+    cut = [filled("name", f"{short_name(name, _NAME)} is {name}", 13) for name in names]
     floor = record.get("noise_floor_kl_nats")
-    read = (
-        f"KL: KL(reference ‖ candidate) a token in thousandths of a nat, ± half its interval"
-        f"{f'; of bf16 between layers {mnat(floor)}' if floor else ''}. top: per cent of tokens with the same one most"
-        f" likely. {read_unit}/tok: read for a token. * recommended; - another is no larger and no worse."
+    noise = f" Of bf16 between layers: {mnat(floor)}." if floor else ""
+    read = f"{_KL}{noise} {read_unit}/tok: read for a token. {_READ}"
+    return "\n".join(
+        [simple_table(heads, rows, "llrrrrrl"), *([""] if cut else []), *cut, "", filled("read", read, 13)]
     )
-    return "\n".join([_table(heads, rows, "llrrrrrl"), *([""] if cut else []), *cut, "", filled("read", read, 13)])
 
 
 def _mark(c: Mapping[str, Any], chosen: str | None) -> str:
@@ -107,9 +114,9 @@ def _grids(record: Mapping[str, Any]) -> Iterator[str]:
         lines = [t for t in record["thresholds"] if t["family"] == family]
         bits = list(dict.fromkeys(b for t in lines for b in t["statuses"]))
         cells = [[WORDS[t["statuses"][b]] if b in t["statuses"] else "" for b in bits] for t in lines]
-        room = max(WIDTH - sum(2 + max(4, len(b) + 4) for b in bits), _LEAST)
+        room = max(WIDTH - sum(2 + len(f"{b} bit") for b in bits), _LEAST)
         rows = [[_cut(line_name(t), room), *found] for t, found in zip(lines, cells, strict=True)]
-        yield _table([_cut(family, room), *(f"{b} bit" for b in bits)], rows, "l" + "r" * len(bits))
+        yield simple_table([_cut(family, room), *(f"{b} bit" for b in bits)], rows, "l" + "r" * len(bits))
 
 
 def line_name(line: Mapping[str, Any]) -> str:
@@ -121,6 +128,7 @@ def line_name(line: Mapping[str, Any]) -> str:
 
 
 def _why(record: Mapping[str, Any]) -> str:
+    """Why nothing smaller is recommended; where nothing is, what the nearest one misses."""
     found = record["recommendation"]
     lines = []
     if found["name"] is None:
@@ -131,8 +139,8 @@ def _why(record: Mapping[str, Any]) -> str:
         if i == 0:
             lines += [filled("not smaller", f"{smaller['name']}, the next smaller one:", 13)]
             lines += _reasons(smaller, _REASONS)
-        else:
-            lines.append(filled("", f"{smaller['name']}: {smaller['reasons'][0]}{_more(smaller['reasons'], 1)}", 13))
+        elif smaller["verdict"] != FAIL:  # more documents may let it in; why the others are out, the table says
+            lines += [filled("still open", f"{smaller['name']}, smaller yet:", 13), *_reasons(smaller, _REASONS)]
     if not found["smaller"]:
         lines.append(filled("not smaller", "nothing smaller was tried", 13))
     return "\n".join([*lines, *(filled("beware", text, 13) for text in found["remarks"])])
@@ -169,11 +177,3 @@ def _scaled(size: int | None, one: int) -> str:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    from tabulate import tabulate
-
-    sides = {"l": "left", "r": "right"}
-    made = tabulate(rows, headers=header, tablefmt="simple", colalign=[sides[a] for a in align], disable_numparse=True)
-    return "\n".join(line.rstrip() for line in str(made).splitlines())
