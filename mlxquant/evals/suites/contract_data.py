@@ -128,7 +128,6 @@ def _days(draw: Random) -> tuple[str, float]:
 
 def grounded_item(draw: Random, n: int) -> Made:
     """A question on a text: a plain fact, one that contradicts the world, one in two steps, one that is missing."""
-    draw = Random(f"grounded {n // 4}")  # four questions on one text
     a, b, c = towns(draw, 3)
     clerk, smith, guide = names(draw, 3)
     number, year, heat = digits(draw, 9), draw.randrange(1200, 1900), draw.randrange(40, 95)
@@ -162,4 +161,4 @@ def grounded_item(draw: Random, n: int) -> Made:
     if which != "missing":  # a few words around the answer are no fault
         score = {"kind": "all", "of": [{"kind": "contains", "all": answers}, {"kind": "words", "max": 12}]}
     slices = ("grounded", f"grounded:{which}")
-    return {"asked": told, "slices": slices, "score": score, "cluster": f"grounded-{n // 4}"}
+    return {"asked": told, "slices": slices, "score": score}
