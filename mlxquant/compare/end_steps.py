@@ -19,11 +19,9 @@ HEADS = 2
 def run_embedding(run: Running) -> None:
     """Give every stream its documents' embeddings."""
     arrays = run.source.read("embedding")
-    mx.eval(list(arrays.values()))
     _embed(run, run.source.streamed, arrays, [REFERENCE])
     for candidate, lane in enumerate(run.lanes):
         own = lane.arrays("embedding", arrays)
-        mx.eval(list(own.values()))
         streams = [run.stream_of(candidate), *([run.forced_stream_of(candidate)] if run.forced else [])]
         _embed(run, lane.streamed, own, streams)
     run.source.forget()
@@ -53,7 +51,6 @@ def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int])
 def run_head(run: Running) -> None:
     """Score every token of every stream against the reference."""
     arrays = run.source.read("head")
-    mx.eval(list(arrays.values()))
     run.source.streamed.put(arrays)
     if run.noise_floor:
         _score(run, [(run.noise - 1, "accumulated", run.noise, run.source.streamed)])

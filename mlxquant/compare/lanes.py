@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import mlx.core as mx
 
@@ -42,18 +42,6 @@ class Candidate:
     name: str
     recipe: Recipe | None = None
     build: Path | None = None
-
-
-class Lane(Protocol):
-    """A candidate's model and where its arrays come from."""
-
-    name: str
-    streamed: Streamed
-    nbytes: int
-    bpw: float
-
-    def arrays(self, step: Step, reference: Arrays) -> Arrays:
-        """The arrays of a step, those shared with the reference's among them."""
 
 
 class Source:
@@ -130,6 +118,11 @@ class RecipeLane:
         self.later: Sequence[RecipeLane] = ()
         self._formats = formats
 
+    def shares(self, step: Step) -> set[str]:
+        """Names of the arrays that it may share with the reference."""
+        planned = self._source.of_step(self.plan.modules, step)
+        return {out.name for module in planned for out in module.arrays() if out.format is None}
+
     def arrays(self, step: Step, reference: Arrays) -> Arrays:
         """The step's arrays as `convert` would write them, floats cast to the computing dtype."""
         planned = self._source.of_step(self.plan.modules, step)
@@ -162,6 +155,10 @@ class BuildLane:
         self.streamed = Streamed(model, source.paths, formats, source.dtype, name)
         self.nbytes = sum(s.nbytes for s in build.stored.values() if s.placed)
         self.bpw = 8 * self.nbytes / sum(s.module.parameters for s in build.stored.values() if s.placed)
+
+    def shares(self, step: Step) -> set[str]:
+        """None: all of it is read."""
+        return set()
 
     def arrays(self, step: Step, reference: Arrays) -> Arrays:
         """The step's arrays as they are stored, floats cast to the computing dtype."""

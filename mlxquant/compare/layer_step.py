@@ -37,7 +37,6 @@ class _Reference:
 def run_layer(run: Running, layer: int) -> None:
     """Take every stream through one layer, and its scores to the sink."""
     arrays = run.source.read(layer)
-    mx.eval(list(arrays.values()))
     reference = run.source.streamed
     reference.put(arrays)
     seen = [_reference(run, layer, d) for d in range(len(run.documents))]
@@ -45,6 +44,8 @@ def run_layer(run: Running, layer: int) -> None:
         for d in range(len(run.documents)):
             _noise(run, layer, d, seen[d])
     reference.take_out(list(arrays))
+    shared = set[str]().union(*(lane.shares(layer) for lane in run.lanes))
+    arrays = {name: array for name, array in arrays.items() if name in shared}
     for candidate, lane in enumerate(run.lanes):
         own = run.fill(lane, layer, arrays)
         for d in range(len(run.documents)):

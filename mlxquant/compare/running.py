@@ -84,7 +84,6 @@ class Running:
     def fill(self, lane: RecipeLane | BuildLane, step: Step, reference: Arrays) -> Arrays:
         """Put a lane's arrays of a step in place."""
         arrays = lane.arrays(step, reference)
-        mx.eval(list(arrays.values()))
         lane.streamed.put(arrays)
         return arrays
 

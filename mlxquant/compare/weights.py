@@ -48,9 +48,12 @@ class Raw:
     dtype: str
 
     def array(self, dtype: str) -> mx.array:
-        """As an mx.array of a dtype, not evaluated."""
+        """As an mx.array of a dtype, evaluated: nothing is left of the one that it was cast from."""
         made = to_mlx(self.data, self.shape, MLX_DTYPES[self.dtype])
-        return made if dtype == self.dtype else made.astype(MLX_DTYPES[dtype])
+        if dtype != self.dtype:
+            made = made.astype(MLX_DTYPES[dtype])
+        mx.eval(made)
+        return made
 
     def rows(self, dtype: str) -> NDArray[Any]:
         """As (rows, columns) of a float dtype, in the types that the kernels take."""
