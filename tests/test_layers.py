@@ -52,7 +52,7 @@ MAY_IMPORT = {
     f" audit* verify* load_probe {RUN_MODELS}",
     "mlx_lm": f"mlxlm load_probe {RUN_MODELS}",
     "numba": "compiled kernels*",
-    "matplotlib": "report.charts",
+    "matplotlib": "report.charts report.svg report.frontier_chart",
     "scipy": "intervals",
     "jsonschema": "evals store",
     "transformers": "",

@@ -1,9 +1,7 @@
-"""Charts as SVG for the page, drawn by matplotlib and coloured by the page's style sheet.
+"""Charts as SVG for the page, drawn by matplotlib and coloured by the page's style sheet (see `svg`).
 
-Each is about 340 units wide, so that a phone shows it at its own size and a screen has room for several in a line.
-matplotlib is given stand-in colours, which become CSS variables here: `#0a0000` is the ink of text, `#0b0001` the
-second build's. So one drawing serves light, dark and print. Text stays text; the words for who cannot see it are the
-caller's, as is a table of the same figures.
+Each is about 340 units wide, so that a phone shows it at its own size and a screen has room for several in a line. The
+words for who cannot see it are the caller's, as is a table of the same figures.
 
 Sizes, measured with matplotlib 3.11 and Plotly 7.1: a chart of six roles takes 9 KB here, one of 288 points 34 KB;
 in Plotly they would take 4.8 MB for its bundle, once a page, and show nothing where scripts are off.
@@ -11,23 +9,14 @@ in Plotly they would take 4.8 MB for its bundle, once a page, and show nothing w
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .svg import INK, MUTED, Show, cut, draw_svg, drawable, log_axis, marker, series_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-WIDTH = 340
-_INK, _MUTED, _LINE = "#0a0000", "#0a0001", "#0a0002"
-_MARKERS = "osD^vP"
-_SERIES = 6
-
-
-Show = Callable[[float], str]
 
 
 def percent(value: float) -> str:
@@ -67,7 +56,7 @@ def error_ranges(
     step = 16 if builds == 1 else 12
     heights = [step * builds + 8 for _ in rows]
 
-    rows = [(role, [s and (_drawable(s[0]), _drawable(s[1]), _drawable(s[2])) for s in found]) for role, found in rows]
+    rows = [(role, [s and (drawable(s[0]), drawable(s[1]), drawable(s[2])) for s in found]) for role, found in rows]
 
     def draw(axes: Axes) -> None:
         at, places = 0.0, []
@@ -76,14 +65,16 @@ def error_ranges(
             for i, spread in enumerate(found):
                 if spread is not None:
                     y = at + 4 + step * (i + 0.5)
-                    axes.plot([spread[0], spread[2]], [y, y], color=_series(i), linewidth=2, solid_capstyle="butt")
-                    axes.plot([spread[1]], [y], marker=_marker(i), color=_series(i), markersize=6)
+                    axes.plot(
+                        [spread[0], spread[2]], [y, y], color=series_colour(i), linewidth=2, solid_capstyle="butt"
+                    )
+                    axes.plot([spread[1]], [y], marker=marker(i), color=series_colour(i), markersize=6)
             at += height
         axes.set_ylim(at, 0)
-        axes.set_yticks(places, [_cut(role, 19) for role, _ in rows])
-        _log_axis(axes.xaxis, [x for _, found in rows for spread in found if spread for x in spread], show)
+        axes.set_yticks(places, [cut(role, 19) for role, _ in rows])
+        log_axis(axes.xaxis, [x for _, found in rows for spread in found if spread for x in spread], show)
 
-    return _svg(draw, sum(heights), name, left=118)
+    return draw_svg(draw, sum(heights), name, left=118)
 
 
 def error_by_layer(points: Sequence[Sequence[tuple[int, float]]], limits: tuple[float, float], name: str) -> str:
@@ -93,15 +84,17 @@ def error_by_layer(points: Sequence[Sequence[tuple[int, float]]], limits: tuple[
     def draw(axes: Axes) -> None:
         for i, found in enumerate(points):
             if found:
-                layers, errors = [layer for layer, _ in found], [_drawable(error) for _, error in found]
-                axes.plot(layers, errors, _marker(i), color=_series(i), markersize=4, alpha=0.75, markeredgewidth=0)
-        _log_axis(axes.yaxis, [_drawable(error) for error in limits], percent)
+                layers, errors = [layer for layer, _ in found], [drawable(error) for _, error in found]
+                axes.plot(
+                    layers, errors, marker(i), color=series_colour(i), markersize=4, alpha=0.75, markeredgewidth=0
+                )
+        log_axis(axes.yaxis, [drawable(error) for error in limits], percent)
         axes.set_xlabel("layer")
         axes.grid(visible=True, axis="y")
         axes.grid(visible=False, axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
-    return _svg(draw, 120, name, left=50, bottom=34)
+    return draw_svg(draw, 120, name, left=50, bottom=34)
 
 
 def bars(rows: Sequence[Bar], unit: str, name: str) -> str:
@@ -110,34 +103,34 @@ def bars(rows: Sequence[Bar], unit: str, name: str) -> str:
     def draw(axes: Axes) -> None:
         longest = max(max(r.value, r.high or 0) for r in rows)
         for y, row in enumerate(rows):
-            axes.barh(y, row.value, height=0.62, color=_series(row.series))
+            axes.barh(y, row.value, height=0.62, color=series_colour(row.series))
             if row.low is not None and row.high is not None:
                 ends = [[row.value - row.low], [row.high - row.value]]
-                axes.errorbar(row.value, y, xerr=ends, ecolor=_INK, capsize=3, elinewidth=1.2)
-            axes.text(max(row.value, row.high or 0) + longest * 0.02, y, f"{row.value:,.4g}", va="center", color=_INK)
-        axes.set_yticks(range(len(rows)), [_cut(r.label) for r in rows])
+                axes.errorbar(row.value, y, xerr=ends, ecolor=INK, capsize=3, elinewidth=1.2)
+            axes.text(max(row.value, row.high or 0) + longest * 0.02, y, f"{row.value:,.4g}", va="center", color=INK)
+        axes.set_yticks(range(len(rows)), [cut(r.label) for r in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, longest * 1.22 or 1)
         axes.set_xlabel(unit)
 
-    return _svg(draw, 26 * len(rows) + 8, name, left=118, bottom=34)
+    return draw_svg(draw, 26 * len(rows) + 8, name, left=118, bottom=34)
 
 
 def intervals(rows: Sequence[Bar], name: str) -> str:
     """Ratios with their intervals beside a line at 1, which is no difference."""
 
     def draw(axes: Axes) -> None:
-        axes.axvline(1, color=_MUTED, linewidth=1, dashes=(3, 2))
+        axes.axvline(1, color=MUTED, linewidth=1, dashes=(3, 2))
         for y, row in enumerate(rows):
             if row.low is not None and row.high is not None:
-                axes.plot([row.low, row.high], [y, y], color=_series(row.series), linewidth=2.5)
-            axes.plot([row.value], [y], marker=_marker(row.series), color=_series(row.series), markersize=6)
-        axes.set_yticks(range(len(rows)), [_cut(r.label, 25) for r in rows])
+                axes.plot([row.low, row.high], [y, y], color=series_colour(row.series), linewidth=2.5)
+            axes.plot([row.value], [y], marker=marker(row.series), color=series_colour(row.series), markersize=6)
+        axes.set_yticks(range(len(rows)), [cut(r.label, 25) for r in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.margins(x=0.15)
         axes.set_xlabel("ratio of tokens per second")
 
-    return _svg(draw, 26 * len(rows) + 8, name, left=168, bottom=34)
+    return draw_svg(draw, 26 * len(rows) + 8, name, left=168, bottom=34)
 
 
 def shares(rows: Sequence[tuple[str, Sequence[Bar | None]]], name: str) -> str:
@@ -155,20 +148,22 @@ def shares(rows: Sequence[tuple[str, Sequence[Bar | None]]], name: str) -> str:
             for i, bar in enumerate(found):
                 y = at + 4 + step * (i + 0.5)
                 if bar is not None and bar.low is not None and bar.high is not None:
-                    axes.plot([bar.low, bar.high], [y, y], color=_series(bar.series), linewidth=2)
+                    axes.plot([bar.low, bar.high], [y, y], color=series_colour(bar.series), linewidth=2)
                 if bar is not None:
-                    axes.plot([bar.value], [y], marker=_marker(bar.series), color=_series(bar.series), markersize=6)
+                    axes.plot(
+                        [bar.value], [y], marker=marker(bar.series), color=series_colour(bar.series), markersize=6
+                    )
             at += height
         axes.set_ylim(at, 0)
-        axes.set_yticks(places, [_cut(label, 19) for label, _ in rows])
+        axes.set_yticks(places, [cut(label, 19) for label, _ in rows])
         if signed:
-            axes.axvline(0, color=_MUTED, linewidth=1, dashes=(3, 2))
+            axes.axvline(0, color=MUTED, linewidth=1, dashes=(3, 2))
         else:
             axes.set_xlim(-0.02, 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %".replace("-", "−")))
 
-    return _svg(draw, sum(heights), name, left=118)
+    return draw_svg(draw, sum(heights), name, left=118)
 
 
 def survival(curves: Sequence[tuple[Sequence[float], Sequence[float]]], last: float, name: str) -> str:
@@ -178,7 +173,7 @@ def survival(curves: Sequence[tuple[Sequence[float], Sequence[float]]], last: fl
     def draw(axes: Axes) -> None:
         for i, (times, left) in enumerate(curves):
             xs, ys = [0.0, *times, last], [1.0, *left, left[-1] if left else 1.0]
-            axes.step(xs, ys, where="post", color=_series(i), linewidth=2)
+            axes.step(xs, ys, where="post", color=series_colour(i), linewidth=2)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlim(0, last)
         axes.set_xlabel("tool calls")
@@ -186,94 +181,4 @@ def survival(curves: Sequence[tuple[Sequence[float], Sequence[float]]], last: fl
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
 
-    return _svg(draw, 130, name, left=50, bottom=34)
-
-
-def _drawable(error: float) -> float:
-    """An error that an axis can hold; beyond lies only what a broken record says."""
-    return min(max(error, 1e-9), 1e3)
-
-
-def _series(i: int) -> str:
-    return f"#0b000{i % _SERIES}"
-
-
-def _marker(i: int) -> str:
-    return _MARKERS[i % _SERIES]
-
-
-def _cut(label: str, width: int = 17) -> str:
-    return label if len(label) <= width else label[: width - 1] + "…"
-
-
-def _log_axis(axis: Any, values: Sequence[float], show: Show) -> None:
-    """A logarithmic axis from the least to the largest of `values`, with 2 to 6 ticks."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = min(values), max(values)
-    low, high = low / 1.25, high * 1.25
-    ticks = [m * 10.0**e for e in range(-9, 3) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    if len(ticks) > 6:
-        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
-    if len(ticks) < 2:
-        ticks = [low * 1.1, (low * high) ** 0.5, high / 1.1]
-    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
-
-
-def _svg(draw: Callable[[Axes], None], height: float, name: str, *, left: int, bottom: int = 24) -> str:
-    """Draw on axes of `height` units below a small margin, and make the drawing the page's.
-
-    `name` is unique on the page: matplotlib derives the ids within the drawing from it.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    settings = {
-        "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 11,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": _LINE, "axes.labelcolor": _MUTED,
-        "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _MUTED, "ytick.labelcolor": _INK,
-        "axes.grid": True, "grid.color": _LINE, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.5,
-    }  # fmt: skip
-    top, right = 8, 14
-    whole = height + top + bottom
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that its font lacks: the page has fonts of its own
-        figure = Figure(figsize=(WIDTH / 72, whole / 72))
-        box = (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole)
-        axes = figure.add_axes(box, facecolor="none")
-        figure.patch.set_visible(False)
-        axes.grid(visible=False, axis="y")
-        draw(axes)
-        axes.tick_params(length=0)
-        out = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _of_the_page(out.getvalue(), name)
-
-
-def _of_the_page(svg: str, name: str) -> str:
-    """Strip what belongs to a file of its own, and give colours and ids to the page."""
-    svg = svg[svg.index("<svg") :]
-    for what in (r"<metadata>.*?</metadata>", r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", r"<!--.*?-->"):
-        svg = re.sub(what, "", svg, flags=re.S)
-    svg = re.sub(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>", r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
-    used = set(re.findall(r"(?:href=\"|url\()#([\w.-]+)", svg))
-    # what stands between tags is a record's, and stays as it is
-    svg = re.sub(r"<[^>]*>", lambda tag: _tag_of_the_page(tag[0], name, used), svg)
-    return re.sub(r"\s*\n\s*", "\n", svg).strip()
-
-
-def _tag_of_the_page(tag: str, name: str, used: set[str]) -> str:
-    """One tag: colours as variables, two decimals, the page's font, ids that are used under names of their own."""
-    for stand_in, variable in ((_INK, "ink"), (_MUTED, "muted"), (_LINE, "line")):
-        tag = tag.replace(stand_in, f"var(--{variable})")
-    tag = re.sub(r"#0b000(\d)", r"var(--series-\1)", tag)
-    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
-    tag = re.sub(r"font-family: [^;\"]+;? ?", "", tag)
-    tag = re.sub(r" transform=\"rotate\(-?0 [^\"]*\"", "", tag)
-    tag = re.sub(r" id=\"([^\"]+)\"", lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
-    return re.sub(r"(href=\"|url\()#", rf"\1#{name}-", tag)
+    return draw_svg(draw, 130, name, left=50, bottom=34)

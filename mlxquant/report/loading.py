@@ -13,6 +13,7 @@ from ..errors import RecordError, listed
 from ..evals.reading import problems_of
 from ..records import check_modules, read_record
 from .judged_checks import agent_problems, verdict_problems
+from .swept_checks import sweep_problems
 
 SIDES = ("mlxquant.plan/1", "mlxquant.audit/1")
 DIFF = "mlxquant.diff/1"
@@ -22,6 +23,7 @@ COMPARE = "mlxquant.compare/1"
 EVAL = "mlxquant.eval/1"
 TAU2 = "mlxquant.tau2/1"
 VALIDATE = "mlxquant.validate/1"
+SWEEP = "mlxquant.sweep/1"
 
 _RECORD = "audit.json"
 _GROUP = ("role", "layers", "modules", "a", "b", "delta_bytes", "a_reasons", "b_reasons")
@@ -65,7 +67,7 @@ def _name(path: Path) -> str:
     if path.name == _RECORD:
         return path.resolve().parent.name
     name = path.name.removesuffix(".json")
-    for kind in ("plan", "audit", "diff", "bench", "predict", "compare", "eval", "tau2", "validate"):
+    for kind in ("plan", "audit", "diff", "bench", "predict", "compare", "eval", "tau2", "validate", "sweep"):
         name = name.removesuffix(f".{kind}")
     return name
 
@@ -93,6 +95,8 @@ def _problems(record: Mapping[str, Any], where: str) -> Iterator[str]:
         yield from problems_of(record)
     elif schema == VALIDATE:
         yield from verdict_problems(record)
+    elif schema == SWEEP:
+        yield from sweep_problems(record)
     elif schema == TAU2:
         yield from agent_problems(record)
 

@@ -9,11 +9,11 @@ from ..diff import diff_records
 from ..diff_text import show_error
 from ..plan_text import short_layer
 from ..units import show_bytes
-from .loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, TAU2, VALIDATE, Loaded
+from .loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, SWEEP, TAU2, VALIDATE, Loaded
 from .models import Model
 from .throughput import machine_text
 
-_KNOWN = (*SIDES, DIFF, BENCH, PREDICT, COMPARE, EVAL, TAU2, VALIDATE)
+_KNOWN = (*SIDES, DIFF, BENCH, PREDICT, COMPARE, EVAL, SWEEP, TAU2, VALIDATE)
 _TEXT, _ROWS, _COLUMNS, _FACTS = 200, 20, 8, 60
 _LABELS = (
     ("bytes", "bytes", ",", "+,"),

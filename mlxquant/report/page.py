@@ -15,15 +15,16 @@ from .charts import available, error_by_layer, error_ranges
 from .evaluated import evaluation
 from .grid import draw_maps, table_of
 from .judged import agent_runs, verdict
-from .loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, TAU2, VALIDATE, Loaded
+from .loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, SWEEP, TAU2, VALIDATE, Loaded
 from .models import Model, by_reason, by_role, figures, find_models
 from .others import differences, is_unknown, provenance, show_diff, unknown
 from .quality import quality
+from .swept import swept
 from .throughput import prediction, throughput
 
 _TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
 _QUALITY = "quality.html.jinja"  # a comparison's section
-_EVAL = "eval.html.jinja"
+_EVAL, _SWEEP = "eval.html.jinja", "sweep.html.jinja"
 _VERDICT, _AGENTS = "verdict.html.jinja", "agents.html.jinja"
 
 
@@ -62,6 +63,10 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
             Markup(environment.from_string(_text(_VERDICT)).render(v=verdict(loaded)))  # autoescaped there
             for loaded in records
             if loaded.schema == VALIDATE
+        ],
+        sweeps=[
+            Markup(environment.from_string(_text(_SWEEP)).render(w=swept(loaded, i, draw=draw), svg=Markup))
+            for i, loaded in enumerate((loaded for loaded in records if loaded.schema == SWEEP), 1)
         ],
         evaluations=[
             Markup(environment.from_string(_text(_EVAL)).render(e=evaluation(loaded, i, draw=draw), svg=Markup))
