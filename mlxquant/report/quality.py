@@ -75,7 +75,9 @@ def _row(candidate: Mapping[str, Any], figures: Figures) -> dict[str, str]:
         "weights": mnat(figures.get("kl_nats", case="teacher-forced")),
         "routing": mnat(figures.get("kl_through_routing_nats")),
         "worst": f"{worst['slice']}: {mnat(worst)}" if worst else "-",
-        "verdict": str(verdict.get("verdict")) if isinstance(verdict, Mapping) else "-",
+        "verdict": str(verdict.get("verdict")).removesuffix(" the noise floor")
+        if isinstance(verdict, Mapping)
+        else "-",
     }
 
 
