@@ -279,7 +279,7 @@ def test_without_matplotlib_the_figures_are_in_tables(tmp_path: Path, monkeypatc
 
 
 def test_the_report_needs_no_mlx_nor_matplotlib(tmp_path: Path) -> None:
-    names = ("mlx", "mlx.core", "mlx_lm", "numba", "numpy", "matplotlib")
+    names = ("mlx", "mlx.core", "mlx_lm", "numba", "scipy", "matplotlib")
     script = f"import sys\nfor n in {names}: sys.modules[n] = None\nfrom mlxquant.cli import main; main()"
     words = ["report", *map(str, PAPER), "-o", str(tmp_path / "r.html")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
