@@ -137,8 +137,8 @@ def test_the_template_leaves_out_what_the_model_knows_by_heart(loaded):
 
 
 def test_it_makes_most_calls_right_on_tasks_it_never_saw(loaded):
-    assert calls_right(loaded, n_calls=5, tasks=30) > 0.85
-    assert calls_right(loaded, n_calls=20, tasks=6) > 0.8
+    assert calls_right(loaded, n_calls=5, tasks=8) > 0.85
+    assert calls_right(loaded, n_calls=20, tasks=1) > 0.8
 
 
 def test_8_bits_do_not_hurt_it_and_2_bits_do(checkpoint, tmp_path):
@@ -150,7 +150,7 @@ def test_8_bits_do_not_hurt_it_and_2_bits_do(checkpoint, tmp_path):
     for bits in (8, 2):
         recipe = load_recipe("gates-8bit", bits=bits, group_size=64)
         build(checkpoint, tmp_path / str(bits), recipe, dtype="float32")
-        right[bits] = calls_right(mlx_lm.load(str(tmp_path / str(bits)))[:2], n_calls=5, tasks=12)
+        right[bits] = calls_right(mlx_lm.load(str(tmp_path / str(bits)))[:2], n_calls=5, tasks=6)
     assert right[8] > 0.85
     assert right[2] < 0.5
 

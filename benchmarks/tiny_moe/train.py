@@ -1,11 +1,12 @@
-"""Train the store model from nothing: one command, fixed seeds, under an hour on two cores.
+"""Train the store model from nothing with fixed seeds.
 
     python benchmarks/tiny_moe/train.py runs/store
 
-Batches of 8192 tokens, rows of 128 to 4096 tokens; learning rates constant after a short warm-up,
-then down to nothing over 60 % of the steps. What the assistant says counts fully in the loss, what it reads a fifth. Every
-250 steps it is judged on held-out tasks and kept; `--resume runs/store/step1000.pt` goes on from there. Afterwards
-publish.py turns a kept step into a checkpoint and its record.
+Batches of 8192 tokens in rows of 128 to 4096. Learning rates rise, stay, and fall over the last 60 % of the steps. What
+the assistant says counts fully in the loss, what it reads a fifth, and from step 1500 on the tokens that choose among
+candidates eight times. Every 250 steps the model is judged on held-out tasks and kept; `--resume
+runs/store/step1000.pt` goes on from there. Afterwards publish.py turns a kept step into a checkpoint and its record.
+How the shipped weights came about, which this schedule retraces, stands in README.md.
 
 Two processes of one thread each take half of every batch and add up their gradients once a step. On a shared machine
 that is half as fast again as two threads, which wait for each other at every operation.
