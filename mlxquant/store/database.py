@@ -1,7 +1,7 @@
 """The store itself: an SQLite database in memory, filled from a seed, changed only through tools.
 
-In a list of results the property that tells an entry apart stands before its id: a small causal model can then find
-the one and copy what follows, whereas of an id that it has read it cannot know yet what comes next.
+In a list of results the property that tells an entry apart stands before its id: a causal model can then find the one
+and copy what follows, whereas of an id that it has read it cannot know yet what comes next.
 
 A tool does what it is told as long as that is possible at all: like the back office of a real shop it does not know
 the policy (`mlxquant.store.policy` does), so that a model that breaks it leaves a state which shows it. Impossible
