@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from mlxquant.sweep.measure import best_few, load_trials, needed
 from .sweep_records import comparison, member, walk
 from .validate_records import evaluation, measure, write
 
+ROOT = Path(__file__).resolve().parent.parent
 GATE = """
 name = "gate"
 [[tolerance]]
@@ -277,6 +281,8 @@ def test_an_evaluation_counts_for_the_candidate_of_its_name_or_of_its_recipe_s_h
     statuses = {(c["candidate"], c["metric"]): c["status"] for c in record["checks"]}
     assert statuses["gates-8bit:bits=4", "right_call"] == "FAIL"
     assert statuses["gates-8bit:bits=5", "right_call"] == "MISSING"
+    reasons = [c["reason"] for c in record["checks"] if c["status"] == "MISSING"]
+    assert reasons == ["measured in r1.json, but not of this candidate"]
     assert record["recommendation"]["name"] is None
     by_name = played(five["name"], 0.0, sha=five["recipe"]["sha256"])
     assert judged(tmp_path, comparison(five, four), by_name, gate=CALLS)["recommendation"]["name"] == five["name"]
@@ -296,12 +302,12 @@ def test_records_of_one_name_but_other_builds_are_refused(tmp_path):
     assert "recipe_sha256 differs" in done.stderr
 
 
-def test_the_best_few_are_inside_first_then_open_then_outside_and_the_smallest_of_each(tmp_path):
+def test_the_best_few_are_inside_first_then_open_and_the_smallest_of_each_but_none_that_is_outside(tmp_path):
     members = [*walk(), member("uniform", 5, kl=0.0195, half=0.002)]
     record = judged(tmp_path, comparison(*members), gate='[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n')
-    assert best_few(record, 5) == [
-        "gates-8bit:bits=5", "gates-8bit:bits=6", "gates-8bit:bits=8", "uniform-8bit:bits=5", "gates-8bit:bits=2",
-    ]  # fmt: skip
+    inside = [f"gates-8bit:bits={b}" for b in (5, 6, 8)]
+    assert best_few(record, 2) == inside[:2]
+    assert best_few(record, 9) == [*inside, "uniform-8bit:bits=5"]
 
 
 # --- what is measured ---
@@ -387,3 +393,14 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_measured(tmp_path, w
     done = run(*(word.format(**names) for word in words))
     assert done.exit_code in (2, 3)
     assert said in done.stderr
+
+
+def test_kept_records_are_judged_where_there_is_no_mlx(tmp_path):
+    compared, gate = write(tmp_path, compared=comparison(*walk()), gate=GATE)
+    names = ("mlx", "mlx.core", "mlx_lm", "numba", "safetensors", "huggingface_hub", "transformers")
+    script = f"import sys\nfor n in {names}: sys.modules[n] = None\nfrom mlxquant.cli import main; main()"
+    words = ["sweep", "--from", str(compared), "-t", str(gate)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("recommended  gates-8bit:bits=5")

@@ -125,9 +125,10 @@ def _swept(
     from ..sweep.measure import best_few, compare_all, evaluate_best, needed
     from .compare import pass_bar, question_of
 
-    how = _evaluating(source, options) if options["few"] else None
+    how = _evaluating(options) if options["few"] else None
     pass_options = Options(**{k: options[k] for k in ("compute", "chunk", "dtype", "allow_nonfinite")})
     opened = open_source(source, weights=True)
+    click.echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
     with pass_bar() as watch:
         compared = compare_all(opened, trials, question_of(options), needed(pass_options, tolerances), folder, watch)
     if compared is None:
@@ -136,17 +137,23 @@ def _swept(
     if how is None:
         return record
     names = best_few(record, options["few"])
-    evaluated, said = evaluate_best([t for t in trials if t.name in names], how, folder)
+    if not names:
+        unplayed = "nothing was evaluated: every candidate is outside a tolerance already"
+        return sweep([compared], options["tolerances"], notes=[*notes, unplayed])
+    click.echo(f"mlxquant: evaluating {', '.join(names)}", err=True)
+    at = source if opened.revision is None or opened.folder else f"{opened.name}@{opened.revision}"  # a branch moves on
+    evaluated, said = evaluate_best(
+        [t for t in trials if t.name in names], how, lambda: open_source(at, weights=True), folder
+    )
     return sweep([compared, evaluated], options["tolerances"], notes=[*notes, *said])
 
 
-def _evaluating(source: str, options: dict[str, Any]) -> Evaluating:
+def _evaluating(options: dict[str, Any]) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
     from ..bench_terms import parse_numbers
     from ..evals.catalog import Choice, open_suites
     from ..evals.evaluate import Settings
     from ..evals.opening import Target, open_sides
-    from ..hub import open_source
     from ..sweep.measure import Evaluating
     from .convert import progress_bar
     from .eval import trial_bar
@@ -160,7 +167,6 @@ def _evaluating(source: str, options: dict[str, Any]) -> Evaluating:
         suites=open_suites(options["suites"] or ["tool-loop"], choice),
         settings=Settings(confidence=options["confidence"]),
         dtype=options["dtype"],
-        open_source=lambda: open_source(source, weights=True),
         baseline=open_sides([Target("baseline", baseline)], 600.0)[0] if baseline else None,
         writing=progress_bar,
         playing=trial_bar,

@@ -157,45 +157,47 @@ def compare_all(
 
 
 def best_few(record: Mapping[str, Any], count: int) -> list[str]:
-    """The candidates to evaluate: inside what was measured so far first, then open, then outside; smallest first.
+    """The candidates to evaluate: those inside all that was measured so far, then those still open; smallest first.
 
-    What was not measured yet (`MISSING`) does not count, since it is what the evaluation is for.
+    What is outside a tolerance already cannot be recommended, whatever it would play. What was not measured yet
+    (`MISSING`) does not count, since it is what the evaluation is for.
     """
 
     def order(candidate: Mapping[str, Any]) -> tuple[Any, ...]:
-        counts = candidate["counts"]
-        still_open = sum(n for status, n in counts.items() if status not in (PASS, FAIL, MISSING))
-        return counts.get(FAIL, 0), still_open, candidate["bytes"] or 0
+        still_open = sum(n for status, n in candidate["counts"].items() if status not in (PASS, MISSING))
+        return still_open, candidate["bytes"] or 0
 
-    return [c["name"] for c in sorted(record["candidates"], key=order)[:count]]
+    left = [c for c in record["candidates"] if FAIL not in c["counts"]]
+    return [c["name"] for c in sorted(left, key=order)[:count]]
 
 
 @dataclass(frozen=True)
 class Evaluating:
     """How the best few are evaluated. `baseline` stands for the source unquantized, where that cannot be run here.
 
-    `open_source` opens the source anew for each build; `writing`, `playing` give progress.
+    `writing`, `playing` give progress.
     """
 
     suites: Sequence[Suite]
     settings: Settings
     dtype: str | None
-    open_source: Callable[[], Checkpoint]
     baseline: Side | None
     writing: Callable[[], AbstractContextManager[Callable[[Written], None]]]
     playing: Callable[[], AbstractContextManager[Callable[[Step], None]]]
 
 
-def evaluate_best(trials: Sequence[Trial], how: Evaluating, folder: Folder) -> tuple[Path, list[str]]:
+def evaluate_best(
+    trials: Sequence[Trial], how: Evaluating, open_source: Callable[[], Checkpoint], folder: Folder
+) -> tuple[Path, list[str]]:
     """Convert these and the baseline, play all suites through them, and keep the record. Gives notes, too.
 
-    Raises what `convert` and `evaluate` raise.
+    `open_source` opens the source anew for each build. Raises what `convert` and `evaluate` raise.
     """
     from ..evals.evaluate import Files, evaluate
     from ..evals.run import digest_of
 
     dtype, notes = _dtype(how)
-    sides = list(_sides(trials, how, dtype, folder))
+    sides = list(_sides(trials, how, open_source, dtype, folder))
     asked = [[s.variant.name for s in sides], {s.name: digest_of(s) for s in how.suites}, how.settings.as_dict()]
     out = folder.evaluation(sha256(json.dumps(asked).encode()))
     files = Files(out.with_name(f"{out.name}.partial"), folder.fresh)
@@ -217,7 +219,13 @@ def _dtype(how: Evaluating) -> tuple[str | None, list[str]]:
     ]
 
 
-def _sides(trials: Sequence[Trial], how: Evaluating, dtype: str | None, folder: Folder) -> Iterator[Side]:
+def _sides(
+    trials: Sequence[Trial],
+    how: Evaluating,
+    open_source: Callable[[], Checkpoint],
+    dtype: str | None,
+    folder: Folder,
+) -> Iterator[Side]:
     """The baseline, then the trials, each a build loaded here under the candidate's name."""
     from ..build import read_build
     from ..evals.loaded import Loaded
@@ -228,20 +236,19 @@ def _sides(trials: Sequence[Trial], how: Evaluating, dtype: str | None, folder: 
         yield how.baseline
     for trial in trials if how.baseline is not None else (unquantized, *trials):
         out = folder.build(trial.name)
-        _convert(trial, how, dtype, out)
+        with how.writing() as watch:
+            _convert(trial, open_source(), dtype, out, watch)
         yield Loaded(read_build(out), trial.name)
 
 
-def _convert(trial: Trial, how: Evaluating, dtype: str | None, out: Path) -> None:
+def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Callable[[Written], None]) -> None:
     from ..convert import Options, convert
     from ..layout import read_layout
     from ..plan import make_plan
 
     disk.make_folder(out.parent)
-    source = how.open_source()
     layout = read_layout(source, dtype=dtype)
-    with how.writing() as watch:
-        convert(source, layout, make_plan(layout, trial.recipe, source), out, Options(dtype=dtype, audit=False), watch)
+    convert(source, layout, make_plan(layout, trial.recipe, source), out, Options(dtype=dtype, audit=False), watch)
 
 
 def _asked(source: Checkpoint, trials: Sequence[Trial], question: Question, options: Options) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..validate.agreement import MixedRecordsError, check_machines, common, disa
 from ..validate.caveats import caveats
 from ..validate.dates import shown
 from ..validate.evidence import NOISE_FLOOR, Evidence, Side
-from ..validate.judge import Check, judge, verdict_of
+from ..validate.judge import MISSING, Check, judge, verdict_of
 from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
 from ..validate.verdict import baseline_of, evidence_entry, tolerances_entry
@@ -68,7 +68,10 @@ def sweep(
         comparison=comparison,
         evidence=evidence,
         candidates=candidates,
-        checks={name: judge(read.tolerances, found) for name, found in sides.items()},
+        checks={
+            name: [_explained(check, found, evidence) for check in judge(read.tolerances, found)]
+            for name, found in sides.items()
+        },
         measured_in={name: [e.file for e, _ in found] for name, found in sides.items()},
         warnings=[*warnings, *_strangers(evidence, sides)],
     )
@@ -103,6 +106,22 @@ def _sides_of(candidate: Candidate, evidence: Sequence[Evidence]) -> list[tuple[
     if problems := disagreements(found):
         raise MixedRecordsError(listed([f"{candidate.name}: records of different builds or sources:", *problems]))
     return found
+
+
+def _explained(check: Check, found: Sequence[tuple[Evidence, Side]], evidence: Sequence[Evidence]) -> Check:
+    """Say of a figure that is missing whether it was measured of other candidates only."""
+    if check.status != MISSING:
+        return check
+    t, here = check.tolerance, {e.file for e, _ in found}
+    names = (t.metric, f"{t.metric}_{t.kind}")
+    files = [
+        e.file
+        for e in evidence
+        if e.file not in here
+        and t.record in (None, e.kind)
+        and any(f.metric in names for side in e.candidates for f in side.figures)
+    ]
+    return replace(check, reason=f"measured in {files[0]}, but not of this candidate") if files else check
 
 
 def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[Evidence, Side]]]) -> list[str]:
