@@ -15,6 +15,7 @@ from mlxquant.compare.scores import TokenScores
 from mlxquant.compare.statistics import reference_measurements, routing_damage, token_measurements
 from mlxquant.compare.tally import Tally
 from mlxquant.compare.verdicts import against_each_other, against_floor, difference_measurements, kl_difference
+from mlxquant.errors import OutputError
 
 from .compare_tallies import LAYERS, documents, fill, filled, layer_scores, part, token_scores
 
@@ -245,6 +246,14 @@ def test_a_rank_without_documents_changes_nothing():
 def test_a_state_of_other_documents_is_refused():
     with pytest.raises(ValueError, match="state of another comparison"):
         Tally(documents(7)).restore(filled().state())
+
+
+def test_a_state_of_which_other_tokens_were_scored_is_refused_with_what_to_do():
+    halves = Tally(documents(), second_half=True)
+    with pytest.raises(OutputError, match="begun with all tokens scored; go on in the same way, or give --fresh"):
+        halves.restore(filled().state())
+    with pytest.raises(OutputError, match="begun with --second-half"):
+        Tally(documents()).restore(halves.state())
 
 
 # Layers and routing

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import OutputError
 from .documents import Document
 from .grouping import ALL, Group, Grouping
 from .scores import LayerScores, TokenScores
@@ -28,6 +29,7 @@ LAYER_FIELDS = (
     "n", "error_in", "error_out", "routed", "set_changed", "first_seen", "first_changed", "block_n", "block_change",
     "flipped_change", "margin_n", "margin",
 )  # fmt: skip
+_HALF = "rule/second_half"  # which tokens are scored, in a state
 ACCUMULATED, OWN, ROUTER, TEACHER_FORCED = "accumulated", "own", "router", "teacher-forced"
 
 
@@ -50,7 +52,7 @@ class Tally:
         self.second_half = second_half
         self.lengths = np.array([len(d.tokens) for d in documents])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._arrays: dict[str, NDArray[np.generic]] = {}
+        self._arrays: dict[str, NDArray[np.generic]] = {_HALF: np.array([second_half])}
         self._members: dict[Group, NDArray[np.bool_]] = {}
 
     # --- what comes in ---
@@ -92,7 +94,13 @@ class Tally:
         return dict(self._arrays)
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Start from a state given out earlier. Raises ValueError where it is of other documents or layers."""
+        """Start from a state given out earlier.
+
+        Raises OutputError where other tokens were scored, ValueError where it is of other documents.
+        """
+        if bool(state.get(_HALF, self._arrays[_HALF])[0]) != self.second_half:
+            begun = "with all tokens scored" if self.second_half else "with --second-half"
+            raise OutputError(f"an unfinished comparison was begun {begun}; go on in the same way, or give --fresh")
         for name, array in state.items():
             expected = self._shape(name)
             if array.shape != expected:
@@ -106,6 +114,8 @@ class Tally:
             for name, array in state.items():
                 if name not in merged:
                     merged[name] = array.copy()
+                elif name == _HALF:
+                    continue
                 elif name.startswith(("values/", "margins/")):
                     merged[name] = np.where(np.isnan(merged[name].astype(array.dtype)), array, merged[name])
                 else:
@@ -175,6 +185,8 @@ class Tally:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         kind = name.partition("/")[0]
+        if name == _HALF:
+            return (1,)
         if kind in ("values", "margins"):
             return (int(self.starts[-1]),)
         sums = (len(self.lengths), len(TOKEN_FIELDS if kind == "tokens" else LAYER_FIELDS))
