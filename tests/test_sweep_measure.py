@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ def asked(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory)
         "folder": folder,
         "words": words,
         "text": done.stdout,
+        "next": done.stderr,
         "record": json.loads((folder / "sweep.json").read_text()),
     }
 
@@ -65,6 +67,16 @@ def test_all_candidates_are_judged_in_one_pass_and_the_smallest_inside_is_recomm
     assert record["recommendation"]["name"] == min(inside, key=lambda c: c["bytes"])["name"]
     assert f"recommended  {record['recommendation']['name']}" in asked["text"]
     assert not any("set after the fact" in w for w in record["warnings"])
+
+
+def test_the_command_that_makes_the_recommended_build_is_told_and_makes_it(asked, tmp_path):
+    words = shlex.split(asked["next"].partition("Next: ")[2])
+    assert words[:4] == ["mlxquant", "convert", str(asked["words"][0]), "-r"]
+    words[words.index("BUILD")] = str(tmp_path / "build")
+    assert CliRunner().invoke(main, words[1:]).exit_code == 0
+    made = json.loads((tmp_path / "build" / "mlxquant.json").read_text())
+    chosen = next(c for c in asked["record"]["candidates"] if c["name"] == asked["record"]["recommendation"]["name"])
+    assert made["recipe"]["sha256"] == chosen["recipe"]["sha256"]
 
 
 def test_layers_apart_are_not_measured_where_no_tolerance_asks_for_them(asked):

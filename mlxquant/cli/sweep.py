@@ -78,6 +78,7 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
         return  # another rank tells
     from ..records import record_text
     from ..sweep import sweep_text
+    from ..sweep.text import convert_words
 
     text = record_text(record)
     if output is not None:
@@ -85,6 +86,8 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
     click.echo(text if as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
         sys.exit(1)
+    if (words := convert_words(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
+        click.echo(f"Next: {words}", err=True)
 
 
 def _judged(kept: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import disk
-from ..errors import OutputError
+from ..errors import OutputError, listed
 from ..hashing import sha256
 from ..records import record_text
 from ..signature import differences, source_signature
@@ -138,12 +138,12 @@ def compare_all(
 
     asked = json.loads(json.dumps(_asked(source, trials, question, options)))
     note = folder.path / "asked.json"
-    if not folder.fresh and note.is_file() and (kept := _read(note)) != asked:
-        changed = "\n".join(list(differences(kept, asked))[:5])
-        raise OutputError(
-            f"{folder.path}: holds the answer to another question; choose another folder, or --fresh:\n{changed}"
-        )
-    if not folder.fresh and note.is_file() and folder.comparison.is_file():
+    if not folder.fresh and folder.comparison.is_file():
+        if changed := list(differences(_read(note), asked)):
+            raise OutputError(
+                f"{folder.path}: holds the answer to another question; choose another folder, or --fresh:\n"
+                + listed(changed, limit=5)
+            )
         return folder.comparison
     folder.comparison.unlink(missing_ok=True)
     folder.keep(note, json.dumps(asked, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,18 @@ def answer(record: Mapping[str, Any]) -> str:
         return f"{found['name']}, {found['why']}"
     near = found.get("nearest")
     return f"none: {found['why']}" + (f"; nearest is {near['name']}" if near else "")
+
+
+def convert_words(record: Mapping[str, Any], source: str) -> str | None:
+    """The command that makes the recommended build; None where its recipe is a file, whose place is not recorded."""
+    from ..recipe import available
+
+    chosen = next((c for c in record["candidates"] if c["name"] == record["recommendation"]["name"]), None)
+    recipe = (chosen or {}).get("recipe")
+    if not recipe or recipe["name"] not in {entry.name for entry in available()}:
+        return None
+    changes = [o if o.startswith("--") else f"--set {shlex.quote(o)}" for o in recipe.get("overrides") or []]
+    return " ".join(["mlxquant convert", shlex.quote(source), "-r", recipe["name"], *changes, "-o BUILD"])
 
 
 def unit_of(sizes: Sequence[int]) -> tuple[str, int]:
