@@ -150,12 +150,10 @@ class Loaded:
 
         kept = next((k for k in (self._live, self._turn, self._head) if k is not None and k.begins(prompt)), None)
         self._reused = len(kept.tokens) if kept else 0
-        if kept is None:
-            cache = make_prompt_cache(self.model)
-        else:
-            cache = kept.cache if kept is self._live else copy.deepcopy(kept.cache)
-        self._live = None
-        read = self._reused
+        if kept is not None and kept is self._live:
+            return kept.cache, self._reused
+        cache = copy.deepcopy(kept.cache) if kept is not None else make_prompt_cache(self.model)
+        self._live, read = None, self._reused
         head, turn = self._borders(request, prompt)
         if read < head:
             read = self._read(prompt, read, head, cache)

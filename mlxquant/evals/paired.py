@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..intervals import mcnemar_exact
+from ..intervals import LEAST_CLUSTERS, mcnemar_exact
 from .tallies import DEPTHS, Trial, count_pairs
 
 METRICS = ("pass", "right_call")
@@ -24,7 +24,10 @@ def pair_up(baseline: Sequence[Trial], candidate: Sequence[Trial]) -> tuple[list
 
 
 def outcomes(baseline: Sequence[Trial], candidate: Sequence[Trial], *, suites: bool) -> list[dict[str, Any]]:
-    """A row for all pairs of each metric, then its depths in order, then its slices, the worst first."""
+    """A row for all pairs of each metric, then its depths in order, then its slices, the worst first.
+
+    Slices of too few units for an interval come last: the worst of many small ones is chance.
+    """
     counted = count_pairs(baseline, candidate, suites=suites)
     rows = [
         {"metric": metric, **dict(where), **_row(units)}
@@ -55,7 +58,8 @@ def _worst_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
     labels = [label for label, _, _ in DEPTHS]
     depth = labels.index(row["depth"]) if "depth" in row else 0
     change = (row["only_candidate"] - row["only_baseline"]) / row["n"]
-    return METRICS.index(row["metric"]), "slice" in row, "depth" in row, depth, change, row.get("slice", "")
+    small = "slice" in row and row["units"] < LEAST_CLUSTERS
+    return METRICS.index(row["metric"]), "slice" in row, "depth" in row, depth, small, change, row.get("slice", "")
 
 
 def _key(trial: Trial) -> tuple[str, str, int]:

@@ -83,14 +83,15 @@ def _group(sides: Sequence[Mapping[str, Any]], kind: tuple[str, str]) -> dict[st
 
 
 def _names(sides: Sequence[Mapping[str, Any]], key: str, metric: str) -> list[str]:
-    """Depths in order; slices by the worst change that any candidate has there."""
+    """Depths in order; slices by the worst change that any candidate has there, those without interval last."""
     if key == "depth":
         return [label for label, _, _ in DEPTHS if any(measurement(s, metric, depth=label) for s in sides)]
-    found: dict[str, float] = {}
+    found: dict[str, tuple[bool, float]] = {}
     for candidate in sides[1:]:
         for m in candidate["measurements"]:
             if m["metric"] == f"{metric}_difference" and "slice" in m and m["estimate"] is not None:
-                found[m["slice"]] = min(found.get(m["slice"], 1.0), m["estimate"])
+                rank = (m["low"] is None, m["estimate"])
+                found[m["slice"]] = min(found.get(m["slice"], rank), rank)
     return sorted(found, key=lambda name: (found[name], name))
 
 
