@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from mlxquant.cli import main
 from mlxquant.compare.figures import Figures, read_comparison
+from mlxquant.compare.layer_step import run_layer
 from mlxquant.tiny import write_tiny_qwen3_5_moe
 
 RECIPES = ("gates-8bit", "gates-8bit:bits=3")
@@ -137,3 +139,35 @@ def test_a_record_and_something_to_measure_exclude_each_other(source: Path, tmp_
 def test_a_config_alone_has_no_weights(source: Path) -> None:
     done = run(source / "config.json", "-r", "gates-8bit")
     assert done.exit_code == 3 and "a config alone has no weights" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_stopped_comparison_goes_on_and_ends_in_the_same_figures(
+    source: Path, data: Path, made: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxquant.compare.resume.Work.due", lambda _: True)  # keep every layer
+    out, work = tmp_path / "again.json", tmp_path / "work"
+    words: list[object] = [w for r in RECIPES for w in ("-r", r)]
+    words += ["--group-size", 32, "--data", data, "--max-tokens", 24, "-o", out, "--work", work]
+    with monkeypatch.context() as patched:
+        patched.setattr("mlxquant.compare.engine.run_layer", stopping_at(2))
+        stopped = run(source, *words)
+    assert stopped.exit_code == 130 and f"the same command goes on from {work}" in stopped.stderr
+    refused = run(source, *words, "--second-half")
+    assert refused.exit_code == 3 and "begun with all tokens scored" in refused.stderr
+    done = run(source, *words)
+    assert done.exit_code == 0 and "going on at layer 2" in done.stderr
+    first, second = read_comparison(made[1]), read_comparison(out)
+    assert second["pass"]["resumed_at"] == "2" and not work.exists()
+    assert [c["measurements"] for c in second["candidates"]] == [c["measurements"] for c in first["candidates"]]
+
+
+def stopping_at(layer: int) -> Callable[..., None]:
+    """The pass's own step, that Ctrl-C reaches before this layer."""
+
+    def step(running: Any, at: int) -> None:
+        if at == layer:
+            raise KeyboardInterrupt
+        run_layer(running, at)
+
+    return step
