@@ -29,7 +29,10 @@ LAYERS: list[tuple[str, str]] = [
         " mlx_bytes array_like views recording gather"
         " mlxlm layer_types roles arrays experts expert_stacks companions layout context tiny",
     ),
-    ("plan", "rules rule_syntax recipe_files recipe variations misfits decide plan plan_text infer_recipe predicate fits*"),
+    (
+        "plan",
+        "rules rule_syntax recipe_files recipe variations misfits decide plan plan_text infer_recipe predicate fits*",
+    ),
     (
         "build",
         "kernels* pieces needs shards signature journal partial hashing worker account* build_files"
