@@ -4,6 +4,9 @@
 
 Seeds begin at 2,000,000: training draws from 0 on, `mlxquant eval` from 1,000,000. A document's slices are its length
 in calls (`calls:20`) and what its turns are about; the tokens of calls and of JSON are found by `compare` itself.
+
+System prompt and tool schemas are left out. The store model's template drops them, and `compare`, which loses nothing
+that a line says, would put them into the first request, where the model never saw them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlxquant.store import make_task, openai_tools, transcript
+from mlxquant.store import make_task, transcript
 
 FIRST_SEED = 2_000_000
 # calls of a task -> how many tasks
@@ -23,13 +26,13 @@ TASKS = {5: 50, 10: 20, 20: 12, 40: 4}
 
 def dialogues(first_seed: int = FIRST_SEED) -> Iterator[dict[str, Any]]:
     """Yield one line of the data file after another."""
-    seed, tools = first_seed, openai_tools()
+    seed = first_seed
     for calls, count in TASKS.items():
         for _ in range(count):
             task = make_task(seed, calls)
             seed += 1
             slices = [f"calls:{calls}", *task.slices]
-            yield {"id": task.id, "messages": transcript(task), "tools": tools, "slices": slices}
+            yield {"id": task.id, "messages": transcript(task, system=False), "slices": slices}
 
 
 def main() -> None:
