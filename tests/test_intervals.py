@@ -26,6 +26,7 @@ from mlxquant.intervals import (
     samples_needed,
     share_of_sums,
 )
+from mlxquant.intervals.interval import SCALES
 
 
 def ends(found: Interval) -> tuple[float, float]:
@@ -354,9 +355,16 @@ def test_order_statistics_cannot_be_restated():
 
 def test_a_mapped_interval_has_mapped_ends_and_the_delta_methods_error():
     found = clustered_mean(np.log([1.0, 2, 3, 4, 6]), range(5))
-    mapped = found.mapped(np.exp, np.exp(found.estimate))
+    mapped = found.mapped("exp", np.exp(found.estimate))
     assert ends(mapped) == pytest.approx(tuple(np.exp(ends(found))))
     assert found.se is not None and mapped.se == pytest.approx(found.se * mapped.estimate)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_mapped_interval_restated_is_the_restated_one_mapped(scale):
+    found = clustered_mean([0.6, 0.7, 0.65, 0.9, 0.8], range(5))
+    for mapped in (found.mapped(scale, 1.0), Interval.from_dict(found.mapped(scale, 1.0).as_dict())):
+        assert ends(mapped.at(0.99)) == pytest.approx(ends(found.at(0.99).mapped(scale, 1.0)), rel=1e-5)
 
 
 def test_any_statistic_can_be_linearized():

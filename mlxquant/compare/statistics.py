@@ -155,7 +155,7 @@ def _correlation(
     qr = (_column(sums, "rq") - q * sr - r * sq + q * r * n) / math.sqrt(var_q * var_r)
     scores = (qr - correlation * (qq + rr) / 2) / total / (1 - correlation**2)
     found = linearized(math.atanh(correlation), scores, n, n=round(total), confidence=confidence)
-    return found.mapped(math.tanh, 1 - correlation**2)
+    return found.mapped("tanh", 1 - correlation**2)
 
 
 def _exactly(value: float, sums: Sums) -> Interval:
@@ -172,12 +172,12 @@ def _perplexity(sums: Sums, which: str, confidence: float) -> tuple[Interval, fl
 
 def _exp(found: Interval) -> Interval:
     """The exponential of a mean log; a mean beyond what floats hold stays infinite."""
-    return found.mapped(lambda x: math.exp(min(x, 700.0)), math.exp(min(found.estimate, 700.0)))
+    return found.mapped("exp", math.exp(min(found.estimate, 700.0)))
 
 
 def _root(found: Interval) -> Interval:
     slope = 0.5 / math.sqrt(found.estimate) if found.estimate > 0 else 0.0
-    return found.mapped(lambda x: math.sqrt(max(x, 0.0)), slope)
+    return found.mapped("sqrt", slope)
 
 
 def _totals(sums: Sums, first: str, second: str) -> tuple[float, float]:

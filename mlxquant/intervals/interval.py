@@ -18,7 +18,14 @@ T_METHOD = "cluster-robust t"
 EXACT_METHOD = "Clopper-Pearson on clusters"
 EFFECTIVE_METHOD = "Clopper-Pearson at the effective sample size"
 PAIRS_METHOD = "cluster-robust, Bonett-Price"
-T_METHODS = (T_METHOD, EFFECTIVE_METHOD, PAIRS_METHOD)  # those with degrees of freedom
+# What an increasing function of a mean is, its inverse, and how its interval's method is called
+SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float], str]] = {
+    "exp": (lambda x: math.exp(min(x, 700.0)), lambda y: math.log(max(y, 1e-300)), f"{T_METHOD} on the logarithm"),
+    "sqrt": (lambda x: math.sqrt(max(x, 0.0)), lambda y: y * y, f"{T_METHOD} on the square"),
+    "tanh": (math.tanh, lambda y: math.atanh(min(max(y, -1 + 1e-15), 1 - 1e-15)), f"{T_METHOD} on Fisher's z"),
+}
+# those with degrees of freedom
+T_METHODS = (T_METHOD, EFFECTIVE_METHOD, PAIRS_METHOD, *(method for *_, method in SCALES.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +99,30 @@ class Interval:
         if self.df is None:
             why = f"measured at {self.confidence:.0%}; {self.method} cannot be restated at {confidence:.4g}"
             return replace(self, low=None, high=None, confidence=confidence, reason=why)
+        there, back = next(((f, g) for f, g, method in SCALES.values() if method == self.method), (_same, _same))
         scale = t_quantile(confidence, self.df) / t_quantile(self.confidence, self.df)
-        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2 * scale
-        return replace(self, low=middle - half, high=middle + half, confidence=confidence)
+        low, high = back(self.low), back(self.high)
+        middle, half = (low + high) / 2, (high - low) / 2 * scale
+        return replace(self, low=there(middle - half), high=there(middle + half), confidence=confidence)
 
-    def mapped(self, function: Callable[[float], float], slope: float) -> Interval:
-        """The interval of an increasing function of this quantity, such as exp of a mean log.
+    def mapped(self, scale: str, slope: float) -> Interval:
+        """The interval of an increasing function of this quantity, one of SCALES, such as exp of a mean log.
 
-        Ends are mapped; the standard error by the delta method, `slope` being the derivative at the estimate. It
-        keeps no degrees of freedom: its ends do not move as t does.
+        Ends are mapped, and so stay where the function's values lie; the standard error is the delta method's, `slope`
+        being the derivative at the estimate. Only of an interval by Student's t.
         """
-        ends = (None if end is None else function(end) for end in (self.low, self.high))
+        function, _, method = SCALES[scale]
+        low, high = (None if end is None else function(end) for end in (self.low, self.high))
         se = None if self.se is None else self.se * abs(slope)
-        low, high = ends
-        method = self.method if self.method != T_METHOD else f"{T_METHOD}, transformed"
-        return replace(self, estimate=function(self.estimate), low=low, high=high, se=se, df=None, method=method)
+        return replace(self, estimate=function(self.estimate), low=low, high=high, se=se, method=method)
 
     def excludes(self, value: float) -> bool:
         """Whether the interval leaves `value` out; False where there is no interval."""
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+
+def _same(value: float) -> float:
+    return value
 
 
 def without_ends(estimate: float, n: int, clusters: int, confidence: float, reason: str) -> Interval:
