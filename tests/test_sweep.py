@@ -129,6 +129,8 @@ def test_a_dominated_one_is_resolved_where_the_paired_interval_lies_above_0(tmp_
     worse = member("uniform", 4, paired, kl=0.04, size=110)
     record = judged(tmp_path, comparison(member("gates", 4, size=100), worse))
     assert record["candidates"][1]["dominated"]["bytes"]["resolved"] is resolved
+    lines = sweep_text(record).splitlines()
+    assert sum(text.startswith("-  " if resolved else "~  ") and "uniform" in text for text in lines) == 1
 
 
 def test_two_alike_in_size_and_damage_are_both_on_the_frontier(tmp_path):

@@ -16,8 +16,8 @@ _NAME, _REASONS, _LEAST = 20, 6, 12
 _HEADS = ("first tolerance missed", "first missed", "missed")
 _KL = "KL: KL(reference ‖ candidate) a token in thousandths of a nat, ± half its interval."
 _READ = (
-    "top: per cent of tokens with the same one most likely. * recommended; - another is no larger and no worse."
-    " open: not settled; few: too few documents; no: not measured."
+    "top: per cent of tokens with the same one most likely. * recommended; - another is no larger and no worse; ~"
+    " so it seems, but that may be chance. open: not settled; few: too few documents; no: not measured."
 )
 # status -> how a cell says it
 WORDS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "open", "TOO FEW": "few", "MISSING": "-"}
@@ -118,7 +118,10 @@ def _table_of_candidates(record: Mapping[str, Any]) -> str:
 
 
 def _mark(c: Mapping[str, Any], chosen: str | None) -> str:
-    return "*" if c["name"] == chosen else "-" if "bytes" in c["dominated"] else ""
+    beaten = c["dominated"].get("bytes")
+    if c["name"] == chosen:
+        return "*"
+    return "" if beaten is None else "-" if beaten["resolved"] else "~"
 
 
 def _grids(record: Mapping[str, Any]) -> Iterator[str]:
