@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxquant.compare.grouping import ALL, Group, bucket_names
+from mlxquant.compare.documents import Document
+from mlxquant.compare.grouping import ALL, Group, bucket_names, shared_tokens
 from mlxquant.compare.layer_statistics import layer_measurements, margin_measurements
 from mlxquant.compare.metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
 from mlxquant.compare.scores import TokenScores
@@ -179,6 +180,33 @@ def test_a_slice_of_few_documents_has_no_interval():
     found = find(measured(0, tally), "kl_nats", slice="rare")
     assert (found["low"], found["clusters"]) == (None, 3)
     assert found["reason"] == "3 clusters; an interval needs at least 5"
+
+
+def test_copies_of_a_document_say_no_more_than_one():
+    """Ten copies of each: the same interval as of one, where documents in their own right would narrow it."""
+    few = [d for d in documents() if len(d.tokens) > 5][:6]
+    copied = [dataclasses.replace(d, id=f"{d.id}-{i}") for d in few for i in range(10)]
+    one, ten = Tally(few), Tally(copied)
+    for i, d in enumerate(few):
+        for tally, places in ((one, [i]), (ten, range(10 * i, 10 * i + 10))):
+            for place in places:
+                tally.tokens(0, "accumulated", place, 0, token_scores(i, d.tokens, 0.5))
+                tally.layer(0, 0, "accumulated", place, 0, layer_scores(i, d.tokens, 0, 0.5))
+    for metric in ("kl_nats", "kl_median_nats", "same_top"):
+        a, b = find(measured(0, one), metric), find(measured(0, ten), metric)
+        assert (b["clusters"], b["n"]) == (6, 10 * a["n"])
+        assert (b["low"], b["high"]) == (pytest.approx(a["low"], rel=0.05), pytest.approx(a["high"], rel=0.05))
+    layers = [find(list(layer_measurements(t, 0, 0.95)), "expert_set_changed", layer=0) for t in (one, ten)]
+    assert layers[1]["clusters"] == 6 and layers[1]["high"] == pytest.approx(layers[0]["high"], rel=0.05)
+
+
+def test_tokens_that_documents_begin_with_alike_are_counted():
+    def document(*tokens: int) -> Document:
+        n = len(tokens)
+        return Document("x", np.array(tokens, np.int32), np.zeros(n, np.int16), (), {})
+
+    texts = [document(1, 2, 3, 4), document(1, 2, 9), document(5, 6), document(1, 2, 3, 7), document(5, 6)]
+    assert shared_tokens(texts) == 2 + 3
 
 
 def test_the_second_half_is_llama_cpps():

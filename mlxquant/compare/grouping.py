@@ -6,12 +6,17 @@ buckets of depth and turn. Sums are kept a document and bucket; a named slice is
 Depth is how many tokens the model has read: at input position t that is t + 1, the same t + 1 for the token scored
 there. A scored position belongs to the turn and spans of the token that it predicts, a layer's to those of the token
 that it reads.
+
+Intervals take documents as independent, so copies of a document are one cluster: ten of them say no more than one. Of
+documents that only begin alike (one system prompt, one list of tools) each stays its own; `shared_tokens` says how many
+tokens that concerns, for a record to tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +76,10 @@ class Grouping:
             Group("slice", name): np.array([name in d.slices for d in documents]) for name in named
         }
         self.groups: tuple[Group, ...] = (*self.stored, *self.documents_of)
+        contents = [d.tokens.tobytes() for d in documents]
+        numbers = {content: i for i, content in enumerate(dict.fromkeys(contents))}
+        self.cluster_of = np.array([numbers[content] for content in contents])
+        self.clusters = len(numbers)
 
     def members(self, document: int, start: int, length: int, *, shift: int) -> tuple[list[int], NDArray[np.float64]]:
         """The stored groups that tokens of a document are in, and a row of 0 and 1 for each `(groups, length)`.
@@ -100,11 +109,19 @@ class Grouping:
         return [place for place, _ in rows], matrix
 
     def sums(self, stored: NDArray[np.float64], group: Group) -> NDArray[np.float64]:
-        """One group's sums a document `(documents, fields)`, from those stored `(stored, documents, fields)`."""
+        """One group's sums a cluster `(clusters, fields)`, from those stored `(stored, documents, fields)`."""
         if group in self._place:
             place = self._place[group]
-            return stored[place : place + 1].reshape(stored.shape[1:])
-        return np.where(self.documents_of[group][:, None], stored[0], 0.0)
+            return self.clustered(stored[place : place + 1].reshape(stored.shape[1:]))
+        return self.clustered(np.where(self.documents_of[group][:, None], stored[0], 0.0))
+
+    def clustered(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums a document `(documents, fields)` as sums a cluster: copies of a document are added up."""
+        if self.clusters == len(self.cluster_of):
+            return sums
+        found = np.zeros((self.clusters, sums.shape[1]))
+        np.add.at(found, self.cluster_of, sums)
+        return found
 
     def tokens_of(self, group: Group, document: int) -> NDArray[np.bool_]:
         """Which scored positions of a document are in a group `(n - 1,)`."""
@@ -114,3 +131,16 @@ class Grouping:
         places, matrix = self.members(document, 0, length, shift=1)
         place = self._place[group]
         return matrix[places.index(place)] > 0 if place in places else np.zeros(length, bool)
+
+
+def shared_tokens(documents: Sequence[Document]) -> int:
+    """Tokens in beginnings that an earlier document of the set has too, copies of whole documents left out.
+
+    Neighbours in the order of the alphabet share the longest beginnings, so each is compared with the one before it.
+    """
+    ordered = sorted({tuple(d.tokens.tolist()) for d in documents})
+    return sum(_alike(a, b) for a, b in pairwise(ordered))
+
+
+def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

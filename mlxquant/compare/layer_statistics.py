@@ -49,7 +49,7 @@ def layer_measurements(tally: Tally, candidate: int, confidence: float) -> Itera
 def margin_measurements(tally: Tally, confidence: float) -> Iterator[Measurement]:
     """The reference router's margin by layer: mean, and the percentiles that say how many tokens are near a flip."""
     for layer, (values, documents) in tally.margins().items():
-        count = np.bincount(documents, minlength=len(tally.lengths))
+        count = np.bincount(documents, minlength=tally.grouping.clusters)
         mean = ratio_of_sums(np.bincount(documents, values, minlength=len(count)), count, confidence=confidence)
         yield measurement("router_margin", mean, {"layer": layer})
         quantiles = clustered_quantiles(values, documents, (0.01, 0.1, 0.5), confidence=confidence)

@@ -23,6 +23,7 @@ from ..plan import source_record
 from .documents import BUILTIN, Documents, read_documents
 from .engine import NOISE_FLOOR, Options, Pass, Progress, compare
 from .figures import SCHEMA
+from .grouping import shared_tokens
 from .lanes import Candidate
 from .layer_statistics import layer_measurements, margin_measurements
 from .metrics import CAVEAT
@@ -32,6 +33,7 @@ from .tokenizer import open_tokenizer
 from .verdicts import DEFAULT_MARGIN, against_each_other, against_floor, difference_measurements
 
 DEFAULTS = Options()
+_MUCH_SHARED = 0.05
 _ROUTED = LAYER_FIELDS.index("routed")
 
 
@@ -108,7 +110,7 @@ def make_record(
             _candidate(tally, i, told, by_name.get(told["name"]), names, question)
             for i, told in enumerate(done.candidates)
         ],
-        "notes": [*documents.notes, *done.notes, *_unseen_margins(tally)],
+        "notes": [*documents.notes, *_alike(documents, tally), *done.notes, *_unseen_margins(tally)],
         "caveat": CAVEAT,
     }
 
@@ -203,6 +205,21 @@ def _candidate(
         *difference_measurements(tally, i, names, confidence),
         *layer_measurements(tally, i, confidence),
     ]
+    return found
+
+
+def _alike(documents: Documents, tally: Tally) -> list[str]:
+    """Say which documents are not independent of each other: copies, and those with a beginning in common."""
+    found, kept = [], documents.documents
+    copies = len(kept) - tally.grouping.clusters
+    if copies:
+        found.append(f"{copies:,} documents are copies of another; intervals count each text once")
+    shared, tokens = shared_tokens(kept), sum(len(d.tokens) for d in kept)
+    if shared > _MUCH_SHARED * tokens:
+        found.append(
+            f"{shared / tokens:.0%} of the tokens stand in beginnings that documents share (a system prompt, say):"
+            " intervals take them as independent and are too narrow there"
+        )
     return found
 
 

@@ -134,10 +134,10 @@ class Tally:
         return self._arrays[f"tokens/{candidate}/{case}"]  # type: ignore[return-value]
 
     def layer_sums(self, candidate: int, case: str) -> dict[int, Sums]:
-        """Sums of LAYER_FIELDS `(documents, fields)` of each layer, in order."""
+        """Sums of LAYER_FIELDS `(clusters, fields)` of each layer, in order."""
         prefix = f"layers/{candidate}/{case}/"
         found = {int(name.removeprefix(prefix)): a for name, a in self._arrays.items() if name.startswith(prefix)}
-        return {layer: found[layer] for layer in sorted(found)}  # type: ignore[misc]
+        return {layer: self.grouping.clustered(found[layer]) for layer in sorted(found)}  # type: ignore[arg-type]
 
     def routing_sums(self, candidate: int, case: str) -> Sums:
         """Sums of LAYER_FIELDS over all layers `(groups, documents, fields)`."""
@@ -146,7 +146,7 @@ class Tally:
     def values(
         self, candidate: int, case: str, name: str, group: Group = ALL
     ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """Values of a group's scored tokens, `name` being "kl" or "dp", and the document of each; both `(scored,)`."""
+        """Values of a group's scored tokens, `name` being "kl" or "dp", and the cluster of each; both `(scored,)`."""
         return self._taken(f"values/{candidate}/{case}/{name}", None if group == ALL else self._inside(group))
 
     def _inside(self, group: Group) -> NDArray[np.bool_]:
@@ -159,17 +159,17 @@ class Tally:
         return found
 
     def margins(self) -> dict[int, tuple[NDArray[np.float64], NDArray[np.intp]]]:
-        """The reference router's margins and the document of each, for each layer where they were visible."""
+        """The reference router's margins and the cluster of each, for each layer where they were visible."""
         layers = sorted(int(name.removeprefix("margins/")) for name in self._arrays if name.startswith("margins/"))
         return {layer: self._taken(f"margins/{layer}") for layer in layers}
 
     def _taken(
         self, name: str, inside: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """A value a token, and its document; which were taken is told by the counts where a score is not a number."""
+        """A value a token, and its cluster; which were taken is told by the counts where a score is not a number."""
         values = self._arrays[name].astype(np.float64)
         seen = ~np.isnan(values) if inside is None else ~np.isnan(values) & inside
-        return values[seen], np.repeat(np.arange(len(self.lengths)), self.lengths)[seen]
+        return values[seen], np.repeat(self.grouping.cluster_of, self.lengths)[seen]
 
     def _sums(self, name: str) -> Sums:
         found = self._arrays.get(name)

@@ -118,7 +118,9 @@ def _groups(record: Mapping[str, Any], kind: str) -> str:
                 counts = (f"{kl['clusters']:,}", f"{kl['n']:,}")
                 rows.append((_cut(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
         heads = (kind, "docs", "tokens", "KL, mnat", "PPL ratio", "top", "flips")
-        tables.append(f"{figures.name}\n{simple_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}")
+        tables.append(
+            f"{figures.name}\n{simple_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}"
+        )
     return "\n\n".join(tables)
 
 
@@ -163,7 +165,9 @@ def _statistics(record: Mapping[str, Any]) -> str:
                 errors = (f"{v * scale:.2g}" if v is not None else "-" for v in (found["se"], found.get("se_iid")))
                 ends = interval(found, scale) if found["low"] is not None else "none"
                 rows.append((name + unit, f"{found['estimate'] * scale:.3g}", *errors, ends))
-        tables.append(f"{figures.name}\n{simple_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}")
+        tables.append(
+            f"{figures.name}\n{simple_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}"
+        )
     return "\n\n".join(tables)
 
 
@@ -228,7 +232,13 @@ def _named(heads: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[tuple[
 
 def _name(name: str, width: int) -> str:
     """A candidate's name in a column: changes in a letter each where it is too long, cut if that is not enough."""
-    for word, letter in (("bits=", "b"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", "")):
+    for word, letter in (
+        ("bits=", "b"),
+        (",group_size=", "g"),
+        ("group_size=", "g"),
+        ("mode=", ""),
+        ("unaligned=", ""),
+    ):
         name = name.replace(word, letter) if len(name) > width else name
     return _cut(name, width)
 

@@ -132,7 +132,9 @@ def without_ends(estimate: float, n: int, clusters: int, confidence: float, reas
 
 def too_few(clusters: int, unit: str = "clusters") -> str:
     """Why there is no interval."""
-    return f"{clusters} {unit}; an interval needs at least {LEAST_CLUSTERS}"
+    return (
+        f"{clusters} {unit if clusters != 1 else unit.removesuffix('s')}; an interval needs at least {LEAST_CLUSTERS}"
+    )
 
 
 @lru_cache(maxsize=4096)
