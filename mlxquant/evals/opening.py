@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..bench_terms import distinct
 from ..build import read_build
 from ..errors import UsageError
 from ..sse import parse_server
-from .loaded import Loaded, facts_of
 from .served import Served, the_model
 from .sides import Side
+
+if TYPE_CHECKING:
+    from .loaded import Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,13 @@ def _served(target: Target, timeout: float) -> Served:
     server = parse_server(target.where, timeout, target.key, option=f"--{target.role}")
     model = target.model or the_model(server, f"--{target.role}-model")
     build = read_build(target.build) if target.build else None
+    facts = {}
+    if build is not None:
+        from .loaded import facts_of  # here, for servers alone need no mlx
+
+        facts = facts_of(build)
     name = build.name if build else model.rstrip("/").rpartition("/")[2] or model
-    return Served(server, model, name, facts_of(build) if build else {})
+    return Served(server, model, name, facts)
 
 
 def _loaded(target: Target) -> Loaded:
@@ -52,5 +60,7 @@ def _loaded(target: Target) -> Loaded:
         raise UsageError(
             f"--{target.role} {target.where}: a folder; --{target.role}-model and the like go with servers"
         )
+    from .loaded import Loaded
+
     build = read_build(target.where)
     return Loaded(build, build.name)

@@ -88,7 +88,7 @@ def _changes(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         rows += [_row(f"  {WORDS[m]}", m, baseline, candidate) for m in calls]
     if not rows:
         return f"{candidate['name']}: nothing that both sides were judged in"
-    title = f"{candidate['name']} beside {baseline['name']}: shares, and what changes, by task"
+    title = f"{candidate['name']} beside {baseline['name']}: shares, and what changes pair by pair"
     head = ("", "baseline", "candidate", "change", _interval_head(candidate))
     return f"{textwrap.fill(title, WIDTH)}\n{_table(head, rows, 'lrrrr')}"
 
