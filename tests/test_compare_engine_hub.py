@@ -35,6 +35,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> It
         yield server
 
 
+@pytest.mark.slow
 def test_shards_come_and_go_with_the_layers_and_scores_are_those_of_the_folder(hub, checkpoint, tmp_path):
     candidates, documents, work = [Candidate("8", recipe=narrow("uniform-8bit"))], texts((9, 5)), tmp_path / "work"
     present: list[int] = []

@@ -124,6 +124,7 @@ def test_the_script_makes_these_very_bytes(root, tmp_path):
     assert made == [line for line in kept if '"store"' not in line[:120]]
 
 
+@pytest.mark.slow
 def test_it_reads_with_a_models_tokenizer_and_fills_depths_and_slices(tmp_path):
     from mlx_lm.tokenizer_utils import load
 

@@ -141,6 +141,7 @@ def test_it_makes_most_calls_right_on_tasks_it_never_saw(loaded):
     assert calls_right(loaded, n_calls=20, tasks=1) > 0.8
 
 
+@pytest.mark.slow
 def test_8_bits_do_not_hurt_it_and_2_bits_do(checkpoint, tmp_path):
     import mlx_lm
 
@@ -155,6 +156,7 @@ def test_8_bits_do_not_hurt_it_and_2_bits_do(checkpoint, tmp_path):
     assert right[2] < 0.5
 
 
+@pytest.mark.slow
 def test_a_server_of_mlx_lm_takes_the_tools_and_returns_valid_calls(unquantized):
     task = make_task(HELD_OUT, 5)
     said = transcript(task)
