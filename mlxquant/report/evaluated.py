@@ -9,9 +9,10 @@ from ..evals.record import measurement
 from ..evals.tallies import DEPTHS
 from ..evals.text import WORDS, facts, points, share
 from .charts import Bar, shares, survival
+from .drawn import COLOURS, most_telling
 from .loading import Loaded
 
-_DRAWN, _SLICES = 6, 14  # series have six colours; more slices than this stand in the table alone
+_SLICES = 14  # more than this stand in the table alone
 _CALL, _ITEM = "right_call", "pass"
 _SERVING = (("ttft_s", "first token, s"), ("decode_tok_s", "tokens/s"), ("request_s", "whole answer, s"))
 
@@ -20,8 +21,12 @@ def evaluation(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
     """Lay an eval record out; `draw` says that matplotlib is there."""
     record = loaded.record
     sides = [record["baseline"], *record["candidates"]]
+    losses = [-(found["estimate"] or 0.0) if (found := _lost(c)) else None for c in sides[1:]]
+    drawn = [0, *(i + 1 for i in most_telling(losses, COLOURS - 1))]
     return {
         "number": number,
+        "drawn": [str(sides[i]["name"]) for i in drawn],
+        "left_out": len(sides) - len(drawn),
         "title": f"{', '.join(c['name'] for c in sides[1:])} beside {sides[0]['name']}",
         "facts": list(facts(record)),
         "confidence": f"{record['confidence']:.0%}",
@@ -33,7 +38,7 @@ def evaluation(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
         ],
         "survival": [_reached(curve) for curve in record["survival"]],
         "serving": [_served(side) for side in sides],
-        "pictures": list(_pictures(record, sides[:_DRAWN], number)) if draw else [],
+        "pictures": list(_pictures(record, sides, drawn, number)) if draw else [],
         "notes": [str(note) for note in record["notes"]],
     }
 
@@ -122,8 +127,16 @@ def _served(side: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pictures(record: Mapping[str, Any], sides: Sequence[Mapping[str, Any]], number: int) -> Iterator[dict[str, str]]:
-    curves = record["survival"][: len(sides)]
+def _lost(candidate: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the candidate changes, in calls where there are any."""
+    return measurement(candidate, f"{_CALL}_difference") or measurement(candidate, f"{_ITEM}_difference")
+
+
+def _pictures(
+    record: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]], drawn: Sequence[int], number: int
+) -> Iterator[dict[str, str]]:
+    sides = [everyone[i] for i in drawn]
+    curves = [record["survival"][i] for i in drawn if i < len(record["survival"])]
     if curves:
         last = max(t["depth"] for t in record["trials"]) or 1
         lines = [(curve["times"], curve["survival"]) for curve in curves]

@@ -10,10 +10,11 @@ from ..compare.metrics import CAVEAT
 from ..compare.text import mnat, percent, plus_minus
 from ..units import show_bytes
 from .charts import error_by_layer, error_ranges
+from .drawn import most_telling
 from .loading import Loaded
 from .throughput import machine_text
 
-_DRAWN, _SLICES = 6, 14  # series have six colours; more slices than this stand in the table alone
+_SLICES = 14  # more than this stand in the table alone
 _KINDS = (("slice", "KL by slice, the worst first"), ("depth", "KL by position"), ("turn", "KL by turn"))
 _LAYERS = (
     ("expert_set_changed", None, "experts changed, accumulated"),
@@ -29,7 +30,8 @@ def quality(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
     """Lay a comparison's record out; `draw` says that matplotlib is there."""
     record = loaded.record
     found = list(figures_of(record))
-    drawn = found[:_DRAWN]
+    damages = [kl["estimate"] if (kl := figures.get("kl_nats")) else None for figures in found]
+    drawn = [found[i] for i in most_telling(damages)]
     return {
         "number": number,
         "title": str(record["source"].get("name") or loaded.name),
