@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .account_text import bits, by_role, format_name, grouped, percent, protected_text, unaligned_of, worst_row
-from .plan_text import filled, recipe_text, short_layer
+from .columns import filled
+from .plan_text import recipe_text, short_layer
 from .units import show_bytes
 
 _SHOWN = 20

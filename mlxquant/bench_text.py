@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .bench_stats import CONFIDENCE
+from .columns import WIDTH, cut, labelled, tabulated
 from .units import show_bytes, show_count
 
-WIDTH = 80
 _NAME = 14
 
 
@@ -48,7 +48,7 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
 
 def head_text(record: Mapping[str, Any]) -> str:
     """The lines that say where, when, with what and how."""
-    return "\n".join(_filled(line) for line in _facts(record))
+    return "\n".join(labelled(line) for line in _facts(record))
 
 
 def _facts(record: Mapping[str, Any]) -> Iterator[str]:
@@ -77,13 +77,13 @@ def _builds(record: Mapping[str, Any]) -> str:
         load = f"{min(b['load_s']):.2f} s" if b["load_s"] else "-"
         size, bpw = (show_bytes(b["bytes"]), f"{b['bpw']:.4f}") if b.get("bytes") else ("-", "-")
         digest = (b.get("manifest_sha256") or "-")[:12]
-        rows.append((_short(b["name"]), b.get("format") or b.get("kind"), size, bpw, load, digest))
-    return _table(("build", "format", "size", "bpw", "load", "manifest"), rows, "llrrrl")
+        rows.append((cut(b["name"], _NAME), b.get("format") or b.get("kind"), size, bpw, load, digest))
+    return tabulated(("build", "format", "size", "bpw", "load", "manifest"), rows, "llrrrl")
 
 
 def _speeds(record: Mapping[str, Any]) -> str:
-    rows = [(_short(_name(record, r)), r["test"], *_speed_cells(r)) for r in record["results"]]
-    return _table(("build", "test", "tok/s", "median", "min", "max"), rows, "llrrrr")
+    rows = [(cut(_name(record, r), _NAME), r["test"], *_speed_cells(r)) for r in record["results"]]
+    return tabulated(("build", "test", "tok/s", "median", "min", "max"), rows, "llrrrr")
 
 
 def _speed_cells(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -107,11 +107,11 @@ def _latencies(record: Mapping[str, Any]) -> str:
         gaps = r["inter_token_ms"] or {}
         times = (f"{gaps[p]:.2f}" if p in gaps else "-" for p in ("p50", "p90", "p99"))
         peak = show_bytes(r["peak_memory_bytes"]) if r["peak_memory_bytes"] is not None else "-"
-        rows.append((_short(_name(record, r)), r["test"], ttft, *times, peak))
+        rows.append((cut(_name(record, r), _NAME), r["test"], ttft, *times, peak))
     if not rows:
         return ""
     title = "Seconds to the first token (median), milliseconds from token to token, memory"
-    return f"{title}\n" + _table(("build", "test", "ttft_s", "p50", "p90", "p99", "peak"), rows, "llrrrrr")
+    return f"{title}\n" + tabulated(("build", "test", "ttft_s", "p50", "p90", "p99", "peak"), rows, "llrrrrr")
 
 
 def _ratios(record: Mapping[str, Any]) -> str:
@@ -120,14 +120,14 @@ def _ratios(record: Mapping[str, Any]) -> str:
         return ""
     several = len(builds) > 2
     rows = [
-        (*((_short(builds[r["b"]]["name"]),) if several else ()), r["test"], str(r["n"]), *_ratio_cells(r))
+        (*((cut(builds[r["b"]]["name"], _NAME),) if several else ()), r["test"], str(r["n"]), *_ratio_cells(r))
         for r in ratios
     ]
     over = builds[ratios[0]["a"]]["name"]
     what = "Each" if several else builds[ratios[0]["b"]]["name"]
     title = textwrap.fill(f"{what} over {over}: tok/s in the same round, interval by bootstrap over rounds", WIDTH)
     heads = (*(("build",) if several else ()), "test", "rounds", "ratio", f"{CONFIDENCE:.0%} interval", "reading")
-    return f"{title}\n{_table(heads, rows, 'l' * (len(heads) - 4) + 'rrll')}"
+    return f"{title}\n{tabulated(heads, rows, 'l' * (len(heads) - 4) + 'rrll')}"
 
 
 def _ratio_cells(ratio: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -147,7 +147,7 @@ def _end(value: float) -> str:
 def _ceilings(record: Mapping[str, Any]) -> str:
     rows = [
         (
-            _short(_name(record, r)),
+            cut(_name(record, r), _NAME),
             r["test"],
             _rate(r["tok_s"]["mean"]),
             _rate(r["ceiling_tok_s"]),
@@ -159,7 +159,7 @@ def _ceilings(record: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     machine = record["machine"]
-    table = _table(("build", "test", "tok/s", "ceiling", "reached"), rows, "llrrr")
+    table = tabulated(("build", "test", "tok/s", "ceiling", "reached"), rows, "llrrr")
     source = machine.get("bandwidth_source")
     note = f"Ceiling: {machine['bandwidth_gbs']:g} GB/s ({source}) over the bytes that a token reads."
     return table + "\n" + textwrap.fill(note, WIDTH)
@@ -179,7 +179,7 @@ def _remarks(record: Mapping[str, Any]) -> str:
         if r["energy_j"] is not None
     ]
     lines += [f"not told: {why}" for why in record.get("unreadable", ())]
-    return "\n".join(_filled(line, 14) for line in lines)
+    return "\n".join(labelled(line, 14) for line in lines)
 
 
 def _name(record: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -189,33 +189,6 @@ def _name(record: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 def _named(record: Mapping[str, Any], ratio: Mapping[str, Any]) -> str:
     a, b = (record["builds"][ratio[k]]["name"] for k in ("a", "b"))
     return f"{b} / {a}"
-
-
-def _short(name: str, width: int = _NAME) -> str:
-    """Cut in the middle: builds of one model differ at both ends."""
-    if len(name) <= width:
-        return name
-    kept = width - 1
-    return f"{name[: kept // 2]}…{name[-(kept - kept // 2) :]}"
-
-
-def _filled(line: str, indent: int = 10) -> str:
-    """Write `label: text` with the text in a column of its own."""
-    label, _, text = line.partition(": ")
-    return textwrap.fill(
-        f"{label:<{indent - 1}} {text}",
-        WIDTH,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    from tabulate import tabulate
-
-    sides = ["left" if side == "l" else "right" for side in align]
-    return str(tabulate(rows, headers=header, tablefmt="simple", colalign=sides, disable_numparse=True))
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:

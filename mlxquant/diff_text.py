@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .plan_text import WIDTH, filled, short_layer
+from .columns import WIDTH, filled
+from .plan_text import short_layer
 from .units import show_bytes
 
 Record = Mapping[str, Any]

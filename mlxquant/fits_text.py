@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .plan_text import filled, source_text
+from .columns import filled
+from .plan_text import source_text
 from .units import show_bytes
 
 if TYPE_CHECKING:

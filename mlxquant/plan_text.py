@@ -5,18 +5,17 @@ Pure functions from a plan to lines; nothing is decided or counted here that the
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .columns import filled
 from .modules import ROLES, is_raw_router
 from .units import show_bytes, show_count
 
 if TYPE_CHECKING:
     from .plan import Plan, PlannedModule
 
-WIDTH = 80
 _INDENT = 12
 
 
@@ -53,14 +52,6 @@ def short_layer(layer_type: str | None) -> str:
 def short_format(planned: PlannedModule) -> str:
     """Name what a module is stored as: its format, or the dtype it keeps."""
     return str(planned.format) if planned.format else planned.module.weight.dtype.lower()
-
-
-def filled(label: str, text: str, indent: int = _INDENT) -> str:
-    """Write a labelled paragraph with its text in a column of its own, within 80 columns."""
-    lead = f"{label:<{indent - 1}} "
-    return textwrap.fill(
-        lead + text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-    )
 
 
 def source_text(source: Mapping[str, Any]) -> str:

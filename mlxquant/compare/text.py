@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..columns import WIDTH, cut, labelled, simple_table
 from ..units import show_bytes
 from .figures import Figures, Measured, figures_of
 from .metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
 
-WIDTH = 80
 _SHORTEST = 12  # columns that a candidate's name has at least
 _SMALL = 0.0005  # half an interval's width below which figures are written with exponents
 _WORDS = {WITHIN: "within", ABOVE: "above", OPEN: "open"}
@@ -86,7 +86,7 @@ def _head(record: Mapping[str, Any]) -> str:
         f"took: {done['seconds']:,.0f} s, {show_bytes(done['peak_memory_bytes'])} at most"
         + (f", {done['ranks']} ranks" if done["ranks"] > 1 else ""),
     ]
-    return "\n".join(_filled(line) for line in lines)
+    return "\n".join(labelled(line) for line in lines)
 
 
 def _candidates(record: Mapping[str, Any]) -> str:
@@ -98,7 +98,7 @@ def _candidates(record: Mapping[str, Any]) -> str:
         verdict = _WORDS.get(candidate.get("verdict", {}).get("verdict"), "-")
         top, flips = figures.get("same_top"), figures.get("expert_set_changed")
         cells = (size, bpw, mnat(figures.get("kl_nats")), percent(top), percent(flips))
-        rows.append((figures.name, *cells, _cut(worst["slice"], 11) if worst else "-", verdict))
+        rows.append((figures.name, *cells, cut(worst["slice"], 11) if worst else "-", verdict))
     heads = ("candidate", "bytes", "bpw", "KL, mnat", "top", "flips", "worst slice", "floor")
     return simple_table(heads, _named(heads, rows), "lrrrrrll")
 
@@ -116,7 +116,7 @@ def _groups(record: Mapping[str, Any], kind: str) -> str:
             flips, ratio = figures.get("expert_set_changed", **over), figures.get("perplexity_ratio", **over)
             if kl is not None:
                 counts = (f"{kl['clusters']:,}", f"{kl['n']:,}")
-                rows.append((_cut(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
+                rows.append((cut(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
         heads = (kind, "docs", "tokens", "KL, mnat", "PPL ratio", "top", "flips")
         tables.append(
             f"{figures.name}\n{simple_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}"
@@ -213,7 +213,7 @@ def _remarks(record: Mapping[str, Any]) -> str:
             lines.append(f"open: {candidate['name']}: {_why_open(verdict)}")
         lines += [f"warning: {candidate['name']}: {w}" for w in candidate.get("warnings") or ()]
     lines += [f"note: {note}" for note in (*(record.get("notes") or ()), CAVEAT)]
-    return "\n".join(_filled(line) for line in lines)
+    return "\n".join(labelled(line) for line in lines)
 
 
 def _why_open(verdict: Mapping[str, Any]) -> str:
@@ -240,32 +240,4 @@ def _name(name: str, width: int) -> str:
         ("unaligned=", ""),
     ):
         name = name.replace(word, letter) if len(name) > width else name
-    return _cut(name, width)
-
-
-def _cut(name: str, width: int) -> str:
-    """Cut in the middle: variations of one recipe differ at the end."""
-    if len(name) <= width:
-        return name
-    kept = width - 1
-    return f"{name[: kept // 2]}…{name[-(kept - kept // 2) :]}"
-
-
-def _filled(line: str, indent: int = 10) -> str:
-    label, _, text = line.partition(": ")
-    return textwrap.fill(
-        f"{label:<{indent - 1}} {text}", WIDTH, subsequent_indent=" " * indent,
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-
-
-def simple_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A table as tabulate's "simple", without the two columns that it adds to right-aligned headers."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = (header, ["-" * width for width in widths], *rows)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if side == "l" else cell.rjust(w) for cell, w, side in zip(line, widths, align, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    return cut(name, width)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..columns import WIDTH, cut, labelled, tabulated
 from ..intervals import LEAST_CLUSTERS
 from ..units import show_bytes
 from .record import measurement
 from .tallies import DEPTHS
 
-WIDTH = 80
 _NAME = 13
 _SLICES = 10
 WORDS = {
@@ -45,7 +45,7 @@ def eval_text(record: Mapping[str, Any]) -> str:
 
 
 def _head(record: Mapping[str, Any]) -> str:
-    return "\n".join(_filled(line) for line in facts(record))
+    return "\n".join(labelled(line.replace(": ", ":: ", 1), 11) for line in facts(record))
 
 
 def facts(record: Mapping[str, Any]) -> Iterator[str]:
@@ -90,7 +90,7 @@ def _changes(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         return f"{candidate['name']}: nothing that both sides were judged in"
     title = f"{candidate['name']} beside {baseline['name']}: shares, and what changes pair by pair"
     head = ("", "baseline", "candidate", "change", _interval_head(candidate))
-    return f"{textwrap.fill(title, WIDTH)}\n{_table(head, rows, 'lrrrr')}"
+    return f"{textwrap.fill(title, WIDTH)}\n{tabulated(head, rows, 'lrrrr')}"
 
 
 def _interval_head(candidate: Mapping[str, Any]) -> str:
@@ -130,7 +130,7 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         return ""
     head = ("", "both", "first only", "second only", "neither", "tasks −/+", "p")
     title = "Right on both, on one alone, on neither; tasks worse/better, McNemar's exact p"
-    return f"{title}\n{_table(head, rows, 'lrrrrrr')}"
+    return f"{title}\n{tabulated(head, rows, 'lrrrrrr')}"
 
 
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
@@ -143,7 +143,7 @@ def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     head = ("call number", "calls", "baseline", "candidate", "change", "interval")
-    return f"Calls with nothing wrong, by depth\n{_table(head, rows, 'lrrrrr')}"
+    return f"Calls with nothing wrong, by depth\n{tabulated(head, rows, 'lrrrrr')}"
 
 
 def _slices(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
@@ -153,12 +153,12 @@ def _slices(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         rows = []
         for name in names[:_SLICES]:
             found = measurement(candidate, metric, slice=name) or {"n": 0}
-            row = _row(_short(name, 20), metric, baseline, candidate, slice=name)
+            row = _row(cut(name, 20), metric, baseline, candidate, slice=name)
             rows.append((row[0], f"{found['n']:,}", *row[1:]))
         if rows:
             more = f" ({len(names) - len(rows)} more in the record)" if len(names) > len(rows) else ""
             head = ("slice", "n", "baseline", "candidate", "change", "interval")
-            parts.append(f"{title}, worst slice first{more}\n{_table(head, rows, 'lrrrrr')}")
+            parts.append(f"{title}, worst slice first{more}\n{tabulated(head, rows, 'lrrrrr')}")
     return "\n\n".join(parts)
 
 
@@ -166,11 +166,11 @@ def _survival(record: Mapping[str, Any]) -> str:
     rows = []
     for curve in record["survival"]:
         failed = sum(curve["failed"])
-        rows.append((_short(curve["name"]), f"{failed} of {curve['n']}", *_median(curve)))
+        rows.append((cut(curve["name"], _NAME), f"{failed} of {curve['n']}", *_median(curve)))
     if not rows:
         return ""
     head = ("side", "loops that went wrong", "median call at which", "interval")
-    return f"How far loops get before they first go wrong\n{_table(head, rows, 'lrrr')}"
+    return f"How far loops get before they first go wrong\n{tabulated(head, rows, 'lrrr')}"
 
 
 def _median(curve: Mapping[str, Any]) -> tuple[str, str]:
@@ -188,7 +188,7 @@ def _serving(record: Mapping[str, Any]) -> str:
         s = side["serving"]
         rows.append(
             (
-                _short(side["name"]),
+                cut(side["name"], _NAME),
                 f"{s['requests']:,}",
                 _quantiles(side, "ttft_s"),
                 _quantiles(side, "decode_tok_s"),
@@ -196,7 +196,7 @@ def _serving(record: Mapping[str, Any]) -> str:
             )
         )
     head = ("side", "answers", "ttft_s", "tok/s", "answer s")
-    return f"Serving: p50/p90/p99 of time to the first token, rate, whole answer\n{_table(head, rows, 'lrrrr')}"
+    return f"Serving: p50/p90/p99 of time to the first token, rate, whole answer\n{tabulated(head, rows, 'lrrrr')}"
 
 
 def _quantiles(side: Mapping[str, Any], metric: str) -> str:
@@ -217,7 +217,7 @@ def _remarks(record: Mapping[str, Any]) -> str:
         failures = ", ".join(f"{n} {kind}" for kind, n in s["failures"].items()) or "none"
         lines.append(f"{side['name']}, {' in, '.join(tokens)} out; failed: {failures}; sent again: {s['repeats']}")
     notes = [*(f"requests: {line}" for line in lines), *(f"note: {n}" for n in record["notes"])]
-    return "\n".join(_filled(line) for line in notes)
+    return "\n".join(labelled(line.replace(": ", ":: ", 1), 11) for line in notes)
 
 
 def share(found: Mapping[str, Any] | None) -> str:
@@ -246,34 +246,3 @@ def _listed(value: Any) -> str:
 
 def _number(n: int, word: str) -> str:
     return f"{n} {word}" + ("s" if n != 1 else "")
-
-
-def _short(name: str, width: int = _NAME) -> str:
-    """Cut in the middle: builds of one model differ at both ends."""
-    if len(name) <= width:
-        return name
-    kept = width - 1
-    return f"{name[: kept // 2]}…{name[-(kept - kept // 2) :]}"
-
-
-def _filled(line: str, indent: int = 11) -> str:
-    """Write `label: text` with the text in a column of its own."""
-    label, _, text = line.partition(": ")
-    return textwrap.fill(
-        f"{label + ':':<{indent - 1}} {text}",
-        WIDTH,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    from tabulate import tabulate
-
-    sides = ["left" if side == "l" else "right" for side in align]
-    return str(
-        tabulate(
-            rows, headers=header, tablefmt="simple", colalign=sides, disable_numparse=True, preserve_whitespace=True
-        )
-    )

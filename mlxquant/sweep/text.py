@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..compare.text import mnat, percent, simple_table
-from ..plan_text import WIDTH, filled
+from ..columns import WIDTH, filled, simple_table
+from ..compare.text import mnat, percent
 from ..validate.judge import FAIL
 from ..validate.words import place
 from .candidates import overall

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..plan_text import WIDTH, filled
+from ..columns import WIDTH, cut, filled, tabulated
 
 _LABELS = {
     "reward": "average reward",
@@ -62,7 +62,7 @@ def _alone(side: Mapping[str, Any], confidence: float) -> str:
         if metric != "infrastructure_errors"
     ]
     marked = _marked(found.values())
-    return _table(("", "found", f"{confidence:.0%} interval", "n", "tasks"), rows, "lrlrr") + marked
+    return tabulated(("", "found", f"{confidence:.0%} interval", "n", "tasks"), rows, "lrlrr") + marked
 
 
 def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: float) -> Iterator[str]:
@@ -77,9 +77,9 @@ def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: f
             rows.append((_starred(b or a), _cell(a, metric), _cell(b, metric), shown(d, metric, "+")))
     lost = [s["counts"]["infrastructure_errors"] for s in (baseline, side)]
     rows.append(("infrastructure", *(f"{n:,} errors" for n in lost), f"{lost[1] - lost[0]:+,}".replace("-", "−")))
-    heads = ("", _cut(baseline["name"]), _cut(side["name"]), "difference")
+    heads = ("", cut(baseline["name"], _NAME), cut(side["name"], _NAME), "difference")
     title = f"In % (reward, turns, calls: plain); {confidence:.0%} intervals, clustered by task"
-    yield f"{title}\n{_table(heads, rows, 'llll')}{_marked(second.values())}"
+    yield f"{title}\n{tabulated(heads, rows, 'llll')}{_marked(second.values())}"
     p = side["pairing"]
     if p["pairs"]:
         yield filled(
@@ -100,7 +100,9 @@ def _depth_table(sides: Sequence[Mapping[str, Any]], axis: str, title: str) -> s
     if not names:
         return ""
     rows = [(name.removeprefix(f"{axis} "), *(_share_of(side.get(name)) for side in found)) for name in names]
-    return f"{title[0].upper()}{title[1:]}\n" + _table((axis, *(_cut(s["name"]) for s in sides[:3])), rows, "l" * 4)
+    return f"{title[0].upper()}{title[1:]}\n" + tabulated(
+        (axis, *(cut(s["name"], _NAME) for s in sides[:3])), rows, "l" * 4
+    )
 
 
 def _share_of(m: Mapping[str, Any] | None) -> str:
@@ -173,17 +175,3 @@ def _under(text: str) -> str:
 
 def _range(low: int, high: int) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _cut(name: str) -> str:
-    """Cut in the middle: runs of one benchmark differ at both ends."""
-    if len(name) <= _NAME:
-        return name
-    return f"{name[: (_NAME - 1) // 2]}…{name[-(_NAME // 2) :]}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    from tabulate import tabulate
-
-    sides = ["left" if side == "l" else "right" for side in align][: len(header)]
-    return str(tabulate(rows, headers=header, tablefmt="simple", colalign=sides, disable_numparse=True))

@@ -124,7 +124,7 @@ def _change(change: Change) -> dict[str, Any]:
 
 def since_text(record: Mapping[str, Any]) -> str:
     """Write the list for a reader."""
-    from ..plan_text import filled
+    from ..columns import filled
 
     changed = [f"{c['what']} {c['then']} → {c['now']}" for c in record["changes"]]
     lines = [filled("changed", f"since {record['since']}: {', '.join(changed) or 'nothing of machine and versions'}")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..plan_text import WIDTH, filled
+from ..columns import WIDTH, filled
 from .words import figure, interval, pointer, what_now, where
 
 ORDER = ("FAIL", "MISSING", "TOO FEW", "INCONCLUSIVE", "PASS")
