@@ -54,6 +54,10 @@ class RecordError(MlxquantError):
     """A JSON record that cannot be read, or lacks what its schema promises."""
 
 
+class OtherRankError(MlxquantError):
+    """Another rank of the same command cannot do its part, and says why itself; this one has nothing to add."""
+
+
 class DataError(MlxquantError):
     """Texts, conversations or a suite that cannot be used. All faulty lines are in the message, one a line."""
 

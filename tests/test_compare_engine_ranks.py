@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from mlxquant.compare.lanes import Candidate
 from mlxquant.compare.ranks import Ranks, pack, unpack
+from mlxquant.tiny import write_tiny_qwen3_5_moe
 from tests.compare_pass import narrow, run_pass, texts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +72,80 @@ def free_ports(count: int) -> list[int]:
     for s in sockets:
         s.close()
     return ports
+
+
+def start(tmp_path: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Two local ranks of one command, {rank} in its arguments being the rank; what mlx.launch's ring backend sets."""
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MLX_HOSTFILE": str(hosts)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *(a.format(rank=rank) for a in arguments)],
+            env={**env, "MLX_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+
+
+def command(folder: Path, *words: str) -> list[str]:
+    """`mlxquant compare` of a checkpoint in a folder that is made if it is missing."""
+    if not (folder / "source").exists():
+        write_tiny_qwen3_5_moe(folder / "source", layers=4, hidden=64, mtp=False)
+    recipe = ["-r", "gates-8bit:bits=4", "--group-size", "64", "--unaligned", "keep"]
+    return ["-m", "mlxquant", "compare", str(folder / "source"), *recipe, "--no-own", *words]
+
+
+def write_texts(path: Path, documents: int) -> str:
+    path.write_text("".join(json.dumps({"text": f"order {i} has {i * 7} items"}) + "\n" for i in range(documents)))
+    return str(path)
+
+
+def measured(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what a run took and when."""
+    return {key: value for key, value in record.items() if key not in ("date", "pass", "machine")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", [1, 6])
+def test_the_command_under_two_ranks_writes_the_record_of_one(tmp_path, documents):
+    data = write_texts(tmp_path / "data.jsonl", documents)
+    asked = [*command(tmp_path, "--data", data), "--json", "-o"]
+    alone = subprocess.run([sys.executable, *asked, str(tmp_path / "one.json")], capture_output=True, check=True)
+    ranks = start(tmp_path, *asked, str(tmp_path / "two{rank}.json"), "--work", str(tmp_path / "work"))
+    (out, _), silent = [r.communicate(timeout=120) for r in ranks]
+    assert [r.returncode for r in ranks] == [0, 0]
+    assert silent == ("", "")
+    assert {p.name for p in tmp_path.iterdir()} == {"source", "data.jsonl", "hosts.json", "one.json", "two0.json"}
+    record = json.loads(out)
+    assert record == json.loads((tmp_path / "two0.json").read_text())
+    assert record["pass"]["ranks"] == 2
+    assert measured(record) == measured(json.loads(alone.stdout))
+
+
+@pytest.mark.slow
+def test_one_rank_with_bad_data_ends_both_with_one_line(tmp_path):
+    write_texts(tmp_path / "0.jsonl", 3)
+    (tmp_path / "1.jsonl").write_text("{bad\n")
+    ranks = start(tmp_path, *command(tmp_path, "--data", str(tmp_path / "{rank}.jsonl")))
+    silent, (out, said) = [r.communicate(timeout=120) for r in ranks]
+    assert [r.returncode for r in ranks] == [3, 3]
+    assert silent == ("", "") and out == ""
+    assert said.startswith("mlxquant: rank 1 of 2: 1.jsonl, line 1:") and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_ranks_with_different_data_are_refused(tmp_path):
+    for rank in (0, 1):
+        write_texts(tmp_path / f"{rank}.jsonl", 3 + rank)
+    ranks = start(tmp_path, *command(tmp_path, "--data", str(tmp_path / "{rank}.jsonl")))
+    (_, said), silent = [r.communicate(timeout=120) for r in ranks]
+    assert [r.returncode for r in ranks] == [2, 3]
+    assert silent == ("", "")
+    assert said == "mlxquant: rank 1 has other data, recipes or options than rank 0; give all ranks the same\n"
 
 
 @pytest.mark.slow

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import OutputError, UsageError
+from ..errors import OtherRankError, OutputError, UsageError
 from . import INTERRUPTED
 from .options import dtype_option, json_option, override_options, shipped
 
 if TYPE_CHECKING:
     from ..compare.engine import Progress
     from ..compare.lanes import Candidate
+    from ..compare.ranks import Ranks
     from ..compare.record import Question
 
+# How long a rank waits for the launcher to end it, when another tells why nothing can begin: mlx.launch ends all at the
+# first exit, also the one that is still writing its line.
+_LAST_WORD_S = 2.0
 VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 
 
@@ -62,17 +67,17 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
     mlxquant compare ./checkpoint -r gates-8bit:bits=3,group_size=32 --build other-build --by layer
     mlxquant compare ./checkpoint -r gates-4bit --teacher-forced-routing --work work --by slice
     mlxquant compare --from compare.json --by statistic
+    mlx.launch --hosts 10.0.0.1,10.0.0.2 -- mlxquant compare ./checkpoint -r gates-8bit --data calls.jsonl
     """
     from ..records import record_text
 
     output: Path | None = options["output"]
-    if output is not None and not output.absolute().parent.is_dir():
-        raise OutputError(f"{output}: its folder does not exist; make it first")
     if options["kept"] is not None:
         if source is not None or recipes or builds:
             raise UsageError("--from shows a record; it measures nothing")
         from ..compare.figures import read_comparison
 
+        _check_place(output)
         record: dict[str, Any] | None = read_comparison(options["kept"])
     elif source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
@@ -92,6 +97,23 @@ def _measured(
     source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Run the pass; None where another rank tells what came out."""
+    from ..compare.ranks import Ranks
+
+    ranks = Ranks.join()
+    try:
+        with ranks.as_one():
+            return _run(source, recipes, builds, given, ranks)
+    except OtherRankError as error:
+        time.sleep(_LAST_WORD_S)
+        sys.exit(error.exit_code)
+
+
+def _run(
+    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any], ranks: Ranks
+) -> dict[str, Any] | None:
+    """Open everything and run this rank's share of the pass; the first rank alone shows progress and has the record."""
+    if ranks.rank == 0:  # the only one that writes it
+        _check_place(given["output"])
     candidates = list(_candidates(recipes, builds, given))
     from ..compare.engine import Options
     from ..compare.record import run_comparison
@@ -106,9 +128,11 @@ def _measured(
     )
     opened = open_source(source, weights=True)
     try:
-        with pass_bar() as watch:
-            record, tells = run_comparison(opened, candidates, question, options, watch)
+        with pass_bar() if ranks.rank == 0 else nullcontext(lambda _: None) as watch:
+            record, tells = run_comparison(opened, candidates, question, options, watch, ranks)
     except KeyboardInterrupt:
+        if ranks.rank != 0:
+            sys.exit(INTERRUPTED)
         work = given["work"]
         kept = "nothing is kept without --work" if work is None else f"the same command goes on from {work}"
         click.echo(f"mlxquant: stopped; {kept}", err=True)
@@ -144,6 +168,11 @@ def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[
         yield Candidate(name, recipe=recipe)
     for build in builds:
         yield Candidate(build.resolve().name, build=build)
+
+
+def _check_place(output: Path | None) -> None:
+    if output is not None and not output.absolute().parent.is_dir():
+        raise OutputError(f"{output}: its folder does not exist; make it first")
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ work folder it goes on where it was killed, and under `mlx.launch` the documents
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,8 +49,11 @@ def compare(
     sink: Sink,
     options: Options | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> Pass:
     """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
+
+    `ranks` are the processes that share the documents, found here if the caller has not.
 
     Raises LayoutError for an architecture that cannot be streamed, PlanError or BuildError for a candidate that does
     not fit the source, UsageError for options that this device cannot do, OutputError for the work folder.
@@ -57,21 +61,22 @@ def compare(
     began, options = time.monotonic(), options or Options()
     computing = _computing(options)
     layout = read_layout(source, dtype=options.dtype)
-    ranks = Ranks.join()
+    ranks = ranks or Ranks.join()
     src = Source(source, layout, computing)
     quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite)
     try:
         lanes = lanes_of(candidates, src, quantizer)
         mine = ranks.share([len(d.tokens) for d in documents])
         run, notes = _running(src, lanes, documents, mine, sink, options)
+        signature = _signature(source, lanes, candidates, documents, options, ranks)
         work = Work(
             ranks.folder(options.work),
-            _signature(source, lanes, candidates, documents, options, ranks),
+            signature,
             every_s=options.keep_every_s,
             fresh=options.fresh,
         )
         with work:
-            figures, resumed = _go(run, work, quantizer, progress)
+            figures, resumed = _go(run, work, quantizer, progress, lambda: ranks.begin(_asked(signature)))
             merged = ranks.merge(sink, figures)
             work.finish()
     finally:
@@ -96,7 +101,11 @@ def compare(
 
 
 def _go(
-    run: Running, work: Work, quantizer: Quantizer, progress: Callable[[Progress], None]
+    run: Running,
+    work: Work,
+    quantizer: Quantizer,
+    progress: Callable[[Progress], None],
+    begin: Callable[[], None],
 ) -> tuple[dict[str, Any], str | None]:
     """Run all steps that are not finished yet. Gives the figures, and the step that an earlier run was left at."""
     steps = run.source.steps() if run.documents else []
@@ -106,7 +115,9 @@ def _go(
     first, resumed = 0, None
     arriving = Arriving(run.source.checkpoint.reader, [run.source.files(step) for step in steps], work.folder)
     try:
-        if (kept := _usable(work.kept(), run.hidden)) is not None:
+        kept = _usable(work.kept(), run.hidden)
+        begin()
+        if kept is not None:
             first, figures = kept.step, kept.figures
             run.sink.restore(kept.sink)
             run.hidden.start_from(kept.which)
@@ -218,6 +229,12 @@ def _signature(
         "versions": describe_versions(),
         "architecture": describe_machine()["architecture"],
     }
+
+
+def _asked(signature: dict[str, Any]) -> str:
+    """What all ranks must have in common; not what differs from copy to copy of one file, such as its date."""
+    recipes = {name: told for name, told in signature["candidates"].items() if "recipe" in told}
+    return json.dumps([recipes, *(signature[key] for key in ("order", "documents", "options"))], sort_keys=True)
 
 
 def _told(lane: RecipeLane | BuildLane) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 Under `mlx.launch` (mlx.distributed: ring over Ethernet or Thunderbolt) every rank streams the whole source itself and
 carries its own documents through it, so nothing passes between the machines until the end, when the sinks' arrays do,
-a few megabytes. The shares depend on the documents' lengths alone.
+a few megabytes. The shares depend on the documents' lengths alone. Before the first layer the ranks tell each other
+whether all can begin, so that what stops one stops all, in one line of one rank. One that fails later just ends: the
+launcher ends the others then.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +21,21 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import MlxquantError, OtherRankError, UsageError
 from .scores import Sink
 
 # What a launcher leaves in the environment: mlx.launch, then Open MPI and Intel's or MPICH's mpirun
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranks:
-    """A process among those that run the same command."""
+    """A process among those that run the same command; `begun`: all are known to have come to the first layer."""
 
     group: Any
     rank: int = 0
     size: int = 1
+    begun: bool = False
 
     @classmethod
     def join(cls) -> Ranks:
@@ -39,6 +44,40 @@ class Ranks:
             return cls(None)
         group = mx.distributed.init()
         return cls(group, group.rank(), group.size())
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """Let an error before the pass end every rank: the first that has one raises it, the others OtherRankError."""
+        try:
+            yield
+        except MlxquantError as error:
+            if self.size > 1 and not self.begun:
+                self.begin(error=error)
+            raise
+
+    def begin(self, asked: str = "", error: MlxquantError | None = None) -> None:
+        """Wait until all ranks can begin, or some cannot (see `as_one`), or they do not ask the same.
+
+        Raises the error or OtherRankError; UsageError on the first rank where `asked` differs.
+        """
+        self.begun = True
+        if self.size == 1:
+            return
+        said = self.gather(json.dumps([error and str(error), asked]).encode())
+        told = [json.loads(s) for s in said]
+        failed = [rank for rank, (message, _) in enumerate(told) if message is not None]
+        if not failed:
+            others = [rank for rank, (_, other) in enumerate(told) if other != told[0][1]]
+            if not others:
+                return
+            failed = [0]
+            message = f"rank {others[0]} has other data, recipes or options than rank 0; give all ranks the same"
+            error = UsageError(message) if self.rank == 0 else None
+        if error is None or self.rank != failed[0]:
+            raise OtherRankError(f"rank {failed[0]} of {self.size} cannot begin")
+        if told[0][0] is None and failed[0] != 0:  # not all fail: say where
+            error.args = (f"rank {self.rank} of {self.size}: {error}",)
+        raise error
 
     def share(self, lengths: Sequence[int]) -> list[int]:
         """The documents of this rank: longest first, each to the rank that has the fewest tokens so far."""
@@ -52,7 +91,10 @@ class Ranks:
 
     def folder(self, work: Path | None) -> Path | None:
         """The work folder of this rank."""
-        return work if work is None or self.size == 1 else work.with_name(f"{work.name}.rank{self.rank}")
+        if work is None or self.size == 1:
+            return work
+        whole = work.absolute()
+        return whole.with_name(f"{whole.name}.rank{self.rank}")
 
     def merge(self, sink: Sink, figures: Mapping[str, Any]) -> dict[str, Any]:
         """Give every rank's counts to the first one's sink; the figures that add up, added up."""

@@ -27,6 +27,7 @@ from .grouping import shared_tokens
 from .lanes import Candidate
 from .layer_statistics import layer_measurements, margin_measurements
 from .metrics import CAVEAT
+from .ranks import Ranks
 from .statistics import reference_measurements, routing_damage, token_measurements
 from .tally import ACCUMULATED, LAYER_FIELDS, Tally
 from .tokenizer import open_tokenizer
@@ -58,15 +59,18 @@ def run_comparison(
     question: Question,
     options: Options = DEFAULTS,
     progress: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to tell it.
 
-    Raises UsageError, DataError for the data, and what `compare` raises.
+    Raises UsageError, DataError for the data, and what `compare` raises; OtherRankError where another rank says why.
     """
-    _check(candidates, question)
-    documents = read_documents(question.data, open_tokenizer(source), max_tokens=question.max_tokens)
-    tally = Tally(documents.documents, second_half=question.second_half)
-    done = compare(source, candidates, documents.documents, tally, options, progress)
+    ranks = ranks or Ranks.join()
+    with ranks.as_one():
+        _check(candidates, question)
+        documents = read_documents(question.data, open_tokenizer(source), max_tokens=question.max_tokens)
+        tally = Tally(documents.documents, second_half=question.second_half)
+        done = compare(source, candidates, documents.documents, tally, options, progress, ranks)
     if done.rank != 0:
         return {}, False
     return make_record(source, candidates, documents, tally, done, question, options), True
