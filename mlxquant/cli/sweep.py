@@ -157,13 +157,15 @@ def _evaluating(options: dict[str, Any]) -> Evaluating:
     from ..evals.catalog import Choice, open_suites
     from ..evals.evaluate import Settings
     from ..evals.opening import Target, open_sides
+    from ..store.make import FEWEST_CALLS, MOST_CALLS
     from ..sweep.measure import Evaluating
     from .convert import progress_bar
     from .eval import trial_bar
 
     calls = parse_numbers(options["calls"], "--calls")
-    if min(calls) < 1:
-        raise UsageError(f"--calls: {min(calls)}: a number above 0 expected")
+    for n in calls:
+        if not FEWEST_CALLS <= n <= MOST_CALLS:
+            raise UsageError(f"--calls {n}: a tool loop has {FEWEST_CALLS} to {MOST_CALLS} calls")
     choice = Choice(tuple(sorted(set(calls))), options["tasks"])
     baseline = options["baseline"]
     return Evaluating(
