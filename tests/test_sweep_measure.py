@@ -142,3 +142,12 @@ def test_the_best_few_are_played_as_builds_beside_the_source_and_count(tmp_path)
     shutil.rmtree(tmp_path / "work" / "builds" / "unquantized")
     again = run("--from", tmp_path / "work" / "compare.json", "--from", played, "-t", path, "--json")
     assert json.loads(again.stdout)["checks"] == record["checks"]
+
+
+def test_a_length_that_no_loop_has_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, gate="[[tolerance]]\nmetric = \"kl_nats\"\nmax = 1.0\n")
+    write_store_moe(tmp_path / "store-moe")
+    done = run(tmp_path / "store-moe", "--recipes", "gates-8bit", "--group-size", "64", "-t", path, "--eval", "1",
+               "--calls", "5,500")  # fmt: skip
+    assert done.exit_code == 2
+    assert done.stderr == "mlxquant: --calls 500: a tool loop has 5 to 200 calls\n"
