@@ -145,7 +145,7 @@ def test_the_best_few_are_played_as_builds_beside_the_source_and_count(tmp_path)
 
 
 def test_a_length_that_no_loop_has_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    (path,) = write(tmp_path, gate="[[tolerance]]\nmetric = \"kl_nats\"\nmax = 1.0\n")
+    (path,) = write(tmp_path, gate='[[tolerance]]\nmetric = "kl_nats"\nmax = 1.0\n')
     write_store_moe(tmp_path / "store-moe")
     done = run(tmp_path / "store-moe", "--recipes", "gates-8bit", "--group-size", "64", "-t", path, "--eval", "1",
                "--calls", "5,500")  # fmt: skip

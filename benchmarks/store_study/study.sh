@@ -16,11 +16,13 @@ mkdir -p "$work"
 compared=()
 for bits in 8 6 5 4 3 2; do compared+=(-r "gates-8bit:bits=$bits" -r "uniform-8bit:bits=$bits"); done
 $run compare "$work/store-moe" "${compared[@]}" -r deepseek-8bit --group-size 64 --data "$work/store.jsonl" \
-  --work "$work/compare" -o $out/compare.json
+  --work "$work/compare" -o $out/compare.json > $out/compare.txt
 # damage through weights apart from damage through routing: three runs a candidate, so fewer of each
-head -n 40 "$work/store.jsonl" > "$work/fewer.jsonl"
-$run compare "$work/store-moe" -r gates-8bit:bits={4,3,2} -r uniform-8bit:bits={4,3,2} --group-size 64 \
-  --data "$work/fewer.jsonl" --teacher-forced-routing --work "$work/forced" -o $out/compare-forced.json
+head -n 30 "$work/store.jsonl" > "$work/fewer.jsonl"
+forced=()
+for bits in 4 3 2; do forced+=(-r "gates-8bit:bits=$bits" -r "uniform-8bit:bits=$bits"); done
+$run compare "$work/store-moe" "${forced[@]}" --group-size 64 --data "$work/fewer.jsonl" --teacher-forced-routing \
+  --work "$work/forced" -o $out/compare-forced.json > $out/compare-forced.txt
 
 # full precision and builds, all in float32 beside their quantized arrays: the CPU gathers experts in no other dtype
 built=(gates-8bit:8 gates-8bit:6 gates-8bit:5 gates-8bit:4 gates-8bit:3 gates-8bit:2 deepseek-8bit:8)
@@ -32,10 +34,10 @@ for each in "${built[@]}"; do
     --dtype float32 -o "$build"
   sides+=(--candidate "$build")
 done
-$run eval --baseline "$work/full" "${sides[@]}" --calls 5,10,20 --tasks 10 -o $out/eval.json
+$run eval --baseline "$work/full" "${sides[@]}" --calls 5,10,20 --tasks 10 -o $out/eval.json > $out/eval.txt
 
-$run sweep --from $out/compare.json -t $out/tolerances.toml -o $out/sweep.json || [ $? = 1 ]
+$run sweep --from $out/compare.json -t $out/tolerances.toml -o $out/sweep.json > $out/sweep.txt || [ $? = 1 ]
 for bits in 8 6 5 4 3 2; do
-  $run validate $out/eval.json -t $out/tolerances.toml --candidate "gates-$bits" -o "$out/verdict-gates-$bits.json" \
-    --markdown "$out/verdict-gates-$bits.md" || [ $? = 1 ]
-done
+  $run validate $out/compare.json -t $out/tolerances.toml --candidate "gates-8bit:bits=$bits" || [ $? = 1 ]
+  $run validate $out/eval.json -t $out/tolerances.toml --candidate "gates-$bits" || [ $? = 1 ]
+done > $out/verdicts.txt

@@ -1,0 +1,131 @@
+"""Print the tables of audits/store-moe/README.md from the records beside it: Markdown, estimate [interval].
+
+    python benchmarks/store_study/tables.py
+
+A test holds the README to what this prints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[2] / "audits" / "store-moe"
+Record = Mapping[str, Any]
+
+
+def load(name: str) -> dict[str, Any]:
+    """Read a record of the study."""
+    record: dict[str, Any] = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    return record
+
+
+def figure(side: Record, metric: str, **where: object) -> Record | None:
+    """Find the measurement of a metric that is about exactly this place."""
+    places = ("slice", "depth", "turn", "layer", "against", "case")
+    for each in side["measurements"]:
+        if each["metric"] == metric and {k: each[k] for k in places if k in each} == where:
+            found: Record = each
+            return found
+    return None
+
+
+def cell(found: Record | None, scale: float = 1, digits: int = 2) -> str:
+    """Write ``estimate [low, high]``."""
+    if found is None:
+        return "–"
+    text = f"{found['estimate'] * scale:.{digits}f}"
+    if found.get("low") is None:
+        return text
+    return f"{text} [{found['low'] * scale:.{digits}f}, {found['high'] * scale:.{digits}f}]"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a Markdown table whose figures stand on the right."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def short(name: str) -> str:
+    """Write `gates-8bit:bits=4` as it is read: gates-only at 4 bits."""
+    recipe, _, bits = name.partition(":bits=")
+    names = {"gates-8bit": "gates", "uniform-8bit": "uniform", "deepseek-8bit": "agentic"}
+    return f"{names[recipe]} {bits or 8}" if recipe in names else name
+
+
+def quality(record: Record) -> str:
+    """What each recipe costs, token by token."""
+    rows = []
+    for side in record["candidates"]:
+        rows.append(
+            (
+                short(side["name"]),
+                f"{side['bytes']:,}" if side.get("bytes") else "–",
+                f"{side['bpw']:.2f}" if side.get("bpw") else "–",
+                cell(figure(side, "kl_nats"), 1000, 3),
+                cell(figure(side, "same_top"), 100, 2),
+                cell(figure(side, "expert_set_changed", case="router"), 100, 1),
+                cell(figure(side, "expert_set_changed", case="own"), 100, 1),
+                cell(figure(side, "expert_set_changed"), 100, 1),
+            )
+        )
+    head = ("recipe, bits", "bytes", "bpw", "KL, 10⁻³ nats", "same top, %", "sets changed by the router alone, %",
+            "by the layer, %", "in all, %")  # fmt: skip
+    return table(head, rows)
+
+
+def forced(record: Record) -> str:
+    """Damage with the recipe's own routing, and with the reference's."""
+    rows = [
+        (
+            short(side["name"]),
+            cell(figure(side, "kl_nats"), 1000, 2),
+            cell(figure(side, "kl_nats", case="teacher-forced"), 1000, 2),
+        )
+        for side in record["candidates"]
+    ]
+    return table(("recipe, bits", "KL, 10⁻³ nats", "with the reference's routing"), rows)
+
+
+def loops(record: Record) -> Iterator[Sequence[str]]:
+    """Agent loops, beside full precision."""
+    base = record["baseline"]
+    yield (
+        "full precision",
+        cell(figure(base, "right_call"), 100, 1),
+        "–",
+        cell(figure(base, "state_equal"), 100, 1),
+        cell(figure(base, "valid_call"), 100, 1),
+        str(record["survival"][0]["median"]),
+    )
+    for side, survival in zip(record["candidates"], record["survival"][1:], strict=True):
+        yield (
+            side["name"],
+            cell(figure(side, "right_call"), 100, 1),
+            cell(figure(side, "right_call_difference"), 100, 1),
+            cell(figure(side, "state_equal"), 100, 1),
+            cell(figure(side, "valid_call"), 100, 1),
+            str(survival["median"]),
+        )
+
+
+def tables() -> dict[str, str]:
+    """Every table by its name."""
+    head = ("build", "calls right, %", "difference", "store as expected, %", "a call at all, %", "median first error")
+    return {
+        "quality": quality(load("compare.json")),
+        "forced": forced(load("compare-forced.json")),
+        "loops": table(head, list(loops(load("eval.json")))),
+    }
+
+
+def main() -> None:
+    """Print them."""
+    for name, text in tables().items():
+        print(f"{name}\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()

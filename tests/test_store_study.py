@@ -1,0 +1,40 @@
+"""What audits/store-moe says is what its records hold, and the records are of one model, one machine, one code."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "audits" / "store-moe"
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def script(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "benchmarks" / "store_study" / f"{name}.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["quality", "forced", "loops"])
+def test_a_table_of_the_readme_is_what_the_records_hold(name):
+    assert script("tables").tables()[name] in README
+
+
+def test_the_records_are_of_one_machine_and_one_version():
+    found = [json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in ("compare", "eval")]
+    assert found[0]["machine"]["chip"] == found[1]["machine"]["chip"]
+    assert found[0]["versions"]["mlx"] == found[1]["versions"]["mlx"]
+
+
+def test_the_dialogues_are_held_out_and_as_many_as_the_record_says():
+    lines = list(script("dialogues").dialogues())
+    record = json.loads((FOLDER / "compare.json").read_text(encoding="utf-8"))
+    assert min(int(line["id"].split("-")[2]) for line in lines) >= 2_000_000
+    assert len(lines) == record["data"]["documents"]
