@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from mlxquant.checkpoint import open_checkpoint
+from mlxquant.columns import filled
 from mlxquant.errors import LayoutError, SourceError
 from mlxquant.layout import Layout, read_layout
 from mlxquant.modules import ROLES
 from mlxquant.plan import Plan, make_plan
-from mlxquant.plan_text import filled, part_table, plan_text, short_layer
+from mlxquant.plan_text import part_table, plan_text, short_layer
 from mlxquant.recipe import load_recipe
 from mlxquant.tiny import ARCHITECTURES, write_tiny
 
