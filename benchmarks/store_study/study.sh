@@ -35,6 +35,8 @@ for each in "${built[@]}"; do
   sides+=(--candidate "$build")
 done
 $run eval --baseline "$work/full" "${sides[@]}" --calls 5,10,20 --tasks 10 -o $out/eval.json > $out/eval.txt
+$run eval --baseline "$work/full" --candidate "$work/gates-8" --candidate "$work/gates-3" --calls 60 --tasks 5 \
+  --first-seed 1000500 -o $out/eval-deep.json > $out/eval-deep.txt
 
 $run sweep --from $out/compare.json -t $out/tolerances.toml -o $out/sweep.json > $out/sweep.txt || [ $? = 1 ]
 for bits in 8 6 5 4 3 2; do
