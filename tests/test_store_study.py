@@ -8,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
+
+from mlxquant.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "audits" / "store-moe"
@@ -22,9 +25,22 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["quality", "forced", "loops"])
+@pytest.mark.parametrize("name", ["quality", "forced", "loops", "deep"])
 def test_a_table_of_the_readme_is_what_the_records_hold(name):
     assert script("tables").tables()[name] in README
+
+
+def test_the_projects_page_shows_what_the_records_hold():
+    assert script("tables").tables()["overview"] in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_published_sweep_is_what_its_records_give_today():
+    words = ["sweep", "--from", str(FOLDER / "compare.json"), "-t", str(FOLDER / "tolerances.toml")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1, result.output
+    # a warning tells when the tolerance file was changed, which a checkout changes
+    kept = (FOLDER / "sweep.txt").read_text(encoding="utf-8")
+    assert result.stdout.partition("WARNING")[0] == kept.partition("WARNING")[0]
 
 
 def test_the_records_are_of_one_machine_and_one_version():

@@ -1,8 +1,8 @@
-"""Print the tables of audits/store-moe/README.md from the records beside it: Markdown, estimate [interval].
+"""Print the tables of audits/store-moe/README.md, and the project's README's of it, from the records: Markdown.
 
     python benchmarks/store_study/tables.py
 
-A test holds the README to what this prints.
+Figures are `estimate [interval]`. A test holds both pages to what this prints.
 """
 
 from __future__ import annotations
@@ -111,6 +111,37 @@ def loops(record: Record) -> Iterator[Sequence[str]]:
         )
 
 
+def deep(record: Record) -> str:
+    """Calls with nothing wrong by depth, and the differences beside full precision."""
+    sides = record["candidates"]
+    rows = []
+    for depth in dict.fromkeys(m["depth"] for m in record["baseline"]["measurements"] if "depth" in m):
+        found = figure(record["baseline"], "right_call", depth=depth)
+        if found is not None:
+            differences = [cell(figure(side, "right_call_difference", depth=depth), 100, 1) for side in sides]
+            rows.append((depth, str(found["n"]), f"{found['estimate'] * 100:.1f}", *differences))
+    return table(("call number", "calls", "full precision, %", *(side["name"] for side in sides)), rows)
+
+
+def overview(compared: Record, played: Record) -> str:
+    """The few rows that the project's README shows: a recipe's KL beside its build's loops."""
+    pairs = {"deepseek-8bit": "deepseek-8", **{f"gates-8bit:bits={bits}": f"gates-{bits}" for bits in (8, 4, 3, 2)}}
+    recipes, builds = ({side["name"]: side for side in record["candidates"]} for record in (compared, played))
+    rows = [
+        (
+            short(recipe),
+            f"{recipes[recipe]['bytes']:,}",
+            cell(figure(recipes[recipe], "kl_nats"), 1000, 3),
+            cell(figure(recipes[recipe], "expert_set_changed"), 100, 1),
+            cell(figure(builds[build], "right_call"), 100, 1),
+            cell(figure(builds[build], "right_call_difference"), 100, 1),
+        )
+        for recipe, build in pairs.items()
+    ]
+    head = ("recipe, bits", "bytes", "KL, 10⁻³ nats", "other experts, %", "calls right, %", "difference")
+    return table(head, rows)
+
+
 def tables() -> dict[str, str]:
     """Every table by its name."""
     head = ("build", "calls right, %", "difference", "store as expected, %", "a call at all, %", "median first error")
@@ -118,6 +149,8 @@ def tables() -> dict[str, str]:
         "quality": quality(load("compare.json")),
         "forced": forced(load("compare-forced.json")),
         "loops": table(head, list(loops(load("eval.json")))),
+        "deep": deep(load("eval-deep.json")),
+        "overview": overview(load("compare.json"), load("eval.json")),
     }
 
 
