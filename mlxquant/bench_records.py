@@ -15,8 +15,8 @@ from typing import Any
 
 from .bench_stats import paired_ratio, quantile, summarize
 from .bench_terms import Workload
-from .errors import RecordError, listed
-from .records import read_record
+from .errors import RecordError
+from .records import read_checked
 
 SCHEMA = "mlxquant.bench/1"
 _PERCENTILES = (50, 90, 99)
@@ -108,13 +108,7 @@ def unmeasured(record: Mapping[str, Any]) -> list[str]:
 
 def read_bench(path: Path) -> dict[str, Any]:
     """Read a record and check what is counted on. Raises RecordError with all that is wrong."""
-    record = read_record(path)
-    if record["schema"] != SCHEMA:
-        raise RecordError(f"{path}: schema {SCHEMA} expected, {record['schema']!r} found; give what bench -o wrote")
-    problems = list(problems_of(record))
-    if problems:
-        raise RecordError(listed([f"{path}: {problem}" for problem in problems], limit=5))
-    return record
+    return read_checked(path, SCHEMA, "bench", problems_of)
 
 
 def problems_of(record: Mapping[str, Any]) -> Iterator[str]:

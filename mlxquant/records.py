@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,19 @@ def read_record(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path}: a JSON record expected: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
         raise RecordError(f"{path}: no record of mlxquant: it names no schema; give what a command's --json printed")
+    return record
+
+
+def read_checked(
+    path: Path, schema: str, command: str, problems_of: Callable[[Mapping[str, Any]], Iterable[str]]
+) -> dict[str, Any]:
+    """Read a record of one kind, which `command` writes. Raises RecordError with all that `problems_of` finds."""
+    record = read_record(path)
+    if record["schema"] != schema:
+        raise RecordError(f"{path}: schema {schema} expected, {record['schema']!r} found; give what {command} -o wrote")
+    problems = list(problems_of(record))
+    if problems:
+        raise RecordError(listed([f"{path}: {problem}" for problem in problems], limit=5))
     return record
 
 

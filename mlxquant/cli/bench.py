@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import click
 
 from ..errors import OutputError, UsageError
 from .options import json_option
+from .progress import step_bar
 
 if TYPE_CHECKING:
     from ..bench import Bench, Step
@@ -180,28 +179,12 @@ def _bandwidth(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(bench: Bench) -> dict[str, Any]:
-    with _progress() as watch:
+    def say(step: Step) -> str:
+        return f"{step.build[-24:]} {step.test}"
+
+    with step_bar("run", say) as watch:
         bench.watch = watch
         return bench.run()
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Step], None]]:
-    """A bar on stderr: runs done, time left, what is at hand. Silent when stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="run", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def watch(step: Step) -> None:
-            bar.total = step.total
-            bar.set_postfix_str(f"{step.build[-24:]} {step.test}", refresh=False)
-            bar.update(step.done - bar.n)
-            bar.refresh()
-
-        yield watch
 
 
 # --- records and predictions ---

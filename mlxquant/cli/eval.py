@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import click
 
 from ..errors import OutputError, UsageError
 from .options import json_option
+from .progress import step_bar
 
 if TYPE_CHECKING:
     from ..evals.evaluate import Settings
@@ -72,6 +72,8 @@ def command(**options: Any) -> None:
     output: Path | None = options["output"]
     if output is not None and output.exists():
         raise OutputError(f"{output}: already exists; choose another name or remove it")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise OutputError(f"{output}: there is no folder {output.parent}; make it first, or choose another place")
     settings, suites = _settings(options), _suites(options)
     files = Files(_partial(output), options["fresh"], options["trace"], options["trace_content"])
     with trial_bar() as watch:
@@ -157,23 +159,9 @@ def _publish(output: Path, text: str) -> None:
     disk.remove(partial)
 
 
-@contextmanager
-def trial_bar() -> Iterator[Callable[[Step], None]]:
-    """A bar on stderr: trials done, time left, what is at hand. Silent when stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="trial", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def watch(step: Step) -> None:
-            bar.total = step.total
-            bar.set_postfix_str(f"{step.side[-24:]} {step.item}", refresh=False)
-            bar.update(step.done - bar.n)
-            bar.refresh()
-
-        yield watch
+def trial_bar() -> AbstractContextManager[Callable[[Step], None]]:
+    """A bar of trials on stderr."""
+    return step_bar("trial", lambda step: f"{step.side[-24:]} {step.item}")
 
 
 def _check_measured(record: dict[str, Any]) -> None:

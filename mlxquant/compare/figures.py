@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecordError, listed
-from ..records import read_record
+from ..records import read_checked
 
 SCHEMA = "mlxquant.compare/1"
 _NUMBERS = (int, float)
@@ -24,12 +23,7 @@ Measured = Mapping[str, Any]
 
 def read_comparison(path: Path) -> dict[str, Any]:
     """Read a comparison's record and check what readers count on. Raises RecordError with all that is wrong."""
-    record = read_record(path)
-    if record["schema"] != SCHEMA:
-        raise RecordError(f"{path}: schema {SCHEMA} expected, {record['schema']!r} found; give what compare -o wrote")
-    if problems := list(comparison_problems(record)):
-        raise RecordError(listed([f"{path}: {problem}" for problem in problems], limit=5))
-    return record
+    return read_checked(path, SCHEMA, "compare", comparison_problems)
 
 
 def comparison_problems(record: Mapping[str, Any]) -> Iterator[str]:

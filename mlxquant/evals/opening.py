@@ -60,6 +60,8 @@ def _loaded(target: Target) -> Loaded:
         raise UsageError(
             f"--{target.role} {target.where}: a folder; --{target.role}-model and the like go with servers"
         )
+    if "://" in target.where:
+        raise UsageError(f"--{target.role} {target.where}: a server's address begins with http:// or https://")
     from .loaded import Loaded
 
     build = read_build(target.where)

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecordError, listed
-from ..records import read_record
+from ..records import read_checked
 from .record import SCHEMA
 from .tallies import DEPTHS
 
@@ -32,13 +31,7 @@ _TRIAL = {"side": (int,), "depth": (int,)}
 
 def read_eval(path: Path) -> dict[str, Any]:
     """Read a record and check what is counted on. Raises RecordError with all that is wrong."""
-    record = read_record(path)
-    if record["schema"] != SCHEMA:
-        raise RecordError(f"{path}: schema {SCHEMA} expected, {record['schema']!r} found; give what eval -o wrote")
-    problems = list(problems_of(record))
-    if problems:
-        raise RecordError(listed([f"{path}: {problem}" for problem in problems], limit=5))
-    return record
+    return read_checked(path, SCHEMA, "eval", problems_of)
 
 
 def problems_of(record: Mapping[str, Any]) -> Iterator[str]:
