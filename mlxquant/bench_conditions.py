@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .programs import ProgramError, run_program
 
 MAC = sys.platform == "darwin"
 _CPUFREQ = "sys/devices/system/cpu"
@@ -201,8 +202,8 @@ def _mac_power_mode(settings: str, battery: str) -> str | None:
 
 def _run(*command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        return run_program(*command, seconds=20)
+    except ProgramError:
         return ""
 
 

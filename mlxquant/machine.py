@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import subprocess
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from .programs import ProgramError, run_program
 
 PACKAGES = ("mlxquant", "mlx", "mlx-lm", "numpy", "numba")
 
@@ -50,8 +51,10 @@ def _version(name: str) -> str | None:
 @cache
 def _chip() -> str | None:
     if sys.platform == "darwin":
-        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-        return done.stdout.strip() or None
+        try:
+            return run_program("sysctl", "-n", "machdep.cpu.brand_string").strip() or None
+        except ProgramError:
+            return None
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -31,7 +31,7 @@ def verdict_markdown(record: Mapping[str, Any]) -> str:
         "\n".join(
             [
                 f"- tolerances: {_plain(t['name'])} (`{_code(t['file'])}`, sha256 `{t['sha256'][:12]}`, written"
-                f" {t['written']})",
+                f" {t['written'] or t['written_by']})",
                 f"- go back to: {_plain(pointer(record['baseline']))}",
                 *(f"- evidence: `{_code(e['file'])}` sha256 `{e['sha256'][:12]}`" for e in record["evidence"]),
                 *(f"- ⚠️ {_plain(w)}" for w in record["warnings"]),

@@ -28,9 +28,10 @@ def verdict_text(record: Mapping[str, Any]) -> str:
 
 def _head(record: Mapping[str, Any]) -> str:
     t = record["tolerances"]
+    written = t["written"] or t["written_by"]
     lines = [
         filled("verdict", record["verdict"]),
-        filled("tolerances", f"{t['name']} ({t['file']}, sha256 {t['sha256'][:12]}, written {t['written']})"),
+        filled("tolerances", f"{t['name']} ({t['file']}, sha256 {t['sha256'][:12]}, written {written})"),
         filled("evidence", ", ".join(f"{e['file']} ({e['sha256'][:8]})" for e in record["evidence"])),
         filled("baseline", pointer(record["baseline"], 16)),
     ]

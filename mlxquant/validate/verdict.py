@@ -110,11 +110,11 @@ def tolerances_entry(
         "name": tolerances.name,
         "file": tolerances.file,
         "sha256": tolerances.sha256,
-        "written": shown(changed),
+        "written": None if changed is None else shown(changed),
         "written_by": known_by,
         "newer_than": newer,
     }
-    if not newer:
+    if changed is None or not newer:
         return entry, []
     return entry, [
         f"{tolerances.file} was changed {shown(changed)} ({known_by}), after the measurements in"
