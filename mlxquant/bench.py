@@ -25,6 +25,7 @@ from .bench_records import SCHEMA, finish
 from .bench_terms import MeasurementError, Settings, Subject, Workload, distinct
 from .endpoint import stream_notes
 from .machine import describe_machine, describe_versions
+from .secrets import redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Bench:
             )
         notes += stream_notes(self.rows)
         notes += condition_notes(self.rows, start, machine.get("cores")) if here else []
-        return finish(
+        record = finish(
             {
                 "schema": SCHEMA,
                 "date": date.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -155,6 +156,7 @@ class Bench:
                 "samples": self.rows,
             }
         )
+        return dict(redacted(record))
 
 
 def _shuffled(items: Sequence[int], draw: Random) -> list[int]:

@@ -23,6 +23,7 @@ from typing import Any
 from .bench_terms import MeasurementError, Sample, Settings, Workload
 from .errors import UsageError
 from .prompts import Prompts, words_of_text
+from .secrets import redact
 from .sse import Answer, Server, stream
 
 _SHORT_WORDS, _LONG_WORDS = 40, 240  # lengths of the two requests that count tokens
@@ -47,7 +48,8 @@ class Endpoint:
     @property
     def name(self) -> str:
         """The model's name, without the folders of a path."""
-        return self.model.rstrip("/").rpartition("/")[2] or self.model
+        shown = redact(self.model)  # before it is cut
+        return shown.rstrip("/").rpartition("/")[2] or shown
 
     def describe(self, settings: Settings) -> dict[str, Any]:
         """The model in the record. An address on another machine is not published."""

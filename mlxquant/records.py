@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import RecordError, listed
 from .formats import Format
+from .secrets import redacted
 
 _NUMBER = (int, float)
 _MAYBE = type(None)
@@ -35,7 +36,7 @@ _OPTIONAL = {"rule", "errors", "active_bytes_per_token"}
 
 
 def record_text(record: Mapping[str, Any]) -> str:
-    """Write a record: a key a line, and an entry a line in lists of tables. No newline at the end.
+    """Write a record: a key a line, and an entry a line in lists of tables; no secrets, and no newline at the end.
 
     >>> print(record_text({"schema": "x/1", "modules": [{"path": "a"}, {"path": "b"}]}))
     {
@@ -46,7 +47,8 @@ def record_text(record: Mapping[str, Any]) -> str:
       ]
     }
     """
-    return "{\n" + ",\n".join(f"  {_json(key)}: {_value(value)}" for key, value in record.items()) + "\n}"
+    lines = (f"  {_json(key)}: {_value(value)}" for key, value in redacted(record).items())
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from .bench_terms import MeasurementError
 from .errors import UsageError
+from .secrets import redact
 
 _LINE = 4 << 20  # bytes; no event of a completion is near it
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -269,7 +270,7 @@ def _check_status(response: http.client.HTTPResponse, where: str) -> None:
         try:
             said = _said(json.loads(said).get("error", said))
         except (ValueError, AttributeError):
-            said = said[:200]
+            said = _said(said)
         hint = "; is --model a name that the server knows?" if response.status in (400, 404) else ""
         error = StreamError("http", f"{where}: status {response.status} {response.reason}: {said or 'no text'}{hint}")
         error.status = response.status
@@ -282,4 +283,4 @@ def _check_status(response: http.client.HTTPResponse, where: str) -> None:
 
 def _said(error: Any) -> str:
     message = error.get("message", error) if isinstance(error, dict) else error
-    return " ".join(str(message).split())[:200]
+    return " ".join(redact(str(message)).split())[:200]

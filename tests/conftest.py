@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from mlxquant import secrets
 from mlxquant.tiny import ARCHITECTURES, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not mx.metal.is_available():
             pytest.skip("needs Apple's GPU")
+
+
+@pytest.fixture(autouse=True)
+def no_secrets() -> Iterator[None]:
+    """Let no test's keys be redacted in another."""
+    yield
+    secrets.forget()
 
 
 @pytest.fixture(scope="session", autouse=True)

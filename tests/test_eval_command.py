@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import subprocess
+import sys
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +15,7 @@ from mlxquant.cli import main
 
 from .builds import build
 from .oracle_server import Oracle, serving, tasks_of
+from .test_endpoint import server
 
 TASKS = tasks_of((5,), 1)
 LOOP = ("--calls", "5", "--tasks", "1")
@@ -102,7 +107,10 @@ def test_what_cannot_be_meant_is_refused(url, words, told):
 
 
 def test_an_address_that_is_none_is_told_with_its_option(url):
-    assert "--candidate 'http://u:p@h/v1'" in run("--baseline", url, "--candidate", "http://u:p@h/v1", code=2).stderr
+    assert (
+        "--candidate 'http://[redacted]@h/v1'"
+        in run("--baseline", url, "--candidate", "http://u:p@h/v1", code=2).stderr
+    )
 
 
 def test_a_folder_takes_no_model_name(url, tmp_path):
@@ -122,3 +130,38 @@ def test_where_nothing_was_answered_there_is_no_record_but_a_reason(tmp_path):
         result = run(*words, code=3)
         assert "no item was answered on both sides" in result.stderr and "status 400" in result.stderr
         assert [p.name for p in tmp_path.iterdir()] == ["e.json.partial"]
+
+
+SECRET = "sk-SECRET/KEY+1"
+
+
+@pytest.mark.parametrize("status", ["401 {}", "401 Unauthorized"])
+def test_a_key_that_the_server_repeats_is_nowhere(tmp_path, status):
+    coded = base64.b64encode(SECRET.encode()).decode()
+    body = json.dumps({"error": {"message": f"{'x' * 190} {SECRET} {coded} {quote(SECRET, safe='')}"}}).encode()
+    head = f"HTTP/1.1 {status.format(SECRET)}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with server([head, body]) as running:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        words = ["--baseline", url, "--candidate", url, "--baseline-model", SECRET, "--candidate-model", "m"]
+        words += ["--baseline-key-env", "EVAL_KEY", "--candidate-key-env", "EVAL_KEY", "--retries", "0", *LOOP]
+        words += ["-o", tmp_path / "e.json", "--trace", tmp_path / "t.jsonl", "--trace-content"]
+        result = run(*words, code=3, EVAL_KEY=f"{SECRET}\n")
+        assert all(f"Bearer {SECRET}" in head for head, _ in running.seen)
+    texts = [result.output, *(p.read_text() for p in tmp_path.iterdir())]
+    assert len(texts) == 3
+    for text in texts:
+        assert "SECRET" not in text and "KEY+1" not in text and coded not in text and "[redacted]" in text
+
+
+def test_a_traceback_has_no_key_in_it(tmp_path):
+    script = (
+        "from mlxquant import secrets; from mlxquant.cli import COMMANDS, main; import mlxquant.cli.recipes as r\n"
+        "secrets.register('sk-SECRET-KEY')\n"
+        "def fail(**_): raise RuntimeError('you sent sk-SECRET-KEY') from ValueError(b'sk-SECRET-KEY')\n"
+        "r.command.callback = fail\n"
+        "main(['recipes'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "RuntimeError: you sent [redacted]" in done.stderr and "SECRET-KEY" not in done.stderr.replace(
+        "secrets.register('sk-SECRET-KEY')", ""
+    )

@@ -6,12 +6,16 @@ import errno
 import importlib
 import io
 import sys
+import threading
+import traceback
+from types import TracebackType
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import MlxquantError
+from ..secrets import redact
 
 # What a shell reports of a command that Ctrl-C ended; click's own 1 would mean a missed tolerance here.
 INTERRUPTED = 130
@@ -64,18 +68,20 @@ class _Lazy(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         _never_fail_to_print()
+        _never_show_secrets()
         try:
             return super().invoke(ctx)
         except MlxquantError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"mlxquant: {error}", err=True)
+            click.echo(f"mlxquant: {redact(str(error))}", err=True)
             sys.exit(error.exit_code)
         except OSError as error:  # what no check foresaw, such as a name that is too long, or a full disk behind `>`
             if ctx.params.get("debug") or error.errno == errno.EPIPE:  # click ends quietly at a closed pipe
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"mlxquant: {where}{error.strerror or error}; --debug shows where this came from", err=True)
+            text = f"mlxquant: {where}{error.strerror or error}; --debug shows where this came from"
+            click.echo(redact(text), err=True)
             sys.exit(MlxquantError.exit_code)
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
@@ -89,6 +95,16 @@ def _never_fail_to_print() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+def _never_show_secrets() -> None:
+    """Redact every traceback that reaches the terminal, of this thread and others: exceptions repeat what they met."""
+
+    def show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        click.echo(redact("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
+
+    sys.excepthook = show
+    threading.excepthook = lambda args: show(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

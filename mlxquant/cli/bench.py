@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError, UsageError
+from ..secrets import secret_from
 from .options import json_option
 from .progress import step_bar
 
@@ -153,10 +153,8 @@ def _served(builds: tuple[str, ...], settings: Settings, prompts: Prompts, optio
     from ..sse import parse_server
 
     check_endpoint(settings, builds, options["models"])
-    variable = options["api_key_env"]
-    if variable and not os.environ.get(variable):
-        raise UsageError(f"--api-key-env {variable}: that variable is not set")
-    server = parse_server(options["endpoint"], options["timeout"], os.environ[variable] if variable else None)
+    key = secret_from(options["api_key_env"], "--api-key-env")
+    server = parse_server(options["endpoint"], options["timeout"], key)
     subjects = [Endpoint(server, model, prompts, options["chat"]) for model in options["models"]]
     where = {} if server.here else {"unknown": "the server's: another machine, of which this one knows nothing"}
     alone = len(subjects) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError, UsageError
+from ..secrets import secret_from
 from .options import json_option
 from .progress import step_bar
 
@@ -120,27 +120,21 @@ def _sides(options: dict[str, Any]) -> list[Side]:
     """The baseline and the candidates; names that are equal are numbered apart."""
     from ..evals.opening import Target, open_sides
 
-    key = options["candidate_key_env"]
+    key = secret_from(options["candidate_key_env"], "--candidate-key-env")
     models, builds = list(options["candidate_models"]), list(options["candidate_builds"])
     baseline = Target(
         "baseline", options["baseline"], options["baseline_model"], options["baseline_build"],
-        _key(options["baseline_key_env"], "--baseline-key-env"),
+        secret_from(options["baseline_key_env"], "--baseline-key-env"),
     )  # fmt: skip
     targets = [baseline]
     for where in options["candidates"]:
         served = where.startswith(("http://", "https://"))
         model, build = (found.pop(0) if served and found else None for found in (models, builds))
-        targets.append(Target("candidate", where, model, build, _key(key, "--candidate-key-env") if served else None))
+        targets.append(Target("candidate", where, model, build, key if served else None))
     if models or builds:
         left = "--candidate-model" if models else "--candidate-build"
         raise UsageError(f"{left} {(models or builds)[0]}: there are not so many candidates that are servers")
     return open_sides(targets, options["timeout"])
-
-
-def _key(variable: str | None, option: str) -> str | None:
-    if variable and not os.environ.get(variable):
-        raise UsageError(f"{option} {variable}: that variable is not set")
-    return os.environ[variable] if variable else None
 
 
 def _partial(output: Path | None) -> Path | None:

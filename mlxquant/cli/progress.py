@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from ..secrets import redact
+
 
 class Counted(Protocol):
     """A step that knows how many there are."""
@@ -35,7 +37,7 @@ def step_bar(unit: str, say: Callable[[_Step], str]) -> Iterator[Callable[[_Step
 
         def watch(step: _Step) -> None:
             bar.total = step.total
-            bar.set_postfix_str(say(step), refresh=False)
+            bar.set_postfix_str(redact(say(step)), refresh=False)
             bar.update(step.done - bar.n)
             bar.refresh()
 

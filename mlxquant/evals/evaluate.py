@@ -15,6 +15,7 @@ from typing import Any
 from ..bench_terms import distinct
 from ..errors import UsageError
 from ..machine import describe_machine, describe_versions
+from ..secrets import redacted
 from .asking import Sampling
 from .items import Suite
 from .kept import Kept
@@ -105,7 +106,7 @@ def evaluate(
         for file in (kept, trace):
             if file is not None:
                 file.close()
-    return finish(
+    record = finish(
         {
             "schema": SCHEMA,
             "date": date,
@@ -119,6 +120,7 @@ def evaluate(
             "trials": trials,
         }
     )
+    return dict(redacted(record))
 
 
 def check(sides: Sequence[Side], suites: Sequence[Suite]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import disk
 from ..errors import OutputError, listed
+from ..secrets import redacted
 from ..signature import differences
 
 # What a finished trial is known by: suite, item, side, trial
@@ -33,7 +34,7 @@ class Kept:
         if fresh:
             disk.remove(path)
         lines, self._end = _read(path)
-        wanted = json.loads(json.dumps(signature))
+        wanted = json.loads(json.dumps(redacted(signature)))
         if lines and lines[0] != wanted:
             problems = list(differences(lines[0], wanted)) or ["  its first line is no signature"]
             raise OutputError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..bench_terms import distinct
 from ..build import read_build
 from ..errors import UsageError
+from ..secrets import redact
 from ..sse import parse_server
 from .served import Served, the_model
 from .sides import Side
@@ -51,7 +52,8 @@ def _served(target: Target, timeout: float) -> Served:
         from .loaded import facts_of  # here, for servers alone need no mlx
 
         facts = facts_of(build)
-    name = build.name if build else model.rstrip("/").rpartition("/")[2] or model
+    shown = redact(model)  # before it is cut
+    name = build.name if build else shown.rstrip("/").rpartition("/")[2] or shown
     return Served(server, model, name, facts)
 
 

@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from ..bench_terms import MeasurementError
+from ..secrets import redacted
 from .asking import Asking, Sampling
 from .items import CALL_CHECKS, CallMade, Item, Played, Suite
 from .kept import Kept, Key
@@ -65,7 +66,7 @@ class Evaluation:
             return [trials[key] for key in keys]
         for done, (suite, item, trial, side) in enumerate(self._due(trials)):
             self.watch(Step(before + done, total, self.sides[side].variant.name, item.id))
-            result = self._play(suite, item, trial, side)
+            result: dict[str, Any] = redacted(self._play(suite, item, trial, side))
             trials[(suite.name, item.id, side, trial)] = result
             if self.kept is not None:
                 self.kept.add(result)

@@ -4,7 +4,7 @@ Attribute names are those of the semantic conventions for generative client AI s
 (open-telemetry/semantic-conventions, docs/gen-ai/gen-ai-spans.md@01d9450), plus what maps a regression to a build:
 `model_variant`, `quantization_format`, `recipe`, `suite`, `slice`, `depth`. A line has a span's name, kind, ids,
 times, status and attributes. One trace is one item played by one side once. What was said is left out unless asked
-for (`content`), and no key is ever in it. Nothing is sent anywhere.
+for (`content`), and no key is ever in it, whoever repeated it. Nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import OutputError
+from ..secrets import redacted
 from .items import Item, Message, Reply
 from .sides import Request, Variant
 
@@ -51,7 +52,8 @@ class Trace:
 
     def write(self, span: Span, variant: Variant) -> None:
         """Append one line."""
-        self._file.write(json.dumps(as_line(span, variant, content=self.content), ensure_ascii=False) + "\n")
+        line = redacted(as_line(span, variant, content=self.content))
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
