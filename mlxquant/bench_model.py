@@ -28,10 +28,11 @@ import mlx.core as mx
 
 from .bench_terms import MeasurementError, Sample, Settings, Workload
 from .build import Build
-from .errors import BuildError, MlxquantError
+from .errors import MlxquantError
 from .hashing import sha256
 from .manifest import MANIFEST
 from .mlxlm import MODEL_ERRORS
+from .model_loading import load_build
 from .predict import traffic_of_build
 from .prompts import Prompts, rows_of_tokens
 
@@ -64,14 +65,9 @@ class LocalModel:
 
     def open(self) -> float:
         """Load weights and tokenizer; seconds until the last weight is in memory. Raises BuildError."""
-        from mlx_lm import load
-
         before = mx.get_active_memory()
         start = perf_counter()
-        try:
-            self.model, self.tokenizer = load(str(self.folder))[:2]
-        except Exception as error:  # third parties' code; tokenizers raises Exception itself
-            raise BuildError(f"{self.folder}: mlx-lm cannot load it ({type(error).__name__}: {error})") from error
+        self.model, self.tokenizer = load_build(self.folder)
         mx.eval(self.model.parameters())
         mx.synchronize()
         seconds = perf_counter() - start

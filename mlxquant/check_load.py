@@ -16,7 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .errors import BuildError, UsageError
+from .checkpoint import read_config
+from .errors import BuildError, SourceError, UsageError
+from .remote_code import named_code, plain_folder
 from .units import show_bytes
 
 SCHEMA = "mlxquant.check_load/1"
@@ -44,7 +46,10 @@ def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS)
         )
     if python is not None and not os.access(python, os.X_OK):
         raise UsageError(f"--python {python}: an interpreter expected, such as /path/to/venv/bin/python")
-    config = json.loads((build / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = read_config(build / "config.json", None)
+    except SourceError as error:
+        raise BuildError(str(error)) from None
     return {
         "schema": SCHEMA,
         "mlxquant": __version__,
@@ -106,15 +111,37 @@ def _format_text(found: dict[str, Any]) -> str:
 
 
 def _probe(library: str, build: Path, python: Path | None, tokens: int) -> dict[str, Any]:
+    """Try a library, and see to it that it finds no code of the build to run or to ask about."""
+    code = named_code(build)
+    if not code:
+        return _run(library, build, python, tokens, build)
+    if library != "mlx-lm":  # it may trust what the files name, and cannot be told to read them without
+        named = "; ".join(f"{file}: {names}" for file, names in code.items())
+        return _run(library, build, python, 0, build, f"not tried: it may run code that the build names ({named})")
+    with tempfile.TemporaryDirectory(prefix="mlxquant-") as plain:
+        try:
+            plain_folder(build, Path(plain), build.name)
+        except SourceError as error:
+            found = _run(library, build, python, 0, build)
+            return {**found, "text": {"error": str(error)}} if found["loaded"] else found
+        return _run(library, build, python, tokens, Path(plain))
+
+
+def _run(
+    library: str, build: Path, python: Path | None, tokens: int, tokenizer: Path, refusal: str = ""
+) -> dict[str, Any]:
     """Run `load_probe` in a process of its own and read its answer."""
     text = Path(__file__).with_name("load_probe.py").read_text(encoding="utf-8")
     env = {k: v for k, v in os.environ.items() if python is None or k not in _OWN}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         # as text, in an empty folder: this package's modules must not stand in the way of the library's own
-        command = [str(python or sys.executable), "-c", text, library, str(build.absolute()), str(answer), str(tokens)]
+        given = (library, build.absolute(), answer, tokens, tokenizer.absolute(), refusal)
+        command = [str(python or sys.executable), "-c", text, *map(str, given)]
         try:
-            run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
+            run = subprocess.run(
+                command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+            )
         except OSError as error:
             raise UsageError(f"--python {python}: cannot be run ({error.strerror})") from None
         if answer.is_file():

@@ -21,6 +21,7 @@ from .fp8 import Scaled, scaled_tensors
 from .headers import Tensor, header_length, load_json, parse_header, shown
 from .prequantized import MODELOPT, check_config, check_names
 from .readers import FolderReader, Reader
+from .remote_code import refuse_model_code
 
 INDEX = "model.safetensors.index.json"
 
@@ -110,13 +111,17 @@ def _known_as(path: Path) -> str:
 
 
 def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
-    """Read config.json; like mlx-lm, `eos_token_id` of generation_config.json wins."""
+    """Read config.json; like mlx-lm, `eos_token_id` of generation_config.json wins.
+
+    Raises SourceError, also where it names code that a loader would run.
+    """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise SourceError(f"{path}: a file expected, something else found; a checkpoint needs a config.json")
     try:
         config = load_json(path.read_bytes(), path.name, duplicates=True)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); a checkpoint needs a config.json") from None
+    refuse_model_code(config, str(path))
     if not isinstance(config.get("model_type"), str):
         raise SourceError(f"{path}: has no model_type; is it a model's config.json?")
     for key in _TABLES:

@@ -2,7 +2,8 @@
 
 This file is run as text by another interpreter (see `check_load`), which may have neither this package nor its
 versions; it imports nothing of it, and nothing at the top but the standard library. Its arguments are the library,
-the build, where to write the answer, and how many tokens to generate. The answer is one JSON object.
+the build, where to write the answer, how many tokens to generate, the folder to read the tokenizer from (the build, or
+one without the names of its code), and why the build must not be loaded, if so. The answer is one JSON object.
 
 A build counts as loaded when every parameter of the model was found in its files, with the right shape, and nothing
 else was: `strict`. That it then also runs is told apart: experts at source precision, for one, run on a GPU only.
@@ -38,8 +39,8 @@ class _Kept(logging.Handler):
         self.messages.append(record.getMessage()[:500])
 
 
-def probe(library: str, build: str, tokens: int) -> dict[str, Any]:
-    """Load a build in one library and say what became of it."""
+def probe(library: str, build: str, tokens: int, tokenizer: str, refusal: str) -> dict[str, Any]:
+    """Load a build in one library and say what became of it; with 0 tokens it is not run."""
     found: dict[str, Any] = {
         "library": library,
         "python": platform.python_version(),
@@ -53,6 +54,8 @@ def probe(library: str, build: str, tokens: int) -> dict[str, Any]:
         return found
     except Exception as error:  # noqa: BLE001 - a library that cannot be imported says so in its own way
         return {**found, "installed": True, "error": _said(error)}
+    if refusal:
+        return {**found, "installed": True, "error": refusal}
     import mlx.core as mx
 
     device = mx.default_device().type
@@ -65,9 +68,10 @@ def probe(library: str, build: str, tokens: int) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - whatever keeps a build from loading is the answer
         return {**found, "error": _said(error), "warnings": kept.messages}
     found |= {"loaded": True, "strict": True, "load_s": round(time.monotonic() - began, 3), **_look(model)}
-    generate = _generate_text if library == "mlx-lm" else _generate_seen
-    for name, made in generate(model, Path(build), tokens).items():
-        found[name] = made
+    if tokens and library == "mlx-lm":
+        found |= _generate_text(model, Path(tokenizer), tokens)
+    elif tokens:
+        found |= _generate_seen(model, Path(build), tokens)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found["mlx_peak_bytes"] = int(mx.get_peak_memory())
     found["rss_peak_bytes"] = rss if sys.platform == "darwin" else rss * 1024
@@ -76,7 +80,9 @@ def probe(library: str, build: str, tokens: int) -> dict[str, Any]:
 
 def _load(library: str, build: Path) -> Any:
     utils = importlib.import_module(f"{library.replace('-', '_')}.utils")
-    loaded = utils.load_model(build, strict=True)
+    # the older versions of mlx-lm run the file that this key names
+    safe = {"model_config": {"model_file": None}} if library == "mlx-lm" else {}
+    loaded = utils.load_model(build, strict=True, **safe)
     return loaded[0] if isinstance(loaded, tuple) else loaded
 
 
@@ -100,14 +106,14 @@ def _look(model: Any) -> dict[str, Any]:
     }
 
 
-def _generate_text(model: Any, build: Path, tokens: int) -> dict[str, Any]:
+def _generate_text(model: Any, folder: Path, tokens: int) -> dict[str, Any]:
     """A few greedy tokens from mlx-lm, after a prompt without a chat template."""
     try:
         import mlx.core as mx
         from mlx_lm.generate import generate_step
         from mlx_lm.utils import load_tokenizer
 
-        tokenizer = load_tokenizer(build)
+        tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
         prompt = mx.array(tokenizer.encode(PROMPT))
         made = [int(token) for token, _ in generate_step(prompt, model, max_tokens=tokens)]
         return {"text": {"tokens": made, "text": tokenizer.decode(made)}}
@@ -158,5 +164,5 @@ def _said(error: BaseException) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    answer = probe(sys.argv[1], sys.argv[2], int(sys.argv[4]))
+    answer = probe(sys.argv[1], sys.argv[2], int(sys.argv[4]), sys.argv[5], sys.argv[6])
     Path(sys.argv[3]).write_text(json.dumps(answer), encoding="utf-8")

@@ -80,6 +80,7 @@ def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _found_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    name = module_name(config)  # also where mlx-lm looks itself: it would import any name
     if "mlx_lm" in sys.modules and hasattr(sys.modules["mlx_lm"], "load"):
         from mlx_lm.utils import _get_classes
 
@@ -88,7 +89,6 @@ def _found_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
         except (ValueError, AttributeError):
             raise _unknown(config) from None
         return model_class, args_class
-    name = _module_name(config)
     with _light_mlx_lm():
         try:
             arch = importlib.import_module(f"mlx_lm.models.{name}")
@@ -172,8 +172,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
     return [a for a in (named if isinstance(named, list) else [named]) if isinstance(a, str)]
 
 
-def _module_name(config: Mapping[str, Any]) -> str:
-    """The module that mlx_lm.utils._get_classes would import."""
+def module_name(config: Mapping[str, Any]) -> str:
+    """The module of mlx_lm.models that mlx_lm.utils._get_classes would import. Raises LayoutError."""
     tables = _remappings()
     model_type = str(config["model_type"])
     for architecture in _architectures(config):

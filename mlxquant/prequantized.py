@@ -57,8 +57,6 @@ def check_config(config: Mapping[str, Any], name: str, modelopt: Mapping[str, An
             f"{name}: its config has a `quantization` block, so it is an MLX build already;"
             " convert from the unquantized checkpoint it was made from"
         )
-    if config.get("model_file") is not None:
-        raise SourceError(f"{name}: needs its own code ({shown(config['model_file'])}), which is not run here")
     settings = quantization_of(config)
     if not settings and modelopt is not None:
         inner = modelopt.get("quantization")

@@ -144,7 +144,7 @@ def test_a_build_that_mlx_lm_cannot_load_is_told_as_such(folders, tmp_path):
         (broken / file.name).write_bytes(file.read_bytes())
     subject = LocalModel(read_build(broken), own_text())
     (broken / "tokenizer.json").write_text("{}")
-    with pytest.raises(BuildError, match="broken: mlx-lm cannot load it"):
+    with pytest.raises(BuildError, match="broken: its tokenizer cannot be loaded"):
         subject.open()
 
 

@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, str]] = [
     ("words", "__init__ errors secrets formats modules records units columns layers machine programs disk intervals"),
     (
         "source",
-        "hub* readers downloads staging headers prequantized fp8 checkpoint compiled tiles strided"
+        "remote_code hub* readers downloads staging headers prequantized fp8 checkpoint compiled tiles strided"
         " mlx_bytes array_like views recording gather"
         " mlxlm layer_types roles arrays experts expert_stacks companions layout context tiny",
     ),
@@ -43,11 +43,11 @@ LAYERS: list[tuple[str, str]] = [
         "build build_claims build_formats build_headers build_layout build_names build_distance audit*"
         " verify* revalidate diff* check_load load_probe",
     ),
-    ("measure", "bench* chips predict* prompts endpoint sse store compare evals tau2"),
+    ("measure", "model_loading bench* chips predict* prompts endpoint sse store compare evals tau2"),
     ("judge", "validate sweep report card upload"),
     ("face", "cli __main__"),
 ]
-RUN_MODELS = "bench_model compare evals cli.demo"
+RUN_MODELS = "model_loading bench_model compare evals cli.demo"
 SEES_MLX = "mlx_bytes array_like views recording gather roles arrays layout context"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "matplotlib": "report.charts report.svg report.frontier_chart",
     "scipy": "intervals",
     "jsonschema": "evals store",
-    "transformers": "",
+    "transformers": "model_loading",
     "torch": "",
 }
 

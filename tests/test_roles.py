@@ -106,12 +106,12 @@ def test_no_norm_can_be_quantized(architecture):
 def test_the_table_has_every_architecture_of_mlx_lm_that_has_experts():
     if mlx_lm_version() != "0.32.2":
         pytest.skip(f"the table is of mlx-lm 0.32.2, not {mlx_lm_version()}")
-    from mlxquant.mlxlm import _mlx_lm_folder, _module_name
+    from mlxquant.mlxlm import _mlx_lm_folder, module_name
 
     def has_experts(path: Path) -> bool:
         return re.search(r"Switch(GLU|Linear|MLP)\(|experts = \[|ModuleList", path.read_text()) is not None
 
-    listed = {_module_name(nulls(entry["config"])) for entry in TABLE.values()}
+    listed = {module_name(nulls(entry["config"])) for entry in TABLE.values()}
     folder = _mlx_lm_folder() / "models"
     found = {p.stem for p in folder.glob("*.py") if has_experts(p)} - {"switch_layers"}
     assert found <= listed

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 @click.option("--no-audit", is_flag=True, help="Do not sum the quantization error.")
 @click.option("--no-hash", is_flag=True, help="Do not take SHA-256 of the files and checksums of the tensors.")
 @click.option("--allow-nonfinite", is_flag=True, help="Store NaN, infinity and overflowing groups as mlx does.")
-@click.option("--trust-remote-code", is_flag=True, help="Copy the source's *.py files into the build.")
+@click.option("--trust-remote-code", is_flag=True,
+              help="Copy the source's *.py files into the build. mlxquant runs none of them.")  # fmt: skip
 @click.option("--keep-source", is_flag=True, help="Keep all shards of a Hub id in the usual cache, not only a few.")
 @click.option("--fresh", is_flag=True, help="Throw an unfinished OUT.partial away and start over.")
 @json_option

@@ -83,10 +83,11 @@ def _serve(build: str) -> None:
     """Let a build do the first request of a task that it never saw, with tools that really answer."""
     import mlx_lm
 
+    from ..model_loading import load_build
     from ..store import Store, make_task
 
     task = make_task(TASK, 5)
-    model, tokenizer = mlx_lm.load(build)[:2]
+    model, tokenizer = load_build(Path(build))
     messages: list[dict[str, object]] = [{"role": "user", "content": task.turns[0].user}]
     click.echo(f"  user   {task.turns[0].user}")
     with Store(task.seed) as store:

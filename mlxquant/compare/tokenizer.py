@@ -9,6 +9,7 @@ from typing import Any
 from ..build_files import side_files
 from ..checkpoint import Checkpoint
 from ..errors import SourceError
+from ..model_loading import load_tokenizer
 
 
 def open_tokenizer(source: Checkpoint) -> Any:
@@ -16,18 +17,8 @@ def open_tokenizer(source: Checkpoint) -> Any:
     if source.reader is None:
         raise SourceError(f"{source.name}: a config alone has no tokenizer; give the checkpoint's folder")
     if source.folder is not None:
-        return _loaded(source.folder, source.name)
+        return load_tokenizer(source.folder, source.name, source.config)
     with tempfile.TemporaryDirectory(prefix="mlxquant-") as folder:
         for name in ("config.json", *side_files(source.reader.beside(), trust_remote_code=False)):
             (Path(folder) / name).write_bytes(source.reader.read_whole(name))
-        return _loaded(Path(folder), source.name)
-
-
-def _loaded(folder: Path, name: str) -> Any:
-    from mlx_lm.tokenizer_utils import load
-
-    try:
-        return load(folder)
-    except Exception as error:  # third parties' code; tokenizers raises Exception itself
-        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        raise SourceError(f"{name}: its tokenizer cannot be loaded ({why}); compare reads texts with it") from error
+        return load_tokenizer(Path(folder), source.name, source.config)

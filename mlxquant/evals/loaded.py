@@ -25,6 +25,7 @@ from ..bench_model import describe_build
 from ..bench_terms import MeasurementError
 from ..build import Build
 from ..errors import BuildError
+from ..model_loading import load_build
 from .items import Message, Reply, Timing, Usage
 from .sides import Request, Variant
 from .spoken import take_apart
@@ -72,12 +73,7 @@ class Loaded:
 
     def open(self) -> None:
         """Load weights and tokenizer. Raises BuildError."""
-        from mlx_lm import load
-
-        try:
-            self.model, self.tokenizer = load(str(self.build.folder))[:2]
-        except Exception as error:  # third parties' code; tokenizers raises Exception itself
-            raise BuildError(f"{self.build.folder}: mlx-lm cannot load it ({type(error).__name__}: {error})") from error
+        self.model, self.tokenizer = load_build(self.build.folder)
         mx.eval(self.model.parameters())
         if not self.tokenizer.has_chat_template:
             raise BuildError(f"{self.build.folder}: its tokenizer has no chat template, so it cannot be asked in turns")
