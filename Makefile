@@ -13,13 +13,15 @@ STAMP := .venv/.stamp
 # A checkout elsewhere on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-.PHONY: demo test lint types unit slow format lowest wheel wheel-test clean help
+.PHONY: demo test lint types unit slow format lowest wheel wheel-test docs docs-refresh clean help
 
 help:
 	@echo "make demo        plan, convert, audit and run the tiny model that comes along"
 	@echo "make test        lint, types, tests (about two minutes)"
 	@echo "make slow        the tests that take longer"
 	@echo "make format      let ruff rewrite what it can"
+	@echo "make docs        build the documentation as a site, in build/site"
+	@echo "make docs-refresh  write the output and help texts in README.md and docs/ anew"
 	@echo "make wheel-test  build the wheel, install it elsewhere, run it"
 	@echo "make lowest      the tests against the oldest dependencies that pyproject.toml allows"
 	@echo "make clean       remove .venv and everything built"
@@ -60,6 +62,14 @@ slow: $(STAMP)
 format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(STAMP)
+	@test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
+
+docs-refresh: $(STAMP)
+	@$(BIN)/python -m tests.support.pages --slow
 
 # The sdist first and the wheel from it, so that both are known to be whole.
 wheel: $(STAMP)

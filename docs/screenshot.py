@@ -1,4 +1,4 @@
-"""Make docs/report.png: the paper's two plans (audits/) and the audit of a tiny build, as a browser shows them.
+"""Make docs/assets/report.png: the paper's two plans (audits/) and the audit of a tiny build, as a browser shows them.
 
 .venv/bin/python docs/screenshot.py         needs Chromium, chromedriver and Pillow (matplotlib brings it)
 """
@@ -42,4 +42,4 @@ def screenshot(folder: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        screenshot(Path(temporary), ROOT / "docs" / "report.png")
+        screenshot(Path(temporary), ROOT / "docs" / "assets" / "report.png")

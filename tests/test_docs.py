@@ -1,0 +1,87 @@
+"""The documentation shows what the commands print, names every command and links to nothing that is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mlxquant.cli import COMMANDS
+
+from .support.pages import PAGES, ROOT, Worlds, blocks, difference, refreshed
+
+SHOWN = [page for page in PAGES if "```console" in page.read_text(encoding="utf-8")]
+SLOW = [page for page in SHOWN if any(b.slow for _, b in blocks(page.read_text(encoding="utf-8")))]
+OTHER_PAGES = sorted([*(ROOT / "audits").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md"), ROOT / "CHANGELOG.md"])
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory) -> Worlds:
+    return Worlds(tmp_path_factory.mktemp("worlds"))
+
+
+def hold(page: Path, worlds: Worlds, *, slow: bool) -> None:
+    text = page.read_text(encoding="utf-8")
+    fresh, missing = refreshed(text, worlds.page(), slow=slow)
+    if fresh != text:
+        pytest.fail(f"{name(page)} is out of date; `make docs-refresh` writes it anew:\n{difference(text, fresh)}")
+    if missing:
+        pytest.skip(f"{len(missing)} blocks not checked; missing here: {', '.join(sorted(set(missing)))}")
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=name)
+def test_a_page_shows_what_the_commands_print(page, worlds):
+    hold(page, worlds, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW, ids=name)
+def test_a_page_shows_what_the_slow_commands_print(page, worlds):
+    hold(page, worlds, slow=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_s_page_has_its_help_and_its_output(command):
+    page = ROOT / "docs" / "commands" / f"{command}.md"
+    text = page.read_text(encoding="utf-8")
+    commands = [block.command for _, block in blocks(text)]
+    assert f"$ mlxquant {command} --help" in commands
+    assert any(c.startswith(f"$ mlxquant {command}") and "--help" not in c for c in commands) or "```text" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_an_example(command):
+    text = (ROOT / "docs" / "commands" / f"{command}.md").read_text(encoding="utf-8")
+    (shown,) = (block for _, block in blocks(text) if block.command == f"$ mlxquant {command} --help")
+    assert re.search(rf"^ *mlxquant {command}\b", shown.output, re.M)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=name)
+def test_every_file_and_heading_that_is_linked_to_is_there(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, heading = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        if heading:
+            assert heading in anchors(there), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub and the site call the headings of a page."""
+    headings = re.findall(r"^#+ +(.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_line_of_code_has_80_columns_at_most(page):
+    # what commands print is theirs
+    for block in re.findall(r"^```(?:sh|text|toml|python)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+        assert not [line for line in block.splitlines() if len(line) > 80]
