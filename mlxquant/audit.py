@@ -15,6 +15,7 @@ from .audit_source import Comparison
 from .build import Build, read_build
 from .build_formats import Stored
 from .decide import unquantizable
+from .disk import read_regular
 from .errors import SourceError
 from .formats import Format
 from .headers import load_json
@@ -57,7 +58,7 @@ def _own_record(build: Build, disagreements: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = load_json(path.read_bytes(), RECORD)
+        record = load_json(read_regular(path), RECORD)
     except (SourceError, OSError) as error:
         disagreements.append(str(error))
         return {}

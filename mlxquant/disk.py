@@ -1,4 +1,4 @@
-"""Every change to the file system that a build makes goes through here, and nowhere else.
+"""Every change to the file system that a build makes goes through here, and nowhere else; and whole files are read.
 
 So the tests can fail or kill the process at each of them in turn, and nothing that a build writes can escape
 that. The operations are the operating system's own; what they add is that a short write is never taken for a
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,21 @@ on_change: Callable[[str, str], None] | None = None
 
 # On macOS fsync leaves bytes in the drive's own cache; this goes through to the medium.
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a whole file. Raises OSError, also for a pipe, a socket or a device, from which a read may never return."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a pipe, socket or device; a regular file expected", str(path))
+        with os.fdopen(os.dup(handle), "rb") as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def make_folder(path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 
 from .errors import SourceError
 from .formats import DTYPE_BYTES
+from .records import unique_keys
 
 # The limit of the safetensors library itself; a longer header is refused there too.
 MAX_HEADER_BYTES = 100_000_000
@@ -52,7 +53,7 @@ def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dic
     Raises SourceError naming `where`.
     """
     try:
-        value = json.loads(text, object_pairs_hook=None if duplicates else _no_duplicates)
+        value = json.loads(text, object_pairs_hook=None if duplicates else unique_keys)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: not readable as JSON ({shown(error)}); download it again") from None
     if not isinstance(value, dict):
@@ -148,15 +149,6 @@ def _deeper(value: Any, depth: int) -> bool:
 
 def _naturals(value: Any, most: int) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) <= most and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} stands twice")
-    return table
 
 
 def shown(value: object, limit: int = 80) -> str:

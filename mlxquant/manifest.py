@@ -16,6 +16,7 @@ from typing import Any
 
 from .build_files import hashed_files
 from .checkpoint import Checkpoint, plain_name
+from .disk import read_regular
 from .errors import BuildError, MlxquantError, SourceError, listed
 from .headers import load_json, shown
 from .machine import describe_machine, describe_versions
@@ -106,7 +107,7 @@ def read_manifest(build: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        manifest = load_json(path.read_bytes(), MANIFEST)
+        manifest = load_json(read_regular(path), MANIFEST)
     except OSError as error:
         raise BuildError(f"{MANIFEST}: cannot be read ({error.strerror})") from None
     except SourceError as error:

@@ -7,6 +7,7 @@ read as if a stranger had written them: what a reader counts on is checked first
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .disk import read_regular
 from .errors import RecordError, listed
 from .formats import Format
 from .secrets import redacted
@@ -32,6 +34,7 @@ _TOTALS: dict[str, tuple[type, ...]] = {
     "parameters": (int,), "bytes": (int,), "bpw": (*_NUMBER, _MAYBE), "active_bytes_per_token": (int, _MAYBE),
 }  # fmt: skip
 _DEEPEST = 10_000
+_DIGITS = 300  # of a whole number; a float holds 308
 _OPTIONAL = {"rule", "errors", "active_bytes_per_token"}
 
 
@@ -52,19 +55,27 @@ def record_text(record: Mapping[str, Any]) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record; NaN and infinity, which JSON has no words for, come out as None, halves of surrogates as "?".
+    """Read a record, as `read_hashed` does, without its hash."""
+    record, _ = read_hashed(path)
+    return record
 
-    Raises RecordError for what cannot be read, is no table, or does not name its schema.
+
+def read_hashed(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a record once: what it says, and the SHA-256 of the very bytes that said so.
+
+    NaN and infinity, which JSON has no words for, come out as None, halves of surrogates as "?". Raises RecordError
+    for what cannot be read, is no table, does not name its schema, has a key twice or a number that no float can hold.
     """
     try:
-        record = _parsed(path.read_bytes())
+        text = read_regular(path)
+        record = _parsed(text)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: a JSON record expected: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
         raise RecordError(f"{path}: no record of mlxquant: it names no schema; give what a command's --json printed")
-    return record
+    return record, hashlib.sha256(text).hexdigest()
 
 
 def read_checked(
@@ -81,10 +92,30 @@ def read_checked(
 
 
 def _parsed(text: bytes) -> Any:
-    value = json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
+    value = json.loads(
+        text, parse_float=_finite, parse_int=_whole, parse_constant=lambda _: None, object_pairs_hook=unique_keys
+    )
     if re.search(rb"\\u[dD][89a-fA-F]", text):  # a half of a pair is no text: nothing could write or show it
-        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        value = json.loads(whole, object_pairs_hook=unique_keys)
     return value
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a table of JSON's pairs, for `object_pairs_hook`. Raises ValueError for a key that stands twice.
+
+    JSON leaves open which of the two counts, so a reader and a checker could each see another value.
+    """
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {_short(twice)} stands twice")
+    return table
+
+
+def _short(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
 
 
 def check_modules(record: Mapping[str, Any], where: str) -> None:
@@ -166,6 +197,12 @@ def _entry(entry: dict[str, Any]) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits, which is larger than any figure")
+    return int(text)
 
 
 def _finite(text: str) -> float | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from .card import card
 from .checkpoint import plain_name
+from .disk import read_regular
 from .errors import BuildError, RecordError, UsageError, listed
 from .hashing import sha256
 from .headers import shown
@@ -63,7 +64,7 @@ def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_
     manifest = read_manifest(build)
     if manifest is None:
         raise BuildError(f"{build}: has no {MANIFEST}; only builds that mlxquant made and can check are uploaded")
-    text = (build / MANIFEST).read_bytes()
+    text = read_regular(build / MANIFEST)
     if problems := _problems(build, manifest["files"]):
         raise BuildError(f"{build}: not uploaded, it is not what was converted:\n{listed(problems)}")
     files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()} | {MANIFEST: len(text)}

@@ -21,6 +21,7 @@ import xxhash
 
 from .build import read_build
 from .checkpoint import read_file_header
+from .disk import read_regular
 from .errors import BuildError, MlxquantError, RecipeError, SourceError
 from .fill import Progress, Watch
 from .headers import Tensor
@@ -131,7 +132,7 @@ def _manifest(folder: Path, differences: list[str], notes: list[str]) -> dict[st
             f"no {MANIFEST}: another tool made this build, or it was lost; that files are whole"
             " can be told by --source alone"
         )
-    elif not seal_holds((folder / MANIFEST).read_bytes()):
+    elif not seal_holds(read_regular(folder / MANIFEST)):
         differences.append(f"{MANIFEST}: its own checksum (run.manifest_sha256) does not fit it; it was changed")
     return manifest
 

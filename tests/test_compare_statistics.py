@@ -11,12 +11,12 @@ import pytest
 from mlxquant.compare.documents import Document
 from mlxquant.compare.grouping import ALL, Group, bucket_names, shared_tokens
 from mlxquant.compare.layer_statistics import layer_measurements, margin_measurements
-from mlxquant.compare.metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
 from mlxquant.compare.scores import TokenScores
 from mlxquant.compare.statistics import reference_measurements, routing_damage, token_measurements
 from mlxquant.compare.tally import Tally
 from mlxquant.compare.verdicts import against_each_other, against_floor, difference_measurements, kl_difference
 from mlxquant.errors import OutputError
+from mlxquant.metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
 
 from .compare_tallies import LAYERS, documents, fill, filled, layer_scores, part, token_scores
 

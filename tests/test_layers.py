@@ -22,7 +22,11 @@ PACKAGE = ROOT / "mlxquant"
 
 # A folder stands for all its modules, a trailing * for any ending.
 LAYERS: list[tuple[str, str]] = [
-    ("words", "__init__ errors secrets formats modules records units columns layers machine programs disk intervals"),
+    (
+        "words",
+        "__init__ errors secrets formats metrics modules records schemas units columns layers machine programs disk"
+        " intervals",
+    ),
     (
         "source",
         "remote_code hub* readers downloads staging headers prequantized fp8 checkpoint compiled tiles strided"

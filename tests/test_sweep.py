@@ -367,13 +367,15 @@ def test_the_text_says_what_is_open_and_what_the_next_smaller_one_misses(tmp_pat
     assert "FAIL: kl_nats ≤ 0.02: 0.03 [0.027, 0.033]" in lines[at + 1]
 
 
-def test_the_exit_code_is_0_with_a_recommendation_and_1_without(tmp_path):
+def test_the_exit_code_is_0_with_a_recommendation_1_where_all_fail_and_4_where_some_stay_open(tmp_path):
     good, bad = write(tmp_path, good=comparison(*walk()), bad=comparison(*walk(factor=100.0)))
     (gate,) = write(tmp_path, gate=GATE)
     done = run("--from", good, "-t", gate, "--json", "-o", tmp_path / "sweep.json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == json.loads((tmp_path / "sweep.json").read_text())
     assert run("--from", bad, "-t", gate).exit_code == 1
+    (gate,) = write(tmp_path, more=GATE + '[[tolerance]]\nmetric = "pass"\nmin_difference = -0.05\n')
+    assert run("--from", good, "-t", gate).exit_code == 4
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from mlxquant.cli import main
 from mlxquant.machine import describe_machine, describe_versions
+from mlxquant.metrics import METRICS, metric_named
 from mlxquant.validate import ToleranceError, default_text, read_tolerances
-from mlxquant.validate.metrics import METRICS, metric_named
 
 from .report_records import HOSTILE
 from .validate_records import bench, compare, evaluation, measure, write
@@ -142,13 +142,15 @@ def test_the_file_s_confidence_and_least_numbers_hold_unless_a_tolerance_has_its
 
 
 def test_every_metric_that_measuring_writes_is_known() -> None:
-    from mlxquant.compare.metrics import DP_QUANTILES, KL_QUANTILES, MEANINGS
     from mlxquant.evals.items import CALL_CHECKS
+    from mlxquant.metrics import DP_QUANTILES, KL_QUANTILES
     from mlxquant.tau2.figures import PARTS
 
-    for name in (*KL_QUANTILES, *DP_QUANTILES, *MEANINGS, *CALL_CHECKS, *PARTS, "pass", "pass_hat_4", "ttft_s_p99"):
+    for name in (*KL_QUANTILES, *DP_QUANTILES, *CALL_CHECKS, *PARTS, "pass", "pass_hat_4", "ttft_s_p99"):
         assert metric_named(name), name
-    assert metric_named("pass_difference") is metric_named("pass")
+    difference, ratio = metric_named("same_top_difference"), metric_named("kl_nats_ratio")
+    assert difference is not None and (difference.better, difference.low, difference.high) == ("higher", -1.0, 1.0)
+    assert ratio is not None and (ratio.better, ratio.low, ratio.family) == ("lower", 0.0, "compare")
     assert len({m.name for m in METRICS}) == len(METRICS)
     assert run("--metrics").stdout.count("\n") == len(METRICS)
 

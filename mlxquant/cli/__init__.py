@@ -17,8 +17,9 @@ from .. import __version__
 from ..errors import MlxquantError
 from ..secrets import redact
 
-# What a shell reports of a command that Ctrl-C ended; click's own 1 would mean a missed tolerance here.
-INTERRUPTED = 130
+# A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
+# wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
+FAILED, OPEN, INTERRUPTED = 1, 4, 130
 
 # command -> one line of help; kept here so that `mlxquant --help` imports none of them
 COMMANDS = {
@@ -119,5 +120,5 @@ def main(debug: bool) -> None:
     mlxquant audit   build
 
     SOURCE is a folder, a Hub id (org/name[@revision]) or, for plan, a config.json.
-    Exit codes: 0 done, 1 a quality gate failed, 2 usage, 3 error, 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 error, 4 not settled (too little measured), 130 Ctrl-C.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError, UsageError
-from . import INTERRUPTED
+from . import FAILED, INTERRUPTED, OPEN
 from .options import dtype_option, json_option
 from .output import write_whole
 
@@ -60,7 +60,7 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
 
     Every recipe at every --bits is judged against full precision in one pass over the weights, as `compare` does it,
     then held against the tolerances, as `validate` does it. PASS alone is inside. Exit code 0 where a recipe is
-    recommended, 1 where none is inside.
+    recommended, 1 where every one is outside, 4 where none is inside but some are not settled.
 
     \b
     mlxquant validate --init tolerances.toml
@@ -85,7 +85,7 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
         write_whole(output, f"{text}\n")
     click.echo(text if as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
-        sys.exit(1)
+        sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
     if (words := convert_words(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
         click.echo(f"Next: {words}", err=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import OutputError, UsageError
+from . import FAILED, OPEN
 from .options import json_option
 from .output import write_whole
 
@@ -24,6 +25,7 @@ _DEFAULT = Path("tolerances.toml")
 )
 @click.option("--baseline-at", metavar="WHERE", help="Where the baseline is to be found: a path, URL or revision.")
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
+@click.option("--allow-same", is_flag=True, help="Judge a candidate that is its own baseline: a noise floor run.")
 @click.option("--init", is_flag=True, help="Write a commented tolerance file (RECORD: its name), and judge nothing.")
 @click.option("--metrics", is_flag=True, help="List the figures that a tolerance may name.")
 @click.option("--since", metavar="MANIFEST", type=_PATH,
@@ -36,7 +38,8 @@ def command(records: tuple[Path, ...], **options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
 
     RECORD is what compare, eval, tau2, bench, plan or audit wrote; all of one build, source and machine. PASS only
-    where every interval lies within its tolerance. Exit code 0 for PASS, 1 for all else: FAIL, INCONCLUSIVE, missing.
+    where every interval lies within its tolerance. Exit code 0 for PASS, 1 for FAIL, 4 for what is not settled:
+    INCONCLUSIVE, TOO FEW or MISSING, and no FAIL.
 
     \b
     mlxquant validate --init tolerances.toml
@@ -69,6 +72,7 @@ def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any])
         candidates=options["candidates"],
         baseline_at=options["baseline_at"],
         mixed_machines=options["mixed_machines"],
+        allow_same=options["allow_same"],
     )
     text = record_text(record)
     forms = (("output", f"{text}\n"), ("markdown", verdict_markdown(record)), ("junit", verdict_junit(record)))
@@ -77,7 +81,7 @@ def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any])
             write_whole(options[option], written)
     click.echo(text if options["as_json"] else verdict_text(record))
     if record["verdict"] != "PASS":
-        sys.exit(1)
+        sys.exit(FAILED if record["verdict"] == "FAIL" else OPEN)
 
 
 def _init(records: tuple[Path, ...]) -> None:
@@ -94,11 +98,11 @@ def _init(records: tuple[Path, ...]) -> None:
 
 
 def _list_metrics() -> None:
-    from ..validate.metrics import METRICS
+    from ..metrics import METRICS
 
     for metric in METRICS:
         name = metric.shown or metric.name
-        click.echo(f"{name:<29} {metric.about}; {metric.better} is better ({metric.family})")
+        click.echo(f"{name:<29} {metric.meaning}; {metric.best} ({metric.family})")
 
 
 def _since(
@@ -113,4 +117,4 @@ def _since(
         write_whole(output, f"{text}\n")
     click.echo(text if as_json else since_text(record))
     if record["again"]:
-        sys.exit(1)
+        sys.exit(FAILED)

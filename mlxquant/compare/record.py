@@ -19,6 +19,7 @@ from ..checkpoint import Checkpoint
 from ..errors import DataError, UsageError
 from ..layout import read_layout
 from ..machine import describe_machine, describe_versions
+from ..metrics import CAVEAT
 from ..plan import source_record
 from .documents import BUILTIN, Documents, read_documents
 from .engine import NOISE_FLOOR, Options, Pass, Progress, compare
@@ -26,7 +27,6 @@ from .figures import SCHEMA
 from .grouping import shared_tokens
 from .lanes import Candidate
 from .layer_statistics import layer_measurements, margin_measurements
-from .metrics import CAVEAT
 from .ranks import Ranks
 from .statistics import reference_measurements, routing_damage, token_measurements
 from .tally import ACCUMULATED, LAYER_FIELDS, Tally

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..intervals import Interval, clustered_quantiles, linearized, ratio_of_sums, share_of_sums
+from ..metrics import DP_QUANTILES, KL_QUANTILES
 from .grouping import ALL, Group
-from .metrics import DP_QUANTILES, KL_QUANTILES
 from .tally import ACCUMULATED, TEACHER_FORCED, TOKEN_FIELDS, Tally
 
 Sums = NDArray[np.float64]

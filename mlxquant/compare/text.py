@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..columns import WIDTH, cut, labelled, simple_table
+from ..metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
 from ..units import show_bytes
 from .figures import Figures, Measured, figures_of
-from .metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
 
 _SHORTEST = 12  # columns that a candidate's name has at least
 _SMALL = 0.0005  # half an interval's width below which figures are written with exponents

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..intervals import Interval, ratio_of_sums, samples_needed
+from ..metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
 from .grouping import ALL
-from .metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
 from .statistics import Measurement, measurement
 from .tally import ACCUMULATED, TOKEN_FIELDS, Tally
 

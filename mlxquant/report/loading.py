@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from ..compare.figures import comparison_problems
 from ..errors import RecordError, listed
 from ..evals.reading import problems_of
-from ..records import check_modules, read_record
+from ..records import check_modules, read_hashed
 from .judged_checks import agent_problems, verdict_problems
 from .swept_checks import sweep_problems
 
@@ -55,11 +54,11 @@ def load(path: Path) -> Loaded:
                 f"{path}: a folder without {_RECORD}; write one: mlxquant audit {path} --json > {path.name}.audit.json"
             )
         path = path / _RECORD
-    record = read_record(path)
+    record, sha256 = read_hashed(path)
     problems = list(_problems(record, str(path)))
     if problems:
         raise RecordError(listed([f"{path}: {record['schema']}: {problem}" for problem in problems], limit=5))
-    return Loaded(_name(path), _file(path), hashlib.sha256(path.read_bytes()).hexdigest(), record)
+    return Loaded(_name(path), _file(path), sha256, record)
 
 
 def _name(path: Path) -> str:

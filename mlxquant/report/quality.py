@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..compare.figures import Figures, Measured, figures_of
-from ..compare.metrics import CAVEAT
 from ..compare.text import mnat, percent, plus_minus
+from ..metrics import CAVEAT
 from ..units import show_bytes
 from .charts import error_by_layer, error_ranges
 from .drawn import most_telling

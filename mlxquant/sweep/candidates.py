@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UsageError
+from ..schemas.sense import PLACES
 from ..validate.evidence import NOISE_FLOOR, table_of
 from ..variations import split_variation
 
@@ -149,11 +150,9 @@ def _apart(found: Sequence[Candidate]) -> Iterator[Candidate]:
 
 def overall(entry: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None:
     """A candidate's measurement over everything, as served; None where it was not measured."""
-    from ..validate.tolerances import PLACES
-
     measured = entry.get("measurements")
     for m in measured if isinstance(measured, list) else ():
-        if m.get("metric") == metric and not any(place in m for place in PLACES):
+        if m.get("metric") == metric and not any(m.get(place) is not None for place in PLACES):
             return m if m.get("estimate") is not None else None
     return None
 

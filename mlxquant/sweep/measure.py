@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,12 +102,7 @@ def tolerances_before(path: Path, *, evaluated: bool) -> Tolerances:
     A suite's own figures are known when it was played, so with an evaluation their names are taken on trust here.
     Raises ToleranceError.
     """
-    names: list[str] = []
-    if evaluated:
-        with suppress(OSError, ValueError):
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-            names = [t["metric"] for t in table.get("tolerance", ()) if isinstance(t, dict) and "metric" in t]
-    return read_tolerances(path, names)
+    return read_tolerances(path, None if evaluated else ())
 
 
 def needed(options: Options, tolerances: Tolerances) -> Options:

@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError, UsageError, listed
-from ..records import read_record
-from ..validate.agreement import MixedRecordsError, check_machines, common, disagreements
+from ..validate.agreement import (
+    Chosen,
+    MixedRecordsError,
+    check_machines,
+    check_other_than_baseline,
+    common,
+    disagreements,
+)
 from ..validate.caveats import caveats
 from ..validate.dates import shown
 from ..validate.evidence import NOISE_FLOOR, Evidence, Side
@@ -73,12 +79,16 @@ def sweep(
             for name, found in sides.items()
         },
         measured_in={name: [e.file for e, _ in found] for name, found in sides.items()},
-        warnings=[*warnings, *_strangers(evidence, sides)],
+        warnings=[
+            *warnings,
+            *(w for name, f in sides.items() for w in check_other_than_baseline(Chosen(name, tuple(f)), allowed=True)),
+            *_strangers(evidence, sides),
+        ],
     )
     return _record(swept, tolerances, read, notes)
 
 
-def _read(records: Sequence[Path]) -> tuple[dict[str, Any], list[Evidence]]:
+def _read(records: Sequence[Path]) -> tuple[Mapping[str, Any], list[Evidence]]:
     """The one comparison, and all records as evidence, the comparison first."""
     evidence = [read_evidence(path) for path in records]
     if len({e.sha256 for e in evidence}) < len(evidence):
@@ -87,7 +97,7 @@ def _read(records: Sequence[Path]) -> tuple[dict[str, Any], list[Evidence]]:
     if len(compared) != 1:
         raise UsageError(f"a sweep is of one comparison: {len(compared)} records of compare given, 1 expected")
     first = compared[0]
-    comparison = read_record(records[first])
+    comparison = evidence[first].record
     if comparison["schema"] != _COMPARE:
         raise RecordError(f"{records[first]}: schema {_COMPARE} expected, {comparison['schema']!r} found")
     return comparison, [evidence[first], *(e for i, e in enumerate(evidence) if i != first)]

@@ -10,18 +10,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..disk import read_regular
 from ..errors import RecordError
 from .parsing import expected_actions, parse_tau1, parse_tau2
 from .results import Results, Simulation
 
 _FOLDER, _INDEX = "simulations", "results.json"
 _GZIP = b"\x1f\x8b"
+_PIECE = 64
+_DIGITS = 300
 _ARRAY = re.compile(r'"simulations"\s*:\s*\[')
 
 
@@ -75,7 +79,7 @@ def read_results(path: Path, name: str | None = None) -> Results:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -86,12 +90,16 @@ def _parsed(data: bytes, path: Path, problems: list[str]) -> Any:
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error):
-            data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data)  # whatever came before the cut
+            data = _before_the_damage(data)
+            if not data:
+                raise RecordError(
+                    f"{path}: begins as gzip does, but nothing of it can be unpacked; it is damaged: get it again"
+                ) from None
             problems.append(f"{path.name}: the gzip stream is cut off or damaged")
     if not data.strip():
         raise RecordError(f"{path}: the file is empty; the run wrote nothing, or was ended before it did")
     try:
-        return json.loads(data)
+        return json.loads(data, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         text = data.decode("utf-8", "replace")
         rest = _before_the_cut(text)
@@ -100,6 +108,22 @@ def _parsed(data: bytes, path: Path, problems: list[str]) -> Any:
         count = len(rest if isinstance(rest, list) else rest["simulations"])
         problems.append(f"{path.name}: broken JSON ({error}); the {count:,} records before that are read")
         return rest
+
+
+def _whole(text: str) -> float:
+    """A whole number; one that no float holds is infinite, which no field of a result can be."""
+    return int(text) if len(text) <= _DIGITS else math.inf
+
+
+def _before_the_damage(data: bytes) -> bytes:
+    """What a cut or damaged gzip stream holds up to there; a piece at a time, since an error loses its whole piece."""
+    stream, whole = zlib.decompressobj(zlib.MAX_WBITS | 16), bytearray()
+    for start in range(0, len(data), _PIECE):
+        try:
+            whole += stream.decompress(data[start : start + _PIECE])
+        except zlib.error:
+            break
+    return bytes(whole)
 
 
 def _before_the_cut(text: str) -> Any:
@@ -113,7 +137,7 @@ def _before_the_cut(text: str) -> Any:
 
 
 def _whole_items(text: str, position: int) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_int=_whole)
     while True:
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
@@ -149,8 +173,8 @@ def _from_folder(folder: Path, index: Any, problems: list[str], digest: Any) -> 
         ]
     for file in files:
         try:
-            data = file.read_bytes()
-            entry = json.loads(data)
+            data = read_regular(file)
+            entry = json.loads(data, parse_int=_whole)
         except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{folder.name}/{file.name}: cannot be read as JSON ({error}); left out")
             continue

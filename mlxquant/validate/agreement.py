@@ -22,6 +22,8 @@ _SERVES = ("cores", "memory_bytes", "os", "gpu_cores", "gpu", "device", "power_m
 _TIMED = ("bench", "eval")
 _VERSIONS = ("mlxquant", "mlx", "mlx-lm")
 _SIZES = ("plan", "audit")
+# what an evaluation's record says instead of the address of a server that is not on this machine
+ELSEWHERE = "another machine"
 
 
 class MixedRecordsError(MlxquantError):
@@ -44,6 +46,10 @@ def choose(evidence: Sequence[Evidence], wanted: Sequence[str] = ()) -> list[Cho
 
     Raises UsageError where a record lacks it or a name is needed, MixedRecordsError where records disagree.
     """
+    known = dict.fromkeys(name for e in evidence for side in _judged(e) for name in _names_of(side))
+    if unknown := [name for name in wanted if name not in known]:
+        listed_names = ", ".join(known) or "none"
+        raise UsageError(f"--candidate {unknown[0]}: no record has a candidate of this name; they have {listed_names}")
     names = list(wanted) or _only_names(evidence)
     return [_agreeing(name, evidence) for name in dict.fromkeys(names)]
 
@@ -60,6 +66,8 @@ def _only_names(evidence: Sequence[Evidence]) -> list[str]:
     if len(several) == len(evidence) and all(names and set(names) == set(several[0]) for names in several):
         return several[0]
     known = dict.fromkeys(side.name for e in evidence for side in _judged(e))
+    if not known:
+        raise UsageError(f"{evidence[0].file}: no candidate but the noise floor; give records of recipes or builds")
     raise UsageError(f"several candidates in these records; give --candidate with one of {', '.join(known)}")
 
 
@@ -83,9 +91,69 @@ def _agreeing(name: str, evidence: Sequence[Evidence]) -> Chosen:
     return Chosen(name, tuple(sides), tuple(warnings))
 
 
+def same_builds(chosen: Chosen) -> tuple[list[str], list[str]]:
+    """Where a candidate is its own baseline, and where it may be: (certain, likely), a line each.
+
+    A gate that holds a build against itself passes whatever the build is. One manifest, one recipe, or one model of
+    one server on both sides is certain; manifests that differ are two conversions, which one recipe makes likely.
+    """
+    certain, likely = list[str](), list[str]()
+    for e, side in chosen.sides:
+        if e.baseline is None:
+            continue
+        of = f"{e.file}: candidate {side.name!r} and baseline {e.baseline.name!r}"
+        manifests = [x.identity.get("manifest_sha256") for x in (side, e.baseline)]
+        if None not in manifests and manifests[0] == manifests[1]:
+            certain.append(f"{of} are one build (manifest_sha256 {_short(manifests[0])})")
+            continue
+        (certain if None in manifests else likely).extend(f"{of} are {what}" for what in _in_common(side, e.baseline))
+        likely += [f"{of} are {what}" for what in _perhaps_in_common(side, e.baseline)]
+    return certain, likely
+
+
+def check_other_than_baseline(chosen: Chosen, *, allowed: bool) -> list[str]:
+    """Warnings where a candidate is, or may be, its own baseline. Raises UsageError where it is, unless `allowed`."""
+    certain, likely = same_builds(chosen)
+    if certain and not allowed:
+        raise UsageError(
+            f"{'; '.join(certain)}; a build held against itself passes whatever it is: give records of another"
+            " candidate, or --allow-same where the run was meant to measure noise"
+        )
+    return [
+        *(f"{line}: the verdict is on noise, not on a quantization (--allow-same)" for line in certain),
+        *(f"{line}: they may be the same, and then nothing was compared" for line in likely),
+    ]
+
+
+def _in_common(a: Side, b: Side) -> Iterator[str]:
+    """What makes two sides one, where no manifest parts them."""
+    recipe = a.identity.get("recipe_sha256")
+    if recipe is not None and recipe == b.identity.get("recipe_sha256"):
+        yield f"of one recipe (sha256 {_short(recipe)})"
+    server = [(x.pointer.get("endpoint"), x.pointer.get("model")) for x in (a, b)]
+    if server[0] == server[1] and server[0][0] not in (None, ELSEWHERE):
+        yield f"one model of one server ({server[0][1]} at {server[0][0]})"
+
+
+def _perhaps_in_common(a: Side, b: Side) -> Iterator[str]:
+    """What two builds can have in common and yet differ."""
+    server = [(x.pointer.get("endpoint"), x.pointer.get("model")) for x in (a, b)]
+    if server[0] == server[1] and server[0][0] == ELSEWHERE:
+        yield f"of one model name ({server[0][1]}), on servers of other machines, whose addresses records do not keep"
+    config = a.identity.get("config_sha256")
+    if config is not None and config == b.identity.get("config_sha256") and "recipe_sha256" not in a.identity:
+        yield f"of one config.json (sha256 {_short(config)})"
+
+
 def disagreements(sides: Sequence[tuple[Evidence, Side]]) -> list[str]:
     """Where records that should be of one candidate measured different builds or sources."""
     return [*_other_builds(sides), *_other_sources(sides)]
+
+
+def _names_of(side: Side) -> list[str]:
+    """What a candidate may be called: its name in the record, and its recipe's."""
+    recipe = side.pointer.get("recipe", {}).get("name")
+    return [side.name, *([str(recipe)] if recipe else [])]
 
 
 def _side_named(name: str, e: Evidence) -> Side:

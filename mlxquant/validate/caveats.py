@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..metrics import metric_named
 from .judge import INCONCLUSIVE, MISSING, Check
-from .metrics import metric_named
 
 _KL = "kl_"
 _FLIPS = ("same_top", "expert_set_changed", "first_expert_changed", "flips_weighted")

@@ -8,14 +8,13 @@ logarithms, where their intervals are symmetric and can be stated again at anoth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..intervals import Interval
+from ..schemas.sense import COUNTED, SIZES
 
-COUNTED = "counted"
 NOISE_FLOOR = "noise floor"
-_SIZES = ("bytes", "bpw", "active_bytes_per_token")
 # beginnings of schemas -> what figures are clustered by
 UNITS = {
     "mlxquant.compare/": "documents", "mlxquant.eval/": "tasks", "mlxquant.tau2/": "tasks", "mlxquant.bench/": "rounds",
@@ -62,7 +61,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One record. `baseline` is None where it has none; `unit` is what its figures are clustered by."""
+    """One record. `baseline` is None where it has none; `unit` is what its figures are clustered by.
+
+    `sha256` is of the bytes that `record` was read from.
+    """
 
     file: str
     schema: str
@@ -74,6 +76,7 @@ class Evidence:
     baseline: Side | None
     candidates: tuple[Side, ...]
     notes: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def unit(self) -> str:
@@ -89,7 +92,7 @@ class Evidence:
 def counted(table: Mapping[str, Any]) -> Iterator[Figure]:
     """Sizes that a record states; they are known, not sampled."""
     traffic = table_of(table.get("traffic"))
-    for metric in _SIZES:
+    for metric in SIZES:
         value = table.get(metric, traffic.get(metric))
         if type(value) in (int, float):
             yield Figure(metric, (), exactly(float(value)))

@@ -22,8 +22,9 @@ from typing import Any
 
 from ..intervals import Interval, samples_needed
 from ..intervals.interval import EXACT_METHOD, clopper_pearson
-from .evidence import COUNTED, Evidence, Figure, Side, exactly
-from .metrics import metric_named
+from ..metrics import metric_named
+from ..schemas.sense import COUNTED
+from .evidence import Evidence, Figure, Side, exactly
 from .relative import difference_between, log_ratio_between, stated
 from .tolerances import Tolerance
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 from ..errors import RecordError, listed
 from ..intervals import Interval
 from ..intervals.interval import EXACT_METHOD, clopper_pearson
-from ..records import check_modules, read_record
+from ..records import check_modules, read_hashed
+from ..schemas import kind_of
+from ..schemas.sense import COUNTS, PLACES, senseless, sizes_of
 from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, Side, counted, identity_of, pointer_of, table_of
 from .speeds import bench_sides
-from .tolerances import PLACES
 
 _NUMBERS = ("estimate", "low", "high", "se")
 
@@ -23,35 +23,41 @@ def read_evidence(path: Path) -> Evidence:
     """Read a record of plan, audit, compare, eval, tau2 or bench. Raises RecordError with all that is wrong."""
     if path.is_dir():
         path = path / "audit.json"
-    record = read_record(path)
+    record, sha256 = read_hashed(path)
     schema = str(record["schema"])
-    if not any(schema.startswith(start) for start in UNITS):
-        known = ", ".join(sorted(start.removeprefix("mlxquant.").rstrip("/") for start in UNITS))
-        raise RecordError(f"{path}: {schema} is nothing to judge; give records of {known}")
+    kind_of(schema, str(path), [start.removeprefix("mlxquant.").rstrip("/") for start in UNITS], "to judge")
     name = f"{path.resolve().parent.name}/{path.name}" if path.name == "audit.json" else path.name
     baseline, candidates = _sides(record, schema, str(path))
     return Evidence(
         file=name,
         schema=schema,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256,
         date=record.get("date") if isinstance(record.get("date"), str) else None,
         machine=table_of(record.get("machine")),
         versions=table_of(record.get("versions")),
         source=table_of(record.get("source")),
         baseline=baseline,
         candidates=candidates,
-        notes=tuple(str(note) for note in record.get("notes") or [] if isinstance(note, str)),
+        notes=_notes(record.get("notes"), str(path)),
+        record=record,
     )
+
+
+def _notes(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list | None) or not all(isinstance(note, str) for note in value or []):
+        raise RecordError(f"{where}: notes: a list of texts expected, {str(value)[:40]!r} found")
+    return tuple(value or [])
 
 
 def _sides(record: Mapping[str, Any], schema: str, where: str) -> tuple[Side | None, tuple[Side, ...]]:
     if schema.startswith(("mlxquant.plan/", "mlxquant.audit/")):
         check_modules(record, where)
+        if problems := list(sizes_of(record["totals"], "totals")):
+            raise RecordError(listed([f"{where}: {schema}: {problem}" for problem in problems]))
         return None, (_sized(record),)
     if schema.startswith("mlxquant.bench/"):
         return bench_sides(record, where)
-    problems = list(_problems(record))
-    if problems:
+    if problems := list(_problems(record)) or list(senseless(record)):
         raise RecordError(listed([f"{where}: {schema}: {problem}" for problem in problems], limit=5))
     sides = tuple(_side(entry, schema) for entry in record["candidates"])
     source = table_of(record.get("source"))
@@ -78,19 +84,18 @@ def _side(entry: Mapping[str, Any], schema: str) -> Side:
 
 
 def _figure(entry: Mapping[str, Any], schema: str) -> Figure:
-    where = tuple((key, str(entry[key])) for key in PLACES if key in entry)
+    where = tuple((key, str(entry[key])) for key in PLACES if entry.get(key) is not None)
     interval = Interval.from_dict(entry)
-    if schema.startswith("mlxquant.eval/") and entry["metric"] in ("infrastructure_errors", "timeouts"):
+    if schema.startswith("mlxquant.eval/") and entry["metric"] in COUNTS:
         interval = _share_of_trials(interval)
     return Figure(entry["metric"], where, interval)
 
 
 def _share_of_trials(found: Interval) -> Interval:
     """What an evaluation counts (3 of 40 trials) as a share, its interval by tasks."""
-    share = min(found.estimate / found.n, 1.0) if found.n else 0.0
-    clusters = max(found.clusters, 1)
-    low, high = clopper_pearson(share * clusters, clusters, found.confidence)
-    return Interval(share, low, high, None, found.n, clusters, found.confidence, EXACT_METHOD)
+    share = found.estimate / found.n
+    low, high = clopper_pearson(share * found.clusters, found.clusters, found.confidence)
+    return Interval(share, low, high, None, found.n, found.clusters, found.confidence, EXACT_METHOD)
 
 
 def _problems(record: Mapping[str, Any]) -> Iterator[str]:
@@ -117,5 +122,8 @@ def _is_measurement(entry: Any) -> bool:
         return False
     numbers: Sequence[Any] = [entry.get(key, "") for key in _NUMBERS]
     if not all(value is None or type(value) in (int, float) for value in numbers) or numbers[0] is None:
+        return False
+    more = [entry.get(key) for key in ("confidence", "df") if key in entry]
+    if not all(type(value) in (int, float) for value in more) or not isinstance(entry.get("method", ""), str):
         return False
     return type(entry.get("n")) is int and type(entry.get("clusters")) is int

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..errors import RecordError
 from ..machine import describe_machine, describe_versions
+from ..metrics import metric_named
 from ..records import read_record
 from ..revalidate import DEPENDS, Change, changes
-from .metrics import metric_named
 from .tolerances import read_tolerances
 from .words import name
 
@@ -92,7 +92,7 @@ def _checked(path: Path) -> dict[str, Any]:
 def _tolerances(path: Path, stale: set[str]) -> list[dict[str, Any]]:
     """Each tolerance that rests on figures which no longer hold."""
     found = []
-    for t in read_tolerances(path, _any_metric(path)).tolerances:
+    for t in read_tolerances(path, None).tolerances:
         metric = metric_named(t.metric)
         kind = _FAMILIES.get(metric.family) if metric else "quality"
         if kind in stale:
@@ -100,22 +100,6 @@ def _tolerances(path: Path, stale: set[str]) -> list[dict[str, Any]]:
                 {"tolerance": t.number, "metric": t.metric, **dict(t.where), "limit": t.limit, "figures": kind}
             )
     return found
-
-
-def _any_metric(path: Path) -> list[str]:
-    """All names that the file itself uses: a suite's own checks are in no list, and no record is at hand."""
-    import tomllib
-
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []  # told by read_tolerances
-    entries = table.get("tolerance", [])
-    return (
-        [str(e["metric"]) for e in entries if isinstance(e, dict) and "metric" in e]
-        if isinstance(entries, list)
-        else []
-    )
 
 
 def _change(change: Change) -> dict[str, Any]:

@@ -16,18 +16,19 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..disk import read_regular
 from ..errors import MlxquantError, listed
+from ..metrics import METRICS, SHARE, Metric, metric_named, valid_names
 from ..rule_syntax import nearest, unknown_keys
-from .metrics import metric_named
+from ..schemas.sense import PLACES
 
 SCHEMA = "mlxquant.tolerances/1"
-PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
 EVERY = "*"
 RECORDS = ("compare", "eval", "tau2", "bench", "plan", "audit")
 KINDS: dict[str, tuple[str, str]] = {
@@ -41,6 +42,8 @@ _TOLERANCE_KEYS = ("metric", "record", *PLACES, *_LIMITS, *_SURENESS, "why")
 _FILE_KEYS = ("schema", "name", *_SURENESS, "tolerance")
 _DEFAULTS = {"confidence": 0.95, "min_clusters": 20, "min_samples": 0}
 _DEFAULT_FILE = "default.toml"
+_MOST_TIMES = 50.0  # a ratio beyond it is a percentage
+_MOST_PLACES = 10_000
 
 
 class ToleranceError(MlxquantError):
@@ -89,19 +92,24 @@ class Tolerances:
     tolerances: tuple[Tolerance, ...]
 
 
-def read_tolerances(path: Path, also_valid: Sequence[str] = ()) -> Tolerances:
+def read_tolerances(path: Path, also_valid: Sequence[str] | None = ()) -> Tolerances:
     """Read a tolerance file; metrics of records at hand (`also_valid`) may be named besides those of `metrics`.
 
+    With None any metric may be named: where no record is at hand, nobody knows a suite's own checks.
     Raises ToleranceError with every mistake.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise ToleranceError(f"{path}: cannot be read ({error.strerror}); validate --init {path} writes one") from None
     try:
         table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, no TOML, numbers of 5,000 digits
         raise ToleranceError(f"{path}: no TOML: {error}") from None
+    if key := _too_large(table):
+        raise ToleranceError(f"{path.name}: {key} is a number of more than 64 bits; no figure is as large")
+    if also_valid is None:
+        also_valid = _own_names(table)
     problems = unknown_keys(table, _FILE_KEYS, path.name)
     if table.get("schema", SCHEMA) != SCHEMA:
         problems.append(f"{path.name}: schema is {table['schema']!r}, {SCHEMA!r} expected")
@@ -128,6 +136,22 @@ def default_text() -> str:
     return files(__package__).joinpath(_DEFAULT_FILE).read_text(encoding="utf-8")
 
 
+def _own_names(table: Mapping[str, Any]) -> list[str]:
+    """All metrics that the file itself names."""
+    entries = table.get("tolerance")
+    named = [e.get("metric") for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    return [name for name in named if isinstance(name, str)]
+
+
+def _too_large(value: Any, key: str = "it") -> str | None:
+    """The key of a whole number that TOML has no room for, though Python's reader takes it; None where all fit."""
+    if isinstance(value, dict):
+        return next((found for k, v in value.items() if (found := _too_large(v, k))), None)
+    if isinstance(value, list):
+        return next((found for v in value if (found := _too_large(v, key))), None)
+    return key if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 else None
+
+
 def _tolerances(
     entry: Any, number: int, defaults: Mapping[str, Any], also_valid: Sequence[str], where: str, problems: list[str]
 ) -> list[Tolerance]:
@@ -139,6 +163,8 @@ def _tolerances(
     problems += unknown_keys(entry, _TOLERANCE_KEYS, where)
     problems += _metric_problems(entry.get("metric"), also_valid, where)
     kind, low, high = _limits(entry, where, problems)
+    if len(problems) == before:
+        problems += [f"{where}: {problem}" for problem in _idle(entry["metric"], kind, low, high)]
     sure = {**defaults, **_sureness(entry, where, problems)}
     places = _places(entry, where, problems)
     if entry.get("record", RECORDS[0]) not in RECORDS:
@@ -154,8 +180,6 @@ def _tolerances(
 
 
 def _metric_problems(name: Any, also_valid: Sequence[str], where: str) -> list[str]:
-    from .metrics import METRICS, valid_names
-
     if isinstance(name, str) and (metric_named(name) or name in also_valid):
         return []
     if not isinstance(name, str):
@@ -188,6 +212,45 @@ def _limits(entry: Mapping[str, Any], where: str, problems: list[str]) -> tuple[
     return given[0], low, high
 
 
+def _idle(name: str, kind: str, low: float | None, high: float | None) -> Iterator[str]:
+    """What is wrong with limits that no value of the metric can pass, or that every value passes.
+
+    A mistake of this kind is the worst that a gate can have: nothing is refused, and nobody is told.
+    """
+    metric = metric_named(name)
+    if metric is None:
+        return
+    of = {"itself": metric, "difference": metric.difference(), "ratio": metric.ratio()}[kind]
+    keys = KINDS[kind]
+    beyond = [
+        _beyond(of, name, key, end)
+        for key, end in zip(keys, (low, high), strict=True)
+        if end is not None and not (of.low <= end <= of.high and (of.unit != "ratio" or end <= _MOST_TIMES))
+    ]
+    yield from beyond
+    if beyond:
+        return
+    limits_below, limits_above = low is not None and low > of.low, high is not None and high < of.high
+    if {"lower": limits_above, "higher": limits_below, "zero": limits_below or limits_above}[of.better]:
+        return
+    idle, meant = keys if of.better == "lower" else (keys[1], keys[0])
+    if of.better != "zero" and (high if of.better == "lower" else low) is None:
+        yield f"{name}: {of.best}; {idle} limits nothing, {meant} was probably meant"
+    else:
+        ends = " and ".join(f"{k} = {e:g}" for k, e in zip(keys, (low, high), strict=True) if e is not None)
+        yield f"{name}: {ends} limits nothing: it lies between {of.low:g} and {of.high:g} anyway"
+
+
+def _beyond(of: Metric, name: str, key: str, end: float) -> str:
+    if of.unit == "ratio" and end > 0:
+        return f"{key} is {end:g}, which allows {end:g} times as much; {end / 100:g} was probably meant"
+    what = f"a {of.unit}" if of.unit in (SHARE, "probability") else f"in {of.unit}"
+    subject = "its difference" if "difference" in key else "it"
+    meant = f"; {end / 100:g} was probably meant" if of.high <= 1 < abs(end) <= 100 and of.low <= end / 100 else ""
+    span = f"between {of.low:g} and {of.high:g}" if math.isfinite(of.high) else f"at {of.low:g} or above"
+    return f"{key} is {end:g}, but {name} is {what}, so {subject} lies {span}{meant}"
+
+
 def _places(entry: Mapping[str, Any], where: str, problems: list[str]) -> list[tuple[tuple[str, str], ...]]:
     """Every combination of the places that are given, as (key, value) pairs."""
     found: list[tuple[tuple[str, str], ...]] = [()]
@@ -198,7 +261,9 @@ def _places(entry: Mapping[str, Any], where: str, problems: list[str]) -> list[t
         if not values or not all(type(v) in (str, int) and str(v) for v in values):
             problems.append(f"{where}: {key} is {entry[key]!r}, a text, a number or a list of them expected")
             continue
-        found = [(*place, (key, str(value))) for place in found for value in dict.fromkeys(values)]
+        found = [(*place, (key, str(value))) for place in found[:_MOST_PLACES] for value in dict.fromkeys(values)]
+    if len(found) > _MOST_PLACES:
+        problems.append(f"{where}: its lists of places make more than {_MOST_PLACES:,} limits; split it or use '*'")
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .agreement import Chosen, check_machines, choose, common
+from .agreement import Chosen, check_machines, check_other_than_baseline, choose, common
 from .caveats import caveats
 from .dates import shown, too_new, written
 from .evidence import Evidence, Side
@@ -41,10 +41,12 @@ def validate(
     candidates: Sequence[str] = (),
     baseline_at: str | None = None,
     mixed_machines: bool = False,
+    allow_same: bool = False,
 ) -> dict[str, Any]:
     """Judge candidates by a tolerance file, and make the record.
 
-    `baseline_at` is where to find what to go back to, in words. Raises ToleranceError, UsageError, MixedRecordsError.
+    `baseline_at` is where to find what to go back to, in words. `allow_same` lets a candidate be its own baseline, as
+    it is in a run that measures noise. Raises ToleranceError, UsageError, MixedRecordsError.
     """
     if not evidence:
         raise UsageError("nothing to judge: give records of compare, eval, tau2, bench, plan or audit")
@@ -53,8 +55,9 @@ def validate(
     metrics = sorted({f.metric for e in evidence for side in e.candidates for f in side.figures})
     read = read_tolerances(tolerances, metrics)
     warnings = check_machines(evidence, mixed=mixed_machines)
-    judged = [Judged(c, tuple(judge(read.tolerances, c.sides))) for c in choose(evidence, candidates)]
-    warnings += [w for j in judged for w in j.chosen.warnings]
+    chosen = choose(evidence, candidates)
+    warnings += [w for c in chosen for w in [*c.warnings, *check_other_than_baseline(c, allowed=allow_same)]]
+    judged = [Judged(c, tuple(judge(read.tolerances, c.sides))) for c in chosen]
     return _record(evidence, tolerances, read, judged, warnings, baseline_at)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .tolerances import PLACES
+from ..schemas.sense import PLACES
 
 Check = Mapping[str, Any]
 _DIGITS = 4

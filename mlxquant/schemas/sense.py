@@ -1,0 +1,144 @@
+"""What a schema cannot say of measurements: figures that no measuring can give, and what stands twice.
+
+A record passes a schema by its types. A gate must not pass one by figures that contradict each other: an estimate
+outside its interval, more clusters than observations, a share of 1.2. What is checked here holds for every record that
+`compare`, `eval`, `tau2` and `sweep` write; what a figure means, and whether it is good, is for others to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from ..metrics import RATE, SECONDS, SHARE, metric_named
+
+# where a measurement applies, in the order in which readers name it
+PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
+# sizes that a side states of itself; they are counted, not sampled
+SIZES = ("bytes", "bpw", "active_bytes_per_token")
+COUNTED = "counted"
+# what an evaluation counts in trials: 3 of 40, where a tolerance speaks of a share
+COUNTS = ("infrastructure_errors", "timeouts")
+
+_POSITIVE = (SECONDS, RATE, "ms")
+# records keep seven digits
+_DIGITS = 1e-6
+# of (tr A)² / tr A², which is 1 for a matrix of rank 1
+_LEAST_DF = 0.99
+
+Side = Mapping[str, Any]
+
+
+def senseless(record: Mapping[str, Any]) -> Iterator[str]:
+    """Name every contradiction in a record of measured sides, with its path in the record."""
+    kind = str(record.get("schema")).removeprefix("mlxquant.").partition("/")[0]
+    yield from _confidence(record, "record")
+    baseline = record.get("baseline")
+    sides: list[tuple[str, Side]] = [] if baseline is None or kind == "sweep" else [("baseline", baseline)]
+    sides += [(f"candidates[{number}]", side) for number, side in enumerate(record["candidates"])]
+    yield from names_twice(sides)
+    for place, side in sides:
+        yield from sizes_of(side, place)
+        yield from measured(side["measurements"], f"{place}.measurements", kind)
+
+
+def names_twice(sides: Sequence[tuple[str, Side]]) -> Iterator[str]:
+    """Sides of one name: whoever asks for the candidate of that name would get any of them."""
+    seen: dict[str, str] = {}
+    for place, side in sides:
+        name = str(side["name"])
+        if seen.setdefault(name, place) != place:
+            yield f"{place}.name: {_short(name)!r} is the name of {seen[name]} already; names tell sides apart"
+
+
+def sizes_of(table: Mapping[str, Any], place: str) -> Iterator[str]:
+    """Sizes that no build has."""
+    for key in SIZES:
+        if _is_number(table.get(key)) and table[key] <= 0:
+            yield f"{place}.{key}: a number above 0 expected, {_figure(table[key])} found"
+
+
+def measured(entries: Sequence[Mapping[str, Any]], place: str, kind: str) -> Iterator[str]:
+    """Contradictions within each measurement of a side, and measurements of one place that stand twice."""
+    seen: dict[tuple[str, ...], int] = {}
+    for number, entry in enumerate(entries):
+        where = f"{place}[{number}] ({label(entry)})"
+        key = (str(entry["metric"]), *(str(entry.get(p)) if entry.get(p) is not None else "" for p in PLACES))
+        if seen.setdefault(key, number) != number:
+            yield f"{where}: stands at [{seen[key]}] already; a figure is measured once"
+        yield from (f"{where}: {problem}" for problem in _impossible(entry, kind))
+
+
+def label(entry: Mapping[str, Any]) -> str:
+    """What a measurement is of: ``"kl_nats, slice json"``."""
+    places = [f"{key} {_short(entry[key])}" for key in PLACES if entry.get(key) is not None]
+    return ", ".join([_short(entry["metric"]), *places])
+
+
+def _impossible(entry: Mapping[str, Any], kind: str) -> Iterator[str]:
+    estimate, low, high = entry["estimate"], entry["low"], entry["high"]
+    n, clusters = entry["n"], entry["clusters"]
+    if n <= 0 or clusters <= 0:
+        yield f"n and clusters above 0 expected, {n} and {clusters} found; what was not observed was not measured"
+    elif clusters > n:
+        yield f"at most as many clusters as observations expected, {clusters:,} of {n:,} found"
+    if (low is None) != (high is None):
+        yield "low and high expected, or null for both; one of them found"
+    elif low is not None:
+        yield from _ends(estimate, low, high, entry)
+    if entry.get("se") is not None and entry["se"] < 0:
+        yield f"se: 0 or more expected, {_figure(entry['se'])} found"
+    if (df := entry.get("df")) is not None and not _LEAST_DF <= df <= max(n, 1):
+        yield f"df: from 1 to the number of observations expected, {_figure(df)} found"
+    yield from _confidence(entry, "")
+    if estimate is not None:
+        yield from _out_of_range(entry, estimate, kind)
+
+
+def _ends(estimate: float | None, low: float, high: float, entry: Mapping[str, Any]) -> Iterator[str]:
+    if low > high:
+        yield f"low at most high expected, {_figure(low)} and {_figure(high)} found"
+        return
+    slack = _DIGITS * max(abs(low), abs(high))
+    if estimate is None:
+        yield "estimate: a number expected, null found; yet there is an interval"
+    elif not low - slack <= estimate <= high + slack:
+        yield f"estimate within its interval {_figure(low)} … {_figure(high)} expected, {_figure(estimate)} found"
+    elif low == high and (entry.get("se") or 0) > 10 * _DIGITS * abs(low) and entry["clusters"] > 1:
+        yield f"an interval with a width expected where se is {_figure(entry['se'])}, {_figure(low)} twice found"
+
+
+def _out_of_range(entry: Mapping[str, Any], estimate: float, kind: str) -> Iterator[str]:
+    """Values that the metric cannot have, and what is counted as though it were not sampled."""
+    metric, name = metric_named(entry["metric"]), _short(entry["metric"])
+    if entry.get("method") == COUNTED and (metric is None or metric.family != "size" or entry["clusters"] != 1):
+        yield f"method: {COUNTED!r} is for sizes, in one cluster; {name} is sampled"
+    if kind == "eval" and entry["metric"] in COUNTS:
+        if not (0 <= estimate <= entry["n"] and estimate == int(estimate)):
+            yield f"estimate: a number of trials from 0 to {entry['n']:,} expected, {_figure(estimate)} found"
+    elif metric is None:
+        return
+    elif metric.unit == SHARE and not metric.low - _DIGITS <= estimate <= metric.high + _DIGITS:
+        yield f"estimate: {name} lies in [{metric.low:g}, {metric.high:g}], {_figure(estimate)} found"
+    elif metric.unit in _POSITIVE and metric.low == 0 and estimate < 0:
+        yield f"estimate: {name} is 0 or more, {_figure(estimate)} found"
+
+
+def _confidence(table: Mapping[str, Any], place: str) -> Iterator[str]:
+    value = table.get("confidence", 0.95)
+    if not _is_number(value) or not 0 < value < 1:
+        yield f"{place}{'.' if place else ''}confidence: between 0 and 1 expected, {_figure(value)} found"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.7g}" if _is_number(value) else repr(value)[:40]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
