@@ -329,7 +329,7 @@ def test_several_candidates_are_all_judged_or_the_one_that_is_named(tmp_path: Pa
     assert done.exit_code == 2 and "give --candidate with one of gates-8bit, uniform-2bit" in done.output
     assert run(*paths, "-t", tmp_path / "tolerances.toml", "--candidate", "gates-8bit").exit_code == 0
     assert (
-        "has gates-8bit, uniform-2bit" in run(paths[0], "-t", tmp_path / "tolerances.toml", "--candidate", "x").output
+        "have gates-8bit, uniform-2bit" in run(paths[0], "-t", tmp_path / "tolerances.toml", "--candidate", "x").output
     )
 
 
