@@ -19,6 +19,7 @@ from typing import Any
 from .errors import SourceError, listed
 from .fp8 import Scaled, scaled_tensors
 from .headers import Tensor, header_length, load_json, parse_header, shown
+from .links import strays
 from .prequantized import MODELOPT, check_config, check_names
 from .readers import FolderReader, Reader
 from .remote_code import refuse_model_code
@@ -28,6 +29,11 @@ INDEX = "model.safetensors.index.json"
 # Shards that an index numbers; more of them are no checkpoint that anyone has.
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors")
 MAX_SHARDS = 100_000
+# What a build cannot do without: config, weights, and all that a tokenizer may be read from.
+_NEEDED = (
+    "*config.json", "*.safetensors", INDEX, "tokenizer*", "chat_template*", "vocab.*", "merges.txt", "*.model",
+    "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "tekken.json",
+)  # fmt: skip
 # Tables within a config that readers of it expect to be tables.
 _TABLES = ("text_config", "llm_config", "ffn_config", "vision_config", "linear_attn_config")
 
@@ -97,11 +103,31 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
         raise SourceError(f"{path}: a folder, a config.json or a Hub id expected, a file found; give its folder")
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
+    notes = refuse_strays(path)
     config = read_config(path / "config.json", path / "generation_config.json")
     check_config(config, known, read_beside(path / MODELOPT))
     tensors, files = read_tensors(path)
     check_names(config, tensors, known)
-    return Checkpoint(known, path, config, tensors, files, revision, scaled=scaled_tensors(config, tensors))
+    return Checkpoint(known, path, config, tensors, files, revision, notes, scaled_tensors(config, tensors))
+
+
+def refuse_strays(folder: Path) -> tuple[str, ...]:
+    """Refuse a folder whose config, tokenizer or weights are links out of it, or no files; notes on what else is.
+
+    Raises SourceError with all of them. Notes name what is left out of a build.
+    """
+    problems, notes = list[str](), list[str]()
+    try:
+        for name, why in strays(folder):
+            if any(fnmatchcase(name.lower(), pattern) for pattern in _NEEDED):
+                problems.append(f"{shown(name)}: {why}")
+            elif not name.startswith("."):
+                notes.append(f"{shown(name)}: left out, {why}")
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
+    if problems:
+        raise SourceError(listed(problems))
+    return tuple(notes)
 
 
 def _known_as(path: Path) -> str:

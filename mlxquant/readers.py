@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .errors import SourceError
+from .links import open_own, own_files, read_own
 
 
 class Reader(Protocol):
@@ -47,11 +48,11 @@ class FolderReader:
 
     def beside(self) -> list[str]:
         """Names of the files that lie there, shards and all."""
-        return sorted(p.name for p in self.folder.iterdir() if p.is_file())
+        return own_files(self.folder)
 
     def read_whole(self, file: str) -> bytes:
         """Read a small file."""
-        return (self.folder / file).read_bytes()
+        return read_own(self.folder, file)
 
     def stop(self) -> None:
         """Do nothing: no read waits."""
@@ -68,7 +69,7 @@ class FolderReader:
         if handle is None:
             with self._lock:
                 if file not in self._handles:
-                    self._handles[file] = os.open(self.folder / file, os.O_RDONLY)
+                    self._handles[file] = open_own(self.folder, file)
                 handle = self._handles[file]
         return handle
 

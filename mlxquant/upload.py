@@ -23,6 +23,7 @@ from .errors import BuildError, RecordError, UsageError, listed
 from .hashing import sha256
 from .headers import shown
 from .hub_errors import HubError, endpoint, explained
+from .links import strays
 from .manifest import MANIFEST, read_manifest
 from .records import check_modules, read_record
 from .verify import verify
@@ -99,7 +100,8 @@ def _problems(build: Path, files: Mapping[str, Any]) -> list[str]:
         return outside
     bare = sorted(name for name, entry in files.items() if entry["sha256"] is None)
     unhashed = [f"{', '.join(bare)}: made with --no-hash, so it cannot be checked; convert again"] if bare else []
-    return [*verify(build).differences, *unhashed]
+    links = [f"{shown(name)}: {why}" for name, why in strays(build)]
+    return links or [*verify(build).differences, *unhashed]
 
 
 def _measurement(path: Path, manifest_sha256: str) -> dict[str, Any]:

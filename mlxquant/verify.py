@@ -24,7 +24,8 @@ from .checkpoint import read_file_header
 from .disk import read_regular
 from .errors import BuildError, MlxquantError, RecipeError, SourceError
 from .fill import Progress, Watch
-from .headers import Tensor
+from .headers import Tensor, shown
+from .links import strays
 from .manifest import MANIFEST, read_manifest, seal_holds
 from .recipe import Recipe
 
@@ -146,9 +147,11 @@ def _recipe(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 def _listing(folder: Path, manifest: Mapping[str, Any], notes: list[str]) -> Iterator[str]:
     """Files that are missing, and what is there besides."""
+    outside = dict(strays(folder))
+    notes += [f"{shown(name)}: {why}; upload refuses it" for name, why in outside.items() if (folder / name).is_file()]
     for name in manifest["files"]:
         if not (folder / name).is_file():
-            yield f"{name}: missing"
+            yield f"{name}: {outside.get(name, 'missing')}"
     for path in sorted(folder.iterdir()):
         if path.name in manifest["files"] or path.name == MANIFEST:
             continue

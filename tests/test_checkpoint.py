@@ -214,7 +214,7 @@ def test_a_shard_that_is_a_folder_is_refused(folder):
 def test_a_shard_that_is_a_pipe_is_refused_and_not_waited_for(folder):
     (folder / A).unlink()
     os.mkfifo(folder / A)
-    assert refused(folder) == f"{A}: a file expected, something else found; download it again"
+    assert refused(folder) == f"{A}: a file expected, a pipe found; put the file itself there"
 
 
 def test_a_file_cut_after_it_was_opened_is_an_error_of_the_read(folder):

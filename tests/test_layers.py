@@ -29,7 +29,7 @@ LAYERS: list[tuple[str, str]] = [
     ),
     (
         "source",
-        "remote_code hub* readers downloads staging headers prequantized fp8 checkpoint compiled tiles strided"
+        "links remote_code hub* readers downloads staging headers prequantized fp8 checkpoint compiled tiles strided"
         " mlx_bytes array_like views recording gather"
         " mlxlm layer_types roles arrays experts expert_stacks companions layout context tiny",
     ),

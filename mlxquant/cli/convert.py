@@ -76,6 +76,8 @@ def command(
     opened = open_source(_begun(source, out, fresh=options.fresh), weights=True, keep=keep_source)
     layout = read_layout(opened, dtype=options.dtype, keep=kept(keep_vision=keep_vision, keep_mtp=keep_mtp))
     plan = make_plan(layout, chosen, opened)
+    for note in opened.notes:
+        click.echo(f"mlxquant: {note}", err=True)
     for warning in plan.warnings:
         click.echo(f"mlxquant: warning: {warning}", err=True)
     if opened.folder is None and opened.revision is not None:
