@@ -1,39 +1,35 @@
 """Ask an OpenAI-compatible server for a streamed completion, and note when each piece of it arrives.
 
-Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over http.client: a line is
-handed on as soon as it is there, chunked or not, so an event's time is that at which its last byte was read. An
-answer counts only if it is whole: status 200, an event stream, JSON in every event, a finish reason, and [DONE] or
-the end of the connection after it. Anything else is a StreamError that says what came instead; no part of a broken
-answer becomes a figure. Standard library only.
+Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): a line is handed on as soon as it
+is there, chunked or not, so an event's time is that at which its last byte was read. An answer counts only if it is
+whole: status 200, an event stream, events that can be read, a finish reason, and [DONE] or the end of the connection
+after it. Anything else is a StreamError that says what came instead; no part of a broken answer becomes a figure.
+Time and bytes are bounded by `wire`, the fields of an event are checked by `chat_events`.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import socket
-import ssl
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from .bench_terms import MeasurementError
+from .chat_events import Event, error_text, read_event, read_json
 from .errors import UsageError
-from .secrets import redact
+from .secrets import register, register_url
+from .wire import ANSWER, DOCUMENT, LINE, Reader, StreamError, exchange, shown
 
-_LINE = 4 << 20  # bytes; no event of a completion is near it
+__all__ = ["Answer", "Chunk", "Event", "Server", "StreamError", "events", "parse_server", "stream", "unfinished"]
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class StreamError(MeasurementError):
-    """A request without a whole answer. `kind`: refused, unreachable, timeout, http, malformed, truncated, server.
-
-    `status` is that of HTTP where there was another than 200.
-    """
-
-    status: int | None = None
+_LONGEST = 30 * 86400  # seconds; a timeout above it was meant otherwise
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
+_EXAMPLE = "http://127.0.0.1:1234/v1 is of the form expected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +49,7 @@ class Answer:
     ended: float
     finish_reason: str
     usage: Mapping[str, int] | None
+    model: str | None = None
 
     @property
     def first(self) -> float:
@@ -62,7 +59,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a server is. `key` goes into the Authorization header and nowhere else."""
+    """Where a server is. `key` goes into the Authorization header of requests to it and nowhere else."""
 
     scheme: str
     host: str
@@ -87,84 +84,95 @@ class Server:
 
         The timeout is for the whole answer.
         """
-        connection = self._connection()
         asked = perf_counter()
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        try:
-            connection.connect()
-            wire = connection.sock
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **self._authorization}
+        with self._exchange("POST", path, data, headers) as reader:
             yield asked, ""
-            connection.request("POST", self.path + path, json.dumps(body).encode(), headers)
-            response = connection.getresponse()
-            _check_status(response, self.url + path)
-            while True:
-                wire.settimeout(max(0.001, asked + self.timeout - perf_counter()))
-                line = response.readline(_LINE)
-                if not line:
-                    return
-                yield perf_counter(), line.decode("utf-8", "replace").rstrip("\r\n")
-        except (OSError, http.client.HTTPException) as error:
-            raise self._explained(error, path) from error
-        finally:
-            connection.close()
+            response = reader.open(ANSWER)
+            _check_status(response, reader)
+            kind = response.headers.get_content_type()
+            if kind != "text/event-stream":
+                raise StreamError(
+                    "malformed",
+                    f"{reader.where}: an event stream expected, {shown(kind, 80)} found; does it serve the OpenAI API?",
+                )
+            for at, line in reader.lines():
+                yield at, line.decode("utf-8", "replace").rstrip("\r\n")
 
     def get(self, path: str) -> Any:
         """GET a JSON document. Raises StreamError."""
-        connection = self._connection()
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        try:
-            connection.request("GET", self.path + path, headers=headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                _check_status(response, self.url + path)
-            return json.loads(response.read())
-        except ValueError:
-            raise StreamError("malformed", f"{self.url}{path}: JSON expected; does it serve the OpenAI API?") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._explained(error, path) from error
-        finally:
-            connection.close()
+        with self._exchange("GET", path, None, self._authorization) as reader:
+            _check_status(reader.open(DOCUMENT), reader)
+            data = reader.rest(DOCUMENT)
+        return read_json(data, self.url + path, "what it answers")
 
-    def _connection(self) -> http.client.HTTPConnection:
-        if self.scheme == "https":
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout, context=context)
-        return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+    @property
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
-    def _explained(self, error: Exception, path: str) -> StreamError:
-        where = f"{self.url}{path}"
-        match error:
-            case TimeoutError():
-                return StreamError(
-                    "timeout", f"{where}: no whole answer within {self.timeout:g} s; --timeout allows more"
-                )
-            case ConnectionRefusedError():
-                return StreamError("refused", f"{where}: connection refused; is the server running there?")
-            case socket.gaierror():
-                return StreamError("unreachable", f"{where}: no such host; is the address right?")
-            case http.client.IncompleteRead() | ConnectionError() | http.client.RemoteDisconnected():
-                return StreamError("truncated", f"{where}: the server closed the connection ({type(error).__name__})")
-            case http.client.HTTPException():
-                return StreamError("malformed", f"{where}: answers no HTTP ({type(error).__name__}: {error})")
-        return StreamError("unreachable", f"{where}: {error}")
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
+        port = self.port or (443 if self.scheme == "https" else 80)
+        request = (method, self.path + path, body, headers)
+        return exchange((self.scheme, self.host, port), self.timeout, self.url + path, request)
 
 
 def parse_server(url: str, timeout: float, key: str | None = None, *, option: str = "--endpoint") -> Server:
     """Read `http://127.0.0.1:1234/v1`. Raises UsageError, naming the option that gave it."""
+    register(key)
+    register_url(url)
+    faults = list(_address_faults(url))
+    if faults:
+        raise UsageError(f"{option} {url!r}: {faults[0]}; {_EXAMPLE}")
+    if not 0 < timeout <= _LONGEST:
+        raise UsageError(f"--timeout {timeout:g}: a number of seconds above 0 expected, {_LONGEST} at most")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"{option} {url}: its key has characters that no header can carry; is it set to the key alone?"
+        )
+    parts = urlsplit(url)
+    return Server(parts.scheme, parts.hostname or "", parts.port, parts.path.rstrip("/"), timeout, key)
+
+
+def _address_faults(url: str) -> Iterator[str]:
+    """What an address lacks to be one, the first fault that there is."""
+    if not url.isprintable() or " " in url:
+        yield "a space or control character stands in it"
+        return
     try:
         parts = urlsplit(url)
-        port = parts.port
+        host = parts.hostname
     except ValueError as error:
-        raise UsageError(f"{option} {url!r}: {error}; http://127.0.0.1:1234/v1 is of the form expected") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-        raise UsageError(
-            f"{option} {url!r}: an address such as http://127.0.0.1:1234/v1 expected, without query or user"
-        )
-    if timeout <= 0:
-        raise UsageError(f"--timeout {timeout:g}: a number of seconds above 0 expected")
-    return Server(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), timeout, key)
+        yield str(error)
+        return
+    if parts.scheme not in ("http", "https"):
+        yield "an address that begins with http:// or https:// expected"
+    elif parts.username is not None or parts.password is not None:
+        yield "an address without a user or password expected; a key goes into an environment variable"
+    elif not host:
+        yield "it names no host"
+    elif not _is_host(host):
+        yield f"{host!r} is no host's name"
+    elif not _is_port(parts):
+        yield "it names no port: 1 to 65535 expected"
+    elif parts.query or parts.fragment or "?" in url or "#" in url:
+        yield "an address without query or fragment expected"
+    elif not parts.path.isascii():
+        yield "letters outside ASCII stand in its path; write them as %XX"
+
+
+def _is_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
+def _is_host(host: str) -> bool:
+    try:
+        return ":" in host or _HOST.fullmatch(host.encode("idna").decode()) is not None
+    except UnicodeError:
+        return False
 
 
 def stream(server: Server, path: str, body: Mapping[str, Any]) -> Answer:
@@ -172,36 +180,37 @@ def stream(server: Server, path: str, body: Mapping[str, Any]) -> Answer:
     feed = events(server, path, body)
     asked, _ = next(feed)
     chunks: list[Chunk] = []
-    reason, ended, usage, done = None, asked, None, False
-    where = server.url + path
+    reason, ended, done = None, asked, False
+    usage: Mapping[str, int] | None = None
+    model: str | None = None
     for at, event in feed:
         if event is None:
             done = True
             break
-        text, why, counts = _read_event(event, where)
-        if text:
+        if text := event.reasoning + event.text:
             chunks.append(Chunk(at, text))
-        if why is not None:
-            reason, ended = why, at
-        usage = counts or usage
+        if event.finish_reason is not None:
+            reason, ended = event.finish_reason, at
+        usage, model = event.usage or usage, event.model or model
     if reason is None:
-        raise unfinished(where, done, len(chunks))
-    return Answer(asked, tuple(chunks), ended, reason, usage)
+        raise unfinished(server.url + path, done, len(chunks))
+    return Answer(asked, tuple(chunks), ended, reason, usage, model)
 
 
-def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple[float, dict[str, Any] | None]]:
+def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple[float, Event | None]]:
     """Ask for a stream and yield its events with the time at which each was read.
 
     The first is (time of asking, None); (time, None) comes again where the stream says [DONE]. Raises StreamError.
     """
+    where = server.url + path
     lines = server.post(path, {**body, "stream": True, "stream_options": {"include_usage": True}})
     asked, _ = next(lines)
     yield asked, None
-    for at, data in _events(lines):
+    for at, data in _data(lines, where):
         if data == "[DONE]":
             yield at, None
             return
-        yield at, _parse(data, server.url + path)
+        yield at, read_event(data, where)
 
 
 def unfinished(where: str, done: bool, pieces: int) -> StreamError:
@@ -210,77 +219,50 @@ def unfinished(where: str, done: bool, pieces: int) -> StreamError:
     return StreamError("truncated", f"{where}: the stream ended with {state} after {pieces} pieces of text")
 
 
-def _events(lines: Iterator[tuple[float, str]]) -> Iterator[tuple[float, str]]:
+def _data(lines: Iterator[tuple[float, str]], where: str) -> Iterator[tuple[float, str]]:
     """Put the `data:` lines of each event together; comments (`: keepalive`) and other fields are passed over."""
     data: list[str] = []
-    at = 0.0
+    at, size = 0.0, 0
     for at, line in lines:
         if not line:
             if data:
                 yield at, "\n".join(data)
-            data = []
+            data, size = [], 0
         elif line.startswith("data:"):
             data.append(line[5:].removeprefix(" "))
+            size += len(line)
             if data == ["[DONE]"]:
                 yield at, "[DONE]"
                 return
+            if size > LINE:
+                raise StreamError("endless", f"{where}: an event of more than {LINE >> 20} MiB; none was read")
     if data:
         yield at, "\n".join(data)
 
 
-def _parse(data: str, where: str) -> dict[str, Any]:
+def _check_status(response: http.client.HTTPResponse, reader: Reader) -> None:
+    """Raise StreamError for any status but 200, with what the server says of it."""
+    status, where = response.status, reader.where
+    if status == 200:
+        return
+    if 300 <= status < 400:
+        target = shown(response.headers.get("Location", "nowhere"))
+        text, hint = f"it redirects to {target}", "; redirects are not followed, give the address itself"
+    else:
+        text = ""
+        with suppress(OSError, http.client.HTTPException):  # the status is known, whatever happens to its text
+            text = _text_of(response.read(1 << 14))
+        hint = "; is --model a name that the server knows?" if status in (400, 404) else ""
+    error = StreamError("http", f"{where}: status {status} {shown(response.reason, 40)}: {text or 'no text'}{hint}")
+    error.status = status
+    raise error
+
+
+def _text_of(body: bytes) -> str:
+    """What an error's body says: its message, or the beginning of it."""
+    text = body.decode("utf-8", "replace")
     try:
-        event = json.loads(data)
-    except ValueError:
-        raise StreamError("malformed", f"{where}: an event of the stream is no JSON: {data[:80]!r}") from None
-    if not isinstance(event, dict):
-        raise StreamError("malformed", f"{where}: an event of the stream is no table: {data[:80]!r}")
-    if "error" in event:
-        raise StreamError("server", f"{where}: the server reports an error: {_said(event['error'])}")
-    return event
-
-
-def _read_event(event: Mapping[str, Any], where: str) -> tuple[str, str | None, dict[str, int] | None]:
-    """Text (answer or reasoning), finish reason and usage of an event, each if it has any."""
-    choices = event.get("choices", [])
-    if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
-        raise StreamError("malformed", f"{where}: `choices` of an event is no list of tables: {str(event)[:80]!r}")
-    text, reason = "", None
-    for choice in choices:
-        delta = choice.get("delta") or choice
-        parts = (delta.get(key) for key in ("reasoning_content", "reasoning", "content", "text"))
-        text += "".join(p for p in parts if isinstance(p, str))
-        reason = choice.get("finish_reason") or reason
-    usage = event.get("usage")
-    return text, None if reason is None else str(reason), token_counts(usage) if isinstance(usage, dict) else None
-
-
-def token_counts(usage: Mapping[str, Any]) -> dict[str, int]:
-    """The counts of a `usage` table that are whole numbers, `cached_tokens` lifted up to them."""
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    found = {"prompt_tokens": usage.get("prompt_tokens"), "completion_tokens": usage.get("completion_tokens")}
-    return {k: v for k, v in {**found, "cached_tokens": cached}.items() if type(v) is int}
-
-
-def _check_status(response: http.client.HTTPResponse, where: str) -> None:
-    kind = response.headers.get_content_type()
-    if response.status != 200:
-        said = response.read(2000).decode("utf-8", "replace").strip()
-        try:
-            said = _said(json.loads(said).get("error", said))
-        except (ValueError, AttributeError):
-            said = _said(said)
-        hint = "; is --model a name that the server knows?" if response.status in (400, 404) else ""
-        error = StreamError("http", f"{where}: status {response.status} {response.reason}: {said or 'no text'}{hint}")
-        error.status = response.status
-        raise error
-    if kind != "text/event-stream":
-        raise StreamError(
-            "malformed", f"{where}: an event stream expected, {kind} found; does it serve the OpenAI API?"
-        )
-
-
-def _said(error: Any) -> str:
-    message = error.get("message", error) if isinstance(error, dict) else error
-    return " ".join(redact(str(message)).split())[:200]
+        error = json.loads(text)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return shown(text)
+    return error_text(error)

@@ -47,7 +47,7 @@ LAYERS: list[tuple[str, str]] = [
         "build build_claims build_formats build_headers build_layout build_names build_distance audit*"
         " verify* revalidate diff* check_load load_probe",
     ),
-    ("measure", "model_loading bench* chips predict* prompts endpoint sse store compare evals tau2"),
+    ("measure", "model_loading bench* chips predict* prompts wire chat_events endpoint sse store compare evals tau2"),
     ("judge", "validate sweep report card upload"),
     ("face", "cli __main__"),
 ]

@@ -13,6 +13,7 @@ import re
 _MARKERS = (
     "<tool_call>", "<function=", "<|tool_call|>", "<|tool_call>", "<|tool_call_start|>", "<|tool_calls_section_begin|>",
     "[TOOL_CALLS]", "<|python_tag|>", "<minimax:tool_call>", "<longcat_tool_call>", "<start_function_call>",
+    "<|open|>tools<|sep|>", "<function name=", "<atem:function_calls>", "<tool_calls>", "<|tool_call_begin|>",
 )  # fmt: skip
 _OBJECT = r"\{\s*\"(?:name|function)\"\s*:"
 _BEGIN = re.compile("|".join([*map(re.escape, _MARKERS), _OBJECT]))

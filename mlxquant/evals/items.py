@@ -83,7 +83,8 @@ class Reply:
     """What a side answered.
 
     `broken_calls` are texts that set out to be a call and could not be read as one: by the server's parser, by the
-    tokenizer's, or because they stand in the text. A server may drop such a text; then it is "".
+    tokenizer's, or because they stand in the text. A server may drop such a text; then it is "". `ways` says what a
+    server did otherwise than OpenAI's API has it, such as "leaves reasoning in the text"; records count them.
     """
 
     text: str = ""
@@ -94,6 +95,7 @@ class Reply:
     reasoning: str = ""
     broken_calls: tuple[str, ...] = ()
     model: str | None = None
+    ways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

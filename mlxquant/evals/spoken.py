@@ -14,6 +14,12 @@ from typing import Any
 from .calls import broken_calls
 from .items import ToolCall
 
+# Marks of reasoning (mlx-lm 0.32.2, `tokenizer_utils`)
+THINKING = (
+    ("<think>", "</think>"), ("<longcat_think>", "</longcat_think>"), ("<|think:start|>", "<|think:end|>"),
+    ("<|channel>thought", "<channel|>"), ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+)  # fmt: skip
+
 # What third parties' parsers raise at a text that is no call
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, SyntaxError, RecursionError)
 
@@ -43,6 +49,17 @@ def take_apart(
         broken += broken_calls(text)
     numbered = tuple(ToolCall(c.name, c.arguments, c.id or f"call_{i}") for i, c in enumerate(calls, 1))
     return text, reasoning, numbered, tuple(broken)
+
+
+def reasoning_within(text: str) -> tuple[str, str]:
+    """Answer and reasoning of a text whose tokenizer is not at hand, by the marks that mlx-lm knows.
+
+    An end without its beginning means that the prompt ended within reasoning.
+    """
+    for start, end in THINKING:
+        if start in text or end in text:
+            return _without_reasoning(text, start, end, start not in text)
+    return text, ""
 
 
 def _without_reasoning(text: str, start: str, end: str, thinking: bool) -> tuple[str, str]:

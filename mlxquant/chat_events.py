@@ -1,0 +1,207 @@
+"""Read one event of a streamed completion: JSON of a stranger into typed fields, or an error of one line.
+
+What OpenAI's API says of an event is checked here, in one place, before anything is made of it: who reads an `Event`
+needs no further doubt. Absent and null fields are absent; a field of another type, a count that can be none, or JSON
+that is nested deeper than a completion ever is, is a `StreamError`. Where servers are known to differ without being
+wrong (content as a list of parts, arguments as a table, `choices: null`), the event is read and `ways` names what was
+different, for the record. Halves of surrogate pairs pass, since a server may send a pair in two events; `whole` mends
+the text in the end. Nothing here knows of time or of the connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .wire import LINE, StreamError, shown
+
+_DEEPEST = 64  # tables and lists in each other
+_MOST = 1 << 48  # no count of tokens is near it
+_WORD = 200  # characters of a finish reason; a model's name may have ten times as many
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A part of a tool call, as it came; what it belongs to is for whoever gathers calls to say."""
+
+    index: int | None = None
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What one event brought. `usage` has those of prompt_tokens, completion_tokens, cached_tokens that it counts."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+    finish_reason: str | None = None
+    usage: Mapping[str, int] | None = None
+    model: str | None = None
+    ways: tuple[str, ...] = ()
+
+
+def read_event(data: str, where: str) -> Event:
+    """Read an event's data. Raises StreamError for what is none, and where the server reports an error."""
+    event = read_json(data, where, "an event of the stream")
+    if not isinstance(event, dict):
+        raise _malformed(where, "an event of the stream is no table", data)
+    if event.get("error") is not None:
+        raise StreamError("server", f"{where}: the server reports an error: {error_text(event['error'])}")
+    ways: dict[str, None] = {}
+    choice = _first_choice(event, where, ways)
+    delta = next((choice[key] for key in ("delta", "message") if choice.get(key) is not None), choice)
+    if not isinstance(delta, dict):
+        raise _malformed(where, "`delta` of an event is no table", delta)
+    return Event(
+        _texts(delta, ("content", "text"), where, ways),
+        _texts(delta, ("reasoning_content", "reasoning"), where, ways),
+        tuple(_calls(delta, where, ways)),
+        _word(choice, "finish_reason", where, _WORD),
+        _usage(event, where),
+        _word(event, "model", where, 10 * _WORD),
+        tuple(ways),
+    )
+
+
+def read_json(data: str | bytes, where: str, what: str) -> Any:
+    """Read JSON that nests no deeper than it has reason to. Raises StreamError."""
+    try:
+        value = json.loads(data)
+        if _depth_over(value, _DEEPEST):
+            raise RecursionError
+    except RecursionError:
+        raise StreamError("malformed", f"{where}: {what} is nested more than {_DEEPEST} deep") from None
+    except ValueError:
+        text = data if isinstance(data, str) else data[:1000].decode("utf-8", "replace")
+        raise _malformed(where, f"{what} is no JSON", text) from None
+    return value
+
+
+def error_text(error: Any) -> str:
+    """What a server's error says, as a short line."""
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return shown(message if isinstance(message, str) else json.dumps(message, ensure_ascii=False))
+
+
+def whole(text: str) -> str:
+    r"""Put halves of surrogate pairs together; those that stay alone become U+FFFD, for they are no text.
+
+    >>> whole("\ud83d" + "\ude00") == "\U0001f600", whole("a\ud800") == "a\ufffd"
+    (True, True)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _first_choice(event: Mapping[str, Any], where: str, ways: dict[str, None]) -> Mapping[str, Any]:
+    """The choice of the one answer that was asked for; empty where the event has none."""
+    choices = event.get("choices", [])
+    if choices is None:
+        ways["sends `choices` as null"] = None
+        return {}
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise _malformed(where, "`choices` of an event is no list of tables", event.get("choices"))
+    first = [choice for choice in choices if choice.get("index") in (0, None)]
+    if len(first) < len(choices):
+        ways["sends several answers at once, of which the first is read"] = None
+    if len(first) > 1:
+        raise _malformed(where, "an event has two choices of one index", choices)
+    return first[0] if first else {}
+
+
+def _texts(delta: Mapping[str, Any], keys: Sequence[str], where: str, ways: dict[str, None]) -> str:
+    """The first text of these that is there; a list of parts is put together."""
+    text = ""
+    for key in keys:
+        value = delta.get(key)
+        if isinstance(value, list):
+            ways[f"sends `{key}` as a list of parts"] = None
+            value = "".join(_part(part, key, where) for part in value)
+        if not isinstance(value, str) and value is not None:
+            raise _malformed(where, f"`{key}` of an event is no text", value)
+        text = text or value or ""
+    return text
+
+
+def _part(part: Any, key: str, where: str) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    if not isinstance(text, str):
+        raise _malformed(where, f"a part of `{key}` of an event is no text", part)
+    return text
+
+
+def _calls(delta: Mapping[str, Any], where: str, ways: dict[str, None]) -> Iterator[CallPiece]:
+    pieces = delta.get("tool_calls") or []
+    if not isinstance(pieces, list) or not all(isinstance(piece, dict) for piece in pieces):
+        raise _malformed(where, "`tool_calls` of an event is no list of tables", pieces)
+    for piece in pieces:
+        function = piece.get("function")
+        function = {} if function is None else function
+        if not isinstance(function, dict):
+            raise _malformed(where, "`function` of a tool call is no table", function)
+        index = piece.get("index")
+        if index is not None and type(index) is not int:
+            raise _malformed(where, "`index` of a tool call is no whole number", index)
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):
+            ways["sends the arguments of calls as a table in place of text"] = None
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        if arguments is not None and not isinstance(arguments, str):
+            raise _malformed(where, "`arguments` of a tool call is no text", arguments)
+        yield CallPiece(index, _word(piece, "id", where) or "", _word(function, "name", where) or "", arguments or "")
+
+
+def _usage(event: Mapping[str, Any], where: str) -> Mapping[str, int] | None:
+    usage = event.get("usage")
+    if usage is None:
+        return None
+    if not isinstance(usage, dict):
+        raise _malformed(where, "`usage` of an event is no table", usage)
+    details = usage.get("prompt_tokens_details")
+    if details is not None and not isinstance(details, dict):
+        raise _malformed(where, "`prompt_tokens_details` of an event is no table", details)
+    counts = {
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "completion_tokens": usage.get("completion_tokens"),
+        "cached_tokens": (details or {}).get("cached_tokens"),
+    }
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or not 0 <= count < _MOST):
+            raise _malformed(where, f"`{name}` of its usage is no count of tokens", count)
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def _word(table: Mapping[str, Any], key: str, where: str, most: int = LINE) -> str | None:
+    value = table.get(key)
+    if value is not None and (not isinstance(value, str) or len(value) > most):
+        raise _malformed(where, f"`{key}` of an event is no {'short ' if most < LINE else ''}text", value)
+    return value
+
+
+def _malformed(where: str, what: str, value: Any) -> StreamError:
+    """The error for a field, with the beginning of what stood there."""
+    return StreamError("malformed", f"{where}: {what}: {shown(value, 80)!r}")
+
+
+def _depth_over(value: Any, most: int) -> bool:
+    """Whether tables and lists stand in each other more than so deep; without recursion."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
