@@ -2,8 +2,8 @@
 
 A path that exists wins; else `org/name[@revision]` is a Hub id. Its revision is pinned to a commit first, so that
 everything read afterwards belongs together and the record says what was read. Of the shards only the headers come,
-by ranged reads (a few hundred KB each); config.json and the index go through huggingface_hub's usual cache. The
-client is huggingface_hub's own throughout: its endpoint, token, proxies, retries and offline switch hold here too.
+by ranged reads (a few hundred KB each); config.json and the index go through huggingface_hub's usual cache. Its
+endpoint, token, proxies and offline switch hold here too (see `hub_client`).
 
 Headers from the Hub meet the same checks as those of local files, with the sizes of the Hub's own listing. With
 `weights` the shards can be read too, as they come in (see `staging`).
@@ -12,8 +12,10 @@ Headers from the Hub meet the same checks as those of local files, with the size
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .checkpoint import (
@@ -25,11 +27,11 @@ from .checkpoint import (
     read_config,
     read_index,
 )
-from .downloads import Repository
+from .downloads import Repository, look_up
 from .errors import SourceError, UsageError
 from .fp8 import scaled_tensors
 from .headers import Tensor, header_length, parse_header
-from .hub_errors import HubError, endpoint, explained
+from .hub_errors import HubError, endpoint
 from .prequantized import MODELOPT, check_config, check_names
 from .staging import HubReader
 
@@ -67,83 +69,72 @@ def open_repository(
     repository: str, revision: str | None = None, *, weights: bool = False, keep: bool = False
 ) -> Checkpoint:
     """Open a model repository on the Hub, at a branch, tag or commit. Reads headers only; raises SourceError."""
-    from huggingface_hub import HfApi, constants
-
-    with explained(repository, revision):
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=timeout)
-    sizes = {file.rfilename: file.size for file in info.siblings or ()}
-    if info.sha is None:
-        raise SourceError(f"{repository}: {endpoint()} does not say which commit it is at; try again later")
-    hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs is not None}
-    repo = _Repository(repository, info.sha, sizes, hashes)
+    repo = look_up(repository, revision)
+    # what lies in a folder of the repository's is no part of the checkpoint, as in a folder here
+    sizes = {name: size for name, size in repo.listing.sizes.items() if "/" not in name}
     if "config.json" not in sizes:
         raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
     check_config(config, repository, read_beside(repo.download(MODELOPT)) if MODELOPT in sizes else None)
     wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
-    tensors, files = gather_tensors(repository, wanted, sizes, repo.headers(wanted))
+    tensors, files = gather_tensors(repository, wanted, sizes, _read_headers(repo, wanted, sizes))
     check_names(config, tensors, repository)
-    scaled, known = scaled_tensors(config, tensors), {n: hashes[n] for n in files if n in hashes}
-    reader = HubReader(repo, keep=keep) if weights else None
-    return Checkpoint(repository, None, config, tensors, files, info.sha, scaled=scaled, reader=reader, hashes=known)
+    known = {n: digest for n in files if (digest := repo.listing.hashes.get(n))}
+    return Checkpoint(
+        repository,
+        None,
+        config,
+        tensors,
+        files,
+        repo.commit,
+        notes=_unchecked(files, known),
+        scaled=scaled_tensors(config, tensors),
+        reader=HubReader(repo, keep=keep) if weights else None,
+        hashes=known,
+    )
 
 
-class _Repository(Repository):
-    """One commit of a repository, to read headers of."""
+def _unchecked(files: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+    """Say which shards cannot be checked."""
+    bare = sorted(set(files) - set(known))
+    if not bare:
+        return ()
+    which = f"{bare[0]}{f' and {len(bare) - 1:,} more' if len(bare) > 1 else ''} of {len(files):,} shards"
+    return (f"not checked against a SHA-256, since {endpoint()} lists none: {which}",)
 
-    def headers(self, wanted: dict[str, str] | None) -> Callable[[str], tuple[list[Tensor], int]]:
-        """Read the headers of all shards, several at a time; answers with those of one.
 
-        A shard at fault is told when it is asked for, one after another; a Hub that does not answer, at once.
-        """
-        names = set(wanted.values()) if wanted is not None else set(self.sizes)
-        shards = sorted(file for file in names & self.sizes.keys() if file.endswith(".safetensors"))
-        pool = ThreadPoolExecutor(CONNECTIONS)
-        try:
-            found = {file: pool.submit(self._header, file) for file in shards}
-            for reading in as_completed(found.values()):
-                if isinstance(error := reading.exception(), HubError):
-                    raise error
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _read_headers(
+    repo: Repository, wanted: dict[str, str] | None, sizes: Collection[str]
+) -> Callable[[str], tuple[list[Tensor], int]]:
+    """Read the headers of all shards, several at a time; answers with those of one.
 
-        def header_of(file: str) -> tuple[list[Tensor], int]:
-            if file not in found:
-                raise SourceError(f"{file}: in {INDEX}, but not in {self.id} at {self.commit[:12]}")
-            return found[file].result()
+    A shard at fault is told when it is asked for, one after another; a Hub that does not answer, at once.
+    """
+    names = set(wanted.values()) if wanted is not None else {n for n in sizes if fnmatchcase(n, "model*.safetensors")}
+    pool, stopped = ThreadPoolExecutor(CONNECTIONS), threading.Event()
+    try:
+        headers = {file: pool.submit(_header, repo, file, stopped) for file in sorted(names.intersection(sizes))}
+        for reading in as_completed(headers.values()):
+            if isinstance(error := reading.exception(), HubError):
+                raise error
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
 
-        return header_of
+    def header_of(file: str) -> tuple[list[Tensor], int]:
+        if file not in headers:
+            raise SourceError(f"{file}: in {INDEX}, but not in {repo.id} at {repo.commit[:12]}")
+        return headers[file].result()
 
-    def _header(self, file: str) -> tuple[list[Tensor], int]:
-        """Read one shard's header: its tensors, and the file's size."""
-        size = self.sizes[file]
-        if size is None:
-            raise SourceError(f"{file}: {endpoint()} does not say how long it is; try again later")
-        text = self._read(file, 0, min(FIRST_READ, size))
-        length = header_length(text[:8], file, size)
-        if len(text) < 8 + length:
-            text += self._read(file, len(text), 8 + length - len(text))
-        return parse_header(text[8 : 8 + length], file, size)[0], size
+    return header_of
 
-    def _read(self, file: str, start: int, length: int) -> bytes:
-        """Read a range of a file. A server that sends the whole file instead is refused, not downloaded."""
-        from huggingface_hub import constants, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-        span = f"bytes={start}-{start + length - 1}"
-        headers = {**build_hf_headers(), "Range": span, "Accept-Encoding": "identity"}
-        url, timeout = hf_hub_url(self.id, file, revision=self.commit), constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with (
-            explained(self.id, self.commit),
-            http_stream_backoff("GET", url, headers=headers, timeout=timeout, max_retries=2) as response,
-        ):
-            hf_raise_for_status(response)
-            if response.status_code != 206:
-                raise HubError(f"{file}: {endpoint()} does not serve parts of files; hf download {self.id} instead")
-            with explained(self.id, self.commit):  # a cut here is no reason for the backoff to ask again
-                found = b"".join(response.iter_bytes())
-        if len(found) != length:
-            raise HubError(f"{file}: {length:,} bytes from {start:,} asked for, {len(found):,} came; try again")
-        return found
+def _header(repo: Repository, file: str, stopped: threading.Event) -> tuple[list[Tensor], int]:
+    """Read one shard's header: its tensors, and the file's size."""
+    size = repo.size(file)
+    text = repo.read_range(file, 0, min(FIRST_READ, size), stopped)
+    length = header_length(text[:8], file, size)
+    if len(text) < 8 + length:
+        text += repo.read_range(file, len(text), 8 + length - len(text), stopped)
+    return parse_header(text[8 : 8 + length], file, size)[0], size

@@ -17,8 +17,11 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from . import disk
-from .downloads import Repository, Stopped
+from .downloads import Repository
 from .errors import OutputError
+from .hub_client import Stopped
+from .hub_errors import hub_constants
+from .interrupts import asked_to_end
 from .readers import read_at
 
 CONNECTIONS = 2
@@ -50,7 +53,7 @@ class HubReader:
 
     def beside(self) -> list[str]:
         """Names of all files at the repository's top."""
-        return sorted(name for name in self.repository.sizes if "/" not in name)
+        return sorted(name for name in self.repository.listing.sizes if "/" not in name)
 
     def read_whole(self, file: str) -> bytes:
         """Read a small file, by way of the usual cache."""
@@ -66,13 +69,11 @@ class HubReader:
 
         `total` bytes are needed for the build, `held` of what is needed there already.
         """
-        from huggingface_hub import constants
-
-        sizes = {f: size for f in self._left if (size := self.repository.sizes[f]) and not self.repository.cached(f)}
+        sizes = {f: self.repository.size(f) for f in self._left if not self.repository.cached(f)}
         if not self.keep:
             # and one that workers are done with, but whose pieces are not all accounted for
             return peak_bytes(self._needs, sizes, AHEAD + 1)
-        cache, missing = Path(constants.HF_HUB_CACHE), sum(sizes.values())
+        cache, missing = Path(hub_constants().HF_HUB_CACHE), sum(sizes.values())
         same = _device(cache) == _device(out.parent)
         free = disk.free_bytes(cache)
         if missing + (total - held if same else 0) > free:
@@ -154,7 +155,7 @@ class HubReader:
     def _bring(self, file: str) -> Path:
         if self._stopped.is_set():
             raise Stopped(f"{file}: stopped")
-        found = self.repository.cached(file)
+        found = self.repository.from_cache(file, self._stopped)
         if found is not None:
             return found
         if self.keep or self._folder is None:
@@ -162,7 +163,7 @@ class HubReader:
         return self.repository.fetch(file, self._folder, self._stopped)
 
     def _await(self, file: str, coming: Future[Path]) -> Path:
-        while not coming.done() and not self._stopped.is_set():
+        while not coming.done() and not self._stopped.is_set() and not asked_to_end():
             wait([coming], 0.2)
         if not coming.done():
             raise Stopped(f"{file}: stopped")

@@ -11,13 +11,15 @@ ranges ignored; each so many times, then the server behaves. What was asked is k
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -51,7 +53,11 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong with paths that match, `times` times. `cut` counts bytes of the body."""
+    """What goes wrong with paths that match, `times` times.
+
+    `cut` counts bytes of the body, `drip` seconds before each byte of it; `instead` makes another body of it, with
+    `headers` beside the usual ones; `endless` sends spaces for ever, `gzip` says that they are packed.
+    """
 
     pattern: re.Pattern[str]
     times: int
@@ -61,6 +67,10 @@ class Fault:
     cut: int | None = None
     stall: float = 0
     whole: bool = False
+    drip: float = 0
+    endless: bool = False
+    gzip: bool = False
+    instead: Callable[[bytes], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -248,6 +258,13 @@ class _Handler(Uploads):
     def _send(
         self, status: int, body: bytes | Path, headers: Mapping[str, str], start: int = 0, length: int | None = None
     ) -> None:
+        if self.fault and (self.fault.endless or self.fault.gzip):
+            self._never_end(status, headers)
+            return
+        if self.fault and self.fault.instead:
+            whole = body if isinstance(body, bytes) else b"".join(_pieces(body, start, length or 0))
+            body, length, start = self.fault.instead(whole), None, 0
+            headers = {**headers, **self.fault.headers}
         length = len(body) if isinstance(body, bytes) else length or 0
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(length)}.items():
@@ -257,7 +274,8 @@ class _Handler(Uploads):
             return
         left = length if self.fault is None or self.fault.cut is None else min(length, self.fault.cut)
         try:
-            for piece in _pieces(body, start, left):
+            for piece in _pieces(body, start, left, 1 if self.fault and self.fault.drip else 1 << 16):
+                time.sleep(self.fault.drip if self.fault else 0)
                 self.wfile.write(piece)
                 self.hub.sent += len(piece)
         except (BrokenPipeError, ConnectionResetError):
@@ -265,14 +283,31 @@ class _Handler(Uploads):
         if left < length:
             self.close_connection = True  # the cut
 
+    def _never_end(self, status: int, headers: Mapping[str, str]) -> None:
+        assert self.fault is not None
+        self.send_response(status)
+        for key, value in {**headers, "Transfer-Encoding": "chunked"}.items():
+            self.send_header(key, value)
+        if self.fault.gzip:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.close_connection = True
+        packed, spaces = gzip.compress(b" " * (1 << 20)), b" " * (1 << 16)
+        with suppress(OSError):
+            while self.fault.endless or self.hub.sent == 0:
+                piece = packed if self.fault.gzip else spaces
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.hub.sent += len(piece)
 
-def _pieces(body: bytes | Path, start: int, length: int) -> Iterator[bytes]:
+
+def _pieces(body: bytes | Path, start: int, length: int, most: int = 1 << 16) -> Iterator[bytes]:
     if isinstance(body, bytes):
-        yield body[:length]
+        for at in range(0, length, most):
+            yield body[at : min(at + most, length)]
         return
     with body.open("rb") as file:
         file.seek(start)
-        while length > 0 and (piece := file.read(min(length, 1 << 16))):
+        while length > 0 and (piece := file.read(min(length, most))):
             yield piece
             length -= len(piece)
 

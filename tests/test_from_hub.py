@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mlxquant import downloads, staging
+from mlxquant import downloads, hub_client, staging
 from mlxquant.checkpoint import open_checkpoint
 from mlxquant.convert import Converted, Options, Progress, convert
 from mlxquant.errors import MlxquantError, OutputError
@@ -285,7 +285,7 @@ def test_too_many_requests_are_waited_out(hub, tmp_path, expected):
 
 def test_what_came_of_a_shard_before_a_failure_is_not_asked_for_again(hub, tmp_path, expected, monkeypatch):
     repository = reader_of("org/many").repository
-    name = sorted(n for n in repository.sizes if n.endswith(".safetensors"))[0]
+    name = sorted(n for n in repository.listing.sizes if n.endswith(".safetensors"))[0]
     folder = tmp_path / "source"
     folder.mkdir()
     whole = (hub.repositories["org/many"].folder / name).read_bytes()
@@ -296,7 +296,7 @@ def test_what_came_of_a_shard_before_a_failure_is_not_asked_for_again(hub, tmp_p
 
 def test_bytes_that_a_crash_spoiled_are_found_by_their_hash_and_come_again(hub, tmp_path):
     repository = reader_of("org/many").repository
-    name = sorted(n for n in repository.sizes if n.endswith(".safetensors"))[0]
+    name = sorted(n for n in repository.listing.sizes if n.endswith(".safetensors"))[0]
     whole = (hub.repositories["org/many"].folder / name).read_bytes()
     for spoiled in (f"{name}.part", name):
         folder = tmp_path / spoiled
@@ -388,7 +388,7 @@ def test_another_revision_than_the_unfinished_ones_is_refused_with_both_commits(
 
 def test_a_read_that_waits_ends_when_the_work_is_stopped(hub, tmp_path):
     reader, failed = reader_of("org/many"), []
-    name = next(n for n in reader.repository.sizes if n.endswith(".safetensors"))
+    name = next(n for n in reader.repository.listing.sizes if n.endswith(".safetensors"))
     hub.fail("/cdn/", stall=0.8, times=1)
     reader.prepare([frozenset({name})])
     reader.start(tmp_path / "source")
@@ -396,7 +396,7 @@ def test_a_read_that_waits_ends_when_the_work_is_stopped(hub, tmp_path):
     def read() -> None:
         try:
             reader.read_into(name, 0, memoryview(bytearray(8)))
-        except downloads.Stopped as error:
+        except hub_client.Stopped as error:
             failed.append(error)
 
     thread = threading.Thread(target=read)
@@ -410,10 +410,10 @@ def test_a_read_that_waits_ends_when_the_work_is_stopped(hub, tmp_path):
 
 def test_a_read_that_waits_for_the_usual_cache_ends_too(hub, tmp_path):
     reader = reader_of("org/many")
-    name = next(n for n in reader.repository.sizes if n.endswith(".safetensors"))
+    name = next(n for n in reader.repository.listing.sizes if n.endswith(".safetensors"))
     stopped = threading.Event()
     stopped.set()
-    with pytest.raises(downloads.Stopped):
+    with pytest.raises(hub_client.Stopped):
         reader.repository.keep(name, stopped)
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import os
+import signal
 import sys
 import threading
 import traceback
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import MlxquantError
+from ..interrupts import ask_to_end, asked_to_end, begin
 from ..secrets import redact
 
 # A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
@@ -70,11 +75,18 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         _never_fail_to_print()
         _never_show_secrets()
+        with _told_to_end():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except MlxquantError as error:
             if ctx.params.get("debug"):
                 raise
+            if asked_to_end():  # what a wait ended with that learned of Ctrl-C first
+                click.echo("mlxquant: stopped", err=True)
+                sys.exit(INTERRUPTED)
             click.echo(f"mlxquant: {redact(str(error))}", err=True)
             sys.exit(error.exit_code)
         except OSError as error:  # what no check foresaw, such as a name that is too long, or a full disk behind `>`
@@ -106,6 +118,30 @@ def _never_show_secrets() -> None:
 
     sys.excepthook = show
     threading.excepthook = lambda args: show(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, and every thread's wait with it; a second one ends it on the spot."""
+    if threading.current_thread() is not threading.main_thread():  # no thread but this may handle signals
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if asked_to_end():
+            os._exit(INTERRUPTED)
+        ask_to_end()
+        raise KeyboardInterrupt
+
+    begin()
+    ignored = signal.SIG_IGN, None  # by nohup, or by a shell that starts it in the background
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in ignored]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
