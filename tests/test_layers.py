@@ -24,8 +24,8 @@ PACKAGE = ROOT / "mlxquant"
 LAYERS: list[tuple[str, str]] = [
     (
         "words",
-        "__init__ errors interrupts secrets formats metrics modules records schemas units columns layers machine programs"
-        " disk intervals",
+        "__init__ errors interrupts secrets formats metrics modules records schemas units columns layers machine"
+        " programs disk intervals",
     ),
     (
         "source",
