@@ -13,20 +13,20 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from mlxquant.bench import Bench
-from mlxquant.bench_model import LocalModel, device, wired
-from mlxquant.bench_records import unmeasured
-from mlxquant.bench_terms import Settings
-from mlxquant.bench_text import bench_text
-from mlxquant.build import read_build
-from mlxquant.checkpoint import open_checkpoint
-from mlxquant.convert import Options, convert
-from mlxquant.layout import read_layout
-from mlxquant.plan import make_plan
-from mlxquant.prompts import own_text
-from mlxquant.recipe import load_recipe
-from mlxquant.records import record_text
-from mlxquant.tiny import write_tiny
+from mlxquant.bench.bench_terms import Settings
+from mlxquant.bench.local import LocalModel, device, wired
+from mlxquant.bench.prompts import own_text
+from mlxquant.bench.record import unmeasured
+from mlxquant.bench.run import Bench
+from mlxquant.builds.read.build import read_build
+from mlxquant.builds.write.convert import Options, convert
+from mlxquant.layout.layout import read_layout
+from mlxquant.plan.plan import make_plan
+from mlxquant.plan.recipe.recipe import load_recipe
+from mlxquant.records.files import record_text
+from mlxquant.report.bench import bench_text
+from mlxquant.source.checkpoint import open_checkpoint
+from tests.checkpoints import write_tiny
 
 RECIPES = {"base": "gates-8bit", "agentic": "deepseek-8bit"}
 

@@ -25,8 +25,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mlxquant.machine import describe_machine, describe_versions
-from mlxquant.tiny import Size, write_tiny
+from mlxquant.records.head import describe_machine, describe_versions
+from tests.checkpoints import Size, write_tiny
 
 LAYOUTS = {"fused": "qwen3_5_moe", "per-expert": "qwen3_moe", "transposed": "llama4"}
 CONVERT = ["-m", "mlxquant", "convert", "{src}", "-r", "uniform-8bit", "--group-size", "64", "-o", "{out}"]

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from mlxquant.formats import Format
 from mlxquant.kernels import dequantize_rows, measure_rows, quantize_rows
-from mlxquant.machine import describe_machine, describe_versions
+from mlxquant.records.head import describe_machine, describe_versions
+from mlxquant.words.formats import Format
 
 SCHEMA = "mlxquant.error_of_8bit/1"
 COLUMNS = 4096

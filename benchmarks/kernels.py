@@ -24,10 +24,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxquant import kernels_mlx
-from mlxquant.formats import MODES, Format
 from mlxquant.kernels import measure_rows, quantize_rows
-from mlxquant.machine import describe_machine, describe_versions
+from mlxquant.kernels import mlx as kernels_mlx
+from mlxquant.records.head import describe_machine, describe_versions
+from mlxquant.words.formats import MODES, Format
 
 SCHEMA = "mlxquant.benchmark_kernels/1"
 CONTENDERS = ("mlx", "quantize", "quantize+sums", "measure")

@@ -15,10 +15,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mlxquant.cli import main  # noqa: E402
-from mlxquant.report import load, make_report  # noqa: E402
 from mlxquant.tiny import write_tiny  # noqa: E402
 from tests.browser import chromium  # noqa: E402
+
+from mlxquant.cli import main  # noqa: E402
+from mlxquant.report import load, make_report  # noqa: E402
 
 PLANS = [ROOT / "audits" / "qwen3.5-122b-a10b" / f"{name}.plan.json" for name in ("base", "agentic")]
 # The map's cell to point at: v_proj of layer 27 in the second build

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from mlxquant import secrets
-from mlxquant.tiny import ARCHITECTURES, write_tiny
+from mlxquant.words import secrets
+from tests.checkpoints import ARCHITECTURES, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,7 +64,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Give a function from a name in `mlxquant.tiny.ARCHITECTURES` to such a checkpoint, written once."""
+    """Give a function from a name in `tests.checkpoints.ARCHITECTURES` to such a checkpoint, written once."""
     written: dict[str, Path] = {}
 
     def checkpoint(architecture: str) -> Path:

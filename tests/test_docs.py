@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlxquant.cli import COMMANDS
-
-from .support.pages import PAGES, ROOT, Worlds, blocks, difference, refreshed
+from tests.support.pages import PAGES, ROOT, Worlds, blocks, difference, refreshed
 
 SHOWN = [page for page in PAGES if "```console" in page.read_text(encoding="utf-8")]
 SLOW = [page for page in SHOWN if any(b.slow for _, b in blocks(page.read_text(encoding="utf-8")))]

@@ -18,15 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxquant.checkpoint import INDEX, open_checkpoint
 from mlxquant.errors import MlxquantError
-from mlxquant.formats import DTYPE_BYTES
-from mlxquant.layout import read_layout
-
-from .fuzz.__main__ import fuzz
-from .fuzz.mutate import VALUES, mutated
-from .fuzz.targets import TARGETS
-from .safetensor_files import encoded, header
+from mlxquant.layout.layout import read_layout
+from mlxquant.source.checkpoint import INDEX, open_checkpoint
+from mlxquant.words.formats import DTYPE_BYTES
+from tests.fuzz.__main__ import fuzz
+from tests.fuzz.mutate import VALUES, mutated
+from tests.fuzz.targets import TARGETS
+from tests.support.safetensor_files import encoded, header
 
 ROOT = Path(__file__).resolve().parent.parent
 

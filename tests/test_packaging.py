@@ -37,8 +37,8 @@ def test_the_wheel_holds_every_recipe_and_module_and_nothing_of_the_tests(wheel)
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"mlxquant/recipes/{name}" for name in RECIPES} <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "mlxquant").rglob("*.py")} <= names
-    assert "mlxquant/tiny/chat_template.jinja" in names
-    assert {f"mlxquant/report/page.{kind}" for kind in ("css", "js", "html.jinja")} <= names
+    assert "mlxquant/evals/store/model/chat_template.jinja" in names
+    assert {f"mlxquant/report/page/page.{kind}" for kind in ("css", "js", "html.jinja")} <= names
     assert {name.split("/")[0] for name in names} == {"mlxquant", f"mlxquant-{mlxquant.__version__}.dist-info"}
 
 

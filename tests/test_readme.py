@@ -7,8 +7,7 @@ import re
 import pytest
 
 from mlxquant.cli import COMMANDS
-
-from .support.pages import ROOT
+from tests.support.pages import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from .words import TOWNS, number_id
+from benchmarks.quality_set.words import TOWNS, number_id
 
 Record = dict[str, Any]
 _NOUNS = (

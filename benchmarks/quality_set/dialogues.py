@@ -6,9 +6,9 @@ import json
 from random import Random
 from typing import Any
 
-from .domain import Called, Domain
-from .domains_town import CALENDAR, LIBRARY, TRAINS
-from .domains_works import BANK, GREENHOUSE, WORKSHOP
+from benchmarks.quality_set.domain import Called, Domain
+from benchmarks.quality_set.domains_town import CALENDAR, LIBRARY, TRAINS
+from benchmarks.quality_set.domains_works import BANK, GREENHOUSE, WORKSHOP
 
 Record = dict[str, Any]
 DOMAINS = (CALENDAR, LIBRARY, TRAINS, GREENHOUSE, BANK, WORKSHOP)
@@ -34,7 +34,7 @@ def long_loops(draw: Random, each: int) -> list[Record]:
 
 def store_loops(seeds: range) -> list[Record]:
     """Tool loops of mlxquant's store, as its oracle plays them."""
-    from mlxquant.store import make_task, openai_tools, transcript
+    from mlxquant.evals.store import make_task, openai_tools, transcript
 
     made = []
     for n, seed in enumerate(seeds):

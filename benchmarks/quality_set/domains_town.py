@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from .domain import Called, Domain, Request, tool
-from .words import TOWNS, clock, code_id, date, number_id, person
+from benchmarks.quality_set.domain import Called, Domain, Request, tool
+from benchmarks.quality_set.words import TOWNS, clock, code_id, date, number_id, person
 
 # --- a calendar
 

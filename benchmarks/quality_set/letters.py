@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from .languages import LANGUAGES, Language
+from benchmarks.quality_set.languages import LANGUAGES, Language
 
 Record = dict[str, Any]
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
-from .words import LAST, THINGS, TOWNS, clock, code_id, date, email, number_id, person
+from benchmarks.quality_set.words import LAST, THINGS, TOWNS, clock, code_id, date, email, number_id, person
 
 Record = dict[str, Any]
 

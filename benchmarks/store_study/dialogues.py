@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlxquant.store import make_task, transcript
+from mlxquant.evals.store import make_task, transcript
 
 FIRST_SEED = 2_000_000
 # calls of a task -> how many tasks

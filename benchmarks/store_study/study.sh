@@ -23,7 +23,7 @@ step() {
   mv "$out/$name.new" "$out/$name.txt"
 }
 
-[ -e "$work/store-moe" ] || $py -c "from mlxquant.tiny import write_store_moe as w; import pathlib; w(pathlib.Path('$work/store-moe'))"
+[ -e "$work/store-moe" ] || $py -c "from mlxquant.evals.store.model import write_store_moe as w; import pathlib; w(pathlib.Path('$work/store-moe'))"
 [ -e "$work/store.jsonl" ] || $py benchmarks/store_study/dialogues.py -o "$work/store.jsonl"
 
 compared=()

@@ -18,7 +18,7 @@ import vocabulary
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the store, from this checkout
-from mlxquant.store import Task, Turn, make_task, transcript
+from mlxquant.evals.store import Task, Turn, make_task, transcript
 
 WORD_TASKS = 600  # tasks whose transcripts the vocabulary is counted on
 

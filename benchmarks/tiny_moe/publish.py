@@ -1,6 +1,6 @@
 """Turn a kept step into the checkpoint that the package ships, judge it as shipped, and write the record.
 
-    python benchmarks/tiny_moe/publish.py runs/store --step 3000 -o mlxquant/tiny/store_moe
+    python benchmarks/tiny_moe/publish.py runs/store --step 3000 -o mlxquant/evals/store/model
 
 Weights are rounded to what the checkpoint holds first; then transformers' own forward pass has to give the same logits
 as ours, and the held-out tasks are judged in float32, many more than during training.
@@ -26,7 +26,7 @@ import torch
 import train
 from held_out import FIRST_SEED, judged
 
-from mlxquant.machine import describe_machine
+from mlxquant.records.head import describe_machine
 
 TASKS = ((5, 400), (10, 200), (20, 100), (40, 50), (64, 30))
 RECORD = Path(__file__).parents[1] / "results/tiny_moe.json"

@@ -19,7 +19,7 @@ SIZE = 448
 SPECIAL = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 VISIBLE = ("<tool_call>", "</tool_call>")  # kept when special tokens are skipped, so that a call can be parsed
 PIECES = r"""["}\]]*[,{\[]+"id":"[A-Z](?=\d)|["}\]]*[,{\[]+ ?"[a-z_]+": ?[\["{]*|\d| ?[\p{L}_]+| ?[^\s\p{L}\d_]+|\s+"""
-TEMPLATE = Path(__file__).parents[2] / "mlxquant/tiny/store_moe/chat_template.jinja"
+TEMPLATE = Path(__file__).parents[2] / "mlxquant/evals/store/model/chat_template.jinja"
 
 
 def characters() -> dict[int, str]:

@@ -19,8 +19,8 @@ import click
 
 from .. import __version__
 from ..errors import MlxquantError
-from ..interrupts import ask_to_end, asked_to_end, begin
-from ..secrets import redact
+from ..words.interrupts import ask_to_end, asked_to_end, begin
+from ..words.secrets import redact
 
 # A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
 # wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.

@@ -10,8 +10,8 @@ from ..errors import BuildError, UsageError
 from .options import json_option
 
 if TYPE_CHECKING:
-    from ..audit import Build
-    from ..audit_source import Comparison
+    from ..check.against_source import Comparison
+    from ..check.audit import Build
 
 
 @click.command()
@@ -42,7 +42,7 @@ def command(
     """
     if as_json + as_csv + as_md > 1:
         raise UsageError("--json, --csv and --md exclude each other; give one")
-    from ..audit import audit_build, read_build
+    from ..check.audit import audit_build, read_build
 
     found = read_build(build)
     against = _measure(found, source, jobs) if source is not None else None
@@ -55,8 +55,8 @@ def command(
 
 def _measure(build: Build, source: str, jobs: int | None) -> Comparison:
     """Hold the build against its source, with a bar where someone watches."""
-    from ..audit_source import compare_with_source
-    from ..hub import open_source
+    from ..check.against_source import compare_with_source
+    from ..source.hub.open import open_source
     from .convert import progress_bar
 
     with progress_bar() as watch:
@@ -65,13 +65,13 @@ def _measure(build: Build, source: str, jobs: int | None) -> Comparison:
 
 def _shown(record: dict[str, Any], name: str, by: str, as_json: bool, as_csv: bool, as_md: bool) -> str:
     if as_json:
-        from ..records import record_text
+        from ..records.files import record_text
 
         return record_text(record)
     if as_md:
-        from ..account_text import markdown
+        from ..report.audit_markdown import markdown
 
         return markdown(record)
-    from ..audit_text import audit_text, csv_text
+    from ..report.audit import audit_text, csv_text
 
     return csv_text(record) if as_csv else audit_text(record, name, by)

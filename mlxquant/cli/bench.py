@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError, UsageError
-from ..secrets import secret_from
+from ..words.secrets import secret_from
+from .bars import step_bar
 from .options import json_option
-from .progress import step_bar
 
 if TYPE_CHECKING:
-    from ..bench import Bench, Step
-    from ..bench_terms import Settings
-    from ..chips import Chip
-    from ..predict import Traffic
-    from ..prompts import Prompts
+    from ..bench.bench_terms import Settings
+    from ..bench.chips import Chip
+    from ..bench.predict import Traffic
+    from ..bench.prompts import Prompts
+    from ..bench.run import Bench, Step
 
 _HEADROOM = 1.15  # activations and caches beside the weights
 _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
@@ -81,17 +81,17 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
         return
     record = _kept(builds, options) if options["kept"] else _measured(builds, settings, options)
     _show(record, options)
-    from ..bench_records import unmeasured
+    from ..bench.record import unmeasured
 
     if missing := unmeasured(record):
-        from ..bench_terms import MeasurementError
+        from ..bench.bench_terms import MeasurementError
         from ..errors import listed
 
         raise MeasurementError("unmeasured", "not measured:\n" + listed(missing))
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    from ..bench_terms import Settings, parse_numbers
+    from ..bench.bench_terms import Settings, parse_numbers
 
     def numbers(name: str, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
         return parse_numbers(",".join(options[name]), option) if options[name] else default
@@ -118,7 +118,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _measured(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
-    from ..prompts import own_text, random_tokens, text_from
+    from ..bench.prompts import own_text, random_tokens, text_from
 
     file = options["prompt_file"]
     prompts = random_tokens() if options["random_tokens"] else text_from(file) if file else own_text()
@@ -132,10 +132,10 @@ def _measured(builds: tuple[str, ...], settings: Settings, options: dict[str, An
 
 
 def _local(builds: tuple[str, ...], settings: Settings, prompts: Prompts, options: dict[str, Any]) -> dict[str, Any]:
-    from ..bench import Bench
-    from ..bench_model import LocalModel, device, wired
-    from ..build import read_build
-    from ..machine import describe_machine
+    from ..bench.local import LocalModel, device, wired
+    from ..bench.run import Bench
+    from ..builds.read.build import read_build
+    from ..records.head import describe_machine
 
     subjects = [LocalModel(read_build(build), prompts) for build in builds]
     on = device()
@@ -148,9 +148,9 @@ def _local(builds: tuple[str, ...], settings: Settings, prompts: Prompts, option
 
 
 def _served(builds: tuple[str, ...], settings: Settings, prompts: Prompts, options: dict[str, Any]) -> Bench:
-    from ..bench import Bench
-    from ..endpoint import Endpoint, check_endpoint
-    from ..sse import parse_server
+    from ..bench.run import Bench
+    from ..bench.served import Endpoint, check_endpoint
+    from ..endpoint.client import parse_server
 
     check_endpoint(settings, builds, options["models"])
     key = secret_from(options["api_key_env"], "--api-key-env")
@@ -163,9 +163,9 @@ def _served(builds: tuple[str, ...], settings: Settings, prompts: Prompts, optio
 
 def _bandwidth(options: dict[str, Any]) -> dict[str, Any]:
     """Memory bandwidth of this machine, by the table or by the user; None where neither tells."""
-    from ..bench_conditions import gpu_cores
-    from ..chips import find_chip
-    from ..machine import describe_machine
+    from ..bench.chips import find_chip
+    from ..bench.conditions import gpu_cores
+    from ..records.head import describe_machine
 
     if options["bandwidth"] is not None:
         return {"bandwidth_gbs": options["bandwidth"], "bandwidth_source": "given with --bandwidth"}
@@ -189,7 +189,7 @@ def _run(bench: Bench) -> dict[str, Any]:
 
 
 def _kept(builds: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    from ..bench_records import pool, read_bench
+    from ..bench.record import pool, read_bench
 
     if builds or options["endpoint"]:
         raise UsageError("--from shows records; it measures nothing")
@@ -198,9 +198,9 @@ def _kept(builds: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
-    from ..bench_export import bench_csv, bench_jsonl, bench_sql
-    from ..bench_text import bench_markdown, bench_text
-    from ..records import record_text
+    from ..records.files import record_text
+    from ..report.bench import bench_markdown, bench_text
+    from ..report.bench_tables import bench_csv, bench_jsonl, bench_sql
 
     output: Path | None = options["output"]
     if output is not None:
@@ -224,8 +224,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> None:
-    from ..predict_text import prediction, prediction_text
-    from ..records import record_text
+    from ..records.files import record_text
+    from ..report.predict import prediction, prediction_text
 
     if options["endpoint"] or options["kept"]:
         raise UsageError("--predict goes with builds or with SOURCE and --recipe")
@@ -241,17 +241,17 @@ def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any
 
 
 def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
-    from ..predict import traffic_of_build, traffic_of_plan
+    from ..bench.predict import traffic_of_build, traffic_of_plan
 
     if not recipes:
-        from ..build import read_build
+        from ..builds.read.build import read_build
 
         yield traffic_of_build(read_build(target))
         return
-    from ..hub import open_source
-    from ..layout import read_layout
-    from ..plan import make_plan
-    from ..recipe import load_recipe
+    from ..layout.layout import read_layout
+    from ..plan.plan import make_plan
+    from ..plan.recipe.recipe import load_recipe
+    from ..source.hub.open import open_source
 
     chosen = [load_recipe(recipe) for recipe in recipes]
     source = open_source(target)
@@ -261,7 +261,7 @@ def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
 
 
 def _chips(options: dict[str, Any]) -> list[Chip]:
-    from ..chips import CHIPS, Chip, chips_named
+    from ..bench.chips import CHIPS, Chip, chips_named
 
     if options["bandwidth"] is not None:
         return [Chip("given", 0, options["bandwidth"], "given with --bandwidth", "-", None)]

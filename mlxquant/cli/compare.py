@@ -16,10 +16,10 @@ from . import INTERRUPTED
 from .options import dtype_option, json_option, override_options, shipped
 
 if TYPE_CHECKING:
-    from ..compare.engine import Progress
-    from ..compare.lanes import Candidate
-    from ..compare.ranks import Ranks
-    from ..compare.record import Question
+    from ..divergence.record import Question
+    from ..stream.candidates import Candidate
+    from ..stream.engine import Progress
+    from ..stream.ranks import Ranks
 
 # How long a rank waits for the launcher to end it, when another tells why nothing can begin: mlx.launch ends all at the
 # first exit, also the one that is still writing its line.
@@ -69,13 +69,13 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
     mlxquant compare --from compare.json --by statistic
     mlx.launch --hosts 10.0.0.1,10.0.0.2 -- mlxquant compare ./checkpoint -r gates-8bit --data calls.jsonl
     """
-    from ..records import record_text
+    from ..records.files import record_text
 
     output: Path | None = options["output"]
     if options["kept"] is not None:
         if source is not None or recipes or builds:
             raise UsageError("--from shows a record; it measures nothing")
-        from ..compare.figures import read_comparison
+        from ..records.measurements import read_comparison
 
         _check_place(output)
         record: dict[str, Any] | None = read_comparison(options["kept"])
@@ -88,7 +88,7 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
     text = record_text(record)
     if output is not None:
         _write(output, text)
-    from ..compare.text import compare_text
+    from ..report.compare import compare_text
 
     click.echo(text if options["as_json"] else compare_text(record, options["by"]))
 
@@ -97,7 +97,7 @@ def _measured(
     source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Run the pass; None where another rank tells what came out."""
-    from ..compare.ranks import Ranks
+    from ..stream.ranks import Ranks
 
     ranks = Ranks.join()
     try:
@@ -115,9 +115,9 @@ def _run(
     if ranks.rank == 0:  # the only one that writes it
         _check_place(given["output"])
     candidates = list(_candidates(recipes, builds, given))
-    from ..compare.engine import Options
-    from ..compare.record import run_comparison
-    from ..hub import open_source
+    from ..divergence.record import run_comparison
+    from ..source.hub.open import open_source
+    from ..stream.engine import Options
 
     question = question_of(given)
     options = Options(
@@ -142,8 +142,8 @@ def _run(
 
 def question_of(given: dict[str, Any]) -> Question:
     """What is asked, from the options that `compare` and `sweep` share."""
-    from ..compare.record import Question
-    from ..compare.verdicts import DEFAULT_MARGIN
+    from ..divergence.record import Question
+    from ..divergence.verdicts import DEFAULT_MARGIN
 
     return Question(
         data=given["data"] if given["data"] == "builtin" else Path(given["data"]),
@@ -158,11 +158,11 @@ def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[
     """Load recipes and name builds. Raises UsageError, RecipeError."""
     if not recipes and not builds:
         raise UsageError(f"nothing to compare: give -r with one of {', '.join(shipped())} or a .toml file, or --build")
-    from ..variations import load_variation, name_of
+    from ..plan.recipe.variation import load_variation, name_of
 
     overrides = {key: given[key] for key in ("bits", "group_size", "mode", "unaligned", "sets")}
     loaded = [(name_of(text, found), found) for text in recipes for found in [load_variation(text, **overrides)]]
-    from ..compare.lanes import Candidate
+    from ..stream.candidates import Candidate
 
     for name, recipe in loaded:
         yield Candidate(name, recipe=recipe)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..units import parse_memory, show_bytes
+from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
 from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
 
 if TYPE_CHECKING:
-    from ..convert import Options, Progress
+    from ..builds.write.convert import Options, Progress
 
 
 @click.command()
@@ -66,11 +66,11 @@ def command(
     """
     own = {name: words.pop(name) for name in _OWN}  # what is left changes the recipe
     chosen = load(recipe, **words)
-    from ..convert import convert
-    from ..hub import open_source
-    from ..layout import read_layout
-    from ..manifest import MANIFEST
-    from ..plan import make_plan
+    from ..builds.manifest import MANIFEST
+    from ..builds.write.convert import convert
+    from ..layout.layout import read_layout
+    from ..plan.plan import make_plan
+    from ..source.hub.open import open_source
 
     options = _options(**own)
     opened = open_source(_begun(source, out, fresh=options.fresh), weights=True, keep=keep_source)
@@ -107,8 +107,8 @@ _OWN = (
 
 
 def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_hash: bool, **others: Any) -> Options:
-    from ..convert import Options
-    from ..kernels_mlx import require_device
+    from ..builds.write.convert import Options
+    from ..kernels.mlx import require_device
 
     require_device(others["device"])
     return Options(
@@ -122,8 +122,8 @@ def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_has
 
 def _begun(source: str, out: Path, *, fresh: bool) -> str:
     """SOURCE, at the commit that OUT.partial was begun at if none is asked for: a branch may have moved on since."""
-    from ..hub import unpinned
-    from ..partial import Partial
+    from ..disk.work_folder import Partial
+    from ..source.hub.open import unpinned
 
     repository = unpinned(source)
     commit = None if fresh or repository is None else Partial(out).begun_at(repository)
@@ -135,7 +135,7 @@ def _begun(source: str, out: Path, *, fresh: bool) -> str:
 
 def _kept_work(out: Path) -> str:
     """What is left of an interrupted run, in words."""
-    from ..partial import Partial
+    from ..disk.work_folder import Partial
 
     folder = Partial(out).folder
     if folder.exists():

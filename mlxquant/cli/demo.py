@@ -43,7 +43,7 @@ def command(out: Path | None) -> None:
 
 
 def _chain() -> None:
-    from ..tiny import write_store_moe
+    from ..evals.store.model import write_store_moe
 
     source = Path("store-moe")
     _say("A tiny checkpoint in the Hub's layout")
@@ -83,8 +83,8 @@ def _serve(build: str) -> None:
     """Let a build do the first request of a task that it never saw, with tools that really answer."""
     import mlx_lm
 
-    from ..model_loading import load_build
-    from ..store import Store, make_task
+    from ..builds.read.loading import load_build
+    from ..evals.store import Store, make_task
 
     task = make_task(TASK, 5)
     model, tokenizer = load_build(Path(build))

@@ -10,8 +10,8 @@ from ..errors import UsageError
 from .options import json_option
 
 if TYPE_CHECKING:
-    from ..build import Build
-    from ..checkpoint import Checkpoint
+    from ..builds.read.build import Build
+    from ..source.checkpoint import Checkpoint
 
 
 @click.command()
@@ -38,10 +38,10 @@ def command(a: str, b: str, source: str | None, no_bytes: bool, jobs: int | None
     """
     if as_json and as_md:
         raise UsageError("--json and --md exclude each other; give one")
-    from ..diff import diff_records
-    from ..diff_sides import read_sides
-    from ..diff_text import diff_markdown, diff_text
-    from ..records import record_text
+    from ..check.diff import read_sides
+    from ..records.diff import diff_records
+    from ..records.files import record_text
+    from ..report.diff import diff_markdown, diff_text
 
     left, right = read_sides(a, b, None if source is None else lambda: _open(source))
     record = diff_records(left.record, right.record, (left.name, right.name))
@@ -57,14 +57,14 @@ def command(a: str, b: str, source: str | None, no_bytes: bool, jobs: int | None
 
 def _open(source: str) -> Checkpoint:
     """Open what recipes are applied to; imported here, since records alone need no mlx."""
-    from ..hub import open_source
+    from ..source.hub.open import open_source
 
     return open_source(source)
 
 
 def _compare(a: Build, b: Build, jobs: int | None) -> dict[str, Any]:
     """Compare the weights of two builds, with a bar where someone watches."""
-    from ..build_distance import compare_builds
+    from ..check.distance import compare_builds
     from .convert import progress_bar
 
     with progress_bar() as watch:

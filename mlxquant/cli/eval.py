@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError, UsageError
-from ..secrets import secret_from
+from ..words.secrets import secret_from
+from .bars import step_bar
 from .options import json_option
-from .progress import step_bar
 
 if TYPE_CHECKING:
     from ..evals.evaluate import Settings
@@ -66,8 +66,8 @@ def command(**options: Any) -> None:
         --candidate-build build-4bit --tasks 50 --trace requests.jsonl -o eval.json
     """
     from ..evals.evaluate import Files, evaluate
-    from ..evals.text import eval_text
-    from ..records import record_text
+    from ..records.files import record_text
+    from ..report.eval import eval_text
 
     output: Path | None = options["output"]
     if output is not None and output.exists():
@@ -101,8 +101,8 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _suites(options: dict[str, Any]) -> list[Suite]:
-    from ..bench_terms import parse_numbers
-    from ..evals.catalog import Choice, open_suites
+    from ..bench.bench_terms import parse_numbers
+    from ..evals.suites.catalog import Choice, open_suites
 
     calls = parse_numbers(options["calls"], "--calls")
     for name, value in (
@@ -143,7 +143,7 @@ def _partial(output: Path | None) -> Path | None:
 
 def _publish(output: Path, text: str) -> None:
     """Write the record whole, then remove what kept the run."""
-    from .. import disk
+    from ..disk import files as disk
 
     beside = output.with_name(output.name + ".new")
     disk.write_file(beside, (text + "\n").encode())
@@ -160,7 +160,7 @@ def trial_bar() -> AbstractContextManager[Callable[[Step], None]]:
 
 def _check_measured(record: dict[str, Any]) -> None:
     """Raise MeasurementError where a candidate has nothing in common with the baseline."""
-    from ..bench_terms import MeasurementError
+    from ..bench.bench_terms import MeasurementError
 
     for candidate in record["candidates"]:
         if not candidate["paired"]:

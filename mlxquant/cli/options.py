@@ -10,7 +10,7 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..recipe import Recipe
+    from ..plan.recipe.recipe import Recipe
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -85,7 +85,7 @@ def recipe_options(function: _Function) -> _Function:
 
 def load(recipe: str | None, **overrides: Any) -> Recipe:
     """Load the recipe that `recipe_options` gave. Raises UsageError where none was given, RecipeError."""
-    from ..recipe import load_recipe
+    from ..plan.recipe.recipe import load_recipe
 
     if recipe is None:
         raise UsageError(f"a recipe is missing: give -r with one of {', '.join(shipped())}, or a .toml file")
@@ -94,6 +94,6 @@ def load(recipe: str | None, **overrides: Any) -> Recipe:
 
 def shipped() -> list[str]:
     """Names of the shipped recipes."""
-    from ..recipe import available
+    from ..plan.recipe.recipe import available
 
     return [entry.name for entry in available()]

@@ -10,8 +10,8 @@ from ..errors import UsageError
 from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
 
 if TYPE_CHECKING:
-    from ..fits import Fit
-    from ..recipe import Recipe
+    from ..plan.fits import Fit
+    from ..plan.recipe.recipe import Recipe
 
 DEFAULT_CONTEXT = "32k"
 
@@ -58,11 +58,11 @@ def command(
 
 def _plan(source: str, recipe: Recipe, layout: dict[str, Any], as_json: bool) -> None:
     """Plan one recipe and print it."""
-    from ..hub import open_source
-    from ..layout import read_layout
-    from ..plan import make_plan
-    from ..plan_text import plan_text
-    from ..records import record_text
+    from ..layout.layout import read_layout
+    from ..plan.plan import make_plan
+    from ..records.files import record_text
+    from ..report.plan import plan_text
+    from ..source.hub.open import open_source
 
     opened = open_source(source)
     plan = make_plan(read_layout(opened, **layout), recipe, opened)
@@ -79,12 +79,12 @@ def _fits(
     overrides: dict[str, Any],
 ) -> None:
     """Hold one or every shipped recipe against a machine's memory and print it."""
-    from ..fits import Memory, find_fits, shipped_recipes
-    from ..fits_text import fits_text
-    from ..hub import open_source
-    from ..layout import read_layout
-    from ..records import record_text
-    from ..units import parse_memory, parse_tokens
+    from ..layout.layout import read_layout
+    from ..plan.fits import Memory, find_fits, shipped_recipes
+    from ..records.files import record_text
+    from ..report.fits_text import fits_text
+    from ..source.hub.open import open_source
+    from ..words.units import parse_memory, parse_tokens
 
     memory, tokens = Memory(parse_memory(size)), parse_tokens(context)
     recipes: list[Recipe | Fit] = [*shipped_recipes(**overrides)] if recipe is None else [load(recipe, **overrides)]

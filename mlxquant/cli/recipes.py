@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import OutputError, UsageError
-from ..recipe import Recipe, available, load_recipe, parse_recipe
+from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
 from .options import json_option, override_options
 
 
@@ -49,8 +49,8 @@ def command(name: str | None, build: str | None, output: Path | None, as_json: b
 
 def _write_found(build: str, output: Path | None, as_json: bool) -> None:
     """Read a build's formats and write the recipe."""
-    from ..audit import read_build
-    from ..infer_recipe import recipe_of
+    from ..check.audit import read_build
+    from ..plan.recipe.infer import recipe_of
 
     if output is not None and output.exists():
         raise OutputError(f"{output}: already exists; choose another name or remove it")

@@ -25,8 +25,9 @@ def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
     mlxquant report base.plan.json agentic.plan.json -o report.html
     mlxquant report build-a build-b bench.json -o report.html --title "Two builds"
     """
-    from ..report import load, make_report
-    from ..report.charts import available
+    from ..records.loading import load
+    from ..report.page.charts import available
+    from ..report.page.page import make_report
 
     page = make_report([load(path) for path in records], title)
     _write(output, page)

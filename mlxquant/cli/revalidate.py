@@ -11,7 +11,7 @@ import click
 from .options import json_option
 
 if TYPE_CHECKING:
-    from ..revalidate import Revalidation
+    from ..validate.revalidate import Revalidation
 
 
 @click.command()
@@ -28,8 +28,8 @@ def command(build: Path, records: tuple[Path, ...], as_json: bool) -> None:
     mlxquant revalidate build
     mlxquant revalidate build bench.json
     """
-    from ..records import record_text
-    from ..revalidate import revalidate
+    from ..records.files import record_text
+    from ..validate.revalidate import revalidate
 
     found = revalidate(build, records)
     click.echo(record_text(found.as_dict()) if as_json else _text(found))

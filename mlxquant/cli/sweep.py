@@ -17,7 +17,7 @@ from .options import dtype_option, json_option
 from .output import write_whole
 
 if TYPE_CHECKING:
-    from ..sweep.measure import Evaluating, Folder, Trial
+    from ..sweep.run import Evaluating, Folder, Trial
     from ..validate import Tolerances
 
 _PATH = click.Path(path_type=Path)
@@ -76,9 +76,8 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
     record = _judged(kept, options) if kept else _measured(source, options)
     if record is None:
         return  # another rank tells
-    from ..records import record_text
-    from ..sweep import sweep_text
-    from ..sweep.text import convert_words
+    from ..records.files import record_text
+    from ..report.sweep import convert_words, sweep_text
 
     text = record_text(record)
     if output is not None:
@@ -100,7 +99,7 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
     """Measure in the work folder, or in one that goes away, and judge; None where another rank tells."""
     if source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
-    from ..sweep.measure import Folder, load_trials, tolerances_before
+    from ..sweep.run import Folder, load_trials, tolerances_before
 
     tolerances = tolerances_before(options["tolerances"], evaluated=options["few"] > 0)
     trials, notes = load_trials(_words(options), **_overrides(options))
@@ -122,10 +121,10 @@ def _swept(
     folder: Folder,
     options: dict[str, Any],
 ) -> dict[str, Any] | None:
-    from ..compare.terms import Options
-    from ..hub import open_source
+    from ..source.hub.open import open_source
+    from ..stream.options import Options
     from ..sweep import sweep
-    from ..sweep.measure import best_few, compare_all, evaluate_best, needed
+    from ..sweep.run import best_few, compare_all, evaluate_best, needed
     from .compare import pass_bar, question_of
 
     how = _evaluating(options) if options["few"] else None
@@ -153,12 +152,12 @@ def _swept(
 
 def _evaluating(options: dict[str, Any]) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
-    from ..bench_terms import parse_numbers
-    from ..evals.catalog import Choice, open_suites
+    from ..bench.bench_terms import parse_numbers
     from ..evals.evaluate import Settings
     from ..evals.opening import Target, open_sides
-    from ..store.make import FEWEST_CALLS, MOST_CALLS
-    from ..sweep.measure import Evaluating
+    from ..evals.store.make import FEWEST_CALLS, MOST_CALLS
+    from ..evals.suites.catalog import Choice, open_suites
+    from ..sweep.run import Evaluating
     from .convert import progress_bar
     from .eval import trial_bar
 
@@ -197,6 +196,6 @@ def _group_sizes(options: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
-    from ..bench_terms import parse_numbers
+    from ..bench.bench_terms import parse_numbers
 
     return parse_numbers(text, option)

@@ -14,7 +14,7 @@ from .options import json_option
 from .output import write_whole
 
 if TYPE_CHECKING:
-    from ..tau2 import Results
+    from ..results.tau2 import Results
 
 
 @click.command()
@@ -52,8 +52,9 @@ def command(
     mlxquant tau2 base.json agentic.json -o tau2.json
     mlxquant tau2 base.json agentic.json --name base --name agentic
     """
-    from ..records import record_text
-    from ..tau2 import make_record, read_results, tau2_text
+    from ..records.files import record_text
+    from ..report.tau2 import tau2_text
+    from ..results.tau2 import make_record, read_results
 
     if names and len(names) != len(results):
         raise UsageError(f"--name is given {len(names)} times for {len(results)} RESULTS; give one for each, or none")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..units import show_bytes
+from ..words.units import show_bytes
 
 
 @click.command()
@@ -36,7 +36,7 @@ def command(
     mlxquant upload build me/Qwen3.5-122B-8bit
     mlxquant upload build me/Qwen3.5-122B-8bit --public --bench speeds.json --base-model Qwen/Qwen3.5-122B-A10B
     """
-    from ..upload import README, prepare, upload
+    from ..publish.upload import README, prepare, upload
 
     what = prepare(build, repository, benches, base_model=base_model)
     if dry_run:

@@ -63,8 +63,10 @@ def command(records: tuple[Path, ...], **options: Any) -> None:
 
 
 def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any]) -> None:
-    from ..records import record_text
-    from ..validate import read_evidence, validate, verdict_junit, verdict_markdown, verdict_text
+    from ..records.files import record_text
+    from ..report.verdict import verdict_text
+    from ..report.verdict_exports import verdict_junit, verdict_markdown
+    from ..validate import read_evidence, validate
 
     record = validate(
         [read_evidence(path) for path in records],
@@ -98,7 +100,7 @@ def _init(records: tuple[Path, ...]) -> None:
 
 
 def _list_metrics() -> None:
-    from ..metrics import METRICS
+    from ..records.metrics import METRICS
 
     for metric in METRICS:
         name = metric.shown or metric.name
@@ -108,7 +110,7 @@ def _list_metrics() -> None:
 def _since(
     manifest: Path, records: tuple[Path, ...], tolerances: Path | None, as_json: bool, output: Path | None
 ) -> None:
-    from ..records import record_text
+    from ..records.files import record_text
     from ..validate.since import since, since_text
 
     record = since(manifest, records, tolerances)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import BuildError, MlxquantError, UsageError
-from ..units import show_bytes
+from ..words.units import show_bytes
 from .options import json_option
 
 if TYPE_CHECKING:
-    from ..verify import Verified
+    from ..check.verify import Verified
 
 
 @click.command()
@@ -36,8 +36,8 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
     """
     if everything and source is None:
         raise UsageError("--all goes with --source: it says how much of it is made again")
-    from ..records import record_text
-    from ..verify import verify
+    from ..check.verify import verify
+    from ..records.files import record_text
     from .convert import progress_bar
 
     with progress_bar() as watch:
@@ -52,8 +52,8 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
 
 def _against_source(found: Verified, build: Path, source: str, **how: Any) -> Verified:
     """Make it again; where that cannot be done to a damaged build, what was found before is not lost."""
-    from ..hub import open_source
-    from ..verify_source import verify_source
+    from ..check.remake import verify_source
+    from ..source.hub.open import open_source
     from .convert import progress_bar
 
     opened = open_source(source, weights=True)

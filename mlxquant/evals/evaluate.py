@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..bench_terms import distinct
+from ..bench.bench_terms import distinct
+from ..disk.kept import Kept
 from ..errors import UsageError
-from ..machine import describe_machine, describe_versions
-from ..secrets import redacted
+from ..records.head import describe_machine, describe_versions
+from ..words.secrets import redacted
 from .asking import Sampling
 from .items import Suite
-from .kept import Kept
 from .record import SCHEMA, finish
 from .run import Evaluation, Step, digest_of
 from .sides import Side

@@ -21,14 +21,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..bench_model import describe_build
-from ..bench_terms import MeasurementError
-from ..build import Build
+from ..bench.bench_terms import MeasurementError
+from ..bench.local import describe_build
+from ..builds.read.build import Build
+from ..builds.read.loading import load_build
 from ..errors import BuildError
-from ..model_loading import load_build
 from .items import Message, Reply, Timing, Usage
+from .replies import take_apart
 from .sides import Request, Variant
-from .spoken import take_apart
 
 _STEP = 2048  # prompt tokens at a time, mlx-lm's default
 _RUN_ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError, IndexError, KeyError, AttributeError)

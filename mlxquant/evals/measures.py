@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import comb
 from typing import Any
 
-from ..intervals import Interval, clustered_difference, clustered_mean, difference_of_sums, share_of_sums
-from .tallies import Trial, Where, count, count_pairs, in_order, unit_of
+from ..stats import Interval, clustered_difference, clustered_mean, difference_of_sums, share_of_sums
+from .figures import Trial, Where, count, count_pairs, in_order, unit_of
 
 
 def as_measurement(metric: str, found: Interval, where: Where = ()) -> dict[str, Any]:

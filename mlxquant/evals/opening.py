@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..bench_terms import distinct
-from ..build import read_build
+from ..bench.bench_terms import distinct
+from ..builds.read.build import read_build
+from ..endpoint.client import parse_server
 from ..errors import UsageError
-from ..secrets import redact
-from ..sse import parse_server
+from ..words.secrets import redact
 from .served import Served, the_model
 from .sides import Side
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..intervals import LEAST_CLUSTERS, mcnemar_exact
-from .tallies import DEPTHS, Trial, count_pairs
+from ..stats import LEAST_CLUSTERS, mcnemar_exact
+from .figures import DEPTHS, Trial, count_pairs
 
 METRICS = ("pass", "right_call")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..records import read_checked
+from ..records.files import read_checked
+from .figures import DEPTHS
 from .record import SCHEMA
-from .tallies import DEPTHS
 
 _NUMBER: tuple[type, ...] = (int, float)
 _MAYBE: tuple[type, ...] = (int, float, type(None))

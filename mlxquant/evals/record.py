@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..intervals import kaplan_meier
+from ..stats import kaplan_meier
+from .figures import Trial
 from .items import CALL_CHECKS
 from .measures import of_difference, of_side
 from .paired import outcomes, pair_up
 from .serving import of_requests, totals
-from .tallies import Trial
 
 SCHEMA = "mlxquant.eval/1"
 

@@ -17,11 +17,11 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from ..bench_terms import MeasurementError
-from ..secrets import redacted
+from ..bench.bench_terms import MeasurementError
+from ..disk.kept import Kept, Key
+from ..words.secrets import redacted
 from .asking import Asking, Sampling
 from .items import CALL_CHECKS, CallMade, Item, Played, Suite
-from .kept import Kept, Key
 from .sides import Side, worth_repeating
 from .trace import Trace
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..chat_events import whole
+from ..endpoint.client import Server, StreamError, events, unfinished
+from ..endpoint.events import whole
+from ..endpoint.wire import shown
 from ..errors import UsageError
-from ..sse import Server, StreamError, events, unfinished
-from ..wire import shown
 from .items import Reply
 from .sides import Request, Variant
 from .streamed import Gathered

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..intervals import clustered_quantiles
+from ..stats import clustered_quantiles
+from .figures import Trial
 from .measures import as_measurement
-from .tallies import Trial
 
 _PERCENTILES = (50, 90, 99)
 _FIGURES = (("ttft_s", "ttft_s"), ("decode_tok_s", "decode_tok_s"), ("request_s", "seconds"))

@@ -15,11 +15,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from ..chat_events import CallPiece, Event, whole
-from ..sse import StreamError
+from ..endpoint.client import StreamError
+from ..endpoint.events import CallPiece, Event, whole
 from .calls import broken_calls
 from .items import Reply, Timing, ToolCall, Usage
-from .spoken import reasoning_within
+from .replies import reasoning_within
 
 _MOST_CALLS = 1000  # of one answer
 _AT_ONCE = 1e-4  # seconds a token: nobody decodes 10,000 a second for one user, so such a stream was held back

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import OutputError
-from ..secrets import redacted
+from ..words.secrets import redacted
 from .items import Item, Message, Reply
 from .sides import Request, Variant
 

@@ -10,10 +10,3 @@ are matplotlib's SVG, coloured by the page's style sheet, so that one drawing se
 weighed: its bundle alone takes 4.8 MB in every page, a drawing here 6 to 35 KB; see `charts`. Without
 matplotlib (the extra `report`) the page has the same figures as tables.
 """
-
-from __future__ import annotations
-
-from .loading import Loaded, load
-from .page import make_report
-
-__all__ = ["Loaded", "load", "make_report"]

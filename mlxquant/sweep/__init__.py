@@ -13,6 +13,5 @@ from __future__ import annotations
 
 from .candidates import split_words, variations
 from .record import SCHEMA, sweep
-from .text import sweep_text
 
-__all__ = ["SCHEMA", "split_words", "sweep", "sweep_text", "variations"]
+__all__ = ["SCHEMA", "split_words", "sweep", "variations"]

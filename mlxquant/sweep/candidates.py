@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UsageError
-from ..schemas.sense import PLACES
+from ..plan.recipe.variation import split_variation
+from ..records.schemas.sense import PLACES
 from ..validate.evidence import NOISE_FLOOR, table_of
-from ..variations import split_variation
 
 # What a rule is told by: reasons and origins are words, and change no byte
 _WORDS = ("origin", "index", "reason")

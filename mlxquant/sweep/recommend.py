@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..report.verdict import ORDER
+from ..report.words import figure, interval, name, what_now
 from ..validate.judge import FAIL, PASS, Check, verdict_of
-from ..validate.text import ORDER
-from ..validate.words import figure, interval, name, what_now
 from .candidates import Candidate
 
 Checks = Mapping[str, Sequence[Check]]

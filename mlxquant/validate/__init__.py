@@ -10,9 +10,7 @@ since        what must be measured again after the stack changed
 
 from __future__ import annotations
 
-from .exports import verdict_junit, verdict_markdown
 from .reading import read_evidence
-from .text import verdict_text
 from .tolerances import Tolerance, ToleranceError, Tolerances, default_text, read_tolerances
 from .verdict import SCHEMA, validate
 
@@ -25,7 +23,4 @@ __all__ = [
     "read_evidence",
     "read_tolerances",
     "validate",
-    "verdict_junit",
-    "verdict_markdown",
-    "verdict_text",
 ]

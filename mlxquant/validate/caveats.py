@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..metrics import metric_named
+from ..records.metrics import metric_named
 from .judge import INCONCLUSIVE, MISSING, Check
 
 _KL = "kl_"

@@ -18,7 +18,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..programs import ProgramError, run_program
+from ..disk.programs import ProgramError, run_program
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REFERENCE = re.compile(r"ref: *(refs/\S+)")

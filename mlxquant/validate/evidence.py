@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..intervals import Interval
-from ..schemas.sense import COUNTED, SIZES
+from ..records.schemas.sense import COUNTED, SIZES
+from ..stats import Interval
 
 NOISE_FLOOR = "noise floor"
 # beginnings of schemas -> what figures are clustered by

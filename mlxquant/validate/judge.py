@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from math import exp, log
 from typing import Any
 
-from ..intervals import Interval, samples_needed
-from ..intervals.interval import EXACT_METHOD, clopper_pearson
-from ..metrics import metric_named
-from ..schemas.sense import COUNTED
+from ..records.metrics import metric_named
+from ..records.schemas.sense import COUNTED
+from ..stats import Interval, samples_needed
+from ..stats.interval import EXACT_METHOD, clopper_pearson
+from ..stats.unpaired import difference_between, log_ratio_between, stated
 from .evidence import Evidence, Figure, Side, exactly
-from .relative import difference_between, log_ratio_between, stated
 from .tolerances import Tolerance
 
 PASS, FAIL, INCONCLUSIVE, TOO_FEW, MISSING = "PASS", "FAIL", "INCONCLUSIVE", "TOO FEW", "MISSING"

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..bench.speeds import bench_sides
 from ..errors import RecordError, listed
-from ..intervals import Interval
-from ..intervals.interval import EXACT_METHOD, clopper_pearson
-from ..records import check_modules, read_hashed
-from ..schemas import kind_of
-from ..schemas.sense import COUNTS, PLACES, senseless, sizes_of
+from ..records.files import check_modules, read_hashed
+from ..records.schemas import kind_of
+from ..records.schemas.sense import COUNTS, PLACES, senseless, sizes_of
+from ..stats import Interval
+from ..stats.interval import EXACT_METHOD, clopper_pearson
 from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, Side, counted, identity_of, pointer_of, table_of
-from .speeds import bench_sides
 
 _NUMBERS = ("estimate", "low", "high", "se")
 

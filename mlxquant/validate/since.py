@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError
-from ..machine import describe_machine, describe_versions
-from ..metrics import metric_named
-from ..records import read_record
-from ..revalidate import DEPENDS, Change, changes
+from ..records.files import read_record
+from ..records.head import describe_machine, describe_versions
+from ..records.metrics import metric_named
+from ..report.words import name
+from .revalidate import DEPENDS, Change, changes
 from .tolerances import read_tolerances
-from .words import name
 
 SCHEMA = "mlxquant.since/1"
 _MANIFEST = "mlxquant.json"
@@ -108,7 +108,7 @@ def _change(change: Change) -> dict[str, Any]:
 
 def since_text(record: Mapping[str, Any]) -> str:
     """Write the list for a reader."""
-    from ..columns import filled
+    from ..words.text import filled
 
     changed = [f"{c['what']} {c['then']} → {c['now']}" for c in record["changes"]]
     lines = [filled("changed", f"since {record['since']}: {', '.join(changed) or 'nothing of machine and versions'}")]

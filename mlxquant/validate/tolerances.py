@@ -22,11 +22,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..disk import read_regular
+from ..disk.files import read_regular
 from ..errors import MlxquantError, listed
-from ..metrics import METRICS, SHARE, Metric, metric_named, valid_names
-from ..rule_syntax import nearest, unknown_keys
-from ..schemas.sense import PLACES
+from ..plan.recipe.rule_syntax import nearest, unknown_keys
+from ..records.metrics import METRICS, SHARE, Metric, metric_named, valid_names
+from ..records.schemas.sense import PLACES
 
 SCHEMA = "mlxquant.tolerances/1"
 EVERY = "*"

@@ -13,8 +13,8 @@ import traceback
 from random import Random
 from types import FrameType
 
-from .mutate import mutated
-from .targets import CORPUS, TARGETS, Target
+from tests.fuzz.mutate import mutated
+from tests.fuzz.targets import CORPUS, TARGETS, Target
 
 # Seconds that one input may take, and inputs that the pool of interesting ones holds.
 LIMIT = 10

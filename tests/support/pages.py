@@ -139,7 +139,7 @@ def _paper(folder: Path) -> None:
 
 def _store(folder: Path) -> None:
     """The checkpoint that the demo runs on."""
-    from mlxquant.tiny import write_store_moe
+    from mlxquant.evals.store.model import write_store_moe
 
     write_store_moe(folder / "store-moe")
 
@@ -165,7 +165,7 @@ def _speeds(folder: Path) -> None:
 
 def _tau2(folder: Path) -> None:
     """Two made-up result files of τ²-bench: twelve tasks, two trials each; the second run loses some."""
-    from tests.tau2_files import results, simulation
+    from tests.results.tau2.tau2_files import results, simulation
 
     for name, lost in (("base", (5, 11)), ("agentic", (2, 5, 8, 11))):
         simulations = [

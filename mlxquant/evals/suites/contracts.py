@@ -12,7 +12,7 @@ from typing import Any
 
 from ..items import Item, Questions
 from .contract_data import arithmetic_item, copy_item, grounded_item, json_item
-from .contract_text import instructions_item, languages_item, long_item, refusals_item
+from .contract_texts import instructions_item, languages_item, long_item, refusals_item
 from .scoring import score_of
 
 NAME = "contracts"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..items import Reply, Score
-from .text_scores import said, verdict
+from .scores_text import said, verdict
 
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 _ENTRY = re.compile(r"(\d+)[.):]\s+(.*)")

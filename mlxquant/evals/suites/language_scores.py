@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..items import Reply, Score
-from .text_scores import said, verdict
+from .scores_text import said, verdict
 
 _SMALL_WORDS: Mapping[str, frozenset[str]] = {
     name: frozenset(words.split())

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..items import Item, Reply, Score
-from . import call_scores, format_scores, language_scores, text_scores
+from . import format_scores, language_scores
+from . import scores_calls as call_scores
+from . import scores_text as text_scores
 
 Tools = Sequence[Mapping[str, Any]]
 Judge = Callable[[Mapping[str, Any], Reply, Tools], Score]

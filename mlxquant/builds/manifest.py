@@ -1,0 +1,155 @@
+"""The build's own account of where it comes from: `mlxquant.json`.
+
+Everything in it but the `run` section is determined by the source, the recipe, the options, the versions and the
+machine, so two runs of the same conversion write the same bytes. It holds no user name, host name or path. It has
+the hash of every other file, and in `run` its own: `manifest_sha256` is the SHA-256 of the file as it would be with
+zeros in place of those 64 digits. So one flipped bit anywhere in a build shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..disk.files import read_regular
+from ..errors import BuildError, MlxquantError, SourceError, listed
+from ..plan.plan import Plan
+from ..records.head import describe_machine, describe_versions
+from ..source.checkpoint import Checkpoint, plain_name
+from ..source.headers import load_json, shown
+from .side_files import hashed_files
+from .write.shards import Shard
+
+SCHEMA = "mlxquant.manifest/1"
+MANIFEST = "mlxquant.json"
+
+_SEAL = b'"manifest_sha256": "'
+_OPEN = b"0" * 64
+# What says where a build comes from; a build of the same origin is the same build, made on whatever machine.
+_ORIGIN = ("schema", "versions", "source", "recipe", "options", "totals")
+_FILE: dict[str, tuple[type, ...]] = {"bytes": (int,), "sha256": (str, type(None))}
+_TENSOR: dict[str, tuple[type, ...]] = {
+    "file": (str,), "dtype": (str,), "shape": (list,), "xxh3_64": (str, type(None)),
+}  # fmt: skip
+
+
+def describe_origin(
+    plan: Plan, source: Checkpoint, sides: Mapping[str, bytes], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The part of the manifest that is known before a weight is read. `sides` are the files that are copied."""
+    files: dict[str, dict[str, Any]] = {n: {"bytes": s} for n, s in source.files.items()}
+    for name in files.keys() & source.hashes.keys():
+        files[name]["sha256"] = source.hashes[name]
+    files |= hashed_files(source, sides)
+    return {
+        "schema": SCHEMA,
+        "versions": describe_versions(),
+        "machine": describe_machine(),
+        "source": {**plan.source, "files": dict(sorted(files.items()))},
+        "recipe": plan.recipe.as_dict(),
+        "options": dict(options),
+        "totals": plan.totals,
+    }
+
+
+def make_manifest(
+    origin: Mapping[str, Any],
+    shards: Sequence[Shard],
+    array_hashes: Mapping[str, str],
+    files: Mapping[str, tuple[int, str | None]],
+    run: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Put the record together. `files` maps each file of the build to its size and SHA-256 (or None)."""
+    return {
+        **origin,
+        "files": {n: {"bytes": s, "sha256": h} for n, (s, h) in sorted(files.items())},
+        "tensors": {
+            p.array.name: {
+                "file": shard.name,
+                "dtype": p.array.dtype,
+                "shape": list(p.array.shape),
+                "xxh3_64": array_hashes.get(p.array.name),
+            }
+            for shard in shards
+            for p in shard.arrays
+        },
+        "run": dict(run),
+    }
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as it stands in the build, sealed: two levels indented, one tensor a line, `run` last."""
+    lines = []
+    for key, value in {**manifest, "run": {**manifest["run"], "manifest_sha256": _OPEN.decode()}}.items():
+        if key == "tensors":
+            rows = ",\n".join(f"    {json.dumps(n)}: {json.dumps(v)}" for n, v in value.items())
+            lines.append(f'  "tensors": {{\n{rows}\n  }}')
+        else:
+            text = json.dumps(value, indent=2).replace("\n", "\n  ")
+            lines.append(f"  {json.dumps(key)}: {text}")
+    whole = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    before, _, after = whole.rpartition(_SEAL + _OPEN)
+    return before + _SEAL + hashlib.sha256(whole).hexdigest().encode() + after
+
+
+def seal_holds(text: bytes) -> bool:
+    """Whether a manifest's bytes are the ones that it was written with."""
+    before, _, rest = text.rpartition(_SEAL)
+    return hashlib.sha256(before + _SEAL + _OPEN + rest[64:]).hexdigest().encode() == rest[:64]
+
+
+def read_manifest(build: Path) -> dict[str, Any] | None:
+    """A build's manifest, or None where another tool made the build. Raises BuildError if it is damaged."""
+    path = build / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = load_json(read_regular(path), MANIFEST)
+    except OSError as error:
+        raise BuildError(f"{MANIFEST}: cannot be read ({error.strerror})") from None
+    except SourceError as error:
+        raise BuildError(str(error)) from None
+    if manifest.get("schema") != SCHEMA:
+        found = repr(manifest.get("schema"))[:60]
+        raise BuildError(f"{MANIFEST}: schema {SCHEMA} expected, {found} found; made by another version?")
+    problems = list(_faults(manifest))
+    if problems:
+        raise BuildError(listed([f"{MANIFEST}: {problem}" for problem in problems], limit=5))
+    return manifest
+
+
+def is_build_of(folder: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether a folder is a build of the same source, recipe, options and versions, with all its files there."""
+    try:
+        manifest = read_manifest(folder)
+    except MlxquantError:
+        return False
+    if manifest is None:
+        return False
+    wanted = json.loads(json.dumps(origin))
+    present = all(
+        (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
+        for name, entry in manifest["files"].items()
+    )
+    return present and all(manifest[key] == wanted[key] for key in _ORIGIN)
+
+
+def _faults(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What a manifest lacks of what its schema promises."""
+    for key in (*_ORIGIN[1:], "machine", "files", "tensors", "run"):
+        if not isinstance(manifest.get(key), dict):
+            yield f"{key}: a table expected, {type(manifest.get(key)).__name__} found"
+    for section, expected in (("files", _FILE), ("tensors", _TENSOR)):
+        table = manifest.get(section)
+        for name, entry in table.items() if isinstance(table, dict) else ():
+            if section == "files" and not plain_name(name):
+                yield f"{section}: {shown(name)} lies outside the folder"
+            if not isinstance(entry, dict):
+                yield f"{section}: {shown(name)}: a table expected, {type(entry).__name__} found"
+                continue
+            for key, types in expected.items():
+                if type(entry.get(key)) not in types or key not in entry:
+                    yield f"{section}: {shown(name)}: {key} is {str(entry.get(key))[:40]!r}"

@@ -1,0 +1,152 @@
+"""A build on disk, read from its bytes alone: ours, another tool's, whole or damaged.
+
+`read_build` puts together what the files are (`build_headers`), what their tensors are (`build_layout`) and what the
+config claims of them (`build_claims`). No weight is read, and nothing that a build says of itself is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import BuildError
+from ...source.checkpoint import INDEX, Checkpoint
+from ...words.formats import Format
+from ...words.modules import Module
+from ..manifest import read_manifest
+from .build_headers import Files, parameters_stated, read_files
+from .files import Claims, against_shards, read_claims
+from .formats import Stored
+from .layout import Laid, lay_out_build
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build: `modules` in the model's order, their `formats` by path (None is unquantized), what does not fit.
+
+    `stored` has each module's bytes by path. `known` says that mlx-lm has a class for the model; without one roles
+    go by names. `manifest` is mlxquant's own, None where another tool made the build.
+    """
+
+    name: str
+    folder: Path
+    checkpoint: Checkpoint
+    claims: Claims
+    stored: Mapping[str, Stored]
+    n_layers: int
+    known: bool
+    disagreements: tuple[str, ...]
+    notes: tuple[str, ...]
+    manifest: dict[str, Any] | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json."""
+        return self.checkpoint.config
+
+    @property
+    def modules(self) -> list[Module]:
+        """Its modules; tensors that mlx-lm's class has no place for come last, under their own names."""
+        return [s.module for s in self.stored.values()]
+
+    @property
+    def formats(self) -> dict[str, Format | None]:
+        """What each module really is, by path."""
+        return {path: s.format for path, s in self.stored.items()}
+
+
+def read_build(path: str | Path) -> Build:
+    """Read an MLX build's headers and config.
+
+    Raises BuildError for what is no build (no folder, no shards, headers that cannot be read, a checkpoint in the
+    Hub's layout or quantized by other means). Everything else that is wrong with it stands in `disagreements`.
+    """
+    folder = Path(path).expanduser()
+    files = read_files(folder)
+    claims = read_claims(files.checkpoint.config)
+    laid = lay_out_build(files.checkpoint, claims)
+    stored = {s.module.path: s for s in laid.stored}
+    _refuse_checkpoints(folder, files.checkpoint.config, laid, claims)
+    unclear = frozenset(p for p, s in stored.items() if s.trouble)
+    unplaced = frozenset(p for p, s in stored.items() if not s.placed)
+    disagreements = [
+        *files.disagreements,
+        *laid.disagreements,
+        *claims.problems,
+        *_left_over(files.checkpoint.config, claims),
+        *against_shards(claims, {p: s.format for p, s in stored.items()}, unclear, unplaced),
+        *_parameter_count(files, laid),
+    ]
+    manifest = None
+    try:
+        manifest = read_manifest(folder)
+    except BuildError as error:
+        disagreements.append(str(error))
+    return Build(
+        name=files.checkpoint.name,
+        folder=folder,
+        checkpoint=files.checkpoint,
+        claims=claims,
+        stored=stored,
+        n_layers=laid.n_layers,
+        known=laid.known,
+        disagreements=tuple(disagreements),
+        notes=(*files.notes, *laid.notes, *_unclear_notes(laid)),
+        manifest=manifest,
+    )
+
+
+def _refuse_checkpoints(folder: Path, config: Mapping[str, Any], laid: Laid, claims: Claims) -> None:
+    """Refuse what is no build: unquantized in the Hub's layout, or quantized by other means than mlx's."""
+    method = other_method(config)
+    if not claims.present and (laid.moved or (method and laid.disagreements)):
+        what = f"quantized with {method}" if method else "in the Hub's layout, and none of it quantized by mlx"
+        raise BuildError(
+            f"{folder}: its tensors are {what}: a checkpoint, not an MLX build;"
+            " `mlxquant plan` reads checkpoints, `mlxquant convert` makes builds of them"
+        )
+
+
+def other_method(config: Mapping[str, Any]) -> str | None:
+    """The method other than mlx's by which a config says that its tensors are quantized."""
+    text = config.get("text_config")
+    for table in (config, text if isinstance(text, dict) else {}):
+        settings = table.get("quantization_config")
+        if isinstance(settings, dict) and "quant_method" in settings:
+            return str(settings["quant_method"])
+    return None
+
+
+def _left_over(config: Mapping[str, Any], claims: Claims) -> Iterator[str]:
+    """A source's quantization that a build no longer has."""
+    if not claims.present and (method := other_method(config)):
+        yield f"config.json: quantization_config says {method}, but nothing in the shards is quantized that way"
+
+
+def _parameter_count(files: Files, laid: Laid) -> Iterator[str]:
+    """Hold the index's total_parameters against the modules.
+
+    mlx-lm counts modules without children and so leaves out arrays that larger ones hold; both counts are right.
+    """
+    stated = parameters_stated(files.index)
+    placed = [s.module for s in laid.stored if s.placed]
+    counts = [
+        sum(m.parameters for m in placed),
+        sum(m.parameters for m in placed if m.kind != "array"),
+        sum(s.module.parameters for s in laid.stored),
+    ]
+    if stated is not None and laid.known and stated not in counts:
+        yield f"{INDEX}: total_parameters says {stated!r}, the modules have {counts[0]:,}"
+
+
+def _unclear_notes(laid: Laid) -> list[str]:
+    """Say where shapes leave a format open; for modules of the model that is a disagreement already."""
+    open_ = [s for s in laid.stored if s.trouble and not s.placed]
+    if not open_:
+        return []
+    return [
+        f"{len(open_):,} modules are packed in a way that shapes alone leave open, and the config does not help"
+        f" ({open_[0].module.path}: {open_[0].trouble})"
+    ]

@@ -1,0 +1,250 @@
+"""What the tensors of a build are: modules with roles, and the format of each, read from shapes and dtypes alone.
+
+Modules and their widths come from the class that mlx-lm has for the model, formats from that and the shapes of what
+is stored (`build_formats`); what the class has no place for goes by names (`build_names`).
+
+Nothing here is refused: what does not fit is a sentence in `disagreements`, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import LayoutError, MlxquantError
+from ...layout.arrays import parameters_of, sanitized, tensors_of
+from ...layout.layout import lay_modules
+from ...layout.mlx_lm import build_model, decode_floats, model_classes
+from ...layout.views.bytes import SAFETENSORS_DTYPES
+from ...layout.views.view import Computed, Joined, View, source_view
+from ...source.checkpoint import Checkpoint
+from ...words.formats import FLOATS, TORCH_DTYPES, Format
+from ...words.modules import Module
+from ...words.units import show_bytes
+from .build_names import role_by_name, stored_by_names
+from .files import Claims
+from .formats import Stored, packed_format, shown
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A build's modules in the model's order, then those that mlx-lm's class has no place for.
+
+    `moved` says that arrays of the model come from tensors of other names, as in the Hub's layout.
+    """
+
+    stored: tuple[Stored, ...]
+    known: bool
+    n_layers: int = 0
+    moved: bool = False
+    disagreements: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> Laid:
+    """Find out what every tensor of a build is."""
+    config = decode_floats(checkpoint.config)
+    disagreements, notes = list[str](), list[str]()
+    model = _model(config, disagreements, notes)
+    if model is None:
+        stored = stored_by_names(checkpoint, list(checkpoint.tensors), claims)
+        return Laid(tuple(stored), False, _depth(stored), False, tuple(disagreements), tuple(notes))
+    views = _views(model, checkpoint, disagreements)
+    finder = _Finder(checkpoint, views)
+    stored, n_layers = _stored_modules(model, config, finder, disagreements, notes)
+    unused = [n for n in checkpoint.tensors if n not in finder.used]
+    stored += stored_by_names(checkpoint, unused, claims)
+    drawn = {t for v in views.values() for t in tensors_of(v)}
+    notes += _unused_note(checkpoint, [n for n in unused if n not in drawn], config)
+    return Laid(tuple(stored), True, n_layers, finder.moved, tuple(disagreements), tuple(notes))
+
+
+def _model(config: dict[str, Any], disagreements: list[str], notes: list[str]) -> Any:
+    """mlx-lm's model for the config, or None with a word on why there is none."""
+    try:
+        model_classes(config)
+    except LayoutError as error:
+        notes.append(f"{error}; so roles here go by names, and formats by what the config says where shapes allow it")
+        return None
+    try:
+        return build_model(config)
+    except LayoutError as error:
+        disagreements.append(f"{error}; so roles here go by names")
+        return None
+
+
+def _views(model: Any, checkpoint: Checkpoint, disagreements: list[str]) -> Mapping[str, View]:
+    """What mlx-lm would load under which name; the tensors as they are where its sanitize cannot take them."""
+    try:
+        return sanitized(model, checkpoint)
+    except MlxquantError as error:
+        disagreements.append(str(error))
+    return {n: source_view(t) for n, t in checkpoint.tensors.items() if t.dtype in SAFETENSORS_DTYPES.values()}
+
+
+@dataclass
+class _Finder:
+    """Finds the stored bytes behind the arrays that mlx-lm loads, and remembers what was used."""
+
+    checkpoint: Checkpoint
+    views: Mapping[str, View]
+    used: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    moved: bool = False
+
+    def __call__(self, name: str) -> View | None:
+        """The view of an array; of the tensor of that name itself where there is one of that shape."""
+        view, tensor = self.views.get(name), self.checkpoint.tensors.get(name)
+        if view is None:
+            return None
+        self.asked.add(name)
+        if tensor is not None and tensor.shape == view.shape:
+            self.used.add(name)
+            return source_view(tensor)
+        self.moved = True
+        return view
+
+    def take(self, views: Iterable[View]) -> None:
+        """Note the tensors of views that are used as they are."""
+        self.used.update(t for v in views for t in tensors_of(v))
+
+
+def _stored_modules(
+    model: Any, config: dict[str, Any], find: _Finder, disagreements: list[str], notes: list[str]
+) -> tuple[list[Stored], int]:
+    shapes = parameters_of(model)
+    found = {name: view for name in shapes if (view := find(name)) is not None}
+    packed = {p: s for name in shapes if (p := _packed_path(name, shapes)) and (s := find(f"{p}.scales")) is not None}
+    assumed = _config_dtype(config) or "BF16"
+    dtypes = {name: _values_dtype(name, found, packed, assumed) for name in shapes}
+    try:
+        modules, layers = lay_modules(model, config, shapes, {n: (d, d) for n, d in dtypes.items()}, {})
+    except LayoutError as error:
+        disagreements.append(str(error))
+        bare: dict[str, Any] = {"vocab_size": config.get("vocab_size")}
+        modules, layers = lay_modules(model, bare, shapes, {n: (d, d) for n, d in dtypes.items()}, {})
+    stored, made = list[Stored](), list[str]()
+    for module in modules:
+        entry = _stored(module, found, packed, find)
+        disagreements += _misshapen(entry, shapes)
+        if any(_is_computed(v) for v in entry.views.values()):
+            made.append(module.path)
+            continue
+        find.take(entry.views.values())
+        stored.append(entry)
+    disagreements += [
+        f"{n}: not in the shards; mlx-lm cannot load the build without it" for n in shapes if n not in found
+    ]
+    strays = [n for n in find.views if n not in find.asked]
+    disagreements += [f"{n}: in the shards, but mlx-lm's {config['model_type']} has no such array" for n in strays]
+    notes += _made_note(made)
+    notes += _dtype_notes(stored, model, config)
+    return stored, len(layers.layers)
+
+
+def _packed_path(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The module whose weight `name` is, if its scales are none of the class's own arrays; else nothing."""
+    path, _, suffix = name.rpartition(".")
+    return path if suffix == "weight" and f"{path}.scales" not in shapes else ""
+
+
+def _values_dtype(name: str, found: Mapping[str, View], packed: Mapping[str, View], assumed: str) -> str:
+    """The dtype of an array's values: that of the scales where it is packed with float scales."""
+    path, _, suffix = name.rpartition(".")
+    if suffix == "weight" and path in packed:
+        dtype = SAFETENSORS_DTYPES[packed[path].dtype]
+        return dtype if dtype in FLOATS else assumed
+    return SAFETENSORS_DTYPES[found[name].dtype] if name in found else assumed
+
+
+def _stored(module: Module, found: Mapping[str, View], packed: Mapping[str, View], find: _Finder) -> Stored:
+    names = {a.name: f"{module.path}.{a.name}" if a.name else module.path for a in module.arrays}
+    views = {suffix: found[name] for suffix, name in names.items() if name in found}
+    weight = views.get(module.weight.name)
+    if weight is None:
+        return Stored(module, None, module.weight.dtype, views, "its weight is not in the shards")
+    dtype = SAFETENSORS_DTYPES[weight.dtype]
+    if module.path not in packed:
+        bare = f"weight {shown(weight)} without scales, where a matrix {list(module.shape)} is expected"
+        return Stored(module, None, dtype, views, bare if dtype == "U32" and module.quantizable else None)
+    views["scales"] = packed[module.path]
+    for extra in ("biases", "global_scale"):
+        if (view := find(f"{module.path}.{extra}")) is not None:
+            views[extra] = view
+    fmt = packed_format(module.shape, views)
+    dtype = SAFETENSORS_DTYPES[views["scales"].dtype]
+    return Stored(module, fmt, dtype, views) if isinstance(fmt, Format) else Stored(module, None, dtype, views, fmt)
+
+
+def _misshapen(entry: Stored, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    problems = [f"{entry.module.path}: {entry.trouble}"] if entry.trouble and "weight" in entry.views else []
+    quantized = entry.format is not None or entry.trouble is not None
+    for suffix, view in entry.views.items():
+        name = f"{entry.module.path}.{suffix}" if suffix else entry.module.path
+        if name in shapes and view.shape != shapes[name] and not (quantized and suffix == "weight"):
+            problems.append(
+                f"{name}: {list(shapes[name])} expected from config.json, {list(view.shape)} found in the shards"
+            )
+    return problems
+
+
+# --- notes ---
+
+
+def _is_computed(view: View) -> bool:
+    match view.expr:
+        case Computed():
+            return True
+        case Joined(_, parts):
+            return any(_is_computed(p) for p in parts)
+    return False
+
+
+def _made_note(made: Sequence[str]) -> list[str]:
+    if not made:
+        return []
+    return [
+        f"{len(made):,} modules are computed by mlx-lm from tensors of other names each time it loads the build"
+        f" ({', '.join(made[:2])}); listed are those tensors"
+    ]
+
+
+def _unused_note(checkpoint: Checkpoint, unused: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """What mlx-lm leaves aside, but for a vision tower, which stands among the modules and harms nothing."""
+    roles = Counter(role for n in unused if (role := role_by_name(n)) != "vision")
+    if not roles:
+        return []
+    size = sum(checkpoint.tensors[n].nbytes for n in unused if role_by_name(n) != "vision")
+    counts = ", ".join(f"{n:,} {role}" for role, n in roles.items())
+    harm = "; with mtp tensors in its shards a build breaks mlx-lm up to 0.31.3" if "mtp" in roles else ""
+    return [f"{counts} tensors ({show_bytes(size)}) that mlx-lm's {config['model_type']} leaves aside{harm}"]
+
+
+def _dtype_notes(stored: Sequence[Stored], model: Any, config: Mapping[str, Any]) -> list[str]:
+    """Floats stored in another dtype than the config names; loaders take them as they are."""
+    stated = _config_dtype(config)
+    casts = getattr(model, "cast_predicate", None) or (lambda _: True)
+    odd: dict[str, list[str]] = defaultdict(list)
+    for s in stored:
+        for suffix, view in s.views.items():
+            name = f"{s.module.path}.{suffix}" if suffix else s.module.path
+            dtype = SAFETENSORS_DTYPES[view.dtype]
+            if stated and dtype in FLOATS and dtype != stated and casts(name) and suffix != "global_scale":
+                odd[dtype].append(name)
+    return [
+        f"{len(names):,} arrays are {dtype} where config.json says {stated} ({', '.join(names[:2])})"
+        for dtype, names in odd.items()
+    ]
+
+
+def _config_dtype(config: Mapping[str, Any]) -> str | None:
+    """What mlx_lm.convert casts floats to for this config, as safetensors names it."""
+    text = config.get("text_config")
+    named = config.get("torch_dtype") or (text.get("dtype") if isinstance(text, dict) else None)
+    return TORCH_DTYPES.get(str(named))
+
+
+def _depth(stored: Sequence[Stored]) -> int:
+    return 1 + max((s.module.layer for s in stored if s.module.layer is not None), default=-1)

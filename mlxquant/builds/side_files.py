@@ -1,0 +1,92 @@
+"""The files of a build beside its weights: config.json, tokenizer, chat template, generation settings.
+
+config.json is the source's with mlx-lm's `quantization` block: the default at the top level, and one entry for
+every module that differs from it, always with its mode, `false` for what stays unquantized. mlx-lm infers
+unlisted modules from shapes; the version in LM Studio takes the top level for them, so all are listed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import SourceError
+from ..layout.carried import VISION, spelled_out
+from ..plan.plan import Plan
+from ..source.checkpoint import INDEX, Checkpoint
+from ..words.formats import Format
+from .write.hashing import sha256
+
+# What mlx-lm's tokenizer loader may ask for, by suffix; weights and this project's own records excepted.
+_KEPT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".jsonl")
+_NOT_KEPT = {
+    "config.json", INDEX, "hf_quant_config.json", "mlxquant.json", "audit.json", "adapter_config.json",
+    "quantize_config.json", "params.json",
+}  # fmt: skip
+_VISION_FILES = {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
+
+
+def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
+    """config.json of the build, keys sorted as mlx-lm writes it."""
+    # a class that has a vision tower of its own (muse_spark) needs the config to build it
+    sees = VISION in plan.keeps or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
+    left_out = {"_name_or_path", "quantization_config"} | (set() if sees else {"vision_config"})
+    kept = {k: v for k, v in config.items() if k not in left_out}
+    if VISION in plan.keeps:
+        kept = spelled_out(kept)
+    if isinstance(text := kept.get("text_config"), dict):
+        kept["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+    block = quantization_block(plan)
+    if block:
+        kept["quantization"] = kept["quantization_config"] = block
+    return json.dumps(dict(sorted(kept.items())), indent=4).encode()
+
+
+def quantization_block(plan: Plan) -> dict[str, Any]:
+    """mlx-lm's `quantization` block for a plan; empty where nothing is quantized."""
+    formats = {m.module.path: m.format for m in plan.modules if m.module.quantizable}
+    used = Counter(f for f in formats.values() if f is not None)
+    if not used:
+        return {}
+    default = plan.recipe.default
+    top: Format = default if default in used and default is not None else used.most_common(1)[0][0]
+    others = {path: f.as_dict() if f else False for path, f in formats.items() if f != top}
+    return {**top.as_dict(), **others}
+
+
+def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> dict[str, bytes]:
+    """Read the source's other files that belong into the build: name -> bytes. Raises SourceError."""
+    if source.reader is None:
+        return {}
+    vision = VISION in plan.keeps
+    try:
+        found = side_files(source.reader.beside(), trust_remote_code=trust_remote_code, vision=vision)
+        return {name: source.reader.read_whole(name) for name in found}
+    except OSError as error:
+        raise SourceError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from None
+
+
+def hashed_files(source: Checkpoint, sides: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the source's small files: its config, its index, and `sides`."""
+    found = dict(sides)
+    if source.reader is not None:
+        present = {"config.json", INDEX}.intersection(source.reader.beside())
+        found |= {name: source.reader.read_whole(name) for name in present}
+    return {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in found.items()}
+
+
+def side_files(names: Iterable[str], *, trust_remote_code: bool, vision: bool = False) -> list[str]:
+    """The source's other files that belong into the build, sorted; image processors' only with `vision`."""
+    found = []
+    unwanted = _NOT_KEPT if vision else _NOT_KEPT | _VISION_FILES
+    for name in sorted(names):
+        # by lower case: on macOS "Audit.json" would be the same file as ours
+        if name.startswith(".") or name.lower() in unwanted or name.endswith(".index.json"):
+            continue
+        suffix = Path(name).suffix
+        if suffix in _KEPT_SUFFIXES or (suffix == ".py" and trust_remote_code):
+            found.append(name)
+    return found

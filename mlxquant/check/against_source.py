@@ -1,0 +1,228 @@
+"""A build held against the checkpoint it was made from: quantization errors, and whether the rest is the same.
+
+Both sides are read by blocks, cut as `convert` cuts them and cast as the build was, so that the sums come out as
+convert's do; memory is workers × block. The source's weights are what mlx-lm's own sanitize makes of them, as in
+`layout`. What cannot be measured (the source stores it quantized already) says so in `notes`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..builds.read.build import Build
+from ..builds.read.formats import Stored
+from ..builds.write.convert import Progress
+from ..builds.write.pieces import Job, Piece, Scratch, pieces, read_block, worker_stream
+from ..errors import LayoutError, SourceError, UsageError
+from ..kernels import BlockErrors, Quantized, measure_rows
+from ..layout.carried import VISION
+from ..layout.layout import Layout, read_layout
+from ..layout.views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
+from ..layout.views.read import read_rows
+from ..layout.views.view import View
+from ..source.checkpoint import Checkpoint
+from ..words.formats import Format
+
+# numpy's types for values and scales, as the kernels take them
+_VALUES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What holding a build against a source gave.
+
+    `errors` by module path; `disagreements` name what should be equal and is not, `notes` what was not measured.
+    `equal` counts arrays that were compared byte for byte and found the same.
+    """
+
+    source: dict[str, Any]
+    errors: Mapping[str, BlockErrors]
+    equal: int
+    disagreements: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One array of the source and what the build has in its place: packed in `format`, or as it is."""
+
+    job: Job
+    path: str
+    stored: Mapping[str, View]
+    format: Format | None
+
+
+def compare_with_source(
+    build: Build, source: Checkpoint, *, jobs: int | None = None, watch: Callable[[Progress], None] = lambda _: None
+) -> Comparison:
+    """Read both sides through and sum what quantization cost.
+
+    Raises SourceError where the source cannot be laid out or is of another model.
+    """
+    options = (build.manifest or {}).get("options")
+    dtype = options.get("dtype") if isinstance(options, dict) else None
+    layout = _layout(build, source, dtype)
+    if not source.tensors:
+        raise SourceError(f"{source.name}: a config alone has no weights to hold the build against")
+    if layout.model_type != build.config["model_type"]:
+        raise SourceError(
+            f"{source.name}: a {layout.model_type} model, but {build.name} is a {build.config['model_type']} model;"
+            " give the checkpoint that the build was made from"
+        )
+    disagreements, notes = list[str](), list[str]()
+    tasks = list(_tasks(build, layout, disagreements, notes))
+    errors: dict[str, BlockErrors] = {}
+    differing: dict[str, tuple[int, int]] = {}
+    done, total = 0, sum(t.job.view.nbytes for t in tasks)
+    for task, piece, result in _read_through(tasks, build.checkpoint, source, jobs or os.cpu_count() or 1):
+        if isinstance(result, BlockErrors):
+            before = errors.get(task.path)
+            errors[task.path] = result if before is None else before.merge(result, piece.start)
+        elif result[0]:
+            rows, first = differing.get(task.job.name, (0, piece.start + result[1]))
+            differing[task.job.name] = (rows + result[0], first)
+        done += piece.rows * task.job.columns * task.job.view.itemsize
+        watch(Progress(done, total, task.path))
+    for name, (rows, first) in differing.items():
+        disagreements.append(f"{name}: not the source's: {rows:,} rows differ, the first is {first:,}")
+    equal = sum(t.format is None for t in tasks) - len(differing)
+    described = {"name": source.name, "revision": source.revision}
+    return Comparison(described, errors, equal, tuple(disagreements), tuple(notes))
+
+
+def _layout(build: Build, source: Checkpoint, dtype: str | None) -> Layout:
+    """The source as the build was made from it, its vision tower included where the build has one."""
+    if any(s.module.role == VISION and not s.placed for s in build.stored.values()):
+        with suppress(UsageError, LayoutError):  # a tower whose names are not known is left out of the comparison
+            return read_layout(source, dtype=dtype, keep=(VISION,))
+    return read_layout(source, dtype=dtype)
+
+
+def _tasks(build: Build, layout: Layout, disagreements: list[str], notes: list[str]) -> Iterator[_Task]:
+    """Pair the arrays of both sides; what has no partner, or none of its shape, is said."""
+    sources = {m.path: m for m in layout.modules}
+    skipped: Counter[str] = Counter()
+    for path, stored in build.stored.items():
+        module = sources.get(path)
+        if not stored.placed and module is None:
+            skipped["modules that mlx-lm's class has no place for"] += 1
+        elif module is None:
+            disagreements.append(f"{path}: in the build, but not in the source")
+        elif module.shape != stored.module.shape:
+            disagreements.append(
+                f"{path}: {list(module.shape)} in the source, {list(stored.module.shape)} in the build"
+            )
+        elif "global_scale" in stored.views:
+            skipped["modules with an nvfp4 global scale"] += 1
+        else:
+            if stored.format and module.prequantized:
+                skipped[f"modules that the source stores as {module.prequantized} already"] += 1
+            yield from _module_tasks(stored, layout, module.weight.dtype)
+    disagreements += [f"{path}: in the source, but not in the build" for path in sources if path not in build.stored]
+    notes += [f"{count:,} {what}: no error was measured" for what, count in skipped.items()]
+
+
+def _module_tasks(stored: Stored, layout: Layout, dtype: str) -> Iterator[_Task]:
+    path, fmt = stored.module.path, stored.format
+    packed = {s: stored.views[s] for s in ("weight", "scales", "biases") if fmt and s in stored.views}
+    weight = layout.views.get(f"{path}.weight")
+    if fmt and weight is not None and f"{path}.scales" not in layout.views:
+        values = SAFETENSORS_DTYPES[packed["scales"].dtype] if fmt.mode == "affine" else dtype
+        yield _Task(Job(f"{path}.weight", weight, values, ()), path, packed, fmt)
+    for suffix, view in stored.views.items():
+        name = f"{path}.{suffix}" if suffix else path
+        theirs = layout.views.get(name)
+        if theirs is not None and theirs.shape == view.shape:
+            yield _Task(Job(name, theirs, SAFETENSORS_DTYPES[view.dtype], ()), path, {"": view}, None)
+
+
+# --- reading both sides ---
+
+
+class _Local(local):
+    """A thread's own buffer and mlx stream."""
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+        self.stream = worker_stream()
+
+
+_Result = BlockErrors | tuple[int, int]
+
+
+def _read_through(
+    tasks: Iterable[_Task], build: Checkpoint, source: Checkpoint, workers: int
+) -> Iterator[tuple[_Task, Piece, _Result]]:
+    """Compare piece by piece on threads, and yield the results in order."""
+    own = _Local()
+
+    def compare(task: _Task, piece: Piece) -> _Result:
+        import mlx.core as mx
+
+        with mx.stream(own.stream):
+            if task.format is None:
+                return _rows_that_differ(task, piece, build, source, own.scratch)
+            return _measured(task, task.format, piece, build, source, own.scratch)
+
+    waiting: deque[tuple[_Task, Piece, Future[_Result]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool:
+        try:
+            for task in tasks:
+                for piece in pieces(task.job):
+                    waiting.append((task, piece, pool.submit(compare, task, piece)))
+                    if len(waiting) > 2 * workers:
+                        first, at, future = waiting.popleft()
+                        yield first, at, future.result()
+            while waiting:
+                first, at, future = waiting.popleft()
+                yield first, at, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _measured(
+    task: _Task, fmt: Format, piece: Piece, build: Checkpoint, source: Checkpoint, scratch: Scratch
+) -> BlockErrors:
+    """The errors of one piece of a packed matrix."""
+    total: BlockErrors | None = None
+    dtype = task.job.dtype
+    for start, rows in piece.blocks:
+        values = read_block(task.job, source.read_into, start, rows, scratch).view(_VALUES[dtype])
+        packed = {s: _block(v, build, start, rows) for s, v in task.stored.items()}
+        errors = measure_rows(values, dtype, Quantized(packed["weight"], packed["scales"], packed.get("biases")), fmt)
+        total = errors if total is None else total.merge(errors, start - piece.start)
+    assert total is not None, "a piece has blocks"
+    return total
+
+
+def _block(view: View, build: Checkpoint, start: int, rows: int) -> NDArray[Any]:
+    """Rows of a stored array, with the numpy type that the kernels take."""
+    out = np.empty((rows, view.shape[-1] * view.itemsize), np.uint8)
+    read_rows(view, build.read_into, start, out)
+    return out.view(np.uint32 if view.dtype == MLX_DTYPES["U32"] else _VALUES[SAFETENSORS_DTYPES[view.dtype]])
+
+
+def _rows_that_differ(
+    task: _Task, piece: Piece, build: Checkpoint, source: Checkpoint, scratch: Scratch
+) -> tuple[int, int]:
+    """How many rows of a piece differ, and which is the first."""
+    count, first, view = 0, 0, task.stored[""]
+    for start, rows in piece.blocks:
+        theirs = read_block(task.job, source.read_into, start, rows, scratch)
+        ours = np.empty_like(theirs)
+        read_rows(view, build.read_into, start, ours)
+        differs = (ours != theirs).any(axis=1)
+        if differs.any() and not count:
+            first = start - piece.start + int(np.argmax(differs))
+        count += int(differs.sum())
+    return count, first

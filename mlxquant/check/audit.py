@@ -1,0 +1,192 @@
+"""The audit of a build: what every module really is, why, and what it cost, as a record (`account`).
+
+What modules are comes from the bytes on disk (`build`). Why they are so, and the errors that `convert` summed, stand
+in our own builds' audit.json, and are taken from there for modules that are what it says; of other builds the reason
+is what can be told from the config and from the model class's own rule. Given the source, errors are measured anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..builds.audit_record import NOT_A_NUMBER, SCHEMA, Entry, Errors, make_record
+from ..builds.read.build import Build, read_build
+from ..builds.read.formats import Stored
+from ..disk.files import read_regular
+from ..errors import SourceError
+from ..plan.decide import unquantizable
+from ..source.headers import load_json
+from ..words.formats import Format
+from ..words.modules import CARRIED, Module, unaligned
+from .against_source import Comparison
+
+__all__ = ["Build", "audit_build", "read_build"]
+
+RECORD = "audit.json"
+
+
+def audit_build(build: Build, against: Comparison | None = None) -> dict[str, Any]:
+    """Draw up a build's record; `against` is what holding it against its source gave."""
+    disagreements = list(build.disagreements)
+    own = _own_record(build, disagreements)
+    told = _told(build, own, disagreements)
+    entries = [_entry(build, s, told.get(path), against) for path, s in build.stored.items()]
+    notes = [n for n in own.get("notes", ()) if not n.endswith(NOT_A_NUMBER)]  # `make_record` says it anew
+    notes += [n for n in build.notes if n not in notes]
+    if not own and not any(s.format for s in build.stored.values()):
+        notes.append("nothing is quantized: a full-precision build, or a checkpoint whose layout is MLX's own")
+    if against is not None:
+        disagreements += against.disagreements
+        notes.append(
+            f"held against {against.source['name']}: {len(against.errors):,} quantized modules measured,"
+            f" {against.equal:,} other arrays equal byte for byte"
+        )
+        notes += against.notes
+    return make_record(
+        entries,
+        source=own.get("source"),
+        recipe=own.get("recipe"),
+        disagreements=disagreements,
+        notes=notes,
+    )
+
+
+def _own_record(build: Build, disagreements: list[str]) -> dict[str, Any]:
+    """The build's audit.json where it is one of ours; empty otherwise."""
+    path = build.folder / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = load_json(read_regular(path), RECORD)
+    except (SourceError, OSError) as error:
+        disagreements.append(str(error))
+        return {}
+    if record.get("schema") != SCHEMA:
+        disagreements.append(f"{RECORD}: schema {SCHEMA} expected, {record.get('schema')!r} found; it is left aside")
+        return {}
+    if not _well_formed(record):
+        disagreements.append(f"{RECORD}: not as mlxquant writes it; it is left aside")
+        return {}
+    return record
+
+
+def _well_formed(record: Mapping[str, Any]) -> bool:
+    """Whether the parts of a record that are taken over are of the right kind."""
+    source, recipe, entries, notes = (record.get(key) for key in ("source", "recipe", "modules", "notes"))
+    return (
+        (source is None or (isinstance(source, dict) and all(_scalar(v) for v in source.values())))
+        and (recipe is None or (isinstance(recipe, dict) and _names_a_recipe(recipe)))
+        and isinstance(entries, list)
+        and all(isinstance(e, dict) and isinstance(e.get("path"), str) and _told_in_words(e) for e in entries)
+        and isinstance(notes, list)
+        and all(isinstance(n, str) for n in notes)
+    )
+
+
+def _names_a_recipe(recipe: Mapping[str, Any]) -> bool:
+    """Whether this is a recipe's identity; records of before 2026-11-21 have no overrides."""
+    overrides = recipe.get("overrides", [])
+    return (
+        recipe.keys() - {"overrides"} == {"name", "sha256"}
+        and all(isinstance(recipe[key], str) for key in ("name", "sha256"))
+        and isinstance(overrides, list)
+        and all(isinstance(o, str) for o in overrides)
+    )
+
+
+def _scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | int)
+
+
+def _told_in_words(entry: Mapping[str, Any]) -> bool:
+    return isinstance(entry.get("reason"), str) and isinstance(entry.get("rule", 0), str | None)
+
+
+def _told(build: Build, own: Mapping[str, Any], disagreements: list[str]) -> dict[str, dict[str, Any]]:
+    """What the build's own record tells of each module that is as it says; the rest disagrees."""
+    told: dict[str, dict[str, Any]] = {}
+    if not own:
+        return told
+    for entry in own["modules"]:
+        path = entry["path"]
+        stored = build.stored.get(path)
+        if stored is None:
+            disagreements.append(f"{path}: in the build's {RECORD}, but not in its shards")
+        elif _facts(stored) != {key: entry.get(key) for key in _facts(stored)}:
+            said = entry.get("format")
+            disagreements.append(
+                f"{path}: {RECORD} says {_said(said)}, {entry.get('bytes')} bytes;"
+                f" the shards hold {stored.format or stored.dtype}, {stored.nbytes} bytes"
+            )
+        else:
+            told[path] = entry
+    listed = {entry["path"] for entry in own["modules"]}
+    disagreements += [f"{p}: in the shards, but not in the build's {RECORD}" for p in build.stored if p not in listed]
+    return told
+
+
+def _facts(stored: Stored) -> dict[str, Any]:
+    return {
+        "format": stored.format.as_dict() if stored.format else None,
+        "shape": list(stored.module.shape),
+        "dtype": stored.dtype,
+        "bytes": stored.nbytes,
+    }
+
+
+def _said(value: Any) -> str:
+    try:
+        return str(Format.from_dict(value)) if value else "unquantized"
+    except (KeyError, TypeError, ValueError):
+        return repr(value)[:60]
+
+
+def _entry(build: Build, stored: Stored, told: Mapping[str, Any] | None, against: Comparison | None) -> Entry:
+    errors = against.errors.get(stored.module.path) if against else _errors(told)
+    if told is not None:
+        protected, reason, rule = told.get("protected") is True, told["reason"], told["rule"]
+    else:
+        (protected, reason), rule = _reason(build, stored), None
+    return Entry(stored.module, stored.format, stored.dtype, stored.nbytes, protected, reason, rule, errors)
+
+
+def _errors(told: Mapping[str, Any] | None) -> Errors | None:
+    found = told.get("errors") if told else None
+    try:
+        return Errors.read(found) if found else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _unplaced(build: Build, module: Module) -> str:
+    """Why a tensor that mlx-lm's class does not have is not quantized."""
+    if module.kind == CARRIED:
+        return unquantizable(module)
+    return "mlx-lm's class has no place for it" if build.known else "mlx-lm has no class for this model"
+
+
+def _reason(build: Build, stored: Stored) -> tuple[bool, str]:
+    """Whether a module of another tool's build is protected, and what can be told of why it is as it is."""
+    module, claims = stored.module, build.claims
+    rule = module.model_rule
+    if stored.trouble:
+        return False, f"cannot be told: {stored.trouble}"
+    if not stored.placed and stored.format is None:
+        return False, _unplaced(build, module)
+    if stored.format is not None:
+        if rule is not None and rule == stored.format:
+            return False, f"as the rule of mlx-lm's own class for this model asks: {rule}"
+        if stored.format == claims.top:
+            return False, f"the build's default, {claims.top}"
+        return False, "config.json lists it" if module.path in claims.entries else "as found; no reason is given"
+    if not module.quantizable:
+        return False, unquantizable(module)
+    if not any(s.format for s in build.stored.values()):
+        return False, "nothing in this build is quantized"
+    group = claims.top.group_size if claims.top else 32
+    if module.shape[-1] % group:
+        return False, unaligned(group, module.shape[-1])
+    if rule is False:
+        return True, "the rule of mlx-lm's own class for this model keeps it"
+    return True, "kept; the build does not say why"

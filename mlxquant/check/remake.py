@@ -1,0 +1,232 @@
+"""Whether a build is what its source and recipe make: pieces of it are made again and compared byte by byte.
+
+The plan is drawn up anew, from the recipe in the manifest or, for another tool's build, from the formats that it has;
+names, shapes and dtypes must come out the same, and of our own builds the config and the copied files. Then workers
+make pieces as `convert` does, and what they would write is held against what is there. A sample takes some of every
+role and format first, then pieces at random until `SHARE` of the bytes are covered; a seed makes it repeatable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from numpy.typing import NDArray
+
+from ..builds.manifest import MANIFEST
+from ..builds.read.build import Build, read_build
+from ..builds.side_files import config_text, read_sides
+from ..builds.write.filling import Progress, Watch
+from ..builds.write.pieces import Job, Piece, jobs, pieces
+from ..builds.write.worker import Settings, Target, Workers
+from ..errors import BuildError, SourceError
+from ..layout.carried import MTP_FILE
+from ..layout.layout import Layout, read_layout
+from ..layout.views.strided import Read
+from ..plan.plan import OutputArray, Plan, make_plan
+from ..plan.recipe.infer import recipe_of
+from ..plan.recipe.recipe import Recipe, parse_recipe
+from ..records.head import describe_versions
+from ..source.checkpoint import Checkpoint, read_file_header
+from ..source.headers import Tensor
+from ..words.formats import FLOATS, TORCH_DTYPES
+from .verify import Sample, Verified
+
+# Of a build's bytes this much is made again, but no less than a few seconds' worth.
+SHARE, AT_LEAST = 0.02, 256 << 20
+
+
+def verify_source(
+    verified: Verified,
+    folder: Path,
+    source: Checkpoint,
+    *,
+    everything: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    watch: Watch = lambda _: None,
+) -> Verified:
+    """Add to what `verify` found what making pieces again from the source gives.
+
+    Raises SourceError or BuildError where one of both cannot be read at all.
+    """
+    if not source.tensors:
+        raise SourceError(f"{source.name}: a config alone has no weights to hold the build against")
+    build = read_build(folder)
+    notes = list[str]()
+    layout, plan = _plan_again(build, source, notes)
+    tensors = _tensors(build)
+    differences = [*_names(tensors, plan)]
+    if build.manifest is not None:
+        differences += _files(build, source, plan)
+    todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
+    there = [p for p in todo if all(_fits(part, tensors) for part in p.job.parts)]
+    chosen = there if everything else choose(there, plan, seed)
+    target = _Comparing({}, tensors, build.checkpoint.read_into)
+    settings = Settings(errors=False, allow_nonfinite=True, device=_device(build, notes))
+    pool = Workers(workers or os.cpu_count() or 1, source.read_into, target, settings)
+    done, total = 0, sum(p.nbytes for p in chosen)
+    for piece, _ in pool.run(chosen):
+        done += piece.nbytes
+        watch(Progress(done, total, piece.job.name))
+    source.close()
+    build.checkpoint.close()
+    sample = Sample(source.name, len(chosen), len(todo), done, sum(p.nbytes for p in todo), seed)
+    differences += [
+        f"{name} ({tensors[name].file}): not what the source gives, from row {row:,} on"
+        for name, row in sorted(target.first_rows.items())
+    ]
+    if differences:
+        notes += _versions(build)
+    return replace(
+        verified,
+        differences=tuple(dict.fromkeys((*verified.differences, *differences))),
+        notes=tuple(dict.fromkeys((*verified.notes, *notes))),
+        sample=sample,
+    )
+
+
+def choose(todo: Sequence[Piece], plan: Plan, seed: int) -> list[Piece]:
+    """Choose pieces at random: one of each role and format, then more until `SHARE` of the bytes are covered."""
+    kinds = {a.source: (m.module.role, str(m.format), a.part) for m in plan.modules for a in m.arrays()}
+    shuffled = random.Random(seed).sample(todo, len(todo))
+    seen: set[Any] = set()
+    first = [p for p in shuffled if (kind := kinds.get(p.job.name)) not in seen and not seen.add(kind)]  # type: ignore[func-returns-value]
+    taken = {(p.job.name, p.start) for p in first}
+    wanted = max(AT_LEAST, SHARE * sum(p.nbytes for p in todo))
+    chosen, held = list(first), sum(p.nbytes for p in first)
+    for piece in shuffled:
+        if held >= wanted:
+            break
+        if (piece.job.name, piece.start) not in taken:
+            chosen.append(piece)
+            held += piece.nbytes
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Comparing(Target):
+    """Where workers would write, but what they bring is held against what is there."""
+
+    tensors: Mapping[str, Tensor]
+    read: Read
+    first_rows: dict[str, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self, job: Job, part: OutputArray, row: int, data: NDArray[Any]) -> None:
+        """Compare rows of one array, from `row` on."""
+        wanted = memoryview(data.data).cast("B")
+        tensor = self.tensors[part.name]
+        width = job.row_bytes(part)
+        found = memoryview(bytearray(len(wanted)))
+        self.read(tensor.file, tensor.start + row * width, found)
+        if found == wanted:
+            return
+        differing = next(i for i in range(0, len(wanted), width) if found[i : i + width] != wanted[i : i + width])
+        with self.lock:
+            self.first_rows[part.name] = min(self.first_rows.get(part.name, 1 << 62), row + differing // width)
+
+
+def _plan_again(build: Build, source: Checkpoint, notes: list[str]) -> tuple[Layout, Plan]:
+    """Lay the source out and plan it as the build was."""
+    if build.manifest is not None:
+        options = build.manifest["options"]
+        recipe = Recipe.from_dict(build.manifest["recipe"])
+        layout = read_layout(source, dtype=options.get("dtype"), keep=options.get("keep") or ())
+        return layout, make_plan(layout, recipe, source)
+    recipe = parse_recipe(recipe_of(build.modules, build.formats, n_layers=build.n_layers))
+    notes.append("the recipe was found from the build's formats, and files beside the weights were not compared")
+    return _laid_out(build, source), make_plan(_laid_out(build, source), recipe, source)
+
+
+def _laid_out(build: Build, source: Checkpoint) -> Layout:
+    """Lay the source out in the dtype that most of the build's floats have."""
+    floats = Counter[str]()
+    for tensor in build.checkpoint.tensors.values():
+        if tensor.dtype in FLOATS:
+            floats[tensor.dtype] += tensor.nbytes
+    layout = read_layout(source)
+    most = max(floats, key=lambda name: floats[name], default=layout.dtype)
+    if most == layout.dtype:
+        return layout
+    return read_layout(source, dtype=next(word for word, name in TORCH_DTYPES.items() if name == most))
+
+
+def _tensors(build: Build) -> dict[str, Tensor]:
+    """The build's tensors, those of a next-token head beside the shards included."""
+    if not (build.folder / MTP_FILE).is_file():
+        return dict(build.checkpoint.tensors)
+    return {**build.checkpoint.tensors, **{t.name: t for t in read_file_header(build.folder / MTP_FILE)[0]}}
+
+
+def _device(build: Build, notes: list[str]) -> str:
+    """Where the build was computed, if this machine has that."""
+    if build.manifest is None or build.manifest["options"].get("device") != "gpu":
+        return "cpu"
+    if mx.metal.is_available():
+        return "gpu"
+    notes.append("it was made on a GPU and is made again on the CPU here, which may round otherwise")
+    return "cpu"
+
+
+def _names(found: Mapping[str, Tensor], plan: Plan) -> Iterator[str]:
+    """Where the build has other tensors than the plan gives."""
+    expected = {a.name: a for a in (*plan.arrays(), *plan.arrays_beside())}
+    for name, array in expected.items():
+        if name not in found:
+            yield f"{name}: missing; the source gives {array.dtype} {list(array.shape)}"
+        elif not _fits(array, found):
+            tensor = found[name]
+            yield (
+                f"{name} ({tensor.file}): {array.dtype} {list(array.shape)} expected from the source,"
+                f" {tensor.dtype} {list(tensor.shape)} found"
+            )
+    for name in found.keys() - expected.keys():
+        yield f"{name} ({found[name].file}): the source gives no such tensor"
+
+
+def _fits(array: OutputArray, found: Mapping[str, Tensor]) -> bool:
+    tensor = found.get(array.name)
+    return tensor is not None and (tensor.dtype, tensor.shape) == (array.dtype, array.shape)
+
+
+def _files(build: Build, source: Checkpoint, plan: Plan) -> Iterator[str]:
+    """Where config.json or a copied file is not what the source gives."""
+    assert build.manifest is not None
+    trust = bool(build.manifest["options"].get("trust_remote_code"))
+    expected = read_sides(source, plan, trust_remote_code=trust)
+    for name, data in expected.items():
+        try:
+            same = (build.folder / name).read_bytes() == data
+        except OSError:
+            yield f"{name}: missing; the source has it"
+            continue
+        if not same:
+            yield f"{name}: not the source's"
+    try:
+        config = json.loads((build.folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{build.folder / 'config.json'}: cannot be read ({error})") from None
+    wanted = json.loads(config_text(source.config, plan))
+    for key in sorted(wanted.keys() | config.keys()):
+        if wanted.get(key) != config.get(key):
+            yield f"config.json: {key} is not what source and recipe give"
+
+
+def _versions(build: Build) -> list[str]:
+    """What of the stack is another than the build was made with, and may explain a difference."""
+    if build.manifest is None:
+        return []
+    made, now = build.manifest["versions"], describe_versions()
+    changed = [f"{n} {made.get(n)} then, {now[n]} now" for n in ("mlxquant", "mlx", "mlx-lm") if made.get(n) != now[n]]
+    if not changed:
+        return []
+    return [f"{MANIFEST} names other versions, which alone may make a difference: {', '.join(changed)}"]

@@ -1,0 +1,241 @@
+"""A comparison from end to end, and its record: what was judged, on what, how, and what came out.
+
+The record keeps every figure with its interval, and all that it could be misread without: machine, versions, date, the
+source's revision, each recipe's hash and text, the data's hash, the options, the margin that was set before, what the
+pass read and took. Figures of the candidate as served have no `case`; those over everything have no `slice`, `depth`,
+`turn`, `layer`, `against`. `validate`, `sweep` and `report` read it (see `figures`), without mlx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import DataError, UsageError
+from ..layout.layout import read_layout
+from ..plan.plan import source_record
+from ..records.head import describe_machine, describe_versions
+from ..records.measurements import SCHEMA
+from ..records.metrics import CAVEAT
+from ..source.checkpoint import Checkpoint
+from ..stream.candidates import Candidate
+from ..stream.engine import NOISE_FLOOR, Options, Pass, Progress, compare
+from ..stream.ranks import Ranks
+from .grouping import shared_tokens
+from .layer_statistics import layer_measurements, margin_measurements
+from .statistics import reference_measurements, routing_damage, token_measurements
+from .tally import ACCUMULATED, LAYER_FIELDS, Tally
+from .texts.documents import BUILTIN, Documents, read_documents
+from .texts.tokenizer import open_tokenizer
+from .verdicts import DEFAULT_MARGIN, against_each_other, against_floor, difference_measurements
+
+DEFAULTS = Options()
+_MUCH_SHARED = 0.05
+_ROUTED = LAYER_FIELDS.index("routed")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, before anything is measured.
+
+    `data` is a JSONL file or "builtin"; `margin` is what a difference in KL must exceed to matter, in nats a token.
+    `second_half` scores tokens by llama.cpp's rule; `max_tokens` cuts longer documents.
+    """
+
+    data: Path | str = BUILTIN
+    margin: float = DEFAULT_MARGIN
+    confidence: float = 0.95
+    second_half: bool = False
+    max_tokens: int | None = None
+
+
+def run_comparison(
+    source: Checkpoint,
+    candidates: Sequence[Candidate],
+    question: Question,
+    options: Options = DEFAULTS,
+    progress: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to tell it.
+
+    Raises UsageError, DataError for the data, and what `compare` raises; OtherRankError where another rank says why.
+    """
+    ranks = ranks or Ranks.join()
+    with ranks.as_one():
+        _check(candidates, question)
+        documents = read_documents(question.data, open_tokenizer(source), max_tokens=question.max_tokens)
+        tally = Tally(documents.documents, second_half=question.second_half)
+        done = compare(source, candidates, documents.documents, tally, options, progress, ranks)
+    if done.rank != 0:
+        return {}, False
+    return make_record(source, candidates, documents, tally, done, question, options), True
+
+
+def make_record(
+    source: Checkpoint,
+    candidates: Sequence[Candidate],
+    documents: Documents,
+    tally: Tally,
+    done: Pass,
+    question: Question,
+    options: Options,
+) -> dict[str, Any]:
+    """Write down what a finished pass gave."""
+    names = [told["name"] for told in done.candidates]
+    by_name = {c.name: c for c in candidates}
+    name = question.data if question.data == BUILTIN else Path(question.data).name
+    baseline = {
+        "name": source.name,
+        "compute": done.compute,
+        "measurements": [
+            *reference_measurements(tally, question.confidence),
+            *margin_measurements(tally, question.confidence),
+        ],
+    }
+    return {
+        "schema": SCHEMA,
+        "mlxquant": __version__,
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "confidence": question.confidence,
+        "margin_nats": question.margin,
+        "source": source_record(read_layout(source, dtype=options.dtype), source),
+        "data": _data(str(name), documents, tally),
+        "options": _options(question, options),
+        "pass": _pass(done),
+        "baseline": baseline,
+        "candidates": [
+            _candidate(tally, i, told, by_name.get(told["name"]), names, question)
+            for i, told in enumerate(done.candidates)
+        ],
+        "notes": [*documents.notes, *_alike(documents, tally), *done.notes, *_unseen_margins(tally)],
+        "caveat": CAVEAT,
+    }
+
+
+def _check(candidates: Sequence[Candidate], question: Question) -> None:
+    if not candidates:
+        raise UsageError("nothing to compare: give recipes (-r) or builds (--build)")
+    names = [c.name for c in candidates]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"{twice[0]}: given twice; candidates are told apart by their names")
+    if NOISE_FLOOR in names:
+        raise UsageError(f"{NOISE_FLOOR!r} is the noise floor's name; call the candidate something else")
+    if not 0 <= question.margin < float("inf"):
+        raise UsageError(f"--margin: nats a token, 0 or more, expected; {question.margin} given")
+    if not 0.5 <= question.confidence < 1:
+        raise UsageError(f"--confidence: a share such as 0.95 expected; {question.confidence} given")
+
+
+def _data(name: str, documents: Documents, tally: Tally) -> dict[str, Any]:
+    """What the figures are over; `slices` counts each slice's documents."""
+    kept = documents.documents
+    scored = int(tally.token_sums(0, ACCUMULATED)[0, :, 0].sum())
+    if scored == 0:
+        raise DataError(f"{name}: no token was scored; with --second-half, documents of 3 tokens or more are needed")
+    slices = {
+        group.name: int((tally.grouping.sums(tally.token_sums(0, ACCUMULATED), group)[:, 0] > 0).sum())
+        for group in tally.grouping.groups
+        if group.kind == "slice"
+    }
+    return {
+        "name": name,
+        "sha256": documents.sha256,
+        "documents": len(kept),
+        "tokens": sum(len(d.tokens) for d in kept),
+        "scored_tokens": scored,
+        "slices": dict(sorted(slices.items())),
+    }
+
+
+def _options(question: Question, options: Options) -> dict[str, Any]:
+    return {
+        "second_half": question.second_half,
+        "max_tokens": question.max_tokens,
+        "chunk": options.chunk,
+        "compute": options.compute,
+        "dtype": options.dtype,
+        "noise_floor": options.noise_floor,
+        "own": options.own,
+        "teacher_forced_routing": options.teacher_forced_routing,
+        "allow_nonfinite": options.allow_nonfinite,
+    }
+
+
+def _pass(done: Pass) -> dict[str, Any]:
+    """What the pass read and took."""
+    return {
+        "layers": done.layers,
+        "compute": done.compute,
+        "compute_reason": done.compute_reason,
+        "source_bytes": done.source_bytes,
+        "bytes_read": done.bytes_read,
+        "seconds": round(done.seconds, 3),
+        "tokens": done.tokens,
+        "peak_memory_bytes": done.peak_memory_bytes,
+        "mlx_peak_bytes": done.mlx_peak_bytes,
+        "resumed_at": done.resumed_at,
+        "ranks": done.ranks,
+        "step_seconds": done.step_seconds,
+    }
+
+
+def _candidate(
+    tally: Tally, i: int, told: dict[str, Any], given: Candidate | None, names: Sequence[str], question: Question
+) -> dict[str, Any]:
+    """One candidate: what it is, its verdicts, its figures."""
+    found: dict[str, Any] = {"name": told["name"], "kind": _kind(told), **told}
+    if given is not None and given.recipe is not None:
+        found["recipe"] = given.recipe.as_dict()
+    margin, confidence = question.margin, question.confidence
+    if NOISE_FLOOR in names and told["name"] != NOISE_FLOOR:
+        floor = names.index(NOISE_FLOOR)
+        found["verdict"] = against_floor(tally, i, floor, NOISE_FLOOR, margin, confidence).as_dict()
+    found["beside"] = [
+        against_each_other(tally, i, other, name, margin, confidence).as_dict()
+        for other, name in enumerate(names)
+        if other != i and NOISE_FLOOR not in (name, told["name"])
+    ]
+    found["measurements"] = [
+        *token_measurements(tally, i, confidence),
+        *routing_damage(tally, i, confidence),
+        *difference_measurements(tally, i, names, confidence),
+        *layer_measurements(tally, i, confidence),
+    ]
+    return found
+
+
+def _alike(documents: Documents, tally: Tally) -> list[str]:
+    """Say which documents are not independent of each other: copies, and those with a beginning in common."""
+    found, kept = [], documents.documents
+    copies = len(kept) - tally.grouping.clusters
+    if copies:
+        found.append(f"{copies:,} documents are copies of another; intervals count each text once")
+    shared, tokens = shared_tokens(kept), sum(len(d.tokens) for d in kept)
+    if shared > _MUCH_SHARED * tokens:
+        found.append(
+            f"{shared / tokens:.0%} of the tokens stand in beginnings that documents share (a system prompt, say):"
+            " intervals take them as independent and are too narrow there"
+        )
+    return found
+
+
+def _unseen_margins(tally: Tally) -> list[str]:
+    """Say which routers show no logits, so that nobody takes an absent margin for a safe one."""
+    routed = [layer for layer, sums in tally.layer_sums(0, ACCUMULATED).items() if sums[:, _ROUTED].any()]
+    hidden = [layer for layer in routed if layer not in tally.margins()]
+    if not hidden:
+        return []
+    which = "any layer" if hidden == routed else f"layers {', '.join(map(str, hidden))}"
+    return [f"the router's logits are not visible in {which}: no margins there"]
+
+
+def _kind(told: dict[str, Any]) -> str:
+    return "noise floor" if told["name"] == NOISE_FLOOR else "build" if "build" in told else "recipe"

@@ -1,0 +1,213 @@
+"""Requests about one order: asking, cancelling, refunding, and changing it.
+
+Each function plays one kind of request after the order was opened, and ends the turn. Where a rule forbids it, the
+calls stop at the result that shows so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .conversation import Conversation
+from .policy import APPROVAL_FROM, GOLD_REFUND_DAYS, REFUND_DAYS
+from .references import order_reference, searched
+from .words import CITIES, NOTES, REASONS, STATUSES, STREETS
+
+Order = dict[str, Any]
+Play = Callable[[Conversation, str, Order], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of request: how it is played, its most calls after get_order, and the statuses that allow it."""
+
+    play: Play
+    calls: int
+    statuses: tuple[str, ...]
+    weight: int = 2
+
+
+def order_request(talk: Conversation, budget: int) -> None:
+    """Make one request about an order in at most `budget` (1 or more) calls."""
+    reserve = 0 if budget < 4 else talk.rng.choice((0, 1, 2, 3))
+    phrase, order = order_reference(talk, max(budget - reserve, min(budget, 2)))
+    left = budget - len(talk.calls)
+    kinds = {name: kind for name, kind in KINDS.items() if kind.calls <= left}
+    if order is None:
+        refuse_stranger(talk, phrase)
+        return
+    lawful = {name: kind for name, kind in kinds.items() if order["status"] in kind.statuses}
+    chosen = lawful if lawful and talk.rng.random() < 0.85 else kinds
+    name = talk.rng.choices(list(chosen), [kind.weight for kind in chosen.values()])[0]
+    chosen[name].play(talk, phrase, order)
+
+
+def refuse_stranger(talk: Conversation, phrase: str) -> None:
+    """Refuse what concerns an order of someone else."""
+    order_id = talk.calls[-1].arguments["order_id"]
+    reason = talk.rng.choice(list(REASONS))
+    asked, kind = talk.rng.choice(
+        (
+            (f"cancel {phrase}, {reason}.", "cancel"),
+            (f"what is the status of {phrase}?", "status"),
+            (f"refund {phrase}.", "refund"),
+        )
+    )
+    talk.end(kind, asked, f"Refused: order {order_id} belongs to another customer.", order_id, refuse=True)
+
+
+def refuse_status(talk: Conversation, kind: str, asked: str, order: Order) -> bool:
+    """Refuse a change of an order that is not pending; say whether that was so."""
+    status = order["status"]
+    if status != "pending":
+        reply = f"Refused: order {order['id']} is {status}."
+        talk.end(kind, asked, reply, order["id"], status, refuse=True)
+    return bool(status != "pending")
+
+
+def status(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for an order's status, total or days."""
+    fact = talk.rng.choice(("status", "total", "days"))
+    if fact == "status":
+        asked = talk.pick(f"what is the status of {phrase}?", f"which status does {phrase} have?")
+        reply = f"Answer: order {order['id']} is {order['status']}."
+    elif fact == "total":
+        asked = talk.pick(f"what is the total of {phrase}?", f"how much is {phrase}?")
+        reply = f"Answer: the total of order {order['id']} is {order['total']}."
+    else:
+        asked = talk.pick(f"how long has {phrase} had its status?", f"for how many days has {phrase} had its status?")
+        reply = f"Answer: order {order['id']} is {order['status']}; days since then: {order['days']}."
+    if fact != "status":
+        talk.slices.add("numeric")
+    talk.end(fact, asked, reply, order["id"], order[fact])
+
+
+def cancel(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for an order to be cancelled."""
+    reason = talk.rng.choice(list(REASONS))
+    asked = talk.pick(f"cancel {phrase}, {reason}.", f"please cancel {phrase}: {reason}.")
+    if refuse_status(talk, "cancel", asked, order):
+        return
+    talk.do("cancel_order", order_id=order["id"], reason=REASONS[reason])
+    talk.end("cancel", asked, f"Done: order {order['id']} is cancelled.", order["id"], "cancelled")
+
+
+def address(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for an order to go elsewhere."""
+    street = f"{talk.rng.choice(STREETS)} Street {talk.rng.randint(1, 99)}"
+    city = talk.rng.choice(CITIES)
+    asked = talk.pick(f"send {phrase} to {street}, {city}.", f"the new address of {phrase} is {street}, {city}.")
+    if refuse_status(talk, "address", asked, order):
+        return
+    talk.do("update_address", order_id=order["id"], street=street, city=city)
+    talk.end("address", asked, f"Done: order {order['id']} goes to {street}, {city}.", order["id"], street, city)
+
+
+def note(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for a note; no rule forbids it."""
+    text = talk.rng.choice(NOTES)
+    asked = talk.pick(f'add a note to {phrase}: "{text}"', f'note on {phrase}: "{text}"')
+    talk.do("add_note", order_id=order["id"], note=text)
+    talk.end("note", asked, f"Done: order {order['id']} has the note.", order["id"])
+
+
+def refund(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for a refund, with or without an approval code."""
+    approval = None
+    if order["total"] > APPROVAL_FROM and talk.rng.random() < 0.6:
+        approval = f"A{talk.rng.randint(1000, 9999)}"
+    with_code = f", approval {approval}" if approval else ""
+    asked = talk.pick(f"refund {phrase}{with_code}.", f"please refund {phrase}{with_code}.")
+    order_id, days, total = order["id"], order["days"], order["total"]
+    talk.slices.add("numeric")
+    if order["status"] != "delivered":
+        reply = f"Refused: order {order_id} is {order['status']}."
+        return talk.end("refund", asked, reply, order_id, order["status"], refuse=True)
+    too_late = f"Refused: days since the delivery of order {order_id}: {days}."
+    if days > GOLD_REFUND_DAYS:
+        return talk.end("refund", asked, too_late, order_id, days, refuse=True)
+    if total > APPROVAL_FROM and not approval:
+        reply = f"Refused: {total} for order {order_id} needs approval."
+        return talk.end("refund", asked, reply, order_id, total, refuse=True)
+    if days > REFUND_DAYS:
+        talk.slices.add("conditional")
+        if talk.do("get_user", user_id=order["user"])["level"] != "gold":
+            return talk.end("refund", asked, too_late, order_id, days, refuse=True)
+    talk.do("refund_order", order_id=order_id, amount=total, **({"approval": approval} if approval else {}))
+    return talk.end("refund", asked, f"Done: {total} refunded for order {order_id}.", order_id, total)
+
+
+def coupon(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for a coupon to be used."""
+    codes = [code for (code,) in talk.store.rows("SELECT code FROM coupons ORDER BY code")]
+    code = talk.rng.choice(codes)
+    if talk.rng.random() < 0.06:
+        unknown = [each for each in (f"K{talk.rng.randint(1000, 9999)}",) if each not in codes]
+        code = talk.rng.choice(unknown or codes)
+    asked = talk.pick(f"use coupon {code} on {phrase}.", f"apply coupon {code} to {phrase}.")
+    order_id = order["id"]
+    if refuse_status(talk, "coupon", asked, order):
+        return None
+    if order["coupon"] is not None:
+        reply = f"Refused: order {order_id} has coupon {order['coupon']}."
+        return talk.end("coupon", asked, reply, order_id, order["coupon"], refuse=True)
+    terms = talk.do("get_coupon", code=code)
+    talk.slices.add("numeric")
+    if "error" in terms:
+        talk.slices.add("not_found")
+        return talk.end("coupon", asked, f"Not found: no coupon {code}.", code)
+    if order["total"] < terms["min"]:
+        reply = f"Refused: the total {order['total']} of order {order_id} is below {terms['min']}."
+        return talk.end("coupon", asked, reply, order_id, terms["min"], refuse=True)
+    total = talk.do("apply_coupon", order_id=order_id, code=code)["total"]
+    return talk.end("coupon", asked, f"Done: the total of order {order_id} is {total}.", order_id, total)
+
+
+def add(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for pieces of an item that the order does not hold yet."""
+    held = [item["name"] for item in order["items"]]
+    goods = [good for good in talk.store.rows("SELECT kind, name FROM items ORDER BY id") if good[1] not in held]
+    kind, name = talk.rng.choice(goods)
+    n = talk.rng.randint(1, 9)
+    asked = talk.pick(f"add {n} pieces of {name} to {phrase}.", f"put {n} pieces of {name} into {phrase}.")
+    if refuse_status(talk, "add", asked, order):
+        return
+    item = str(searched(talk, kind, name))
+    change(talk, "add_item", asked, order, item, n)
+
+
+def quantity(talk: Conversation, phrase: str, order: Order) -> None:
+    """Ask for another quantity of an item that the order holds."""
+    line = talk.rng.choice(order["items"])
+    n = talk.rng.choice([each for each in range(1, 10) if each != line["n"]])
+    asked = talk.pick(f"make it {n} pieces of {line['name']} in {phrase}.", f"set {line['name']} in {phrase} to {n}.")
+    if refuse_status(talk, "quantity", asked, order):
+        return
+    talk.now_item = line["id"]
+    change(talk, "change_quantity", asked, order, line["id"], n)
+
+
+def change(talk: Conversation, tool: str, asked: str, order: Order, item: str, n: int) -> None:
+    """Check the stock, and change what an order holds if it is enough."""
+    kind = "add" if tool == "add_item" else "quantity"
+    stock = talk.do("check_stock", item_id=item)["stock"]
+    talk.slices.add("numeric")
+    if n > stock:
+        talk.end(kind, asked, f"Refused: the stock is {stock}.", stock, refuse=True)
+        return
+    total = talk.do(tool, order_id=order["id"], item_id=item, quantity=n)["total"]
+    talk.end(kind, asked, f"Done: the total of order {order['id']} is {total}.", order["id"], total)
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "status": Kind(status, 0, STATUSES, 2),
+    "note": Kind(note, 1, STATUSES, 1),
+    "cancel": Kind(cancel, 1, ("pending",)),
+    "address": Kind(address, 1, ("pending",)),
+    "refund": Kind(refund, 2, ("delivered",), 5),
+    "coupon": Kind(coupon, 2, ("pending",)),
+    "add": Kind(add, 3, ("pending",), 3),
+    "quantity": Kind(quantity, 2, ("pending",)),
+}

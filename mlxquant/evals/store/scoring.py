@@ -1,0 +1,224 @@
+"""Judge an agent's calls and replies against a task, one at a time, while the world answers it.
+
+A runner feeds a `Judge`: `user()` gives the next request, `call()` judges one tool call and returns what to hand back,
+`reply()` judges the text that ends the turn, `outcome()` sums up. How it judges:
+
+- Each turn starts with its expected calls outstanding, in order. A call equal to an outstanding one (same tool, same
+  arguments, key order aside) fulfils it, also if it comes before its turn: what was jumped over stays outstanding,
+  and is out of order when it is made after all.
+- Any other call that is valid runs as well. A read returns its real result: not right, but harmless. A write changes
+  the model's store: a wrong write, which the state shows at the end. A call that is not valid JSON or breaks the
+  tool's schema runs nothing and gets an error to read, so that the model can try again.
+- A turn ends with the model's text, or after 3 + 2 × expected calls. What is outstanding then was missed.
+- Each expected call is one step, at a depth: its number in the task, from 1. A call that fulfils none counts for the
+  first outstanding step of the same tool that has no attempt yet, or else for the next outstanding one. A step's
+  `attempt` is the first call that counts for it; that is what shares by depth are made of. `made` says whether the
+  step was fulfilled at all.
+- The run goes wrong at the first step that is missed, or at which a call is not valid, breaks the policy, or is a
+  wrong write. A superfluous read is none of these. Replies are judged apart.
+
+It does not talk to models, and knows nothing of transport errors: a task that could not be finished has an outcome of
+the turns begun, with `finished` False.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+from .database import Store
+from .tasks import Call, Task, Turn
+from .tools import BY_NAME
+from .verdicts import CallVerdict, Outcome, ReplyVerdict, Step
+
+__all__ = ["CallVerdict", "Judge", "Outcome", "ReplyVerdict", "Step"]
+
+SPARE_CALLS = 3
+
+
+class Judge:
+    """The world, the user and the judge of one task for one run; use as a context manager, or close it."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.store = Store(task.seed)
+        self.steps: list[Step] = []
+        self.calls: list[CallVerdict] = []
+        self.replies: list[ReplyVerdict] = []
+        self.first_wrong: int | None = None
+        self.begun = 0
+        self.outstanding: list[Step] = []
+        self.open = False
+        self.left = 0
+        self.furthest = 0  # depth of the last step fulfilled
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the database."""
+        self.store.close()
+
+    @property
+    def turn(self) -> Turn:
+        """The turn begun last."""
+        return self.task.turns[self.begun - 1]
+
+    def user(self) -> str | None:
+        """Return the next request, None after the last; a turn still open ends without a reply."""
+        if self.open:
+            self.reply("")
+        if self.begun == len(self.task.turns):
+            return None
+        self.begun += 1
+        self.open = True
+        self.left = SPARE_CALLS + 2 * len(self.turn.calls)
+        first = len(self.steps) + 1
+        self.outstanding = [
+            Step(depth, self.begun, call, self.turn.slices) for depth, call in enumerate(self.turn.calls, first)
+        ]
+        self.steps += self.outstanding
+        return self.turn.user
+
+    def call(self, name: str, raw_arguments: str) -> CallVerdict:
+        """Judge one call, `raw_arguments` being the JSON text that the model wrote, and run it where that is possible.
+
+        After the turn's end (its limit reached amid parallel calls) it runs nothing and returns an error.
+        """
+        arguments, problem = parsed(raw_arguments)
+        valid_json = problem is None
+        problem = problem or schema_problem(name, arguments)
+        call = Call(name, arguments if isinstance(arguments, dict) else {})
+        step = self.fulfilled(call) if problem is None and self.open else None
+        aimed = step or self.meant(name)
+        self.left -= 1
+        broken, result = None, {"error": problem or "too many calls for this request"}
+        if problem is None and self.open:
+            broken = self.store.broken_policy(name, call.arguments, customer=self.turn.customer, said=self.turn.user)
+            result = self.store.call(name, call.arguments)
+        verdict = CallVerdict(
+            depth=aimed.depth if aimed else len(self.steps),
+            turn=self.begun,
+            call=call,
+            valid_json=valid_json,
+            valid_schema=problem is None,
+            right_tool=aimed is not None and aimed.call.name == name,
+            right_arguments=step is not None,
+            in_order=step is not None and step.depth > self.furthest,
+            writes=problem is None and BY_NAME[name].writes,
+            broken_policy=broken,
+            superfluous=aimed is None,
+            result=result,
+            turn_over=self.left <= 0,
+            problem=problem,
+        )
+        self.keep(verdict, aimed, step)
+        return verdict
+
+    def fulfilled(self, call: Call) -> Step | None:
+        """Find the outstanding expected call that this one equals."""
+        return next((step for step in self.outstanding if step.call == call), None)
+
+    def meant(self, name: str) -> Step | None:
+        """Find the outstanding step that a call which fulfils none counts for."""
+        alike = (step for step in self.outstanding if step.call.name == name and step.attempt is None)
+        return next(alike, self.outstanding[0] if self.outstanding else None)
+
+    def keep(self, verdict: CallVerdict, aimed: Step | None, step: Step | None) -> None:
+        """Enter a verdict into the record, and end the turn at its limit."""
+        self.calls.append(verdict)
+        if aimed and aimed.attempt is None:
+            aimed.attempt = verdict
+        if step:
+            step.made = True
+            self.outstanding.remove(step)
+            self.furthest = max(self.furthest, step.depth)
+        if verdict.went_wrong:
+            self.went_wrong(verdict.depth)
+        if self.open and self.left <= 0:
+            self.reply("")
+
+    def went_wrong(self, depth: int) -> None:
+        """Keep the least depth at which something was wrong."""
+        self.first_wrong = depth if self.first_wrong is None else min(self.first_wrong, depth)
+
+    def reply(self, text: str) -> ReplyVerdict:
+        """Judge the text that ends the turn, and end it; raises RuntimeError where none is open (ask `user()`)."""
+        if not self.open:
+            raise RuntimeError("no turn is open: ask user() for the next request first")
+        missed = tuple(step.depth for step in self.outstanding)
+        if missed:
+            self.went_wrong(missed[0])
+        word, *facts = self.turn.facts
+        begins = beginning(text)
+        missing = tuple(fact for fact in facts if not tells(text, fact))
+        if begins != word:
+            missing = (word, *missing)
+        verdict = ReplyVerdict(self.begun, missed, missing, begins, self.turn.refuse, self.turn.slices)
+        self.replies.append(verdict)
+        self.outstanding, self.open = [], False
+        return verdict
+
+    def outcome(self) -> Outcome:
+        """Sum up the turns begun."""
+        with Store(self.task.seed) as expected:
+            for turn in self.task.turns[: self.begun]:
+                for call in turn.calls:
+                    expected.call(call.name, call.arguments)
+            equal = expected.state() == self.store.state()
+        finished = self.begun == len(self.task.turns) and not self.open
+        return Outcome(finished, tuple(self.steps), tuple(self.calls), tuple(self.replies), equal, self.first_wrong)
+
+
+def parsed(raw: str) -> tuple[Any, str | None]:
+    """Parse arguments strictly (no NaN); return the value, and what is wrong with it or None."""
+    try:
+        value = json.loads(raw, parse_constant=not_json)
+    except (ValueError, RecursionError) as error:
+        return None, f"arguments are not valid JSON: {error}"
+    if isinstance(value, dict):  # JSON and its schema know no difference between 3.0 and 3; Python's text does
+        value = {
+            key: int(each) if isinstance(each, float) and each.is_integer() else each for key, each in value.items()
+        }
+    return value, None
+
+
+def not_json(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise ValueError(f"{name} is not JSON")
+
+
+@cache
+def validator(name: str) -> Any:
+    """Make the validator of a tool's schema, once."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(BY_NAME[name].parameters)
+
+
+def schema_problem(name: str, arguments: Any) -> str | None:
+    """Say why a call breaks its tool's schema; None where it does not."""
+    if name not in BY_NAME:
+        return f"no tool {name!a:.80}"
+    error = next(iter(validator(name).iter_errors(arguments)), None)
+    return None if error is None else f"arguments break the schema: {error.message[:200]}"
+
+
+WORDS = ("Done:", "Answer:", "Refused:", "Not found:")
+
+
+def beginning(text: str) -> str | None:
+    """Return which of the four words a reply begins with, markdown around it aside."""
+    start = re.sub(r"[*_`#>\"']", "", text[:40]).strip().casefold()
+    return next((word for word in WORDS if start.startswith(word.casefold())), None)
+
+
+def tells(text: str, fact: str) -> bool:
+    """Whether a text holds a fact as a whole word: 24 is not in O2480; 1,240 is 1240; spelling in US English too."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).casefold().replace("canceled", "cancelled")
+    return re.search(rf"(?<!\w){re.escape(fact.casefold())}(?!\w)", plain) is not None

@@ -1,0 +1,128 @@
+"""Scores of tool calls: against the calls that are due, or against what BFCL's answer files allow.
+
+Arguments are JSON as the model wrote it. Checks are those of loops: `valid_call` (there is one, all could be read),
+`valid_json`, `valid_schema`, `right_tool`, `right_arguments`, each presupposing those before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..items import Reply, Score
+from .bfcl_match import matches
+from .format_scores import same_json
+from .scores_text import said, verdict
+
+Tools = Sequence[Mapping[str, Any]]
+Parsed = tuple[str, Any]  # name, arguments; arguments None where they are no JSON table
+
+
+def parsed_calls(reply: Reply) -> list[Parsed]:
+    """The calls of a reply, their arguments read."""
+    calls: list[Parsed] = []
+    for call in reply.tool_calls:
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        calls.append((call.name, arguments if isinstance(arguments, dict) else None))
+    return calls
+
+
+def formally(reply: Reply, tools: Tools) -> tuple[dict[str, bool], str]:
+    """The first three checks, and what was wrong first."""
+    calls = parsed_calls(reply)
+    known = {function["name"]: function for function in (tool["function"] for tool in tools)}
+    if not calls or reply.broken_calls:
+        shown = reply.broken_calls[0] if reply.broken_calls else reply.text
+        checks = dict.fromkeys(("valid_call", "valid_json", "valid_schema"), False)
+        return checks, f"a call could not be read: {said(shown)}" if reply.broken_calls else f"no call: {said(shown)}"
+    why = next((f"{name}: arguments are no JSON table" for name, arguments in calls if arguments is None), "")
+    valid_json = not why
+    for name, arguments in calls:
+        if not why:
+            why = _schema_fault(known.get(name), name, arguments)
+    return {"valid_call": True, "valid_json": valid_json, "valid_schema": not why}, why
+
+
+def _schema_fault(function: Mapping[str, Any] | None, name: str, arguments: Any) -> str:
+    from jsonschema import Draft202012Validator, SchemaError
+
+    if function is None:
+        return f"{name}: no such tool"
+    try:
+        fault = next(iter(Draft202012Validator(function.get("parameters") or {}).iter_errors(arguments)), None)
+    except SchemaError as error:
+        return f"{name}: its schema is none ({error.message[:60]})"
+    return f"{name}: {fault.message[:100]}" if fault else ""
+
+
+def calls(spec: Mapping[str, Any], reply: Reply, tools: Tools) -> Score:
+    """Pass where exactly the calls that are due are made; `none`: where none is, not even one that cannot be read."""
+    if spec.get("none"):
+        made = [call.name for call in reply.tool_calls] or list(reply.broken_calls)
+        return verdict(not made, f"called {said(made[0]) if made else ''}", no_call=not made)
+    checks, why = formally(reply, tools)
+    due = [(call["name"], call["arguments"]) for call in spec["calls"]]
+    made_calls = parsed_calls(reply)
+    if spec.get("any_order"):
+        due, made_calls = sorted(due, key=_order), sorted(made_calls, key=_order)
+    names = [name for name, _ in due], [name for name, _ in made_calls]
+    right_tool = checks["valid_schema"] and names[0] == names[1]
+    right = right_tool and all(same_json(a, b) for (_, a), (_, b) in zip(due, made_calls, strict=True))
+    if not why and not right:
+        why = f"{', '.join(names[0])} expected, {', '.join(names[1])} called" if not right_tool else "other arguments"
+    return verdict(right, why, **checks, right_tool=right_tool, right_arguments=right)
+
+
+def _order(call: Parsed) -> tuple[str, str]:
+    return call[0], json.dumps(call[1], sort_keys=True)
+
+
+def spec_faults(spec: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the calls that a score names."""
+    if ("calls" in spec) == bool(spec.get("none")):
+        return ['kind calls needs either "calls" or "none": true']
+    wrong = [
+        each for each in spec.get("calls", ())
+        if not isinstance(each, dict) or not isinstance(each.get("name"), str)
+        or not isinstance(each.get("arguments"), dict)
+    ]  # fmt: skip
+    if spec.get("calls") == []:
+        return ['"calls" is empty; say "none": true where no call is due']
+    return [f'"calls" must be tables of "name" and "arguments", found {str(each)[:60]}' for each in wrong[:1]]
+
+
+def bfcl(spec: Mapping[str, Any], reply: Reply, tools: Tools) -> Score:
+    """Pass as BFCL's rules have it for the category; without `answers`, where every call fits its schema.
+
+    Irrelevance: no call is made, nor tried. Relevance: some call is. Else as many calls as answers, in any order, each
+    allowed by an answer of its own (ShishirPatil/gorilla@6ea57973, eval_checker/ast_eval/ast_checker.py).
+    """
+    category = spec["category"]
+    if category.endswith("irrelevance"):
+        return calls({"none": True}, reply, tools)
+    checks, why = formally(reply, tools)
+    if category.endswith("relevance"):
+        return verdict(checks["valid_call"], why, **checks)
+    if "answers" not in spec:
+        return verdict(checks["valid_schema"], why, **checks)
+    # BFCL reads types its own way, so a call may break the schema as JSON Schema has it and still be right
+    made = parsed_calls(reply)
+    due = [next(iter(answer.items())) for answer in spec["answers"]]
+    right_tool = Counter(name for name, _ in due) == Counter(name for name, _ in made) and checks["valid_json"]
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    right = right_tool
+    for name, allowed in due:
+        fits = (call for call in made if call[0] == name and matches(call[1], allowed, schemas.get(name, {})))
+        found = next(fits, None) if right else None
+        right = found is not None
+        if found is not None:
+            made.remove(found)
+    if not right:
+        why = why or f"{', '.join(n for n, _ in due)} expected, {', '.join(c.name for c in reply.tool_calls)} called"
+        why = f"{due[0][0]}: arguments that no answer allows" if right_tool else why
+    return verdict(right, why, **checks, right_tool=right_tool, right_arguments=right)

@@ -1,0 +1,255 @@
+"""The arrays of an MLX model: their shapes, the source bytes that each is made of, their dtypes.
+
+mlx-lm's own `sanitize` is run over recording views, so every layout that mlx-lm knows is known here, without a
+table of our own. Modules and roles come later (see `layout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..errors import LayoutError, SourceError, listed
+from ..source.checkpoint import Checkpoint
+from ..source.headers import Tensor
+from ..source.prequantized import quantization_of
+from ..words.formats import FLOATS, TORCH_DTYPES, Format
+from .mlx_lm import MODEL_ERRORS
+from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
+from .views.record import recording
+from .views.strided import Strided
+from .views.view import Computed, Joined, View, source_view
+
+# More misfits than this have one cause, and are told as one.
+EXAMPLES = 5
+
+
+def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
+    """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them."""
+    tensors = source.weights
+    unread = sorted({t.dtype for t in tensors.values()} - set(MLX_DTYPES))
+    if unread:
+        raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
+    if source.scaled:  # what FP8 activations are scaled by is of no use where they are not FP8
+        tensors = {n: t for n, t in tensors.items() if not n.endswith("activation_scale")}
+    weights: dict[str, View] = {n: source_view(t) for n, t in tensors.items()}
+    if not weights or not hasattr(model, "sanitize"):
+        return weights
+    try:
+        with recording():
+            return dict(model.sanitize(weights))
+    except MODEL_ERRORS as error:
+        lacking = error.args[0] if isinstance(error, KeyError) and error.args else None
+        if isinstance(lacking, str) and "." in lacking and lacking not in tensors:
+            raise LayoutError(
+                f"{source.name}: config.json asks for tensors that the checkpoint lacks, the first: {lacking};"
+                " a shard may be missing, or config.json is of another model"
+            ) from error
+        raise LayoutError(
+            f"{source.name}: mlx-lm's sanitize for {source.config['model_type']} cannot take its tensors"
+            f" ({type(error).__name__}: {error}); are some missing, or is it another layout?"
+        ) from error
+
+
+def stored_formats(
+    model: Any, views: Mapping[str, View], config: Mapping[str, Any], has_tensors: bool
+) -> dict[str, Format]:
+    """Modules that the source already stores quantized (gpt-oss: MXFP4 experts), by path."""
+    if not has_tensors:
+        return _claimed_formats(model, quantization_of(config))
+    found: dict[str, Format] = {}
+    for path, module in quantizable(model):
+        scales, weight = views.get(f"{path}.scales"), views.get(f"{path}.weight")
+        if scales is not None and weight is not None:
+            found[path] = _stored_format(path, module, weight, scales)
+    return found
+
+
+def _claimed_formats(model: Any, settings: Mapping[str, Any]) -> dict[str, Format]:
+    """What a config alone tells: in mxfp4 and int4 checkpoints the experts are packed, but for those it excepts."""
+    kinds = {"mxfp4": "mxfp4", "mxfp4-pack-quantized": "mxfp4", "pack-quantized": "affine"}
+    method = str(settings.get("quant_method"))
+    mode = kinds.get(str(settings.get("format")) if method == "compressed-tensors" else method)
+    if mode is None:
+        return {}
+    kept = [str(p).replace("*", "") for p in settings.get("modules_to_not_convert") or ()]
+    experts = [p for p, module in quantizable(model) if hasattr(module, "num_experts")]
+    return {p: Format(4, 32, mode) for p in experts if not any(k in p for k in kept)}
+
+
+def _stored_format(path: str, module: Any, weight: View, scales: View) -> Format:
+    width = int(module.weight.shape[-1])
+    if not scales.ndim or not scales.shape[-1] or not weight.ndim:
+        raise LayoutError(f"{path}: stored with scales of shape {list(scales.shape)}, which no mode of mlx has")
+    group, bits = width // scales.shape[-1], weight.shape[-1] * 32 // width
+    modes = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
+    found = Format(bits, group, modes.get((bits, group), "none") if scales.dtype == mx.uint8 else "affine")
+    if found.problem():
+        raise LayoutError(f"{path}: stored with {bits} bits and group size {group}, which no mode of mlx has")
+    return found
+
+
+def quantizable(model: Any) -> list[tuple[str, Any]]:
+    """Modules of a model that mlx can quantize, with their paths."""
+    return [(p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized")]
+
+
+def parameters_of(model: Any, prequantized: Mapping[str, Format] = MappingProxyType({})) -> dict[str, tuple[int, ...]]:
+    """Array name -> shape, in mlx-lm's order; prequantized modules with their stored arrays."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, array in _flat(model.parameters()):
+        path, _, suffix = name.rpartition(".")
+        if suffix == "weight" and path in prequantized:
+            stored = prequantized[path].tensors(tuple(array.shape), "BF16")
+            shapes |= {f"{path}.{k}": shape for k, (_, shape) in stored.items()}
+        else:
+            shapes[name] = tuple(array.shape)
+    return shapes
+
+
+def module_at(model: Any, path: str) -> Any:
+    """The module, or list of modules, at a dotted path."""
+    for part in path.split(".") if path else ():
+        model = model[int(part)] if isinstance(model, list) else model[part]
+    return model
+
+
+def _flat(parameters: Any) -> list[tuple[str, mx.array]]:
+    flat: Any = tree_flatten(parameters)
+    return list(flat)
+
+
+def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View], source: Checkpoint) -> None:
+    """Check that the views are what the class asks for. Raises LayoutError: a few misfits are told each by each."""
+    wrong = [
+        f"{name}: {_giver(name, views[name])} shape {list(views[name].shape)}, config.json asks for {list(shape)}"
+        for name, shape in parameters.items()
+        if name in views and views[name].shape != shape
+    ]
+    missing = [f"{name}: not in the checkpoint; a shard may be missing" for name in parameters if name not in views]
+    strange = [
+        f"{(origin := _origin(view))}: unexpected; mlx-lm's {source.config['model_type']} has no"
+        f" {'such array' if origin == name else name}"
+        for name, view in views.items()
+        if name not in parameters
+    ]
+    kinds = [kind for kind in (wrong, missing, strange) if kind]
+    count, among = sum(map(len, kinds)), len(parameters.keys() | views.keys())
+    if 0 < count <= EXAMPLES:
+        raise LayoutError(listed([problem for kind in kinds for problem in kind]))
+    if count:  # one cause: some of each kind tell which
+        each = -(-EXAMPLES // len(kinds))
+        lead = f"config.json does not describe these shards: {count:,} of {among:,} arrays differ; the first:"
+        raise LayoutError("\n".join([lead, *(problem for kind in kinds for problem in kind[:each])]))
+
+
+def check_decoded(
+    model: Any, views: Mapping[str, View], prequantized: Mapping[str, Format], source: Checkpoint
+) -> None:
+    """Check that no packed or FP8 byte is taken for a weight. Raises LayoutError listing the tensors."""
+    integers = {f"{path}.weight" for path, _ in quantizable(model) if path not in prequantized}
+    raw = {
+        tensor.name: tensor
+        for name, view in views.items()
+        if name.rpartition(".")[0] not in prequantized
+        for tensor in _stored(view, decoded=False)
+        if tensor.dtype in ("F8_E4M3", "F8_E5M2")
+    }
+    scales = {name: source.tensors.get(name + "_scale_inv") for name in raw}
+    problems = [
+        f"{tensor.file}: tensor {name} is FP8 {list(tensor.shape)} and its scale"
+        + (f" {list(scale.shape)}" if (scale := scales[name]) else " is missing")
+        + f": neither mlx-lm's {source.config['model_type']} nor a block size tells its values; use the bf16 repository"
+        for name, tensor in raw.items()
+    ]
+    problems += [
+        f"{_origin(view)}: floats expected, {SAFETENSORS_DTYPES[view.dtype]} found: it is quantized, and config.json"
+        " does not say how; use the bf16 repository"
+        for name, view in views.items()
+        if name in integers and not mx.issubdtype(view.dtype, mx.floating) and _origin(view) not in raw
+    ]
+    if problems:
+        raise LayoutError(listed(problems))
+
+
+def _giver(name: str, view: View) -> str:
+    """Which stored tensor gives an array, where it is called otherwise."""
+    origin = _origin(view)
+    return "the shards give" if origin == name else f"{origin} gives"
+
+
+def _origin(view: View) -> str:
+    return next(iter(tensors_of(view)), "a computed array")
+
+
+def tensors_of(view: View) -> Iterator[str]:
+    """Names of the stored tensors that a view draws on."""
+    for tensor in _stored(view):
+        yield from (t.name for t in tensor.stored)
+
+
+def _stored(view: View, *, decoded: bool = True) -> Iterator[Tensor]:
+    """The tensors that a view draws on; without those that mlx-lm's own code decodes from FP8 unless `decoded`."""
+    match view.expr:
+        case Strided() as s:
+            yield s.tensor
+        case Joined(_, parts):
+            for p in parts:
+                yield from _stored(p, decoded=decoded)
+        case Computed() as c if decoded or c.function is not mx.from_fp8:
+            for a in [*c.args, *c.kwargs.values()]:
+                for v in a if isinstance(a, (list, tuple)) else [a]:
+                    if isinstance(v, View):
+                        yield from _stored(v, decoded=decoded)
+
+
+def source_dtype(view: View) -> str:
+    """The dtype in which a view's values are stored, in safetensors' words."""
+    match view.expr:
+        case Strided() as s:
+            return s.tensor.stored[0].dtype
+        case Joined(_, parts):
+            return source_dtype(parts[0])
+        case Computed() as c:
+            views = [a for a in c.args if isinstance(a, View)]
+            return source_dtype(views[0]) if views else SAFETENSORS_DTYPES[view.dtype]
+
+
+def array_dtypes(
+    model: Any,
+    parameters: Mapping[str, tuple[int, ...]],
+    views: Mapping[str, View],
+    config: Mapping[str, Any],
+    asked: str | None,
+    notes: list[str],
+) -> tuple[dict[str, tuple[str, str]], str | None]:
+    """Array name -> (dtype in the source, dtype in the build), and what floats are cast to.
+
+    As mlx_lm.convert: `--dtype`, else `torch_dtype`, else `text_config.dtype`, except where the class's
+    cast_predicate says no.
+    """
+    text = config.get("text_config") or {}
+    named = asked or config.get("torch_dtype") or text.get("dtype")
+    target = TORCH_DTYPES.get(str(named))
+    casts = getattr(model, "cast_predicate", None) or (lambda _: True)
+    if views:
+        found = {}
+        for name in parameters:
+            dtype = SAFETENSORS_DTYPES[views[name].dtype]
+            cast = target is not None and dtype in FLOATS and casts(name)
+            found[name] = (source_dtype(views[name]), str(target) if cast else dtype)
+        return found, target
+    dtypes = (config.get("torch_dtype"), text.get("dtype"), config.get("dtype"), text.get("torch_dtype"))
+    stored = TORCH_DTYPES.get(str(next(filter(None, dtypes), None)))
+    if stored is None:
+        stored = "BF16"
+        notes.append("config.json names no dtype; bfloat16 is assumed")
+    found = {}
+    for name in parameters:
+        source = stored if casts(name) else "F32"
+        found[name] = (source, target if target is not None and casts(name) else source)
+    return found, target

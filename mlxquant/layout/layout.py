@@ -1,0 +1,191 @@
+"""From a checkpoint's names to MLX's: which modules the model has, and which bytes each array is made of.
+
+mlx-lm's own model class is built and its own `sanitize` is run over recording views, so every architecture that
+mlx-lm knows is known here. What is left to do is grouping arrays into modules, with role, layer and dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..errors import LayoutError
+from ..source.checkpoint import Checkpoint
+from ..words.formats import MODE_DEFAULTS, Format
+from ..words.modules import Array, Module
+from .arrays import (
+    array_dtypes,
+    check_arrays,
+    check_decoded,
+    module_at,
+    parameters_of,
+    quantizable,
+    sanitized,
+    stored_formats,
+    tensors_of,
+)
+from .carried import keep_companions
+from .expert_stacks import stacked
+from .experts import expert_shares
+from .mlx_lm import MODEL_ERRORS, build_model, decode_floats
+from .roles import Found, find_roles
+from .views.view import View
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model as mlx-lm builds it and a source fills it.
+
+    `modules` are in the order in which mlx-lm writes them. `views` maps each MLX array's name to where its
+    values come from (empty for a config alone); `dropped` are source tensors that no array is made of.
+    `expert_shares` maps each expert module to (experts that one token uses, experts there are). `beside` are the
+    modules of a next-token head that is kept in a file of its own; a vision tower that is kept is in `modules`.
+    """
+
+    model_type: str
+    model: Any
+    modules: tuple[Module, ...]
+    views: Mapping[str, View]
+    dropped: tuple[str, ...]
+    n_layers: int
+    expert_shares: Mapping[str, tuple[int, int]]
+    dtype: str | None
+    notes: tuple[str, ...]
+    beside: tuple[Module, ...] = ()
+
+
+def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collection[str] = ()) -> Layout:
+    """Lay a source out as the MLX model that mlx-lm would load from it.
+
+    `dtype` (bfloat16, float16, float32) is what floats are cast to, by default what mlx-lm takes from the
+    config. `keep` ("vision", "mtp") carries along what mlx-lm would drop (see `companions`).
+
+    Raises LayoutError for an architecture that mlx-lm lacks, names it does not expect or misses, and shapes that
+    contradict the config; all of them at once.
+    """
+    config = decode_floats(source.config)
+    model = build_model(config)
+    views, notes = stacked(sanitized(model, source), parameters_of(model)), list[str]()
+    prequantized = stored_formats(model, views, config, bool(source.tensors))
+    parameters = parameters_of(model, prequantized)
+    if source.tensors:
+        check_decoded(model, views, prequantized, source)
+        check_arrays(parameters, views, source)
+    dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
+    modules, found = lay_modules(model, config, parameters, dtypes, prequantized)
+    n_layers = len(found.layers)
+    kept = keep_companions(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target)
+    views = {**views, **kept.views}
+    return Layout(
+        model_type=config["model_type"],
+        model=model,
+        modules=(*modules, *kept.inside),
+        views=views,
+        dropped=_dropped(source, views),
+        n_layers=n_layers,
+        expert_shares=expert_shares(model, modules, config, found),
+        dtype=target,
+        notes=tuple(notes),
+        beside=kept.beside,
+    )
+
+
+def _dropped(source: Checkpoint, views: Mapping[str, View]) -> tuple[str, ...]:
+    """The source's tensors that no view draws on."""
+    used = {t for v in views.values() for t in tensors_of(v)}
+    return tuple(n for n in source.tensors if n not in used)
+
+
+def lay_modules(
+    model: Any,
+    config: Mapping[str, Any],
+    parameters: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, tuple[str, str]],
+    prequantized: Mapping[str, Format],
+) -> tuple[tuple[Module, ...], Found]:
+    """Group a model's arrays (name -> shape, name -> dtype in source and build) into modules with roles."""
+    owners = _owners(model, list(parameters))
+    found = find_roles(model, {p: o for p, o, _ in owners}, config)
+    answers = _class_answers(model)
+    modules = tuple(
+        _module(path, owner, names, parameters, dtypes, model, found, answers, prequantized)
+        for path, owner, names in owners
+    )
+    return modules, found
+
+
+# --- modules ---
+
+
+def _owners(model: Any, names: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Group array names into modules: (path, path of the nn.Module, array names), in order.
+
+    A leaf nn.Module is one; an array that a larger module holds directly is one by itself.
+    """
+    tree = dict(model.named_modules())
+    leaf = {p: not tree_flatten(m.children(), is_leaf=nn.Module.is_module) for p, m in tree.items()}
+    groups: dict[str, tuple[str, list[str]]] = {}
+    for name in names:
+        owner = name.rpartition(".")[0]
+        while owner not in tree:
+            owner = owner.rpartition(".")[0]
+        path = owner if leaf[owner] and owner else name
+        groups.setdefault(path, (owner, []))[1].append(name)
+    return [(path, owner, arrays) for path, (owner, arrays) in groups.items()]
+
+
+def _class_answers(model: Any) -> dict[str, Format | bool]:
+    """What the class's own quant_predicate says of each module that mlx can quantize; empty without one."""
+    try:
+        predicate = getattr(model, "quant_predicate", None)
+        answers = {path: predicate(path, module) for path, module in quantizable(model)} if predicate else {}
+    except MODEL_ERRORS as error:
+        what = f"{type(error).__name__}: {error}"
+        raise LayoutError(f"config.json: mlx-lm's own rule for quantizing fails on it ({what})") from error
+    return {path: _as_format(a) if isinstance(a, dict) else bool(a) for path, a in answers.items()}
+
+
+def _as_format(answer: Mapping[str, Any]) -> Format:
+    """A predicate's dict as `to_quantized(**answer)` takes it: what it leaves open is the mode's default."""
+    mode = str(answer.get("mode", "affine"))
+    group, bits = MODE_DEFAULTS[mode]
+    return Format(int(answer.get("bits") or bits), int(answer.get("group_size") or group), mode)
+
+
+def _module(
+    path: str,
+    owner: str,
+    names: Sequence[str],
+    parameters: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, tuple[str, str]],
+    model: Any,
+    found: Found,
+    answers: Mapping[str, Format | bool],
+    prequantized: Mapping[str, Format],
+) -> Module:
+    module = module_at(model, owner)
+    stored = prequantized.get(path)
+    arrays = []
+    for name in names:
+        suffix = name.removeprefix(path).lstrip(".")
+        affine = stored is not None and stored.mode == "affine" and suffix == "weight"
+        source, build = dtypes[f"{path}.scales" if affine else name]  # affine scales are of the matrix's dtype
+        shape = tuple(module.weight.shape) if stored and suffix == "weight" else parameters[name]
+        if not (stored and suffix in ("scales", "biases")):
+            arrays.append(Array(suffix, shape, source, build))
+    layer = found.layer_of(path)
+    return Module(
+        path=path,
+        kind=type(module).__name__ if owner == path else "array",
+        role=found.roles[path],
+        layer=layer,
+        layer_type=None if layer is None else found.layer_types[layer],
+        arrays=tuple(arrays),
+        quantizable=hasattr(module, "to_quantized") and owner == path,
+        model_rule=answers.get(path),
+        prequantized=stored,
+    )

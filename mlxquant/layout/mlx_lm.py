@@ -1,0 +1,185 @@
+"""mlx-lm's model classes, found as mlx-lm finds them, without its one second of imports.
+
+Building a class allocates nothing: its arrays are lazy, so 122 B parameters cost 0.1 s and no memory.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import io
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import LayoutError
+from ..source.headers import shown
+
+# What third-party model code raises on a config or weights that it cannot use.
+MODEL_ERRORS = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, AssertionError,
+    RuntimeError,
+)  # fmt: skip
+# Far more than any model has; a damaged config with more would be built until memory ends.
+_MOST_LAYERS = 10_000
+_SIZES = re.compile(r"^(hidden_size|(moe_)?intermediate_size|vocab_size|head_dim|num_(hidden_layers|.*heads))$")
+_COUNTS = re.compile(r"^(n|num)_(.*_)?(layers?|experts|blocks)$")
+
+
+def build_model(config: Mapping[str, Any]) -> Any:
+    """Build mlx-lm's model for a config; nothing is allocated. Raises LayoutError."""
+    model_class, args_class = model_classes(config)
+    _check_counts(config)
+    try:
+        return model_class(args_class.from_dict(dict(config)))
+    except MODEL_ERRORS as error:
+        said, doubts = str(error).partition("\n")[0], "; ".join(_unusual(config))
+        raise LayoutError(
+            f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
+            f" ({type(error).__name__}: {said})"
+            + (f"; whole numbers above 0 are usual, but {doubts}" if doubts else "")
+        ) from error
+
+
+def _unusual(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Sizes that are no whole number above 0. A list may be one for each layer, null the class's default."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _unusual(value, f"{where}{key}.")
+        elif not _SIZES.match(str(key)) or isinstance(value, list | None):
+            continue
+        elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            yield f"{where}{key} is {shown(repr(value))}"
+
+
+def _check_counts(config: Mapping[str, Any], where: str = "config.json") -> None:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_counts(value, f"{where}: {key}")
+        elif _COUNTS.match(str(key)) and isinstance(value, int | float) and not value <= _MOST_LAYERS:
+            raise LayoutError(f"{where}: {key} is {shown(value)}; at most {_MOST_LAYERS:,} expected")
+
+
+def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The Model and ModelArgs classes that mlx-lm has for a config's `model_type`. Raises LayoutError."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):  # a module that lacks another package may say so and exit (olmo)
+            return _found_classes(config)
+    except SystemExit:
+        why = shown(said.getvalue().strip()) or "it ends the process"
+    except ImportError as error:
+        why = shown(error)
+    raise LayoutError(f"config.json: mlx-lm's {shown(config['model_type'])} cannot be imported ({why})")
+
+
+def _found_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    name = module_name(config)  # also where mlx-lm looks itself: it would import any name
+    if "mlx_lm" in sys.modules and hasattr(sys.modules["mlx_lm"], "load"):
+        from mlx_lm.utils import _get_classes
+
+        try:
+            model_class, args_class = _get_classes({**config, "architectures": _architectures(config)})
+        except (ValueError, AttributeError):
+            raise _unknown(config) from None
+        return model_class, args_class
+    with _light_mlx_lm():
+        try:
+            arch = importlib.import_module(f"mlx_lm.models.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"mlx_lm.models.{name}":
+                raise
+            raise _unknown(config) from None
+    if not hasattr(arch, "ModelArgs"):  # a module that several models share, such as mlx_lm.models.base
+        raise _unknown(config)
+    return arch.Model, arch.ModelArgs
+
+
+def decode_floats(value: Any) -> Any:
+    """Undo transformers' tags for numbers that JSON lacks: {"__float__": "Infinity"} is float("inf")."""
+    if isinstance(value, dict):
+        if set(value) == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {k: decode_floats(v) for k, v in value.items()}
+    return [decode_floats(v) for v in value] if isinstance(value, list) else value
+
+
+def mlx_lm_module(name: str) -> Any:
+    """Import `mlx_lm.models.<name>` without what `import mlx_lm` costs."""
+    with _light_mlx_lm():
+        return importlib.import_module(f"mlx_lm.models.{name}")
+
+
+def _unknown(config: Mapping[str, Any]) -> LayoutError:
+    return LayoutError(
+        f"config.json: mlx-lm {mlx_lm_version()} has no model_type {shown(config['model_type'])!r};"
+        " a newer mlx-lm may have it (pip install -U mlx-lm)"
+    )
+
+
+def mlx_lm_version() -> str:
+    """The installed mlx-lm's version, without importing it."""
+    from importlib.metadata import version
+
+    return version("mlx-lm")
+
+
+class _light_mlx_lm:
+    """While inside, `mlx_lm.models` can be imported without running mlx_lm/__init__.py.
+
+    That file imports transformers (0.6 to 0.9 s), which no model class needs. A bare package stands in and is
+    taken out again; the real mlx_lm, imported later, finds the same model modules.
+    """
+
+    def __enter__(self) -> None:
+        self.placed = "mlx_lm" not in sys.modules
+        if self.placed:
+            package = types.ModuleType("mlx_lm")
+            package.__path__ = [str(_mlx_lm_folder())]
+            sys.modules["mlx_lm"] = package
+
+    def __exit__(self, *_: object) -> None:
+        if self.placed:
+            del sys.modules["mlx_lm"]
+
+
+def _mlx_lm_folder() -> Path:
+    spec = importlib.util.find_spec("mlx_lm")
+    if spec is None or not spec.submodule_search_locations:
+        raise LayoutError("mlx-lm is not installed; pip install mlx-lm")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def _remappings() -> dict[str, dict[Any, str]]:
+    """The tables of other names for models, read from where they stand in mlx-lm's source."""
+    tables: dict[str, dict[Any, str]] = {"MODEL_REMAPPING": {}, "MODEL_ARCHITECTURE_REMAPPING": {}}
+    for node in ast.parse((_mlx_lm_folder() / "utils.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in tables:
+            tables[node.targets[0].id] = ast.literal_eval(node.value)
+    return tables
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    """The config's `architectures`, whatever else it may hold there left out."""
+    named = config.get("architectures")
+    return [a for a in (named if isinstance(named, list) else [named]) if isinstance(a, str)]
+
+
+def module_name(config: Mapping[str, Any]) -> str:
+    """The module of mlx_lm.models that mlx_lm.utils._get_classes would import. Raises LayoutError."""
+    tables = _remappings()
+    model_type = str(config["model_type"])
+    for architecture in _architectures(config):
+        if (found := tables["MODEL_ARCHITECTURE_REMAPPING"].get((model_type, architecture))) is not None:
+            return found
+    name = tables["MODEL_REMAPPING"].get(model_type, model_type)
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise _unknown(config)
+    return name

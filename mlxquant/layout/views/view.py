@@ -1,0 +1,248 @@
+"""Arrays that remember where they come from: what a model class's `sanitize` is run over.
+
+mlx-lm turns the Hub's tensors into MLX's in `Model.sanitize(weights)`: it renames, slices, stacks,
+transposes, and here and there computes (norm + 1, FP8 dequantization). Run over `View`s instead of arrays,
+the same code tells, for every MLX tensor, which bytes of which file it is made of, so that a block of its
+rows can be made from its own source rows alone. A view is one of
+
+- a `Strided` window on one stored tensor (slices, transposes, most reshapes of one),
+- a `Joined` list of views along an axis (`mx.stack`, `mx.concatenate`),
+- a `Computed` call of a real mlx function on other views, done by mlx when its values are wanted.
+
+Shapes and dtypes of computed views come from mlx too: the function is called on lazy zeros, which are never
+evaluated. This module does not know any architecture, and imports mlx but not mlx_lm.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from ...source.headers import Tensor
+from .array_like import ArrayLike, ints
+from .bytes import MLX_DTYPES
+from .strided import Strided
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Views side by side along an axis that all of them have."""
+
+    axis: int
+    parts: tuple[View, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a real mlx function gives for these arguments; `pick` chooses among several results."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    pick: int | None = None
+
+
+class View(ArrayLike):
+    """Stands in for an mx.array in `sanitize`: has its shape and dtype, records what is done to it."""
+
+    __slots__ = ("dtype", "expr", "shape")
+
+    def __init__(self, expr: Strided | Joined | Computed, shape: tuple[int, ...], dtype: mx.Dtype) -> None:
+        self.expr = expr
+        self.shape = shape
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"View({self.shape}, {self.dtype}, {type(self.expr).__name__})"
+
+    def reshape(self, *shape: Any) -> View:
+        wanted = ints(shape)
+        if -1 in wanted:
+            known = -prod(wanted)
+            wanted = tuple(self.size // known if n == -1 else n for n in wanted)
+        if prod(wanted) != self.size:
+            raise ValueError(f"cannot reshape an array of shape {self.shape} into {wanted}")
+        if wanted == self.shape:
+            return self
+        match self.expr:
+            case Strided() as s if (moved := s.reshape(wanted)) is not None:
+                return View(moved, wanted, self.dtype)
+            case Joined(axis, parts) if (at := _joined_axis(self, axis, parts, wanted)) is not None:
+                inner = prod(wanted[at + 1 :])
+                lengths = [prod(p.shape[axis:]) // inner for p in parts]
+                shapes = [(*wanted[:at], n, *wanted[at + 1 :]) for n in lengths]
+                return join([p.reshape(*shape) for p, shape in zip(parts, shapes, strict=True)], at)
+        return self._compute(mx.reshape, self, wanted)
+
+    def view(self, dtype: mx.Dtype) -> View:
+        if isinstance(self.expr, Strided) and (seen := self.expr.reinterpret(int(dtype.size))) is not None:
+            return View(seen, seen.shape, dtype)
+        if isinstance(self.expr, Joined) and self.expr.axis != self.ndim - 1:
+            return join([p.view(dtype) for p in self.expr.parts], self.expr.axis)
+        return self._compute(mx.view, self, dtype)
+
+    def astype(self, dtype: mx.Dtype) -> View:
+        return self if dtype == self.dtype else self._compute(astype, self, dtype)
+
+    def _permute(self, axes: tuple[int, ...]) -> View:
+        if axes == tuple(range(self.ndim)):
+            return self
+        shape = tuple(self.shape[a] for a in axes)
+        match self.expr:
+            case Strided() as s:
+                return View(s.permute(axes), shape, self.dtype)
+            case Joined(axis, parts):
+                return join([p._permute(axes) for p in parts], axes.index(axis))
+        return self._compute(mx.transpose, self, axes)
+
+    def _slice(self, axis: int, start: int, step: int, length: int) -> View:
+        if (start, step, length) == (0, 1, self.shape[axis]):
+            return self
+        shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
+        match self.expr:
+            case Strided() as s:
+                return View(s.slice(axis, start, step, length), shape, self.dtype)
+            case Joined(joined, parts) if joined != axis:
+                return join([p._slice(axis, start, step, length) for p in parts], joined)
+            case Joined(_, parts) if step == 1:
+                chosen, at = [], 0
+                for p in parts:
+                    first, last = max(start - at, 0), min(start + length - at, p.shape[axis])
+                    if first < last:
+                        chosen.append(p._slice(axis, first, 1, last - first))
+                    at += p.shape[axis]
+                if chosen:
+                    return join(chosen, axis)
+        key = (*(slice(None),) * axis, slice(start, start + step * length, step))
+        return self._compute(operator.getitem, self, key)
+
+    def _index(self, axis: int, i: int) -> View:
+        if not -self.shape[axis] <= i < self.shape[axis]:
+            raise IndexError(f"index {i} is outside axis {axis} of {self.shape}")
+        one = self._slice(axis, i % self.shape[axis], 1, 1)
+        shape = (*one.shape[:axis], *one.shape[axis + 1 :])
+        match one.expr:
+            case Strided() as s:
+                return View(s.drop(axis), shape, self.dtype)
+            case Joined(joined, parts) if joined == axis:
+                return parts[0]._index(axis, 0)
+            case Joined(joined, parts):
+                return join([p._index(axis, 0) for p in parts], joined - (joined > axis))
+        return self._compute(mx.squeeze, one, axis)
+
+    def _insert(self, axis: int) -> View:
+        shape = (*self.shape[:axis], 1, *self.shape[axis:])
+        match self.expr:
+            case Strided() as s:
+                return View(s.insert(axis), shape, self.dtype)
+            case Joined(joined, parts):
+                return join([p._insert(axis) for p in parts], joined + (joined >= axis))
+        return self._compute(mx.expand_dims, self, axis)
+
+    def _compute(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> View:
+        made: View = compute(function, *args, **kwargs)
+        return made
+
+
+def source_view(tensor: Tensor) -> View:
+    """The view of a whole stored tensor, under the dtype that mx.load would give it."""
+    dtype = MLX_DTYPES[tensor.dtype]
+    return View(Strided.whole(tensor, int(dtype.size)), tensor.shape, dtype)
+
+
+def join(parts: Sequence[View], axis: int) -> View:
+    """Concatenate views along an axis."""
+    first = parts[0]
+    axis %= first.ndim
+    if len({p.dtype for p in parts}) > 1 or any(
+        p.shape[:axis] != first.shape[:axis] or p.shape[axis + 1 :] != first.shape[axis + 1 :] for p in parts
+    ):
+        return first._compute(mx.concatenate, list(parts), axis)
+    if len(parts) == 1:
+        return first
+    flat: list[View] = []
+    for p in parts:
+        flat.extend(p.expr.parts if isinstance(p.expr, Joined) and p.expr.axis == axis else [p])
+    length = sum(p.shape[axis] for p in parts)
+    return View(Joined(axis, tuple(flat)), (*first.shape[:axis], length, *first.shape[axis + 1 :]), first.dtype)
+
+
+def stack(arrays: Sequence[View], axis: int = 0) -> View:
+    """mx.stack for views."""
+    at = axis % (arrays[0].ndim + 1)
+    return join([a._insert(at) for a in arrays], at)
+
+
+def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Record a call of a real mlx function. Result shapes come from calling it on lazy zeros.
+
+    Arrays of the model's own among the arguments are evaluated now: a lazy one belongs to this thread's stream.
+    """
+    mx.eval(arrays_among((args, kwargs)))
+    shadows = function(*map_views(_shadow, args), **map_views(_shadow, kwargs))
+    if isinstance(shadows, (list, tuple)):
+        return type(shadows)(
+            View(Computed(function, args, kwargs, i), tuple(s.shape), s.dtype) for i, s in enumerate(shadows)
+        )
+    return View(Computed(function, args, kwargs), tuple(shadows.shape), shadows.dtype)
+
+
+def astype(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Cast an array; a function of this module, so that `gather` knows it as one that works row by row."""
+    return array.astype(dtype)
+
+
+def _shadow(view: View) -> mx.array:
+    return mx.zeros(view.shape, view.dtype)
+
+
+def map_views(function: Callable[[View], Any], value: Any) -> Any:
+    """Put `function` of it in the place of every view within lists, tuples and tables."""
+    if isinstance(value, View):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_views(function, v) for v in value)
+    if isinstance(value, dict):
+        return {k: map_views(function, v) for k, v in value.items()}
+    return value
+
+
+def views_among(values: Any) -> list[View]:
+    """The views within lists, tuples and tables."""
+    return list(_among(values, View))
+
+
+def arrays_among(values: Any) -> list[mx.array]:
+    """The arrays of mlx's own within lists, tuples and tables."""
+    return list(_among(values, mx.array))
+
+
+def _among(values: Any, kind: type[T]) -> Iterator[T]:
+    if isinstance(values, kind):
+        yield values
+    elif isinstance(values, dict):
+        yield from _among(list(values.values()), kind)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _among(value, kind)
+
+
+def _joined_axis(view: View, axis: int, parts: Sequence[View], wanted: tuple[int, ...]) -> int | None:
+    """The axis of a reshaped join along which its parts, reshaped, lie side by side, if there is one.
+
+    Parts (64, H) joined along 0 and reshaped to (E, 32, H) are parts (2, 32, H) joined along 0.
+    """
+    if not view.size:
+        return None
+    for at in range(len(wanted)):
+        inner = prod(wanted[at + 1 :])
+        if prod(wanted[:at]) == prod(view.shape[:axis]) and all(prod(p.shape[axis:]) % inner == 0 for p in parts):
+            return at
+    return None

@@ -1,0 +1,237 @@
+"""Rules × modules → one decision for each module, or every reason why there can be none.
+
+The first rule that matches a module decides; the recipe's default takes the rest. What does not fit is an error
+where a person must have meant something else (a path that matches nothing, a rule that can never win, a dimension
+that the group size does not divide) and a note where one recipe merely serves many models (a role that this model
+lacks). `optional = true` turns a rule's misfits into notes. A rule from `--set` was typed for this very model, so
+matching nothing is an error there.
+
+Nothing is read or written here: shapes in, formats and reasons out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import PlanError, listed
+from ..words.formats import MODES, Format
+from ..words.modules import CARRIED, Module, is_raw_router, unaligned
+from .misfits import rule_misfits
+from .recipe.recipe import Recipe
+from .recipe.rules import Rule
+
+# below this, a router's or an embedding's format should be someone's choice (PAPER: gates flip experts)
+CAREFUL_BITS = 8
+CAREFUL_ROLES = ("router", "embedding")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one module: its format (None stays unquantized), and why.
+
+    `protected` says that mlx could quantize it and a rule keeps it. `rule` is the deciding rule's label,
+    None where none matched or none was asked. `unaligned` says that its dimension allowed no quantization.
+    """
+
+    format: Format | None
+    protected: bool
+    reason: str
+    rule: str | None = None
+    unaligned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """A decision for every module by path, and what a person should know of how they came about."""
+
+    by_path: dict[str, Decision]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decisions:
+    """Apply a recipe to a model's modules. Raises PlanError with every misfit, one a line."""
+    hits = [rule.match.hits(modules, n_layers) for rule in recipe.rules]
+    winner: dict[str, Rule] = {}
+    for rule, matched in zip(recipe.rules, hits, strict=True):
+        for module in matched:
+            winner.setdefault(module.path, rule)
+    problems, notes = rule_misfits(recipe, modules, hits, n_layers)
+    by_path = {m.path: _decision(recipe, m, winner.get(m.path)) for m in modules}
+    if recipe.unaligned == "error":
+        problems += _unaligned_problems(recipe, modules, by_path, winner)
+    if problems:
+        raise PlanError(listed([f"recipe {recipe}: {problem}" for problem in problems]))
+    notes = [*recipe.notes, *notes, *_left_notes(modules, by_path), *_default_note(recipe, modules, winner)]
+    return Decisions(by_path, notes, _warnings(modules, by_path, winner))
+
+
+def quant_predicate(
+    recipe: Recipe, modules: Sequence[Module], *, n_layers: int
+) -> Callable[[str, Any], bool | dict[str, Any]]:
+    """Make the `quant_predicate` that mlx-lm's own convert takes, from a recipe and a model's modules.
+
+    Roles and layers are facts of a whole model, so the modules (from `layout`) are needed beforehand. The
+    predicate answers with a format for every module that it quantizes, never with True, so that `config.json`
+    states each. mlx-lm itself first drops modules whose width `q_group_size` does not divide; give it the
+    recipe's smallest group size, which `quantize_arguments` does::
+
+        recipe = load_recipe("gates-8bit")
+        predicate = quant_predicate(recipe, layout.modules, n_layers=layout.n_layers)
+        mlx_lm.convert(source, "build", quantize=True, quant_predicate=predicate, **quantize_arguments(recipe))
+
+    Raises PlanError as `decide` does, and when asked about a module that the model did not have.
+    """
+    by_path = decide(recipe, modules, n_layers=n_layers).by_path
+    stored = {m.path for m in modules if m.prequantized}
+
+    def predicate(path: str, module: Any) -> bool | dict[str, Any]:
+        if path not in by_path:
+            raise PlanError(f"{path}: recipe {recipe} was laid over a model that has no such module")
+        chosen = by_path[path].format
+        return False if chosen is None or path in stored else chosen.as_dict()
+
+    return predicate
+
+
+def quantize_arguments(recipe: Recipe) -> dict[str, Any]:
+    """What to pass to `mlx_lm.convert` beside the predicate: `q_bits`, `q_group_size`, `q_mode`."""
+    default = recipe.default or Format(8, 64)
+    groups = [rule.format(default).group_size for rule in recipe.rules if not rule.keep and not rule.use]
+    return {"q_bits": default.bits, "q_group_size": min([default.group_size, *groups]), "q_mode": default.mode}
+
+
+def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
+    """Decide on one module, given the rule that won it."""
+    label = rule.label if rule else None
+    if module.prequantized:
+        why = f"the source stores it as {module.prequantized}; it stays so"
+        return Decision(module.prequantized, False, why, label)
+    if not module.quantizable:
+        return Decision(None, False, unquantizable(module))
+    if rule is None:
+        if recipe.default is None:
+            return Decision(None, False, f"recipe {recipe.name} quantizes nothing that no rule names")
+        return _aligned(module, recipe.default, f"no rule matches: the default, {recipe.default}", None)
+    if rule.keep:
+        return Decision(None, True, rule.reason, label)
+    if rule.use == "model":
+        return _model_decision(recipe, module, rule)
+    return _aligned(module, _asked(recipe, rule), rule.reason, label)
+
+
+def _asked(recipe: Recipe, rule: Rule) -> Format:
+    """The format of a rule that quantizes; `load_recipe` saw to it that `use` has a default."""
+    if rule.use:
+        assert recipe.default is not None
+        return recipe.default
+    return rule.format(recipe.default)
+
+
+def _model_decision(recipe: Recipe, module: Module, rule: Rule) -> Decision:
+    """What mlx_lm.convert does: skip what the default's group does not divide, then ask the class's predicate.
+
+    The order is that of `wrapped_predicate` in mlx_lm/utils.py (0.32.2): a predicate's own group size is not
+    looked at until the default's fits.
+    """
+    assert recipe.default is not None
+    answer = module.model_rule
+    fits = _aligned(module, recipe.default, f"{rule.reason} (the class says: default)", rule.label)
+    if fits.unaligned:
+        return fits
+    if answer is False:
+        return Decision(None, True, f"{rule.reason} (the class says: keep)", rule.label)
+    if isinstance(answer, Format):
+        return _aligned(module, answer, f"{rule.reason} (the class says: {answer})", rule.label)
+    if answer is None:
+        return _aligned(module, recipe.default, f"{rule.reason} (the class has no predicate: default)", rule.label)
+    return fits
+
+
+def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> Decision:
+    """Quantize, unless the group size does not divide the input dimension."""
+    width = module.shape[-1]
+    if width % chosen.group_size == 0:
+        return Decision(chosen, False, reason, label)
+    return Decision(None, False, unaligned(chosen.group_size, width), label, unaligned=True)
+
+
+def unquantizable(module: Module) -> str:
+    """Why mlx has no quantized form of it."""
+    if module.kind == CARRIED:
+        return f"carried along as the source has it: mlx-lm's model has no {module.role} part"
+    if is_raw_router(module):
+        return f"{module.kind}: this model's router is a raw array, which mlx has no quantized form of"
+    if module.kind.lower() in ("", "array", "parameter"):
+        return "a single array: mlx has no quantized form"
+    return f"{module.kind}: mlx has no quantized form"
+
+
+def _unaligned_problems(
+    recipe: Recipe, modules: Sequence[Module], by_path: dict[str, Decision], winner: dict[str, Rule]
+) -> list[str]:
+    """One problem for each deciding rule and width that does not divide, naming the modules."""
+    groups: dict[tuple[str | None, int, str], list[Module]] = defaultdict(list)
+    for module in modules:
+        decision = by_path[module.path]
+        if decision.unaligned:
+            groups[decision.rule, module.shape[-1], decision.reason.split(" does not")[0]].append(module)
+    problems = []
+    for (label, width, reason), members in groups.items():
+        size = int(reason.rsplit(" ", 1)[1])
+        rule = winner.get(members[0].path)
+        mode = (_asked(recipe, rule) if rule and rule.use != "model" else recipe.default or Format(8, 64)).mode
+        fitting = [str(g) for g in MODES[mode][0] if width % g == 0]
+        advice = f"group size {' or '.join(fitting)} would" if fitting else f"no group size of {mode} does"
+        problems.append(
+            f"{_some(members)}: group size {size} ({label or 'the default'}) does not divide the input dimension "
+            f"{width}; {advice}, or leave them with --unaligned keep"
+        )
+    return problems
+
+
+def _some(modules: Sequence[Module], limit: int = 4) -> str:
+    """Name a few modules and count the rest."""
+    more = f" and {len(modules) - limit} more" if len(modules) > limit else ""
+    return ", ".join(m.path for m in modules[:limit]) + more
+
+
+def _left_notes(modules: Sequence[Module], by_path: dict[str, Decision]) -> list[str]:
+    """Say what mlx could quantize but is left: stored quantized in the source, or of a width that does not divide."""
+    notes = []
+    stored = Counter((m.role, m.prequantized) for m in modules if m.prequantized)
+    for (role, kind), count in stored.items():
+        notes.append(f"the source already stores {count:,} {role} modules as {kind}; they stay so")
+    left = [m for m in modules if by_path[m.path].unaligned]
+    if left:
+        notes.append(f"{len(left):,} modules are left unquantized, as unaligned = keep says: {_some(left)}")
+    return notes
+
+
+def _default_note(recipe: Recipe, modules: Sequence[Module], winner: dict[str, Rule]) -> list[str]:
+    """Say what fitted no rule, by role."""
+    left = Counter(m.role for m in modules if m.quantizable and not m.prequantized and m.path not in winner)
+    if not left or not recipe.rules:
+        return []
+    becomes = f"take the default, {recipe.default}" if recipe.default else "stay at source precision"
+    counts = ", ".join(f"{count:,} {role}" for role, count in left.most_common())
+    return [f"no rule matches {left.total():,} modules, which {becomes}: {counts}"]
+
+
+def _warnings(modules: Sequence[Module], by_path: dict[str, Decision], winner: dict[str, Rule]) -> list[str]:
+    """A router or an embedding that falls below 8 bits though no rule names it."""
+    fallen: dict[tuple[str, Format], list[Module]] = defaultdict(list)
+    for module in modules:
+        chosen, rule = by_path[module.path].format, winner.get(module.path)
+        if module.role not in CAREFUL_ROLES or module.prequantized or (rule and rule.match.names):
+            continue
+        if chosen and chosen.bits < CAREFUL_BITS:
+            fallen[module.role, chosen].append(module)
+    return [
+        f"{role} at {chosen} though no rule names it ({_some(members, 2)}); "
+        f'--set "role={role}:keep" or "role={role}:bits=8" protects it'
+        for (role, chosen), members in fallen.items()
+    ]

@@ -1,0 +1,262 @@
+"""Recipe × model → one decision for every tensor, its bytes, and the totals. No weight is read.
+
+The plan fixes the name, dtype and shape of every array in the build (`Plan.arrays`), so the build's size is
+known to the byte beforehand: bytes of a quantized matrix are ``rows * cols * bits / 8`` packed, and for affine
+``2 * itemsize`` for each group. One worked number: (248320, 3072) at 8 bits, group 128, bf16 scales takes
+762,839,040 + 248320 * 24 * 4 = 786,677,760 bytes, 8.25 bits per weight.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..layout.carried import MTP, MTP_FILE, VISION, kind_of
+from ..layout.layout import Layout
+from ..layout.mlx_lm import mlx_lm_version
+from ..source.checkpoint import Checkpoint
+from ..words.formats import Format, nbytes
+from ..words.modules import CARRIED, Module
+from .decide import Decision, decide, unquantizable
+from .recipe.recipe import Recipe
+
+SCHEMA = "mlxquant.plan/1"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputArray:
+    """One array of the build.
+
+    `source` names the view that fills it (the parts of one quantized weight share one), `values` is the dtype
+    that its values are cast to before they are stored or quantized. `part` is "dense", or "weight", "scales",
+    "biases" where convert quantizes in `format`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: str
+    values: str
+    part: str = "dense"
+    format: Format | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return nbytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModule:
+    """A module and what becomes of it. `share` is the part of it that one decoded token reads, as (k, n)."""
+
+    module: Module
+    decision: Decision
+    share: tuple[int, int]
+
+    @property
+    def format(self) -> Format | None:
+        """How its weight is quantized, or None."""
+        return self.decision.format
+
+    def arrays(self) -> Iterator[OutputArray]:
+        """Its arrays in the order in which mlx-lm writes them."""
+        module, fmt = self.module, self.format
+        for array in module.arrays:
+            name = f"{module.path}.{array.name}" if array.name else module.path
+            if fmt is None or array.name != "weight":
+                yield OutputArray(name, array.dtype, array.shape, name, array.dtype)
+                continue
+            for part, (dtype, shape) in fmt.tensors(array.shape, array.dtype).items():
+                stored = f"{module.path}.{part}"
+                if module.prequantized:
+                    yield OutputArray(stored, dtype, shape, stored, dtype)
+                else:
+                    yield OutputArray(stored, dtype, shape, name, array.dtype, part, fmt)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the build."""
+        return sum(a.nbytes for a in self.arrays())
+
+    @property
+    def source_nbytes(self) -> int:
+        """Bytes of the same values in the source's dtypes."""
+        if self.module.prequantized:
+            return self.nbytes
+        return sum(nbytes(a.source_dtype, a.shape) for a in self.module.arrays)
+
+    def active(self, amount: int) -> int:
+        """The part of an amount of it that one token uses."""
+        k, n = self.share
+        return amount * k // n
+
+    def as_dict(self) -> dict[str, Any]:
+        """The module's entry in a plan record."""
+        m, total = self.module, self.nbytes
+        return {
+            "path": m.path,
+            "kind": m.kind,
+            "role": m.role,
+            "layer": m.layer,
+            "layer_type": m.layer_type,
+            "shape": list(m.shape),
+            "parameters": m.parameters,
+            "source_dtype": m.weight.source_dtype,
+            "format": self.format.as_dict() if self.format else None,
+            "dtype": m.weight.dtype,
+            "bytes": total,
+            "bpw": 8 * total / m.parameters,
+            "protected": self.decision.protected,
+            "rule": self.decision.rule,
+            "reason": self.decision.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a build will be, decided and counted."""
+
+    source: dict[str, Any]
+    recipe: Recipe
+    modules: tuple[PlannedModule, ...]
+    dropped: dict[str, Any]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    beside: tuple[PlannedModule, ...] = ()
+
+    def arrays(self) -> Iterator[OutputArray]:
+        """Every array of the build's shards, in mlx-lm's order."""
+        for m in self.modules:
+            yield from m.arrays()
+
+    def arrays_beside(self) -> Iterator[OutputArray]:
+        """Every array of `mtp.safetensors`; none unless a next-token head is kept."""
+        for m in self.beside:
+            yield from m.arrays()
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """What is carried along of what mlx-lm drops: "vision", "mtp"."""
+        sees = any(m.module.role == VISION and m.module.kind == CARRIED for m in self.modules)
+        return (*((VISION,) if sees else ()), *((MTP,) if self.beside else ()))
+
+    @property
+    def quantized(self) -> tuple[PlannedModule, ...]:
+        """The modules that get a format."""
+        return tuple(m for m in self.modules if m.format)
+
+    @property
+    def protected(self) -> tuple[PlannedModule, ...]:
+        """The modules that mlx could quantize and a rule keeps."""
+        return tuple(m for m in self.modules if m.decision.protected)
+
+    @cached_property
+    def totals(self) -> dict[str, Any]:
+        """Sums over the modules. Bytes are of tensors; headers of the files are not counted."""
+        parameters = sum(m.module.parameters for m in self.modules)
+        total = sum(m.nbytes for m in self.modules)
+        return {
+            "parameters": parameters,
+            "bytes": total,
+            "bpw": 8 * total / parameters,
+            "source_bytes": sum(m.source_nbytes for m in self.modules),
+            "active_parameters": sum(m.active(m.module.parameters) for m in self.modules),
+            "active_bytes_per_token": sum(m.active(m.nbytes) for m in self.modules),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan record: versioned JSON."""
+        from .. import __version__
+
+        return {
+            "schema": SCHEMA,
+            "mlxquant": __version__,
+            "mlx_lm": mlx_lm_version(),
+            "source": self.source,
+            "recipe": recipe_record(self.recipe),
+            "totals": self.totals,
+            "protected": {
+                "modules": len(self.protected),
+                "by_role": dict(Counter(m.module.role for m in self.protected)),
+            },
+            "beside": self.files_beside(),
+            "dropped": self.dropped,
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+            "modules": [m.as_dict() for m in self.modules],
+        }
+
+    def files_beside(self) -> dict[str, Any]:
+        """Files of tensors beside the model's shards, which `totals` does not count."""
+        sizes = [a.nbytes for a in self.arrays_beside()]
+        return {MTP_FILE: {"tensors": len(sizes), "bytes": sum(sizes)}} if sizes else {}
+
+
+def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
+    """Decide on every module of a model. Raises PlanError or RecipeError with all problems at once."""
+    decisions = decide(recipe, layout.modules, n_layers=layout.n_layers)
+    tied = not any(m.role == "lm_head" for m in layout.modules)
+    planned = tuple(PlannedModule(m, decisions.by_path[m.path], share_of(m, layout, tied=tied)) for m in layout.modules)
+    return Plan(
+        source=source_record(layout, source),
+        recipe=recipe,
+        modules=planned,
+        dropped=_dropped(layout, source),
+        notes=(*source.notes, *layout.notes, *_source_notes(source), *decisions.notes),
+        warnings=tuple(decisions.warnings),
+        beside=tuple(PlannedModule(m, Decision(None, False, unquantizable(m)), (0, 1)) for m in layout.beside),
+    )
+
+
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """What a record says of its recipe."""
+    return {"name": recipe.name, "sha256": recipe.sha256, "overrides": list(recipe.overrides)}
+
+
+def source_record(layout: Layout, source: Checkpoint) -> dict[str, Any]:
+    """What a record says of its source."""
+    return {
+        "name": source.name,
+        "revision": source.revision,
+        "kind": "checkpoint" if source.tensors else "config",
+        "model_type": layout.model_type,
+        "layers": layout.n_layers,
+        "dtype": layout.dtype,
+        "tensor_bytes": source.nbytes if source.tensors else None,
+    }
+
+
+def _source_notes(source: Checkpoint) -> list[str]:
+    """Say where a config alone does not tell the source's size."""
+    stored = source.config.get("quantization_config")
+    if source.tensors or not isinstance(stored, dict) or stored.get("quant_method") != "fp8":
+        return []
+    return ["config.json says the source is FP8; its bytes are counted at 16 bits here, its headers would tell"]
+
+
+def share_of(module: Module, layout: Layout, *, tied: bool) -> tuple[int, int]:
+    """Which part of a module one decoded token reads: top-k of the experts, one row of an embedding."""
+    if module.role == "expert":
+        return layout.expert_shares[module.path]
+    if module.role == "embedding" and not tied:
+        return 1, module.shape[0]
+    return (0, 1) if module.role in ("vision", "mtp") else (1, 1)
+
+
+def _dropped(layout: Layout, source: Checkpoint) -> dict[str, Any]:
+    """Source tensors that the build has no place for, by what they are."""
+    kinds: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name in layout.dropped:
+        kind = kind_of(name, layout.n_layers)
+        kinds[kind] += 1
+        sizes[kind] += source.tensors[name].nbytes
+    return {
+        "tensors": len(layout.dropped),
+        "bytes": sum(sizes.values()),
+        "by_kind": {k: {"tensors": n, "bytes": sizes[k]} for k, n in kinds.items()},
+    }

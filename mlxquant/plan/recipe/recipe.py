@@ -1,0 +1,297 @@
+"""Recipes: which precision each module of a model gets, as data.
+
+A recipe is a TOML file: a name, what it extends, the default in `[quantize]`, and ordered `[[rules]]`, each with
+its reason. The first rule that matches a module decides; a recipe's own rules come before those of the recipe it
+extends, and those given with `--set` come before both.
+
+`--bits`, `--group-size` and `--mode` change the default in `[quantize]`, and with it whatever a rule leaves open.
+A rule that gives its own bits has a reason to and stands (the loaded recipe's `notes` say so); `--set` overrules
+rules. So ``mixed-4-6 --bits 5`` has 5 and 6 bits, ``mixed-4-6 --group-size 32`` group 32 throughout.
+
+This module reads and checks recipes without a model; `decide` applies them to one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...errors import RecipeError, listed
+from ...words.formats import Format
+from .files import RecipeFile, Shipped, available, follow, parse_file, read_chain
+from .rule_syntax import format_problems, parse_rule, parse_set, unknown_keys
+from .rules import Rule, merged
+
+__all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
+
+SCHEMA = "mlxquant.recipe/1"
+KEYS = ("name", "summary", "reference", "extends", "quantize", "rules")
+QUANTIZE_KEYS = ("bits", "group_size", "mode", "unaligned")
+UNALIGNED = ("error", "keep")
+MORE = "\n(more may show once these are mended)"  # a rule with a mistake is held against no other
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe with everything it extends and every override laid in.
+
+    `default` is None where modules that no rule matches stay as they are. `unaligned` says what to do with a
+    module whose input dimension the group size does not divide: "error", or "keep" it at source precision.
+    `overrides` are the command line's words that changed it, `notes` what a user should know of them.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    default: Format | None
+    rules: tuple[Rule, ...]
+    unaligned: str = "error"
+    overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that decides, as it is applied: equal hashes give equal formats for every model.
+
+        Names and reasons are left out, so that a reworded reason is still the same recipe.
+        """
+        decides = {
+            "quantize": self.default.as_dict() if self.default else False,
+            "unaligned": self.unaligned,
+            "rules": [{"match": _canonical(rule), **self._resolved(rule)} for rule in self.rules],
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def _resolved(self, rule: Rule) -> dict[str, Any]:
+        return rule.action() if rule.keep or rule.use else rule.format(self.default).as_dict()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe in full, for JSON; `from_dict` reads it back."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "summary": self.summary,
+            "reference": self.reference,
+            "sha256": self.sha256,
+            "quantize": self.default.as_dict() if self.default else False,
+            "unaligned": self.unaligned,
+            "overrides": list(self.overrides),
+            "notes": list(self.notes),
+            "rules": [rule.as_dict() for rule in self.rules],
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Recipe:
+        """Read what `as_dict` wrote. Raises RecipeError where it does not fit its own hash."""
+        name = str(record.get("name", "?"))
+        if record.get("schema") != SCHEMA:
+            raise RecipeError(f"recipe {name}: schema {SCHEMA} expected, {record.get('schema')!r} found")
+        problems: list[str] = []
+        try:
+            recipe = cls(
+                name=name,
+                summary=record["summary"],
+                reference=record["reference"],
+                default=Format.from_dict(record["quantize"]) if record["quantize"] else None,
+                rules=_recorded_rules(record["rules"], name, problems),
+                unaligned=record["unaligned"],
+                overrides=tuple(record["overrides"]),
+                notes=tuple(record["notes"]),
+            )
+            stated = record["sha256"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecipeError(f"recipe {name}: its record is damaged: {error!r}") from error
+        if problems:
+            raise RecipeError(listed(problems))
+        if recipe.sha256 != stated:
+            raise RecipeError(f"recipe {name}: sha256 {stated} expected, {recipe.sha256} found; its record was edited")
+        return recipe
+
+    def __str__(self) -> str:
+        return " ".join((self.name, *self.overrides))
+
+
+def _recorded_rules(tables: Sequence[dict[str, Any]], name: str, problems: list[str]) -> tuple[Rule, ...]:
+    rules = []
+    for n, table in enumerate(tables, 1):
+        stated = {key: value for key, value in table.items() if key not in ("origin", "index")}
+        where = f"recipe {name}, rule {n}"
+        rule = parse_rule(stated, origin=table["origin"], index=table["index"], where=where, problems=problems)
+        rules += [rule] if rule else []
+    return tuple(rules)
+
+
+def _canonical(rule: Rule) -> dict[str, list[str]]:
+    """A match with its order and spelling taken out."""
+    return {
+        key: sorted(str(v) for v in (value if isinstance(value, list) else [value]))
+        for key, value in rule.match.as_dict().items()
+    }
+
+
+def load_recipe(
+    name_or_path: str,
+    *,
+    bits: int | None = None,
+    group_size: int | None = None,
+    mode: str | None = None,
+    sets: Sequence[str] = (),
+    unaligned: str | None = None,
+) -> Recipe:
+    """Read a shipped recipe or a file (a name with a slash or ending in .toml), with the command line's overrides.
+
+    Raises RecipeError with every mistake in the recipe, in those it extends, and in the overrides, one a line.
+    """
+    problems: list[str] = []
+    chain = read_chain(name_or_path, problems)
+    recipe = _resolved(chain, problems)
+    given = {key: v for key, v in (("bits", bits), ("group_size", group_size), ("mode", mode)) if v is not None}
+    if mistakes := format_problems(given, "command line"):
+        problems += mistakes
+        given = {}
+    if unaligned not in (None, *UNALIGNED):
+        problems.append(f"--unaligned is {' or '.join(UNALIGNED)}, not {unaligned!r}")
+    sets_read = [parse_set(text, index=i, problems=problems) for i, text in enumerate(sets, 1)]
+    if recipe is None:
+        raise RecipeError(listed(problems))
+    sound = not problems
+    recipe = _overridden(recipe, given, [rule for rule in sets_read if rule], unaligned, problems)
+    if sound or recipe.default:
+        problems += _unsupported(recipe)
+    if problems:
+        raise RecipeError(listed(problems) + ("" if sound else MORE))
+    return recipe
+
+
+def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
+    """Read a recipe from TOML text; what it extends must be shipped. Raises RecipeError with every mistake."""
+    problems: list[str] = []
+    try:
+        recipe = _resolved(follow(parse_file(text, where), problems), problems)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not readable as TOML: {error}") from error
+    if problems or recipe is None:
+        raise RecipeError(listed(problems) + MORE)
+    if problems := _unsupported(recipe):
+        raise RecipeError(listed(problems))
+    return recipe
+
+
+def _resolved(chain: Sequence[RecipeFile], problems: list[str]) -> Recipe | None:
+    """Lay a chain of files into one recipe, own rules first."""
+    default: Format | None = None
+    stated, unaligned = False, "error"
+    for file in reversed(chain):
+        problems += unknown_keys(file.table, KEYS, file.path)
+        quantize = file.table.get("quantize")
+        if quantize is not None:
+            stated = True
+            default, unaligned = _quantize(quantize, default, unaligned, f"{file.path}, quantize", problems)
+    if chain and not stated and "extends" not in chain[-1].table:
+        problems.append(f"{chain[0].path}: no default; give [quantize] with bits, or quantize = false")
+    rules: list[Rule] = []
+    names: list[str] = []
+    for file in chain:
+        name = _text(file, "name", file.stem, problems)
+        if name in names:
+            problems.append(f"{file.path}: name {name!r} is also that of a recipe which extends it; choose another")
+        names.append(name)
+        rules += _rules(file, name, problems)
+    if not chain:
+        return None
+    summary, reference = (_text(chain[0], key, "", problems) for key in ("summary", "reference"))
+    return Recipe(names[0], summary, reference, default, tuple(rules), unaligned)
+
+
+def _text(file: RecipeFile, key: str, missing: str, problems: list[str]) -> str:
+    value = file.table.get(key, missing)
+    if not isinstance(value, str):
+        problems.append(f"{file.path}: {key} is a text, not {value!r}")
+        return missing
+    return value
+
+
+def _rules(file: RecipeFile, name: str, problems: list[str]) -> list[Rule]:
+    tables = file.table.get("rules", [])
+    if not isinstance(tables, list):
+        problems.append(f"{file.path}: rules is a list of tables; write [[rules]]")
+        return []
+    rules: list[Rule] = []
+    for i, table in enumerate(tables, 1):
+        where = f"{file.path}, rule {i}"
+        if rule := parse_rule(table, origin=name, index=i, where=where, problems=problems):
+            before = next((earlier for earlier in rules if earlier.match.covers(rule.match)), None)
+            if before:
+                problems.append(f"{where}: never applies: rule {before.index} before it matches all of {rule.match}")
+            rules.append(rule)
+    return rules
+
+
+def _quantize(
+    value: object, base: Format | None, unaligned: str, where: str, problems: list[str]
+) -> tuple[Format | None, str]:
+    """Lay one file's [quantize] over that of the recipe it extends."""
+    if value is False:
+        return None, unaligned
+    if not isinstance(value, dict):
+        problems.append(f"{where}: a table with bits, or false, not {value!r}")
+        return base, unaligned
+    found = unknown_keys(value, QUANTIZE_KEYS, where) + format_problems(value, where)
+    if value.get("unaligned", unaligned) not in UNALIGNED:
+        found.append(f"{where}: unaligned is {' or '.join(UNALIGNED)}, not {value['unaligned']!r}")
+    if base is None and "bits" not in value and "mode" not in value:
+        found.append(f"{where}: bits is missing")
+    problems += found
+    if found:
+        return base, unaligned
+    default = merged(base, value.get("bits"), value.get("group_size"), value.get("mode"))
+    return default, value.get("unaligned", unaligned)
+
+
+def _overridden(
+    recipe: Recipe, given: dict[str, Any], sets: Sequence[Rule], unaligned: str | None, problems: list[str]
+) -> Recipe:
+    """Lay the command line's words over a recipe."""
+    default, notes = recipe.default, []
+    flags = [f"--{key.replace('_', '-')} {value}" for key, value in given.items()]
+    if given and default is None:
+        problems.append(
+            f"{' '.join(flags)}: {recipe.name} has no default format to change; use another recipe or --set"
+        )
+    elif given:
+        default = merged(default, given.get("bits"), given.get("group_size"), given.get("mode"))
+    for key in given:
+        own = [rule.label for rule in recipe.rules if getattr(rule, key) is not None]
+        if own:
+            notes.append(f"--{key.replace('_', '-')} changes the default; {', '.join(own)} give their own {key}")
+    if unaligned is not None:
+        flags.append(f"--unaligned {unaligned}")
+    return replace(
+        recipe,
+        default=default,
+        rules=(*sets, *recipe.rules),
+        unaligned=unaligned or recipe.unaligned,
+        overrides=(*flags, *(rule.reason.partition(": ")[2] for rule in sets)),
+        notes=(*recipe.notes, *notes),
+    )
+
+
+def _unsupported(recipe: Recipe) -> list[str]:
+    """Formats that mlx does not have, in the default and in rules."""
+    found = []
+    if recipe.default and (problem := recipe.default.problem()):
+        found.append(f"{recipe}: default: {problem}")
+    for rule in recipe.rules:
+        if rule.keep:
+            continue
+        if rule.use and recipe.default is None:
+            found.append(f"{rule.label} ({rule.match}): use = {rule.use!r} needs a default; give [quantize] bits")
+        elif not rule.use and (problem := (asked := rule.format(recipe.default)).problem()):
+            meant = not rule.mode and replace(asked, mode="affine").problem() is None
+            hint = "; the rule leaves its mode to the default, which may not be what it means" if meant else ""
+            found.append(f"{rule.label} ({rule.match}): {problem}{hint}")
+    return found

@@ -1,0 +1,160 @@
+"""Putting a build on the Hub: checked first, private unless asked otherwise, with a card made from its records.
+
+The build is verified (see `verify`). What goes up are the files of the manifest, the manifest, and README.md. The card
+is written beside, never into the build: a temporary folder holds it and links to the build's files, and
+huggingface_hub's upload of large folders takes that. It hashes, splits, tries again and goes on where an earlier run
+broke off. Afterwards the Hub's listing is held against the build. Nothing is deleted there; what else the repository
+holds is told.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..builds.manifest import MANIFEST, read_manifest
+from ..builds.write.hashing import sha256
+from ..check.verify import verify
+from ..disk.files import read_regular
+from ..errors import BuildError, RecordError, UsageError, listed
+from ..records.files import check_modules, read_record
+from ..report.card import card
+from ..source.checkpoint import plain_name
+from ..source.headers import shown
+from ..source.hub.errors import HubError, endpoint, explained
+from ..source.links import strays
+
+README = "README.md"
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A checked build, ready to go up: its files by name with their sizes, their SHA-256, and the card."""
+
+    folder: Path
+    repository: str
+    files: dict[str, int]
+    hashes: dict[str, str]
+    card: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files, the card's too."""
+        return sum(self.files.values()) + len(self.card.encode())
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """Where the build is now, at which commit, and what else lies there."""
+
+    url: str
+    commit: str
+    others: tuple[str, ...]
+
+
+def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_model: str | None = None) -> Upload:
+    """Check a build and write its card. Raises BuildError with all that is wrong; reads every byte."""
+    for name in (repository, base_model):
+        if name is not None and not _ID.fullmatch(name):
+            raise UsageError(f"{name!r}: a Hub id (org/name) expected")
+    manifest = read_manifest(build)
+    if manifest is None:
+        raise BuildError(f"{build}: has no {MANIFEST}; only builds that mlxquant made and can check are uploaded")
+    text = read_regular(build / MANIFEST)
+    if problems := _problems(build, manifest["files"]):
+        raise BuildError(f"{build}: not uploaded, it is not what was converted:\n{listed(problems)}")
+    files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()} | {MANIFEST: len(text)}
+    hashes = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()} | {MANIFEST: sha256(text)}
+    audit = read_record(build / "audit.json")
+    check_modules(audit, "audit.json")
+    measured = [_measurement(path, hashes[MANIFEST]) for path in benches]
+    return Upload(build, repository, files, hashes, card(repository, manifest, audit, measured, base_model=base_model))
+
+
+def upload(what: Upload, *, public: bool = False) -> Uploaded:
+    """Create the repository if need be, bring the files there, and look whether they arrived. Raises HubError."""
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise HubError(f"{what.repository}: not logged in; hf auth login with a token that may write, or set HF_TOKEN")
+    api = HfApi()
+    _claim(api, what.repository, public=public)
+    with tempfile.TemporaryDirectory(prefix="mlxquant-upload-") as name:
+        folder = Path(name)
+        for file in what.files:
+            (folder / file).symlink_to((what.folder / file).absolute())
+        (folder / README).write_text(what.card)
+        _send(api, what.repository, folder)
+    return _arrived(api, what)
+
+
+def _problems(build: Path, files: Mapping[str, Any]) -> list[str]:
+    """What of a build is not as its manifest has it, or cannot be checked."""
+    outside = [f"{shown(name)}: no name of a file of the build's own" for name in files if not plain_name(name)]
+    if outside:
+        return outside
+    bare = sorted(name for name, entry in files.items() if entry["sha256"] is None)
+    unhashed = [f"{', '.join(bare)}: made with --no-hash, so it cannot be checked; convert again"] if bare else []
+    links = [f"{shown(name)}: {why}" for name, why in strays(build)]
+    return links or [*verify(build).differences, *unhashed]
+
+
+def _measurement(path: Path, manifest_sha256: str) -> dict[str, Any]:
+    """Read a bench record, and make sure that it measured this build."""
+    from ..bench.record import read_bench
+
+    record = read_bench(path)
+    if all(b.get("manifest_sha256") != manifest_sha256 for b in record["builds"]):
+        raise RecordError(f"{path}: measured other builds; bench this one, or leave the record out")
+    return record
+
+
+def _claim(api: Any, repository: str, *, public: bool) -> None:
+    """Create the repository. One that is there must be as private as asked for."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with explained(repository, None):
+        try:
+            there = api.model_info(repository, timeout=60)
+        except RepositoryNotFoundError:
+            api.create_repo(repository, repo_type="model", private=not public, exist_ok=True)
+            return
+    if not public and not there.private:
+        raise HubError(f"{repository}: is there already and is public; pass --public to upload to it all the same")
+
+
+def _send(api: Any, repository: str, folder: Path) -> None:
+    """Upload a folder: huggingface_hub has called it differently over time."""
+    with explained(repository, None):
+        try:
+            if hasattr(api, "upload_large_folder"):  # before 2.0
+                api.upload_large_folder(repository, folder, repo_type="model", print_report=False)
+            else:
+                api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a build of mlxquant")
+        except RuntimeError as error:  # what it wraps failures of single files in
+            if isinstance(error.__cause__, Exception):
+                raise error.__cause__ from None
+            raise HubError(f"{repository}: the upload failed ({error}); run the same command again") from error
+
+
+def _arrived(api: Any, what: Upload) -> Uploaded:
+    """Hold the Hub's listing against the build."""
+    with explained(what.repository, None):
+        info = api.model_info(what.repository, files_metadata=True, timeout=60)
+    there = {f.rfilename: f for f in info.siblings or ()}
+    problems = []
+    for name, size in what.files.items():
+        file = there.get(name)
+        if file is None or (file.size is not None and file.size != size):
+            problems.append(f"{name}: {size:,} bytes expected, {'nothing' if file is None else file.size} there")
+        elif file.lfs is not None and file.lfs.sha256 != what.hashes[name]:
+            problems.append(f"{name}: SHA-256 {what.hashes[name]} expected, {file.lfs.sha256} there")
+    if problems:
+        raise HubError(f"{what.repository}: not all arrived; run the same command again:\n{listed(problems)}")
+    others = sorted(there.keys() - what.files.keys() - {README, ".gitattributes"})
+    return Uploaded(f"{endpoint()}/{what.repository}", str(info.sha), tuple(others))

@@ -1,0 +1,163 @@
+"""The model card of a build: README.md for the Hub, made from the build's own records and nothing else.
+
+Pure functions of `mlxquant.json`, `audit.json` and bench records: the same build gives the same card. What the records
+do not say (a license, what the model is good at) is not said here; the card points to the model it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..builds.audit_record import NOT_A_NUMBER
+from ..words.units import show_bytes, show_count
+from .audit_markdown import by_role, format_name, grouped, percent, sqnr
+from .bench import bench_markdown
+from .plan import recipe_text
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def card(
+    repository: str,
+    manifest: Mapping[str, Any],
+    audit: Mapping[str, Any],
+    benches: Sequence[Mapping[str, Any]] = (),
+    *,
+    base_model: str | None = None,
+) -> str:
+    """Write README.md. `base_model` is the source's Hub id, where the manifest knows a folder's name only."""
+    base = base_model or base_of(manifest)
+    parts = [
+        _front(manifest, base),
+        f"# {repository.partition('/')[2]}",
+        _lead(manifest, base),
+        _facts(manifest, audit),
+        "## How to load it",
+        _loading(repository, manifest),
+        "## What is kept at full precision, and why",
+        _protected(audit),
+        "## Audit",
+        *_audit(audit),
+        *_measurements(benches),
+        "## Made with",
+        _made_with(manifest),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def base_of(manifest: Mapping[str, Any]) -> str | None:
+    """The Hub id that a build was made from; None where it was a folder, whose name may be anything."""
+    source = manifest["source"]
+    name = str(source.get("name"))
+    return name if source.get("revision") and _HUB_ID.fullmatch(name) else None
+
+
+def _front(manifest: Mapping[str, Any], base: str | None) -> str:
+    """The YAML at the top, as the Hub reads it. JSON strings are YAML strings."""
+    vision = "vision" in manifest["options"].get("keep", ())
+    default = manifest["recipe"].get("quantize")
+    tags = ["mlx", "mlxquant", manifest["source"].get("model_type"), f"{default['bits']}-bit" if default else None]
+    lines = ["---", "library_name: mlx", f"pipeline_tag: {'image-text-to-text' if vision else 'text-generation'}"]
+    if base:
+        lines += [f"base_model: {json.dumps(base)}", "base_model_relation: quantized"]
+    return "\n".join([*lines, "tags:", *(f"- {json.dumps(tag)}" for tag in tags if tag), "---"])
+
+
+def _lead(manifest: Mapping[str, Any], base: str | None) -> str:
+    source, recipe = manifest["source"], manifest["recipe"]
+    name = f"[{base}](https://huggingface.co/{base})" if base else f"`{source.get('name')}`"
+    commit = f" at commit `{source['revision'][:12]}`" if source.get("revision") else ""
+    of = f"`{recipe.get('name')}` is " if recipe.get("overrides") else ""  # its summary knows nothing of overrides
+    what = f"{of}{recipe.get('summary') or '-'}"
+    return (
+        f"{name}{commit} for MLX, quantized with the recipe `{recipe_text(recipe)}`: {what}."
+        f"{f' {base} says what the model can do and under which license it may be used.' if base else ''}"
+    )
+
+
+def _facts(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
+    totals, quantized = manifest["totals"], audit["totals"]["quantized"]
+    errors = audit["totals"]["errors"]
+    rows = [
+        ("size", f"{show_bytes(totals['bytes'])} ({totals['bytes']:,} bytes)"),
+        ("parameters", f"{show_count(totals['parameters'])} ({totals['parameters']:,})"),
+        ("bits per weight", f"{totals['bpw']:.4f}"),
+        ("quantized", f"{quantized['modules']:,} modules, {show_count(quantized['parameters'])} parameters"),
+        ("protected", f"{audit['protected']['modules']:,} modules that MLX could quantize"),
+        ("recipe", f"`{manifest['recipe'].get('name')}`, sha256 `{manifest['recipe'].get('sha256')}`"),
+    ]
+    if errors:
+        relative = errors["relative_rms_error"]
+        rows.append(("quantization error", f"{percent(relative)} relative RMS, {sqnr(relative)} dB"))
+    rows += [("not measured", note) for note in audit.get("notes", ()) if str(note).endswith(NOT_A_NUMBER)]
+    if overrides := manifest["recipe"].get("overrides"):
+        rows.append(("changed", ", ".join(f"`{o}`" for o in overrides)))
+    return _table(("", ""), rows)
+
+
+def _loading(repository: str, manifest: Mapping[str, Any]) -> str:
+    versions = manifest["versions"]
+    vision = "vision" in manifest["options"].get("keep", ())
+    parts = [
+        f"With [mlx-lm](https://github.com/ml-explore/mlx-lm) (made with {versions.get('mlx-lm')}):",
+        f"```bash\npip install -U mlx-lm\nmlx_lm.generate --model {repository} --prompt 'Hello'\n```",
+        f'```python\nfrom mlx_lm import generate, load\n\nmodel, tokenizer = load("{repository}")\n'
+        'messages = [{"role": "user", "content": "Hello"}]\n'
+        "prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)\n"
+        "print(generate(model, tokenizer, prompt=prompt))\n```",
+        "In LM Studio: search for the name of this repository, or",
+        f"```bash\nlms get https://huggingface.co/{repository}\n```",
+    ]
+    if vision:
+        parts.append(f"Images, with mlx-vlm: `python -m mlx_vlm.generate --model {repository} --image a.jpg`")
+    return "\n\n".join(parts)
+
+
+def _protected(audit: Mapping[str, Any]) -> str:
+    kept = [m for m in audit["modules"] if m["protected"]]
+    if not kept:
+        return "Nothing that MLX could quantize: norms and other small tensors alone stay as they are."
+    rows = [
+        (g.first["role"], f"{len(g.members):,}", format_name(g.first), show_bytes(g.sum("bytes")), g.first["reason"])
+        for g in grouped(kept, lambda m: (m["role"], m["dtype"], m["reason"]))
+    ]
+    return _table(("role", "modules", "kept as", "size", "reason"), rows)
+
+
+def _audit(audit: Mapping[str, Any]) -> Iterator[str]:
+    rows = [
+        (
+            g.first["role"] + (f" ({g.first['layer_type']})" if g.first["layer_type"] else ""),
+            format_name(g.first),
+            f"{len(g.members):,}",
+            show_bytes(g.sum("bytes")),
+            percent(g.relative),
+            sqnr(g.relative),
+        )
+        for g in by_role(audit)
+    ]
+    yield _table(("role", "stored as", "modules", "size", "rel. RMS error", "SQNR dB"), rows)
+    yield (
+        "Every module stands in `AUDIT.md` and `audit.json`; `mlxquant audit` draws them up again from the bytes."
+        " `mlxquant.json` has the hash of every file and the checksum of every tensor."
+    )
+
+
+def _measurements(benches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if benches:
+        yield "## Measurements"
+    yield from (bench_markdown(record) for record in benches)
+
+
+def _made_with(manifest: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    machine = manifest["machine"]
+    return f"{versions}; on {machine.get('chip')}, {machine.get('os')}."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,155 @@
+"""What the page shows of speed: measured rates and their ratios with intervals, and what a plan predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...records.loading import Loaded
+from ...words.units import show_bytes
+from .charts import Bar, bars, intervals
+
+_MACHINE = ("chip", "gpu", "device", "cores", "memory_bytes", "os", "power_mode")
+
+
+def throughput(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
+    """Lay a bench record out; `draw` says that matplotlib is there."""
+    record = loaded.record
+    names = [str(build["name"]) for build in record["builds"]]
+    results = list(_results(record, names))
+    ratios = list(_ratios(record, names))
+    tests = list(dict.fromkeys(r["test"] for r in results))
+    pictures = []
+    for i, test in enumerate(tests if draw else []):
+        mine = [r for r in results if r["test"] == test]
+        rows = [Bar(r["build"], r["name"], r["mean"], r["low"], r["high"]) for r in mine if r["mean"] is not None]
+        if rows:
+            figures = "; ".join(f"{r['name']} {r['rate']}" for r in mine if r["mean"] is not None)
+            svg = bars(rows, "tokens per second", f"b{number}-{i}")
+            pictures.append({"title": test, "svg": svg, "label": f"{test}, tokens per second: {figures}"})
+    if draw and ratios:
+        rows = [Bar(r["build"], f"{r['test']} · {r['name']}", r["ratio"], r["low"], r["high"]) for r in ratios]
+        pictures.append(
+            {
+                "title": f"beside {names[ratios[0]['first']]}, round by round",
+                "svg": intervals(rows, f"b{number}-ratios"),
+                "label": "Paired ratios: " + "; ".join(f"{r['test']}, {r['name']}: {r['text']}" for r in ratios),
+            }
+        )
+    return {
+        "loaded": loaded,
+        "builds": names,
+        "results": results,
+        "ratios": ratios,
+        "pictures": pictures,
+        "machine": machine_text(record.get("machine")),
+        "notes": [str(note) for note in record.get("notes") or []],
+    }
+
+
+def prediction(loaded: Loaded) -> dict[str, Any]:
+    """Lay a prediction out: ceilings and estimates by chip, and what was published beside them."""
+    record = loaded.record
+    builds = record["builds"]
+    return {
+        "loaded": loaded,
+        "builds": [str(build["name"]) for build in builds],
+        "rows": [*_predicted(record["chips"], len(builds)), *_published(builds)],
+        "sources": list(dict.fromkeys(str(chip["source"]) for chip in record["chips"] if chip.get("source"))),
+    }
+
+
+def _predicted(chips: list[dict[str, Any]], builds: int) -> Iterator[tuple[str, str, list[str]]]:
+    kinds = (
+        ("decode_ceiling_tok_s", "decode at most, {} tokens in the cache"),
+        ("prefill_estimate_tok_s", "prefill of {} tokens, estimated"),
+    )
+    for chip in chips:
+        name = ", ".join(
+            f"{chip[key]}{unit}"
+            for key, unit in (("chip", ""), ("gpu_cores", " GPU cores"), ("bandwidth_gbs", " GB/s"))
+            if chip.get(key) is not None
+        )
+        for key, words in kinds:
+            found = chip.get(key)
+            for at, rates in found.items() if isinstance(found, Mapping) else ():
+                if isinstance(rates, list) and len(rates) == builds:
+                    yield name, words.format(at), [f"{r:,.1f}" if _is_number(r) else "-" for r in rates]
+
+
+def _published(builds: list[dict[str, Any]]) -> Iterator[tuple[str, str, list[str]]]:
+    found = [build["published"] if isinstance(build.get("published"), Mapping) else {} for build in builds]
+    where = "; ".join(dict.fromkeys(str(p["where"]) for p in found if p.get("where")))
+    for key, what in (("decode_tok_s", "decode"), ("prefill_tok_s", "prefill")):
+        rates = [p.get(key) for p in found]
+        if any(_is_number(rate) for rate in rates):
+            yield f"published: {where}", what, [f"{r:,.1f}" if _is_number(r) else "-" for r in rates]
+
+
+def machine_text(machine: Any) -> str | None:
+    """A machine in a line, as far as the record describes it."""
+    if not isinstance(machine, Mapping):
+        return None
+    parts = []
+    for key in _MACHINE:
+        value = machine.get(key)
+        if key == "memory_bytes" and isinstance(value, int):
+            parts.append(f"{value / 2**30:.0f} GiB")
+        elif key == "cores" and value is not None:
+            parts.append(f"{value} cores")
+        elif isinstance(value, str):
+            parts.append(value)
+    return ", ".join(parts) or None
+
+
+def _results(record: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:
+    for result in record["results"]:
+        rates, ttft = result.get("tok_s"), result.get("ttft_s")
+        sd = rates.get("sd") if rates else None
+        low, high = (rates["mean"] - sd, rates["mean"] + sd) if rates and _is_number(sd) else (None, None)
+        peak = result.get("peak_memory_bytes")
+        yield {
+            "build": result["build"],
+            "name": names[result["build"]],
+            "test": result["test"],
+            "mean": rates["mean"] if rates else None,
+            "low": low,
+            "high": high,
+            "rate": _plus_minus(rates["mean"], sd) if rates else "-",
+            "range": f"{rates['min']:,.4g} – {rates['max']:,.4g}" if rates else "-",
+            "n": rates.get("n") if rates else 0,
+            "ttft": f"{ttft['mean']:,.3g} s" if isinstance(ttft, Mapping) and _is_number(ttft.get("mean")) else "-",
+            "peak": show_bytes(int(peak)) if _is_number(peak) else "-",
+            "failures": [str(failure) for failure in result.get("failures") or []],
+        }
+
+
+def _ratios(record: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:
+    for ratio in record.get("ratios") or []:
+        places = [ratio.get("a"), ratio.get("b")] if isinstance(ratio, Mapping) else []
+        if not all(type(p) is int and 0 <= p < len(names) for p in places) or not places:
+            continue
+        if not _is_number(ratio.get("ratio")):
+            continue
+        low, high = (ratio[k] if _is_number(ratio.get(k)) else None for k in ("low", "high"))
+        text = f"{ratio['ratio']:.4f}" + (f" [{low:.4f}, {high:.4f}]" if low is not None and high is not None else "")
+        yield {
+            "first": ratio["a"],
+            "build": ratio["b"],
+            "name": names[ratio["b"]],
+            "test": str(ratio.get("test")),
+            "ratio": ratio["ratio"],
+            "low": low,
+            "high": high,
+            "text": text,
+            "percent": f"{100 * (ratio['ratio'] - 1):+.1f} %".replace("-", "−"),
+            "verdict": "resolved" if ratio.get("resolved") else str(ratio.get("reason") or "not resolved"),
+        }
+
+
+def _plus_minus(mean: float, sd: Any) -> str:
+    return f"{mean:,.4g} ± {sd:.2g}" if _is_number(sd) else f"{mean:,.4g}"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)

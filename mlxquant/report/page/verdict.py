@@ -1,0 +1,95 @@
+"""What the page shows of verdicts and of agent benchmarks: checks worst first, the paper's table with differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...records.loading import Loaded
+from ..tau2 import label, shown
+from ..verdict import ORDER
+from ..words import figure, interval, pointer, what_now, where
+
+_CLASSES = {"PASS": "pass", "FAIL": "fail"}
+_LEFT_OUT = ("infrastructure_errors",)
+
+
+def verdict(loaded: Loaded) -> dict[str, Any]:
+    """Lay a verdict's record out: its word, each candidate's checks, what it rests on and cannot say."""
+    record = loaded.record
+    t = record["tolerances"]
+    return {
+        "word": record["verdict"],
+        "css": _CLASSES.get(record["verdict"], "open"),
+        "facts": [
+            f"tolerances {t.get('name')} ({t.get('file')}, sha256 {str(t.get('sha256'))[:12]}, written"
+            f" {t.get('written') or t.get('written_by')})",
+            f"go back to {pointer(record.get('baseline'), 16)}",
+        ],
+        "candidates": [_candidate(c, record["checks"]) for c in record["candidates"]],
+        "warnings": [str(w) for w in record.get("warnings") or []],
+        "caveats": [str(c) for c in record.get("caveats") or []],
+    }
+
+
+def _candidate(candidate: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    mine = [c for c in checks if c.get("candidate") == candidate["name"]]
+    mine.sort(key=lambda c: ORDER.index(c["status"]))
+    return {
+        "name": candidate["name"],
+        "verdict": candidate.get("verdict"),
+        "rows": [
+            {
+                "status": c["status"],
+                "css": _CLASSES.get(c["status"], "open"),
+                "what": where(c),
+                "limit": c["limit"],
+                "found": figure(c.get("estimate")),
+                "interval": interval(c),
+                "more": "" if c["status"] == "PASS" else what_now(c),
+                "why": c.get("why") or "",
+            }
+            for c in mine
+        ],
+    }
+
+
+def agent_runs(loaded: Loaded) -> dict[str, Any]:
+    """Lay the record of τ²-bench files out: the first file's figures, every later one's, and the differences."""
+    record = loaded.record
+    baseline = record.get("baseline")
+    sides = [*([baseline] if baseline else []), *record["candidates"]]
+    plain = [_plain(side) for side in sides]
+    metrics = dict.fromkeys(m for found in plain for m in found if not m.endswith("_difference"))
+    return {
+        "names": [side["name"] for side in sides],
+        "compared": [side["name"] for side in sides[1:]] if baseline else [],
+        "facts": [_counts(side) for side in sides],
+        "confidence": f"{record['confidence']:.0%}",
+        "rows": [
+            {
+                "label": label(metric),
+                "cells": [shown(found.get(metric), metric) for found in plain],
+                "changes": [shown(found.get(f"{metric}_difference"), metric, "+") for found in plain[1:]]
+                if baseline
+                else [],
+            }
+            for metric in metrics
+            if metric not in _LEFT_OUT
+        ],
+        "notes": [str(note) for note in record.get("notes") or []],
+        "problems": [str(p) for side in sides for p in (side.get("problems") or [])[:20]],
+    }
+
+
+def _plain(side: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {m["metric"]: m for m in side["measurements"] if "depth" not in m}
+
+
+def _counts(side: Mapping[str, Any]) -> str:
+    c = side["counts"]
+    return (
+        f"{side['name']}: {c['evaluated']:,} simulations of {c['tasks']:,} tasks, {c['passed']:,} passed,"
+        f" {c['db_matched']:,} of {c['db_checked']:,} databases match, {c['infrastructure_errors']:,} infrastructure"
+        " errors apart"
+    )

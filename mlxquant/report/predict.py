@@ -1,0 +1,225 @@
+"""A prediction as a record and as text of 80 columns: ceilings for each chip, arithmetic, and what was published."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..bench.bench_terms import Settings, distinct
+from ..bench.chips import Chip
+from ..bench.predict import SCHEMA, Traffic
+from ..words.units import show_bytes
+
+WIDTH = 80
+
+
+def prediction(traffics: Sequence[Traffic], chips: Sequence[Chip], settings: Settings) -> dict[str, Any]:
+    """Work out the record: each build's traffic, and what each chip makes of it."""
+    from .. import __version__
+
+    names = distinct([t.name for t in traffics])
+    return {
+        "schema": SCHEMA,
+        "mlxquant": __version__,
+        "settings": {
+            "depths": list(settings.depths),
+            "prompts": [n for n in settings.prompts if n],
+            "batch": settings.batch,
+            "prefill_step_size": settings.prefill_step_size,
+        },
+        "builds": [
+            {"name": name, **t.as_dict(settings.depths), "published": _published(t)}
+            for name, t in zip(names, traffics, strict=True)
+        ],
+        "chips": [_chip(chip, traffics, settings) for chip in chips],
+    }
+
+
+def _published(traffic: Traffic) -> dict[str, Any] | None:
+    p = traffic.published
+    if p is None:
+        return None
+    return {
+        "label": p.label,
+        "chip": p.chip,
+        "where": p.where,
+        "prefill_tok_s": p.prefill_tok_s,
+        "decode_tok_s": p.decode_tok_s,
+    }
+
+
+def _chip(chip: Chip, traffics: Sequence[Traffic], settings: Settings) -> dict[str, Any]:
+    def estimate(traffic: Traffic, n: int) -> float | None:
+        found = traffic.prefill_estimate(chip, n, settings.prefill_step_size)
+        return None if found is None else round(found, 2)
+
+    return {
+        "chip": chip.name,
+        "gpu_cores": chip.gpu_cores,
+        "bandwidth_gbs": chip.bandwidth_gbs,
+        "source": chip.source,
+        "seen": chip.seen,
+        "tflops_fp32": chip.tflops_fp32,
+        "decode_ceiling_tok_s": {
+            str(d): [round(t.decode_ceiling(chip.bandwidth, d, settings.batch), 3) for t in traffics]
+            for d in settings.depths
+        },
+        "prefill_estimate_tok_s": {str(n): [estimate(t, n) for t in traffics] for n in settings.prompts if n},
+    }
+
+
+def prediction_text(record: dict[str, Any]) -> str:
+    """Write a prediction for a reader."""
+    parts = (
+        _traffic_table(record),
+        *(_decode_table(record, depth) for depth in map(str, record["settings"]["depths"])),
+        *(_prefill_table(record, n) for n in map(str, record["settings"]["prompts"])),
+        "\n".join(_published_lines(record)),
+        "\n".join(_remarks(record)),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _traffic_table(record: dict[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("bytes of all weights", *(_bytes(b["bytes"]) for b in record["builds"])),
+        ("weights that a token reads", *(_bytes(b["active_bytes_per_token"]) for b in record["builds"])),
+    ]
+    for depth in map(str, record["settings"]["depths"]):
+        rows.append((f"cache that it reads at d{depth}", *(_bytes(b["cache_bytes"][depth]) for b in record["builds"])))
+    formats = dict.fromkeys(fmt for b in record["builds"] for fmt in b["prefill_flops_per_token"])
+    for fmt in formats:
+        amounts = [b["prefill_flops_per_token"].get(fmt, 0) / 1e9 for b in record["builds"]]
+        rows.append((f"GFLOP a prompt token, {fmt}", *(f"{a:.3f}" for a in amounts)))
+    totals = [sum(b["prefill_flops_per_token"].values()) / 1e9 for b in record["builds"]]
+    rows.append(("GFLOP a prompt token, in all", *(f"{t:.3f}" for t in totals)))
+    if len(record["builds"]) == 2:
+        rows = [(*row, _change(row)) for row in rows]
+    heads = ("", *(_short(b["name"], _room(record)) for b in record["builds"]))
+    return _table((*heads, "change") if len(record["builds"]) == 2 else heads, rows)
+
+
+def _change(row: tuple[str, ...]) -> str:
+    """The second figure against the first, where both are of one unit and of one size."""
+    (first, *unit), (second, *other) = (cell.split() for cell in row[1:])
+    if unit != other or not float(first) or not 0.5 < float(second) / float(first) < 2:
+        return "-"
+    return f"{100 * (float(second) / float(first) - 1):+.1f} %"
+
+
+def _decode_table(record: dict[str, Any], depth: str) -> str:
+    rows = []
+    for chip in record["chips"]:
+        ceilings = chip["decode_ceiling_tok_s"][depth]
+        rows.append((_title(chip), f"{chip['bandwidth_gbs']:g}", *(f"{c:.1f}" for c in ceilings), *_ratio(ceilings)))
+    at = f" at depth {int(depth):,}" if int(depth) else ""
+    batch = record["settings"]["batch"]
+    many = f", {batch} sequences" if batch > 1 else ""
+    return f"Decode ceiling in tok/s{at}{many}: bandwidth over bytes read\n" + _table(_heads(record, "GB/s"), rows)
+
+
+def _prefill_table(record: dict[str, Any], n: str) -> str:
+    rows = []
+    for chip in record["chips"]:
+        estimates = chip["prefill_estimate_tok_s"][n]
+        if None in estimates:
+            continue
+        rows.append((_title(chip), f"{chip['tflops_fp32']:g}", *(f"{e:.0f}" for e in estimates), *_ratio(estimates)))
+    if not rows:
+        return ""
+    title = f"Prefill of {int(n):,} tokens in tok/s: an estimate from FP32 teraflops, no ceiling"
+    return f"{title}\n{_table(_heads(record, 'TFLOPS'), rows)}"
+
+
+def _heads(record: dict[str, Any], unit: str) -> tuple[str, ...]:
+    names = [_short(b["name"], _room(record)) for b in record["builds"]]
+    return ("chip", unit, *names, "ratio") if len(names) == 2 else ("chip", unit, *names)
+
+
+def _ratio(values: Sequence[float]) -> tuple[str, ...]:
+    return (f"{values[1] / values[0]:.3f}",) if len(values) == 2 else ()
+
+
+def _published_lines(record: dict[str, Any]) -> Iterator[str]:
+    """Predicted beside published, for the builds of which something was published on a chip of the table."""
+    sizes = {c["chip"]: c for c in record["chips"]}  # of one name the largest
+    told = [(i, b, b["published"]) for i, b in enumerate(record["builds"]) if b["published"]]
+    told = [(i, build, p) for i, build, p in told if p["chip"] in sizes]
+    if not told:
+        return
+    chip = sizes[told[0][2]["chip"]]
+    depth, ceilings = next(iter(chip["decode_ceiling_tok_s"].items()))
+    estimates = next(iter(chip["prefill_estimate_tok_s"].values()), [None] * len(record["builds"]))
+    yield textwrap.fill(f"Predicted beside published ({told[0][2]['where']}), in tok/s", WIDTH)
+    rows = [
+        (
+            f"{_short(build['name'], 20)} ({p['label']})",
+            f"{ceilings[i]:.1f}",
+            f"{p['decode_tok_s']:.1f}",
+            f"{100 * p['decode_tok_s'] / ceilings[i]:.0f} %",
+            "-" if estimates[i] is None else f"{estimates[i]:.0f}",
+            f"{p['prefill_tok_s']:.1f}",
+        )
+        for i, build, p in told
+    ]
+    yield _table(("build", f"ceiling d{depth}", "decode", "share", "estimate", "prefill"), rows)
+    if len(told) == 2:
+        pair = [i for i, _, _ in told]
+        yield _compared(told[0][2], told[1][2], [ceilings[i] for i in pair], [estimates[i] for i in pair])
+
+
+def _compared(
+    a: dict[str, Any], b: dict[str, Any], ceilings: Sequence[float], estimates: Sequence[float | None]
+) -> str:
+    """Say what the step from one build to the other costs, predicted and published."""
+
+    def change(first: float, second: float) -> str:
+        return f"{100 * (second / first - 1):+.1f} %"
+
+    text = (
+        f"From {a['label']} to {b['label']}: decode {change(*ceilings)} by bytes,"
+        f" {change(a['decode_tok_s'], b['decode_tok_s'])} published"
+    )
+    first, second = estimates
+    if first is not None and second is not None:
+        text += (
+            f"; prefill {change(first, second)} by arithmetic, {change(a['prefill_tok_s'], b['prefill_tok_s'])}"
+            " published. Neither bytes nor arithmetic account for the published prefill, in size or in change:"
+            " measure it (pp512, pp2048) before building on it"
+        )
+    return textwrap.fill(text + ".", WIDTH)
+
+
+def _remarks(record: dict[str, Any]) -> Iterator[str]:
+    for build in record["builds"]:
+        if build["cache_note"]:
+            yield textwrap.fill(f"{build['name']}: {build['cache_note']}", WIDTH)
+    yield textwrap.fill(
+        "Nothing here was run on Apple hardware: bandwidths are Apple's figures, sources in --json; real kernels"
+        " reach less.",
+        WIDTH,
+    )
+
+
+def _title(chip: dict[str, Any]) -> str:
+    return f"{chip['chip']}, {chip['gpu_cores']} GPU cores" if chip["gpu_cores"] else str(chip["chip"])
+
+
+def _room(record: dict[str, Any]) -> int:
+    return max(8, 36 // max(1, len(record["builds"])))
+
+
+def _short(name: str, width: int) -> str:
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
+def _bytes(n: int | None) -> str:
+    return "-" if n is None else show_bytes(n)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from tabulate import tabulate
+
+    sides = ["left"] + ["right"] * (len(header) - 1)
+    return str(tabulate(rows, headers=header, tablefmt="simple", colalign=sides, disable_numparse=True))

@@ -1,0 +1,75 @@
+"""A verdict for a terminal of 80 columns: the word first, then every check, worst first, then what to make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..words.text import WIDTH, filled
+from .words import figure, interval, pointer, what_now, where
+
+ORDER = ("FAIL", "MISSING", "TOO FEW", "INCONCLUSIVE", "PASS")
+_LEAST = 12
+
+
+def verdict_text(record: Mapping[str, Any]) -> str:
+    """Write a verdict's record for a reader."""
+    parts = [_head(record)]
+    for candidate in record["candidates"]:
+        checks = sorted(
+            (c for c in record["checks"] if c["candidate"] == candidate["name"]), key=lambda c: ORDER.index(c["status"])
+        )
+        counts = ", ".join(f"{candidate['counts'][s]} {s}" for s in ORDER if s in candidate["counts"])
+        parts.append(f"{candidate['name']}: {candidate['verdict']} ({counts})\n{_table(checks)}")
+        parts.append("\n".join(_open_questions(checks)))
+    parts.append("\n".join(_remarks(record)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(record: Mapping[str, Any]) -> str:
+    t = record["tolerances"]
+    written = t["written"] or t["written_by"]
+    lines = [
+        filled("verdict", record["verdict"]),
+        filled("tolerances", f"{t['name']} ({t['file']}, sha256 {t['sha256'][:12]}, written {written})"),
+        filled("evidence", ", ".join(f"{e['file']} ({e['sha256'][:8]})" for e in record["evidence"])),
+        filled("baseline", pointer(record["baseline"], 16)),
+    ]
+    return "\n".join(lines)
+
+
+def _table(checks: list[Mapping[str, Any]]) -> str:
+    """The checks in 80 columns: what is judged gets what the figures leave."""
+    from tabulate import tabulate
+
+    figures = [(_limit(c), f"{figure(c.get('estimate'), 3)} {interval(c, 3)}".strip()) for c in checks]
+    heads = ("", "", "limit", "found")
+    taken = sum(max(len(head), *(len(row[i]) for row in figures)) for i, head in enumerate(heads[2:]))
+    left = max(WIDTH - taken - max(len(c["status"]) for c in checks) - 2 * len(heads[1:]), _LEAST)
+    rows = [(c["status"], _cut(where(c), left), *row) for c, row in zip(checks, figures, strict=True)]
+    return str(tabulate(rows, headers=heads, tablefmt="simple", disable_numparse=True))
+
+
+def _limit(check: Mapping[str, Any]) -> str:
+    return str(check["limit"]).replace(" difference", " Δ").replace(" ratio", " ×")
+
+
+def _open_questions(checks: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What is to be done about each check, those together of which the same is to be said."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for c in checks:
+        if c["status"] != "PASS" and (said := what_now(c)):
+            alike.setdefault((c["status"], said), []).append(where(c))
+    for (status, said), names in alike.items():
+        yield filled(status, f"{'; '.join(names)}: {said}", 14)
+
+
+def _remarks(record: Mapping[str, Any]) -> Iterator[str]:
+    yield from (filled("WARNING", text) for text in record["warnings"])
+    yield from (filled("note", text) for text in record["caveats"])
+    if record["verdict"] != "PASS":
+        yield filled("go back to", f"{pointer(record['baseline'], 16)}; --json has all of it")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

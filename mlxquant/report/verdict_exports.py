@@ -1,0 +1,129 @@
+"""A verdict for others' programs: Markdown for a pull request, JUnit XML for CI.
+
+JUnit has no word for "not settled". "Skipped" would read as fine, so what is missing, too few or open is an error
+there, and what lies outside its tolerance a failure; either turns a CI run red, as the exit code does.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .verdict import ORDER
+from .words import figure, interval, name, place, pointer, what_now
+
+_SIGNS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "TOO FEW": "❔", "MISSING": "❔"}
+# what XML 1.0 has no sign for
+_NO_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "?")
+
+
+def verdict_markdown(record: Mapping[str, Any]) -> str:
+    """Write a verdict as GitHub's Markdown."""
+    t = record["tolerances"]
+    parts = [f"## mlxquant validate: {_SIGNS[record['verdict']]} {record['verdict']}"]
+    for candidate in record["candidates"]:
+        checks = [c for c in record["checks"] if c["candidate"] == candidate["name"]]
+        checks.sort(key=lambda c: ORDER.index(c["status"]))
+        counts = ", ".join(f"{candidate['counts'][s]} {s}" for s in ORDER if s in candidate["counts"])
+        parts.append(f"**{_plain(candidate['name'])}**: {candidate['verdict']} ({counts})\n\n{_rows(checks)}")
+    parts.append(
+        "\n".join(
+            [
+                f"- tolerances: {_plain(t['name'])} (`{_code(t['file'])}`, sha256 `{t['sha256'][:12]}`, written"
+                f" {t['written'] or t['written_by']})",
+                f"- go back to: {_plain(pointer(record['baseline']))}",
+                *(f"- evidence: `{_code(e['file'])}` sha256 `{e['sha256'][:12]}`" for e in record["evidence"]),
+                *(f"- ⚠️ {_plain(w)}" for w in record["warnings"]),
+                *(f"- {_plain(c)}" for c in record["caveats"]),
+            ]
+        )
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(checks: list[Mapping[str, Any]]) -> str:
+    head = ("", "metric", "where", "limit", "found", "interval", "")
+    rows = [
+        (
+            f"{_SIGNS[c['status']]} {c['status']}",
+            _plain(c["metric"]),
+            _plain(place(c)),
+            _plain(c["limit"]),
+            figure(c.get("estimate")),
+            interval(c),
+            "" if c["status"] == "PASS" else _plain(what_now(c)),
+        )
+        for c in checks
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
+
+
+def _plain(text: Any) -> str:
+    """Text that no Markdown is made of, and that cannot end a table's cell or mention anyone."""
+    escaped = "".join(f"\\{sign}" if sign in "\\`*_[]<>|#@" else sign for sign in str(text))
+    return " ".join(escaped.split())
+
+
+def _code(text: Any) -> str:
+    return " ".join(str(text).replace("`", "'").replace("|", "¦").split())
+
+
+def verdict_junit(record: Mapping[str, Any]) -> str:
+    """Write a verdict as JUnit XML: a suite for each candidate, a case for each check."""
+    root = ET.Element("testsuites", name="mlxquant validate")
+    totals = {"tests": 0, "failures": 0, "errors": 0}
+    for candidate in record["candidates"]:
+        checks = [c for c in record["checks"] if c["candidate"] == candidate["name"]]
+        counts = {
+            "tests": len(checks),
+            "failures": sum(c["status"] == "FAIL" for c in checks),
+            "errors": sum(c["status"] not in ("PASS", "FAIL") for c in checks),
+        }
+        about = {"name": _xml(candidate["name"]), "timestamp": record["date"].removesuffix("Z"), "time": "0"}
+        suite = ET.SubElement(root, "testsuite", {**about, **{k: str(n) for k, n in counts.items()}, "skipped": "0"})
+        _properties(suite, record)
+        for check in checks:
+            _case(suite, candidate["name"], check)
+        ET.SubElement(suite, "system-out").text = _xml("\n".join(_remarks(record)))
+        ET.SubElement(suite, "system-err").text = _xml("\n".join(record["warnings"]))
+        totals = {key: totals[key] + counts[key] for key in totals}
+    root.attrib.update({key: str(n) for key, n in totals.items()})
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=False).join(
+        ('<?xml version="1.0" encoding="UTF-8"?>\n', "\n")
+    )
+
+
+def _properties(suite: ET.Element, record: Mapping[str, Any]) -> None:
+    found = ET.SubElement(suite, "properties")
+    told = {
+        "tolerances.file": record["tolerances"]["file"],
+        "tolerances.sha256": record["tolerances"]["sha256"],
+        "baseline": pointer(record["baseline"]),
+        "mlxquant": record["mlxquant"],
+    }
+    for key, value in told.items():
+        ET.SubElement(found, "property", name=key, value=_xml(value))
+
+
+def _case(suite: ET.Element, candidate: str, check: Mapping[str, Any]) -> None:
+    case = ET.SubElement(
+        suite, "testcase", classname=_xml(f"mlxquant.validate.{candidate}"), name=_xml(name(check)), time="0"
+    )
+    if check["status"] == "PASS":
+        return
+    kind = "failure" if check["status"] == "FAIL" else "error"
+    said = f"{check['status']}: found {figure(check.get('estimate'))} {interval(check)}, limit {check['limit']}"
+    more = "; ".join(part for part in (what_now(check), check.get("why")) if part)
+    ET.SubElement(case, kind, message=_xml(said), type=check["status"]).text = _xml(more)
+
+
+def _remarks(record: Mapping[str, Any]) -> Iterator[str]:
+    yield f"verdict: {record['verdict']}"
+    yield f"go back to: {pointer(record['baseline'])}"
+    yield from record["caveats"]
+
+
+def _xml(text: Any) -> str:
+    return str(text).translate(_NO_XML)

@@ -1,0 +1,117 @@
+"""The record of result files: what each says, and each later one against the first. Nothing is printed here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from ...records.head import describe_versions
+from .figures import measure, most_k
+from .pairs import Pairing, differences, pair
+from .results import CONTEXT, INFRASTRUCTURE, Results, by_task
+
+SCHEMA = "mlxquant.tau2/1"
+# what must agree for two runs to be of one benchmark
+_SAME = ("domain", "agent", "user", "user_llm", "max_steps", "max_errors", "git_commit")
+_PREMATURE = "max_steps"
+
+
+def make_record(
+    results: Sequence[Results], *, dropped: Collection[str] = (INFRASTRUCTURE,), confidence: float = 0.95
+) -> dict[str, Any]:
+    """Measure each file, and every later one against the first. A single file has no baseline."""
+    from ... import __version__
+
+    first, later = results[0], results[1:]
+    sides = [_side(r, dropped, confidence) for r in results]
+    notes = [note for r in results for note in _notes(r, dropped)]
+    for other, side in zip(later, sides[1:], strict=True):
+        pairing = pair(first, other, dropped)
+        side["pairing"] = pairing.as_dict()
+        side["measurements"] += differences(first, other, pairing, dropped, confidence)
+        notes += _pair_notes(first, other, pairing)
+    return {
+        "schema": SCHEMA,
+        "mlxquant": __version__,
+        "machine": {"unknown": "τ²-bench files do not say what served the model"},
+        "versions": describe_versions(),
+        "date": _date(results),
+        "confidence": confidence,
+        "dropped": sorted(dropped),
+        "baseline": sides[0] if later else None,
+        "candidates": sides[1:] if later else sides,
+        "notes": notes,
+    }
+
+
+def _side(results: Results, dropped: Collection[str], confidence: float) -> dict[str, Any]:
+    kept = results.evaluated(dropped)
+    trials = [len(found) for found in by_task(kept).values()]
+    theirs, most = most_k(results, dropped)
+    return {
+        "name": results.name,
+        "file": results.file,
+        "form": results.form,
+        "sha256": results.sha256,
+        "about": results.about,
+        "counts": {
+            "simulations": len(results.simulations),
+            "evaluated": len(kept),
+            "infrastructure_errors": sum(s.termination == INFRASTRUCTURE for s in results.simulations),
+            "tasks": len(trials),
+            "fewest_trials": min(trials, default=0),
+            "most_trials": most,
+            "tau2_k": theirs,
+            "passed": sum(s.success for s in kept),
+            "db_matched": sum(s.db_match is True for s in kept),
+            "db_checked": sum(s.db_match is not None for s in kept),
+            "unscored": sum(s.reward is None for s in kept),
+        },
+        "terminations": dict(Counter(s.termination or "not told" for s in results.simulations).most_common()),
+        "problems": list(results.problems),
+        "measurements": measure(results, dropped, confidence),
+    }
+
+
+def _notes(results: Results, dropped: Collection[str]) -> Iterator[str]:
+    kept = results.evaluated(dropped)
+    if kept and all(s.reads is None and s.writes is None for s in kept):
+        yield f"{results.name}: no tool_type in the file, so read and write actions cannot be told apart"
+    if over := sum(s.termination == CONTEXT for s in kept):
+        yield (
+            f"{results.name}: {over:,} simulations ran out of context and count as failures; newer versions of τ² leave"
+            f" them out (--drop {CONTEXT})"
+        )
+    unchecked = sum(s.termination == _PREMATURE and s.db_match is None for s in kept)
+    if unchecked:
+        yield (
+            f"{results.name}: {unchecked:,} simulations ended at max_steps: reward 0, but neither database nor actions"
+            " were checked, so those figures are of the others alone"
+        )
+    if not kept and results.simulations:
+        yield f"{results.name}: every simulation was dropped; there is nothing to measure"
+    if results.form.startswith("tau-bench") and any(s.termination == INFRASTRUCTURE for s in results.simulations):
+        yield f"{results.name}: errors without a trajectory are dropped; τ-bench itself counts them as failed"
+
+
+def _pair_notes(first: Results, other: Results, pairing: Pairing) -> Iterator[str]:
+    for key in _SAME:
+        a, b = first.about.get(key), other.about.get(key)
+        if a is not None and b is not None and a != b:
+            yield f"{first.name} and {other.name} differ in {key}: {a} and {b}; the difference is of that too"
+    if not pairing.shared_tasks:
+        yield f"{first.name} and {other.name} share no task: no difference can be told"
+    elif not pairing.pairs:
+        yield f"{first.name} and {other.name} share tasks but no numbered trial: only pass^k is compared"
+    if pairing.other_seeds:
+        yield (
+            f"{first.name} and {other.name}: {pairing.other_seeds:,} of {len(pairing.pairs):,} pairs had other seeds,"
+            " so a pair shares its task, not its user's words"
+        )
+
+
+def _date(results: Sequence[Results]) -> str | None:
+    """When the last of the runs was made, as far as the files say: the measurements' date, not the reading's."""
+    dates = [str(r.about["date"]) for r in results if "date" in r.about]
+    return max(dates) if dates else None

@@ -1,0 +1,286 @@
+"""A checkpoint in the Hub's layout: its config, its tensors, and reads of their bytes.
+
+Opening reads headers only. `Checkpoint.read_into` brings bytes by position into a caller's buffer, from any
+thread, so memory is the caller's to bound; a `Reader` does it, for a folder by `preadv`. Which tensors make which
+MLX array is not known here (see `layout`), nor where a checkpoint that is no folder lies (see `hub`). A lone
+config.json is a checkpoint without tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..errors import SourceError, listed
+from .headers import Tensor, header_length, load_json, parse_header, shown
+from .links import strays
+from .prequantized import MODELOPT, check_config, check_names
+from .quantized import Scaled, scaled_tensors
+from .readers import FolderReader, Reader
+from .remote_code import refuse_model_code
+
+INDEX = "model.safetensors.index.json"
+
+# Shards that an index numbers; more of them are no checkpoint that anyone has.
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors")
+MAX_SHARDS = 100_000
+# What a build cannot do without: config, weights, and all that a tokenizer may be read from.
+_NEEDED = (
+    "*config.json", "*.safetensors", INDEX, "tokenizer*", "chat_template*", "vocab.*", "merges.txt", "*.model",
+    "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "tekken.json",
+)  # fmt: skip
+# Tables within a config that readers of it expect to be tables.
+_TABLES = ("text_config", "llm_config", "ffn_config", "vision_config", "linear_attn_config")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A source: `config` as mlx-lm would load it, `tensors` by name, `files` sizes by name.
+
+    `name` is what a reader knows it by, in messages and records: a Hub id or a file's or folder's own name, no
+    path of one machine. `folder` is None for a lone config.json and for what lies on the Hub; `reader` is that of
+    the folder unless another is given. `scaled` are the bfloat16 tensors that FP8 ones among `tensors` stand for,
+    `hashes` the SHA-256 of files where it is known without reading them.
+    """
+
+    name: str
+    folder: Path | None
+    config: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    files: Mapping[str, int]
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+    scaled: Mapping[str, Scaled] = field(default_factory=dict, repr=False, compare=False)
+    reader: Reader | None = field(default=None, repr=False, compare=False)
+    hashes: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.reader is None and self.folder is not None:
+            object.__setattr__(self, "reader", FolderReader(self.folder))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, headers not counted."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors as they are to be read: FP8 ones as bfloat16, without the scales."""
+        taken = {t.name for made in self.scaled.values() for t in made.stored}
+        return {n: self.scaled.get(n, t) for n, t in self.tensors.items() if n in self.scaled or n not in taken}
+
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
+        assert self.reader is not None, "a config alone has no weights"
+        if "/" in file:  # no file: a tensor that is made of others
+            self.scaled[file.partition("/")[2]].read_into(self.reader.read_into, start, buffer)
+        else:
+            self.reader.read_into(file, start, buffer)
+
+    def close(self) -> None:
+        """Let go of what reads have opened."""
+        if self.reader is not None:
+            self.reader.close()
+
+
+def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str | None = None) -> Checkpoint:
+    """Open a folder in the Hub's layout, or a lone config.json.
+
+    Raises SourceError for anything that keeps it from being a source, all faults of the shards at once.
+    """
+    path = Path(path)
+    known = name or _known_as(path)
+    if path.is_file() and path.suffix == ".json":
+        config = read_config(path, None)
+        check_config(config, known)
+        return Checkpoint(known, None, config, {}, {})
+    if path.is_file():
+        raise SourceError(f"{path}: a folder, a config.json or a Hub id expected, a file found; give its folder")
+    if not path.is_dir():
+        raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
+    notes = refuse_strays(path)
+    config = read_config(path / "config.json", path / "generation_config.json")
+    check_config(config, known, read_beside(path / MODELOPT))
+    tensors, files = read_tensors(path)
+    check_names(config, tensors, known)
+    return Checkpoint(known, path, config, tensors, files, revision, notes, scaled_tensors(config, tensors))
+
+
+def refuse_strays(folder: Path) -> tuple[str, ...]:
+    """Refuse a folder whose config, tokenizer or weights are links out of it, or no files; notes on what else is.
+
+    Raises SourceError with all of them. Notes name what is left out of a build.
+    """
+    problems, notes = list[str](), list[str]()
+    try:
+        for name, why in strays(folder):
+            if any(fnmatchcase(name.lower(), pattern) for pattern in _NEEDED):
+                problems.append(f"{shown(name)}: {why}")
+            elif not name.startswith("."):
+                notes.append(f"{shown(name)}: left out, {why}")
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
+    if problems:
+        raise SourceError(listed(problems))
+    return tuple(notes)
+
+
+def _known_as(path: Path) -> str:
+    """What a reader knows a path by: its last part, and the folder's for a file that is called config.json."""
+    whole = path.absolute()
+    return f"{whole.parent.name}/{whole.name}" if whole.name == "config.json" else whole.name
+
+
+def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
+    """Read config.json; like mlx-lm, `eos_token_id` of generation_config.json wins.
+
+    Raises SourceError, also where it names code that a loader would run.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise SourceError(f"{path}: a file expected, something else found; a checkpoint needs a config.json")
+    try:
+        config = load_json(path.read_bytes(), path.name, duplicates=True)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror}); a checkpoint needs a config.json") from None
+    refuse_model_code(config, str(path))
+    if not isinstance(config.get("model_type"), str):
+        raise SourceError(f"{path}: has no model_type; is it a model's config.json?")
+    for key in _TABLES:
+        if not isinstance(config.get(key), dict | None):
+            raise SourceError(f"{path}: {key} is a table, not {shown(config[key])}; download it again")
+    if generation is not None and generation.is_file():
+        eos = load_json(generation.read_bytes(), generation.name, duplicates=True).get("eos_token_id")
+        if eos:
+            config["eos_token_id"] = eos
+    return config
+
+
+def read_beside(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that may be there or not. Raises SourceError."""
+    try:
+        return load_json(path.read_bytes(), path.name, duplicates=True) if path.is_file() else None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Read the headers of a folder's shards: tensors by name, and file sizes.
+
+    Raises SourceError listing every damaged or missing file.
+    """
+    index = folder / INDEX
+    try:
+        wanted = read_index(index.read_bytes()) if index.is_file() else None
+    except OSError as error:
+        raise SourceError(f"{index}: cannot be read ({error.strerror})") from None
+    return gather_tensors(str(folder), wanted, _names(folder), lambda file: read_file_header(folder / file))
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of what lies in a folder."""
+    try:
+        return [p.name for p in folder.iterdir()]
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
+
+
+def gather_tensors(
+    where: str,
+    wanted: Mapping[str, str] | None,
+    present: Iterable[str],
+    header_of: Callable[[str], tuple[list[Tensor], int]],
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Put the headers of shards together: tensors by name, and file sizes.
+
+    With an index (`wanted`, tensor -> file), its files and no others; without, those of the files `present` that
+    are `model*.safetensors`, as mlx-lm takes them. Raises SourceError listing every damaged or missing file.
+    """
+    shards = sorted(file for file in present if fnmatchcase(file, "model*.safetensors"))
+    names = sorted(set(wanted.values())) if wanted is not None else shards
+    if not names:
+        raise SourceError(f"{where}: no model*.safetensors in it; is it a checkpoint?")
+    tensors: dict[str, Tensor] = {}
+    files: dict[str, int] = {}
+    problems = [] if wanted is not None else _missing_numbers(shards)
+    for file in names:
+        try:
+            found, files[file] = header_of(file)
+        except SourceError as error:
+            problems.append(str(error))
+            continue
+        for tensor in found:
+            if tensor.name in tensors:
+                problems.append(f"{file}: tensor {tensor.name} is in {tensors[tensor.name].file} too")
+            tensors[tensor.name] = tensor
+    if not problems and wanted is not None:
+        problems = [*_against_index(tensors, wanted), *_not_indexed(shards, names)]
+    if problems:
+        raise SourceError(listed(problems))
+    return tensors, files
+
+
+def read_file_header(path: Path) -> tuple[list[Tensor], int]:
+    """Read one file's header: its tensors, and the file's size."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise SourceError(f"{path.name}: a file expected, something else found; download it again")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = header_length(file.read(8), path.name, size)
+            return parse_header(file.read(length), path.name, size)[0], size
+    except OSError as error:
+        raise SourceError(f"{path.name}: cannot be read ({error.strerror}); download it again") from None
+
+
+def plain_name(file: object) -> bool:
+    """Whether an index's file name stays inside its folder, on any system."""
+    return isinstance(file, str) and file.isprintable() and file not in ("", ".", "..") and not set("/\\:") & set(file)
+
+
+def read_index(text: bytes) -> dict[str, str]:
+    """Read an index's table of tensor -> file. Raises SourceError where a file would lie outside its folder."""
+    weight_map = load_json(text, INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{INDEX}: has no weight_map; download it again")
+    outside = sorted({shown(f) for f in weight_map.values() if not plain_name(f)})
+    if outside:
+        raise SourceError(f"{INDEX}: points outside its folder: {', '.join(outside[:3])}; do not trust this checkpoint")
+    others = sorted({shown(f) for f in weight_map.values() if not f.endswith(".safetensors")})
+    if others:
+        raise SourceError(f"{INDEX}: files of type safetensors expected, {', '.join(others[:3])} found")
+    return weight_map
+
+
+def _against_index(tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> Iterable[str]:
+    for name, file in wanted.items():
+        if name not in tensors:
+            yield f"{file}: tensor {shown(name)} is in the index but not in the file; download both again"
+        elif tensors[name].file != file:
+            yield f"{INDEX}: says {name} is in {file}, it is in {tensors[name].file}"
+    for name in sorted(tensors.keys() - wanted.keys()):
+        yield f"{tensors[name].file}: tensor {name} is not in the index; download both again"
+
+
+def _missing_numbers(shards: Sequence[str]) -> list[str]:
+    """Where an index is lacking: numbers that files named ``…-00001-of-00003.safetensors`` leave out."""
+    series: dict[tuple[str, str], set[int]] = {}
+    for file in shards:
+        if found := _NUMBERED.fullmatch(file):
+            series.setdefault((found["stem"], found["count"]), set()).add(int(found["number"]))
+    return [
+        f"{stem}-{number:0{len(count)}}-of-{count}.safetensors: is missing; download it"
+        for (stem, count), present in series.items()
+        if int(count) <= MAX_SHARDS
+        for number in range(1, int(count) + 1)
+        if number not in present
+    ]
+
+
+def _not_indexed(shards: Sequence[str], names: Sequence[str]) -> Iterable[str]:
+    for file in sorted(set(shards) - set(names)):
+        yield f"{file}: is not in the index, yet mlx-lm would load it; move it away or mend the index"

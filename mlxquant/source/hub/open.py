@@ -1,0 +1,132 @@
+"""What a person types as SOURCE: a folder, a config.json, or a repository on the Hub.
+
+A path that exists wins; else `org/name[@revision]` is a Hub id. Its revision is pinned to a commit first, so that
+everything read afterwards belongs together and the record says what was read. Of the shards only the headers come,
+by ranged reads (a few hundred KB each); config.json and the index go through huggingface_hub's usual cache. Its
+endpoint, token, proxies and offline switch hold here too (see `hub_client`).
+
+Headers from the Hub meet the same checks as those of local files, with the sizes of the Hub's own listing. With
+`weights` the shards can be read too, as they come in (see `staging`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ...errors import SourceError, UsageError
+from ..checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_beside, read_config, read_index
+from ..headers import Tensor, header_length, parse_header
+from ..prequantized import MODELOPT, check_config, check_names
+from ..quantized import scaled_tensors
+from .errors import HubError, endpoint
+from .reader import HubReader
+from .repository import Repository, look_up
+
+_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
+# Most headers are shorter (huggingface_hub counts 97 % of files under 100 kB), so that one request is enough.
+FIRST_READ = 100_000
+CONNECTIONS = 8
+
+
+def open_source(text: str, *, weights: bool = False, keep: bool = False) -> Checkpoint:
+    """Open what a person typed as SOURCE. With `weights`, only what has them; with `keep`, downloads are kept.
+
+    Raises SourceError with what is wrong and what to do.
+    """
+    if not text:
+        raise UsageError("SOURCE is empty; a folder, a config.json or a Hub id (org/name) is expected")
+    path, hub = Path(text).expanduser(), _ID.fullmatch(text)
+    if path.exists() or hub is None or text.endswith(".json"):
+        found = open_checkpoint(path)
+        if weights and not found.tensors:
+            raise SourceError(f"{found.name}: a config alone has no weights; give the checkpoint's folder")
+        return found
+    return open_repository(hub["id"], hub["revision"], weights=weights, keep=keep)
+
+
+def unpinned(text: str) -> str | None:
+    """The Hub id in what a person typed as SOURCE, if it is one and leaves the revision open."""
+    hub = _ID.fullmatch(text)
+    if hub is None or hub["revision"] or text.endswith(".json") or Path(text).expanduser().exists():
+        return None
+    return hub["id"]
+
+
+def open_repository(
+    repository: str, revision: str | None = None, *, weights: bool = False, keep: bool = False
+) -> Checkpoint:
+    """Open a model repository on the Hub, at a branch, tag or commit. Reads headers only; raises SourceError."""
+    repo = look_up(repository, revision)
+    # what lies in a folder of the repository's is no part of the checkpoint, as in a folder here
+    sizes = {name: size for name, size in repo.listing.sizes.items() if "/" not in name}
+    if "config.json" not in sizes:
+        raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
+    generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
+    config = read_config(repo.download("config.json"), generation)
+    check_config(config, repository, read_beside(repo.download(MODELOPT)) if MODELOPT in sizes else None)
+    wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
+    tensors, files = gather_tensors(repository, wanted, sizes, _read_headers(repo, wanted, sizes))
+    check_names(config, tensors, repository)
+    known = {n: digest for n in files if (digest := repo.listing.hashes.get(n))}
+    return Checkpoint(
+        repository,
+        None,
+        config,
+        tensors,
+        files,
+        repo.commit,
+        notes=_unchecked(files, known),
+        scaled=scaled_tensors(config, tensors),
+        reader=HubReader(repo, keep=keep) if weights else None,
+        hashes=known,
+    )
+
+
+def _unchecked(files: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+    """Say which shards cannot be checked."""
+    bare = sorted(set(files) - set(known))
+    if not bare:
+        return ()
+    which = f"{bare[0]}{f' and {len(bare) - 1:,} more' if len(bare) > 1 else ''} of {len(files):,} shards"
+    return (f"not checked against a SHA-256, since {endpoint()} lists none: {which}",)
+
+
+def _read_headers(
+    repo: Repository, wanted: dict[str, str] | None, sizes: Collection[str]
+) -> Callable[[str], tuple[list[Tensor], int]]:
+    """Read the headers of all shards, several at a time; answers with those of one.
+
+    A shard at fault is told when it is asked for, one after another; a Hub that does not answer, at once.
+    """
+    names = set(wanted.values()) if wanted is not None else {n for n in sizes if fnmatchcase(n, "model*.safetensors")}
+    pool, stopped = ThreadPoolExecutor(CONNECTIONS), threading.Event()
+    try:
+        headers = {file: pool.submit(_header, repo, file, stopped) for file in sorted(names.intersection(sizes))}
+        for reading in as_completed(headers.values()):
+            if isinstance(error := reading.exception(), HubError):
+                raise error
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+    def header_of(file: str) -> tuple[list[Tensor], int]:
+        if file not in headers:
+            raise SourceError(f"{file}: in {INDEX}, but not in {repo.id} at {repo.commit[:12]}")
+        return headers[file].result()
+
+    return header_of
+
+
+def _header(repo: Repository, file: str, stopped: threading.Event) -> tuple[list[Tensor], int]:
+    """Read one shard's header: its tensors, and the file's size."""
+    size = repo.size(file)
+    text = repo.read_range(file, 0, min(FIRST_READ, size), stopped)
+    length = header_length(text[:8], file, size)
+    if len(text) < 8 + length:
+        text += repo.read_range(file, len(text), 8 + length - len(text), stopped)
+    return parse_header(text[8 : 8 + length], file, size)[0], size

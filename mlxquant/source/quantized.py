@@ -1,0 +1,217 @@
+"""FP8 checkpoints, read as the bfloat16 ones that they stand for.
+
+DeepSeek-V3, MiniMax-M2 and Qwen's FP8 repositories store a linear layer as E4M3 bytes and one scale for every block
+of 128 × 128 of them, under the weight's name and `_scale_inv`; Mistral stores one scale for a whole tensor or expert:
+
+    value[r, c] = bf16( float32(e4m3[r, c]) · scale[r // 128, c // 128] )
+
+which is what mlx-lm computes where a class of its own dequantizes (deepseek_v3.py@0.32.2, `dequant`), to the bit.
+Most classes do not, and some multiply the bytes as if they were integers. So it is done here, below them all: a
+`Scaled` tensor claims to be bfloat16, and its bytes are made when they are read, only those that are asked for.
+Worked: the byte 0x3C is 1.5; under the scale 0.25 it is 0.375.
+
+Left alone are bytes that stay packed: MXFP8, a power of two for each 32 values (minimax_m3_vl, deepseek_v41). mlx
+has that format itself. A grid of scales that no block size explains is left to the model's class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SourceError, listed
+from ..words.formats import DTYPE_BYTES, nbytes
+from .headers import Tensor, shown
+from .prequantized import quantization_of
+
+Read = Callable[[str, int, memoryview], None]  # (file, start, buffer), as Checkpoint.read_into
+
+SUFFIX = "_scale_inv"
+BLOCK = (128, 128)  # what mlx-lm takes for granted where there are several scales
+
+# Values decoded at once: their float32 forms stay in a core's own cache.
+_AT_ONCE = 1 << 16
+# E4M3's exponent is biased by 7, float32's by 127: shifted into place, a code's value is 2^-120 of what it means.
+_REBIAS = np.float32(2.0**120)
+_SIGN_AND_SIZE = np.int32(-(1 << 31) | 0x7F << 20)
+_QUIET_NAN = np.uint16(0x7FC0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Tensor):
+    """A bfloat16 tensor that is stored as FP8 `codes` with one of `scales` for each block of (rows, columns).
+
+    `scales` has the shape (matrices or 1, rows of blocks, columns of blocks).
+    """
+
+    codes: Tensor
+    scales: Tensor
+    block: tuple[int, int]
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The tensors in the files that its values are made of."""
+        return self.codes, self.scales
+
+    def read_into(self, read: Read, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the values from byte `start` on; `read` brings what is stored."""
+        assert start % 2 == 0 and len(buffer) % 2 == 0, "half of a value was asked for"
+        out = np.frombuffer(buffer, np.uint16)
+        width, done, at = self.shape[-1], 0, start // 2
+        while done < len(out):
+            row, column = divmod(at + done, width)
+            left = len(out) - done
+            rows = self._together(row, left // width) if column == 0 and left >= width else 1
+            values = min(rows * width - column, left)
+            self._decode(read, row, column, out[done : done + values].reshape(rows, -1))
+            done += values
+
+    def _together(self, row: int, most: int) -> int:
+        """How many whole rows from `row` on, at most `most`, share their scales and fit the cache."""
+        inside, height = row % self.shape[-2], self.block[0]
+        sharing = min(height - inside % height, self.shape[-2] - inside)
+        return max(1, min(sharing, most, _AT_ONCE // self.shape[-1]))
+
+    def _decode(self, read: Read, row: int, column: int, out: NDArray[np.uint16]) -> None:
+        """Fill `out` (rows, columns) from (`row`, `column`) on, all of one row of blocks."""
+        codes = np.empty(out.size, np.uint8)
+        read(self.codes.file, self.codes.start + row * self.shape[-1] + column, codes.data)
+        scales = np.repeat(self._scales(read, row), self.block[1])[column : column + out.shape[1]]
+        decode(codes.reshape(out.shape), scales, out)
+
+    def _scales(self, read: Read, row: int) -> NDArray[np.float32]:
+        """The scales of the row of blocks that a row lies in, as float32."""
+        matrix, inside = divmod(row, self.shape[-2])
+        grids, down, across = self.scales.shape
+        line = across * DTYPE_BYTES[self.scales.dtype]
+        raw = np.empty(line, np.uint8)
+        at = (matrix if grids > 1 else 0) * down + inside // self.block[0]
+        read(self.scales.file, self.scales.start + at * line, raw.data)
+        return _WIDEN[self.scales.dtype](raw)
+
+
+def scaled_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Scaled]:
+    """The bfloat16 tensors that a checkpoint's FP8 tensors stand for, by name; those that stay packed are not here.
+
+    Raises SourceError listing FP8 tensors without a scale, scales without an FP8 tensor, and FP8 tensors under a
+    config that does not say what they are.
+    """
+    fp8 = [t for t in tensors.values() if t.dtype in ("F8_E4M3", "F8_E5M2")]
+    settings = quantization_of(config)
+    if fp8 and not settings:
+        raise SourceError(
+            f"{fp8[0].file}: tensor {fp8[0].name} is FP8 ({fp8[0].dtype}), but config.json has no quantization_config"
+            " to say how it is scaled; take config.json from the repository that the shards come from"
+        )
+    if settings.get("quant_method") != "fp8" or _stays_packed(settings) or not tensors:
+        return {}
+    problems = [*_unpaired(tensors, fp8), *_unread(fp8)]
+    if problems:
+        raise SourceError(listed(problems))
+    block = _block_size(settings)
+    made = {t.name: _scaled(t, tensors[t.name + SUFFIX], block) for t in fp8}
+    return {name: tensor for name, tensor in made.items() if tensor is not None}
+
+
+def _stays_packed(settings: Mapping[str, Any]) -> bool:
+    """Whether mlx-lm takes the bytes as MXFP8 (utils.py@0.32.2, load_model)."""
+    return settings.get("scale_fmt") == "ue8m0" and settings.get("weight_block_size") == [32, 32]
+
+
+def _unpaired(tensors: Mapping[str, Tensor], fp8: list[Tensor]) -> Iterator[str]:
+    for t in fp8:
+        if t.name + SUFFIX not in tensors:
+            yield f"{t.file}: tensor {t.name} is FP8 ({t.dtype}) and {t.name}{SUFFIX} is missing; is a shard missing?"
+    for name, scale in tensors.items():
+        base = name.removesuffix(SUFFIX)
+        if base == name:
+            continue
+        if base not in tensors:
+            yield f"{scale.file}: {name} is the scale of {base}, which is missing; is a shard missing?"
+        elif tensors[base].dtype not in ("F8_E4M3", "F8_E5M2"):
+            yield f"{scale.file}: {name} is the scale of {base}: FP8 expected, {tensors[base].dtype} found"
+
+
+def _unread(fp8: list[Tensor]) -> Iterator[str]:
+    for t in fp8:
+        if t.dtype != "F8_E4M3":
+            yield f"{t.file}: tensor {t.name}: FP8 as F8_E4M3 expected, {t.dtype} found; use the unquantized repository"
+
+
+def _block_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale, or None where the config names none."""
+    declared = settings.get("weight_block_size")
+    if declared is None:
+        return None
+    if isinstance(declared, list) and len(declared) == 2:
+        rows, columns = declared
+        if type(rows) is int and type(columns) is int and min(rows, columns) > 0:
+            return rows, columns
+    raise SourceError(f"config.json: weight_block_size: two lengths expected, {shown(declared)} found")
+
+
+def _scaled(codes: Tensor, scales: Tensor, declared: tuple[int, int] | None) -> Scaled | None:
+    """The bfloat16 tensor of codes and scales, or None where no block size makes their shapes fit."""
+    shape = codes.shape
+    if len(shape) not in (2, 3) or len(scales.shape) > len(shape) or scales.dtype not in _WIDEN:
+        return None
+    matrices, *size = (1, *shape)[-3:]
+    grids, *grid = ((1,) * 3 + scales.shape)[-3:]
+    # without a block size, one scale is that of the whole length
+    block = declared or tuple(length if n == 1 else b for length, n, b in zip(size, grid, BLOCK, strict=True))
+    if grids not in (1, matrices) or any(-(-m // b) != n for m, b, n in zip(size, block, grid, strict=True)):
+        return None
+    return Scaled(
+        name=codes.name,
+        dtype="BF16",
+        shape=shape,
+        file=f"{codes.file}/{codes.name}",  # no file of a checkpoint has a slash in its name
+        start=0,
+        nbytes=nbytes("BF16", shape),
+        codes=codes,
+        scales=replace(scales, shape=(grids, *grid)),
+        block=(block[0], block[1]),
+    )
+
+
+def decode(codes: NDArray[np.uint8], scales: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
+    """Set `out` to the bits of ``bf16(float32(e4m3) · scale)``; codes and out are (rows, columns), scales (columns,).
+
+    Rounded half to even; NaN codes and what comes of NaN scales are the one quiet NaN.
+    """
+    bits = codes.view(np.int8).astype(np.int32)
+    bits <<= 20  # eeee mmm to where float32 keeps exponent and mantissa; the sign is there already
+    bits &= _SIGN_AND_SIZE
+    values = bits.view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        values *= _REBIAS
+        values *= scales
+    nan = (codes & 0x7F) == 0x7F
+    if not np.isfinite(scales).all():
+        nan |= np.isnan(values)
+    rounded = bits.view(np.uint32)
+    half = rounded >> 16
+    half &= 1
+    half += 0x7FFF
+    rounded += half
+    rounded >>= 16
+    out[...] = rounded
+    if nan.any():
+        out[nan] = _QUIET_NAN
+
+
+def _widen_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+# dtype of scales -> their bytes as float32; a code s of E8M0 is 2^(s - 127)
+_WIDEN: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
+    "F32": lambda raw: raw.view("<f4"),
+    "F16": lambda raw: raw.view("<f2").astype(np.float32),
+    "BF16": _widen_bf16,
+    "F8_E8M0": lambda raw: np.ldexp(np.float32(1), raw.astype(np.int32) - 127).astype(np.float32),
+}

@@ -1,0 +1,218 @@
+"""The models that take part in a pass, each with the weights of one step at a time: reference, recipes, builds.
+
+A step is the embedding, a layer, or the head. Every lane has a model of its own (it holds nothing between steps), with
+the modules quantized that its recipe or build quantizes, and the arrays outside the layers that its forward was seen
+to use before the first and after the last layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mlx.core as mx
+
+from ..builds.read.build import read_build
+from ..errors import BuildError, listed
+from ..layout.arrays import parameters_of, sanitized, tensors_of
+from ..layout.layout import Layout
+from ..layout.mlx_lm import build_model, decode_floats
+from ..layout.roles import layer_paths
+from ..layout.views.bytes import MLX_DTYPES
+from ..plan.decide import Decision
+from ..plan.plan import Plan, PlannedModule, make_plan
+from ..plan.recipe.recipe import Recipe
+from ..source.checkpoint import Checkpoint
+from ..words.formats import Format
+from ..words.modules import Module
+from .model import Streamed
+from .probe import find_shape
+from .shape import Shape
+from .weights import Arrays, Quantizer, Raw, Views, reference_arrays, stored_arrays
+
+Step = int | Literal["embedding", "head"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is judged: a recipe, or a build on disk."""
+
+    name: str
+    recipe: Recipe | None = None
+    build: Path | None = None
+
+
+class Source:
+    """The source's arrays, read once: what the reference and every recipe are made of."""
+
+    def __init__(self, source: Checkpoint, layout: Layout, computing: str | None) -> None:
+        self.checkpoint, self.layout = source, layout
+        self.views = Views(source, layout.views, computing)
+        self.dtype = MLX_DTYPES[computing or layout.dtype or "BF16"]
+        model = new_model(source)
+        self.paths = layer_paths(model, dict(model.named_modules()))
+        stored = {m.path: m.prequantized for m in layout.modules if m.prequantized}
+        self.streamed = Streamed(model, self.paths, stored, self.dtype, source.name)
+        self.shape: Shape = find_shape(self.streamed)
+        self.raws: dict[str, Raw] = {}
+        self._tied: dict[str, Raw] = {}
+        self._planned = [PlannedModule(m, Decision(m.prequantized, False, ""), (1, 1)) for m in layout.modules]
+
+    def steps(self) -> list[Step]:
+        """All steps, in order."""
+        return ["embedding", *range(len(self.paths)), "head"]
+
+    def read(self, step: Step) -> Arrays:
+        """Read a step's arrays, and give the reference's. What the embedding shares with the head is kept for it."""
+        names, again = self._names(step), set[str]()
+        if step == "embedding":
+            stored = self.tensors(step)
+            again = {n for n in self._names("head") if stored & set(tensors_of(self.layout.views[n]))}
+        held = {n: self._tied.pop(n) for n in names if n in self._tied}
+        self.raws = {**held, **self.views.read(dict.fromkeys([n for n in names if n not in held] + sorted(again)))}
+        self._tied |= {n: self.raws[n] for n in again}
+        return reference_arrays(self.views, self.raws, self.of_step(self._planned, step))
+
+    def _names(self, step: Step) -> list[str]:
+        """Names of the views that a step's arrays are made of."""
+        modules = self.of_step(self._planned, step)
+        return list(dict.fromkeys(out.source for module in modules for out in module.arrays()))
+
+    def forget(self) -> None:
+        """Let a step's arrays go."""
+        self.raws = {}
+
+    def of_step(self, planned: Iterable[PlannedModule], step: Step) -> list[PlannedModule]:
+        """The modules whose arrays a step uses."""
+        if isinstance(step, int):
+            return [p for p in planned if p.module.layer == step]
+        used = self.shape.before if step == "embedding" else self.shape.after
+        return [p for p in planned if p.module.layer is None and _any_of(p.module, used)]
+
+    def tensors(self, step: Step) -> set[str]:
+        """Names of the stored tensors that a step's arrays are made of."""
+        return {t for n in self._names(step) for t in tensors_of(self.layout.views[n])}
+
+    def expected_bytes(self) -> int:
+        """Bytes of the tensors that the pass has to read: each once."""
+        needed = {t for step in self.steps() for t in self.tensors(step)}
+        return sum(self.checkpoint.tensors[t].nbytes for t in needed)
+
+    def files(self, step: Step) -> frozenset[str]:
+        """The shards that a step reads; none for the head's share of a tied embedding, which is held."""
+        held = self.tensors("embedding") if step == "head" else set()
+        return frozenset(self.checkpoint.tensors[t].file for t in self.tensors(step) - held)
+
+
+class RecipeLane:
+    """A recipe's model, its arrays quantized from the source's as they come."""
+
+    def __init__(self, name: str, recipe: Recipe, source: Source, quantizer: Quantizer) -> None:
+        self.name, self._source, self._quantizer = name, source, quantizer
+        self.plan: Plan = make_plan(source.layout, recipe, source.checkpoint)
+        formats = {p.module.path: p.format for p in self.plan.modules if p.format}
+        self.streamed = Streamed(new_model(source.checkpoint), source.paths, formats, source.dtype, name)
+        self.nbytes, self.bpw = int(self.plan.totals["bytes"]), float(self.plan.totals["bpw"])
+        self.later: Sequence[RecipeLane] = ()
+        self._formats = formats
+
+    def shares(self, step: Step) -> set[str]:
+        """Names of the arrays that it may share with the reference."""
+        planned = self._source.of_step(self.plan.modules, step)
+        return {out.name for module in planned for out in module.arrays() if out.format is None}
+
+    def arrays(self, step: Step, reference: Arrays) -> Arrays:
+        """The step's arrays as `convert` would write them, floats cast to the computing dtype."""
+        planned = self._source.of_step(self.plan.modules, step)
+        return self._quantizer.arrays(planned, self._source.raws, reference, self._wanted_later)
+
+    def format_of(self, path: str) -> Format | None:
+        """How a module is quantized."""
+        return self._formats.get(path)
+
+    def _wanted_later(self, name: str, fmt: Format) -> bool:
+        path = name.rpartition(".")[0]
+        return any(lane.format_of(path) == fmt for lane in self.later)
+
+
+class BuildLane:
+    """A build on disk, read layer by layer as mlx-lm would load it."""
+
+    def __init__(self, name: str, folder: Path, source: Source) -> None:
+        self.name, self._source = name, source
+        build = read_build(folder)
+        model = new_model(build.checkpoint)
+        _check_same_model(folder, model, source)
+        if build.disagreements:
+            raise BuildError(f"{folder}: its files disagree, so it is not compared:\n{listed(build.disagreements, 5)}")
+        if build.config.get("quantize_activations"):
+            raise BuildError(f"{folder}: quantizes activations too, which `compare` does not; use `eval`")
+        formats = {path: fmt for path, fmt in build.formats.items() if fmt and build.stored[path].placed}
+        self.checkpoint, self.manifest = build.checkpoint, build.manifest
+        self.views = Views(build.checkpoint, sanitized(model, build.checkpoint), source.views.computing)
+        self.streamed = Streamed(model, source.paths, formats, source.dtype, name)
+        self.nbytes = sum(s.nbytes for s in build.stored.values() if s.placed)
+        self.bpw = 8 * self.nbytes / sum(s.module.parameters for s in build.stored.values() if s.placed)
+
+    def shares(self, step: Step) -> set[str]:
+        """None: all of it is read."""
+        return set()
+
+    def arrays(self, step: Step, reference: Arrays) -> Arrays:
+        """The step's arrays as they are stored, floats cast to the computing dtype."""
+        return stored_arrays(self.views, self.views.read(self._names(step)))
+
+    def _names(self, step: Step) -> list[str]:
+        if isinstance(step, int):
+            return self.streamed.names[step]
+        shape = self._source.shape
+        used = {n.rpartition(".")[0] for n in (shape.before if step == "embedding" else shape.after)}
+        return [n for n in self.streamed.names[None] if n.rpartition(".")[0] in used]
+
+
+def new_model(checkpoint: Checkpoint) -> Any:
+    """Build mlx-lm's model for a checkpoint; its `sanitize` is run, since some classes change the model there."""
+    model = build_model(decode_floats(checkpoint.config))
+    sanitized(model, checkpoint)
+    return model
+
+
+def _any_of(module: Module, names: Iterable[str]) -> bool:
+    return any(n == module.path or n.startswith(module.path + ".") for n in names)
+
+
+def _check_same_model(folder: Path, model: Any, source: Source) -> None:
+    """Refuse a build of another model. Raises BuildError with the first differences."""
+    mine, wanted = parameters_of(model), parameters_of(new_model(source.checkpoint))
+    problems = [
+        f"{name}: {list(wanted[name]) if name in wanted else 'nothing'} in the source,"
+        f" {list(mine[name]) if name in mine else 'nothing'} in the build"
+        for name in dict.fromkeys([*wanted, *mine])
+        if wanted.get(name) != mine.get(name)
+    ]
+    if problems:
+        raise BuildError(
+            f"{folder}: is a build of another model than {source.checkpoint.name};"
+            f" {len(problems):,} arrays differ, the first:\n{listed(problems, 3)}"
+        )
+
+
+def lanes_of(candidates: Sequence[Candidate], source: Source, quantizer: Quantizer) -> list[RecipeLane | BuildLane]:
+    """Make every candidate's lane. Raises PlanError, BuildError or LayoutError with what is wrong with it."""
+    lanes: list[RecipeLane | BuildLane] = []
+    for c in candidates:
+        if c.recipe is not None:
+            lanes.append(RecipeLane(c.name, c.recipe, source, quantizer))
+        elif c.build is not None:
+            lanes.append(BuildLane(c.name, c.build, source))
+    recipes = [lane for lane in lanes if isinstance(lane, RecipeLane)]
+    for i, lane in enumerate(recipes):
+        lane.later = recipes[i + 1 :]
+    return lanes
+
+
+def nbytes_of(arrays: Mapping[str, mx.array]) -> int:
+    """Bytes of arrays."""
+    return sum(a.nbytes for a in arrays.values())

@@ -1,0 +1,207 @@
+"""The arrays of one step of the pass (the embedding, a layer, the head), for the reference and for each candidate.
+
+A source's array is read once, as mlx-lm's sanitize makes it and in the source's dtype, and kept as bytes while the
+step lasts. From these bytes are made
+
+    reference    float(view)                          one cast, to the computing dtype
+    a recipe     float(scale), float(bias), packed    quantized as `convert` does, from the dtype that convert casts to
+                 float(cast(view))                    what the recipe keeps
+
+so no dequantized weight is ever rounded. A recipe's array that would equal the reference's is the reference's. Arrays
+of a build on disk are read as mlx-lm would load them, and cast likewise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..builds.write.pieces import BLOCK, nonfinite
+from ..kernels import BlockFault, Quantized, has_fast_path, quantize_rows
+from ..layout.views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES, to_mlx, to_numpy
+from ..layout.views.read import read_rows, rows_in
+from ..layout.views.view import View
+from ..plan.plan import OutputArray, PlannedModule
+from ..source.checkpoint import Checkpoint
+from ..words.formats import FLOATS, Format
+from .once import reading_once
+
+Arrays = dict[str, mx.array]
+# numpy's type for values of a dtype, as the kernels take them
+_VALUES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """An array of the source as bytes: (rows, bytes a row), its shape and dtype."""
+
+    data: NDArray[np.uint8]
+    shape: tuple[int, ...]
+    dtype: str
+
+    def array(self, dtype: str) -> mx.array:
+        """As an mx.array of a dtype, evaluated: nothing is left of the one that it was cast from."""
+        made = to_mlx(self.data, self.shape, MLX_DTYPES[self.dtype])
+        if dtype != self.dtype:
+            made = made.astype(MLX_DTYPES[dtype])
+        mx.eval(made)
+        return made
+
+    def rows(self, dtype: str) -> NDArray[Any]:
+        """As (rows, columns) of a float dtype, in the types that the kernels take."""
+        data = self.data if dtype == self.dtype else to_numpy(self.array(dtype))
+        values: NDArray[Any] = data.reshape(-1).view(_VALUES[dtype])
+        return values.reshape(prod(self.shape[:-1]), self.shape[-1])
+
+
+class Views:
+    """Reads the views of a checkpoint, each tensor once. `computing` is the dtype of floats, None leaves them."""
+
+    def __init__(self, checkpoint: Checkpoint, views: Mapping[str, View], computing: str | None) -> None:
+        self._checkpoint, self._once = reading_once(checkpoint)
+        self._views, self.computing = views, computing
+        self.bytes_of_arrays = 0
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that came from the disk so far."""
+        return self._once.bytes_read
+
+    def read(self, names: Iterable[str]) -> dict[str, Raw]:
+        """Read arrays by name. Raises SourceError where a file ends early."""
+        names = list(names)
+        self._once.expect(self._views[n] for n in names)
+        return {n: self._read(self._views[n]) for n in names}
+
+    def _read(self, view: View) -> Raw:
+        width = (view.shape[-1] if view.ndim else 1) * view.itemsize
+        data = np.empty((rows_in(view), width), np.uint8)
+        if data.size:
+            read_rows(view, self._checkpoint.read_into, 0, data)
+        self._once.done(view)
+        return Raw(data, view.shape, SAFETENSORS_DTYPES[view.dtype])
+
+    def computed(self, dtype: str) -> str:
+        """The dtype in which values that are stored in `dtype` take part in the computation."""
+        return self.computing if self.computing and dtype in FLOATS else dtype
+
+
+def stored_arrays(views: Views, raws: Mapping[str, Raw]) -> Arrays:
+    """Arrays as a build stores them, floats cast to the computing dtype."""
+    return {name: raw.array(views.computed(raw.dtype)) for name, raw in raws.items()}
+
+
+def reference_arrays(views: Views, raws: Mapping[str, Raw], planned: Iterable[PlannedModule]) -> Arrays:
+    """The reference's arrays: from the source's dtype to the computing one at once, or as a build would keep them."""
+    made: Arrays = {}
+    for out in (out for module in planned for out in module.arrays()):
+        raw = raws[out.source]
+        made[out.name] = raw.array(views.computed(raw.dtype) if views.computing else out.values)
+    return made
+
+
+class Quantizer:
+    """Makes a recipe's arrays; what a later recipe needs in the same format is kept, up to `budget` bytes."""
+
+    def __init__(self, views: Views, *, allow_nonfinite: bool = False, device: str = "cpu") -> None:
+        self._views, self._allow, self._device = views, allow_nonfinite, device
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="quantize")
+        self._kept: dict[tuple[str, str, Format], Arrays] = {}
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown()
+
+    def forget(self) -> None:
+        """Drop what was kept: the next step's arrays are others."""
+        self._kept.clear()
+
+    def arrays(
+        self,
+        planned: Sequence[PlannedModule],
+        raws: Mapping[str, Raw],
+        reference: Mapping[str, mx.array],
+        keep: Callable[[str, Format], bool] = lambda _name, _format: False,
+    ) -> Arrays:
+        """The arrays of modules as a recipe plans them. `reference` are the reference's, to share.
+
+        Raises NonFiniteError as `convert` does.
+        """
+        made: Arrays = {}
+        for module in planned:
+            for out in module.arrays():
+                if out.name not in made:
+                    made |= self._made(out, raws, reference, keep)
+        return made
+
+    def _made(
+        self,
+        out: OutputArray,
+        raws: Mapping[str, Raw],
+        reference: Mapping[str, mx.array],
+        keep: Callable[[str, Format], bool],
+    ) -> Arrays:
+        raw = raws[out.source]
+        if out.format is None:
+            same = out.values == raw.dtype or self._views.computing is None
+            if same and out.name in reference:
+                return {out.name: reference[out.name]}
+            cast = Raw(to_numpy(raw.array(out.values)).reshape(raw.data.shape[0], -1), raw.shape, out.values)
+            return {out.name: cast.array(self._views.computed(out.values))}
+        key = (out.source, out.values, out.format)
+        if (found := self._kept.pop(key, None)) is None:
+            found = self._quantized(out, raw)
+        if keep(out.source, out.format):
+            self._kept[key] = found
+        return found
+
+    def _quantized(self, out: OutputArray, raw: Raw) -> Arrays:
+        fmt, dtype = out.format, out.values
+        assert fmt is not None
+        rows = raw.rows(dtype)
+        made = Quantized.empty(len(rows), rows.shape[1], dtype, fmt)
+        step = max(1, BLOCK // max(1, rows.shape[1] * rows.itemsize))
+        if not has_fast_path(fmt, dtype) or self._device != "cpu":
+            step = len(rows)  # mlx does it, on this thread
+        cuts = [(at, min(at + step, len(rows))) for at in range(0, len(rows), step)]
+
+        def run(cut: tuple[int, int]) -> None:
+            part = slice(*cut)
+            try:
+                quantize_rows(
+                    rows[part],
+                    dtype,
+                    fmt,
+                    out=made.rows(part),
+                    allow_nonfinite=self._allow,
+                    device=self._device,
+                )
+            except BlockFault as fault:
+                raise nonfinite(out.source, cut[0] + fault.row, fault.column, fault.kind) from None
+
+        for _ in self._pool.map(run, cuts) if len(cuts) > 1 else map(run, cuts):
+            pass
+        return dict(self._parts(out, raw, made))
+
+    def _parts(self, out: OutputArray, raw: Raw, made: Quantized) -> Iterator[tuple[str, mx.array]]:
+        path = out.name.rpartition(".")[0]
+        lead = raw.shape[:-1]
+        yield f"{path}.weight", mx.array(made.packed.reshape(*lead, -1))
+        stored = out.values if made.biases is not None else "U8"
+        scales = Raw(_bytes(made.scales), (*lead, made.scales.shape[-1]), stored)
+        yield f"{path}.scales", scales.array(self._views.computed(scales.dtype))
+        if made.biases is not None:
+            biases = Raw(_bytes(made.biases), scales.shape, out.values)
+            yield f"{path}.biases", biases.array(self._views.computed(out.values))
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)

@@ -1,0 +1,269 @@
+"""What a sweep measures: all candidates in one streamed pass, then the best few as real builds beside the baseline.
+
+    FOLDER/asked.json      what the pass was asked; another question is refused, so that no answer stands for another
+    FOLDER/pass            the pass, while it is at work: the same command goes on at the layer that it was in
+    FOLDER/compare.json    what it found, for `sweep --from` with other tolerances
+    FOLDER/builds/         one build for each that is evaluated, and the baseline's, all with the same dtype
+    FOLDER/eval-*.json     what the evaluation found, as `eval` writes it; one for each set of candidates and suites
+
+Nothing is measured twice while the folder stands. The engine and `eval` do the work; this only says what, and where.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..builds.write.hashing import sha256
+from ..builds.write.signature import differences, source_signature
+from ..disk import files as disk
+from ..errors import OutputError, listed
+from ..plan.recipe.variation import load_variation, name_of
+from ..records.files import record_text
+from ..validate.judge import FAIL, MISSING, PASS
+from ..validate.tolerances import Tolerances, read_tolerances
+
+if TYPE_CHECKING:
+    from ..builds.write.convert import Progress as Written
+    from ..divergence.record import Question
+    from ..evals.evaluate import Settings
+    from ..evals.items import Suite
+    from ..evals.run import Step
+    from ..evals.sides import Side
+    from ..plan.recipe.recipe import Recipe
+    from ..source.checkpoint import Checkpoint
+    from ..stream.options import Options, Progress
+
+_ROUTING = ("own", "router")
+_FORCED = ("teacher-forced", "kl_through_routing_nats")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe to try, by the name under which all records know it."""
+
+    name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a sweep keeps what it measured."""
+
+    path: Path
+    fresh: bool = False
+
+    @property
+    def comparison(self) -> Path:
+        """The comparison's record."""
+        return self.path / "compare.json"
+
+    def evaluation(self, digest: str) -> Path:
+        """The record of one evaluation: of these candidates, by these suites."""
+        return self.path / f"eval-{digest[:8]}.json"
+
+    def build(self, name: str) -> Path:
+        """A candidate's build."""
+        return self.path / "builds" / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+    def keep(self, path: Path, text: str) -> None:
+        """Write a file whole."""
+        disk.make_folder(path.parent)
+        beside = path.with_name(path.name + ".new")
+        disk.write_file(beside, (text + "\n").encode())
+        disk.rename(beside, path)
+
+
+def load_trials(words: Sequence[str], **overrides: Any) -> tuple[list[Trial], list[str]]:
+    """Load recipes (see `variations`); of those that decide the same the first is kept, and a note tells of the others.
+
+    Raises RecipeError.
+    """
+    kept: dict[str, Trial] = {}
+    notes = []
+    for word in words:
+        recipe = load_variation(word, **overrides)
+        name = name_of(word, recipe)
+        if (same := kept.get(recipe.sha256)) is not None:
+            notes.append(f"{name} decides the same as {same.name} and was not tried again")
+        else:
+            kept[recipe.sha256] = Trial(name, recipe)
+    return list(kept.values()), notes
+
+
+def tolerances_before(path: Path, *, evaluated: bool) -> Tolerances:
+    """Read tolerances before anything is measured, so that no mistake in them costs a pass.
+
+    A suite's own figures are known when it was played, so with an evaluation their names are taken on trust here.
+    Raises ToleranceError.
+    """
+    return read_tolerances(path, None if evaluated else ())
+
+
+def needed(options: Options, tolerances: Tolerances) -> Options:
+    """Leave out of a pass what no tolerance asks for, and add what one does: layers apart, and forced routing."""
+    asked = {value for t in tolerances.tolerances for value in (t.metric, dict(t.where).get("case"))}
+    return replace(
+        options,
+        own=bool(asked & {*_ROUTING, "*"}),
+        teacher_forced_routing=options.teacher_forced_routing or bool(asked & set(_FORCED)),
+    )
+
+
+def compare_all(
+    source: Checkpoint,
+    trials: Sequence[Trial],
+    question: Question,
+    options: Options,
+    folder: Folder,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Path | None:
+    """Judge all trials in one pass, unless the folder has the answer; its path, None where another rank tells.
+
+    Raises OutputError where the folder holds another question's answer, and what `run_comparison` raises.
+    """
+    from ..divergence.record import run_comparison
+    from ..stream.candidates import Candidate
+
+    asked = json.loads(json.dumps(_asked(source, trials, question, options)))
+    note = folder.path / "asked.json"
+    if not folder.fresh and folder.comparison.is_file():
+        if changed := list(differences(_read(note), asked)):
+            raise OutputError(
+                f"{folder.path}: holds the answer to another question; choose another folder, or --fresh:\n"
+                + listed(changed, limit=5)
+            )
+        return folder.comparison
+    folder.comparison.unlink(missing_ok=True)
+    folder.keep(note, json.dumps(asked, indent=1))
+    options = replace(options, work=folder.path / "pass", fresh=folder.fresh)
+    candidates = [Candidate(t.name, recipe=t.recipe) for t in trials]
+    record, tells = run_comparison(source, candidates, question, options, progress)
+    if not tells:
+        return None
+    folder.keep(folder.comparison, record_text(record))
+    return folder.comparison
+
+
+def best_few(record: Mapping[str, Any], count: int) -> list[str]:
+    """The candidates to evaluate: those inside all that was measured so far, then those still open; smallest first.
+
+    What is outside a tolerance already cannot be recommended, whatever it would play. What was not measured yet
+    (`MISSING`) does not count, since it is what the evaluation is for.
+    """
+
+    def order(candidate: Mapping[str, Any]) -> tuple[Any, ...]:
+        still_open = sum(n for status, n in candidate["counts"].items() if status not in (PASS, MISSING))
+        return still_open, candidate["bytes"] or 0
+
+    left = [c for c in record["candidates"] if FAIL not in c["counts"]]
+    return [c["name"] for c in sorted(left, key=order)[:count]]
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """How the best few are evaluated. `baseline` stands for the source unquantized, where that cannot be run here.
+
+    `writing`, `playing` give progress.
+    """
+
+    suites: Sequence[Suite]
+    settings: Settings
+    dtype: str | None
+    baseline: Side | None
+    writing: Callable[[], AbstractContextManager[Callable[[Written], None]]]
+    playing: Callable[[], AbstractContextManager[Callable[[Step], None]]]
+
+
+def evaluate_best(
+    trials: Sequence[Trial], how: Evaluating, open_source: Callable[[], Checkpoint], folder: Folder
+) -> tuple[Path, list[str]]:
+    """Convert these and the baseline, play all suites through them, and keep the record. Gives notes, too.
+
+    `open_source` opens the source anew for each build. Raises what `convert` and `evaluate` raise.
+    """
+    from ..evals.evaluate import Files, evaluate
+    from ..evals.run import digest_of
+
+    dtype, notes = _dtype(how)
+    sides = list(_sides(trials, how, open_source, dtype, folder))
+    asked = [[s.variant.name for s in sides], {s.name: digest_of(s) for s in how.suites}, how.settings.as_dict()]
+    out = folder.evaluation(sha256(json.dumps(asked).encode()))
+    files = Files(out.with_name(f"{out.name}.partial"), folder.fresh)
+    with how.playing() as watch:
+        record = evaluate(sides, how.suites, how.settings, files, watch)
+    folder.keep(out, record_text(record))
+    return out, notes
+
+
+def _dtype(how: Evaluating) -> tuple[str | None, list[str]]:
+    """What is left unquantized is stored as: as asked, else float32 where mlx has no bf16 gather for the baseline."""
+    from ..bench.local import device
+
+    if how.dtype is not None or device()["device"] == "gpu":
+        return how.dtype, []
+    return "float32", [
+        "evaluated on the CPU, where mlx gathers unquantized experts in float32 only: in these builds and in the"
+        " baseline's everything unquantized is float32"
+    ]
+
+
+def _sides(
+    trials: Sequence[Trial],
+    how: Evaluating,
+    open_source: Callable[[], Checkpoint],
+    dtype: str | None,
+    folder: Folder,
+) -> Iterator[Side]:
+    """The baseline, then the trials, each a build loaded here under the candidate's name."""
+    from ..builds.read.build import read_build
+    from ..evals.loaded import Loaded
+    from ..plan.recipe.recipe import load_recipe
+
+    unquantized = Trial("unquantized", load_recipe("none"))
+    if how.baseline is not None:
+        yield how.baseline
+    for trial in trials if how.baseline is not None else (unquantized, *trials):
+        out = folder.build(trial.name)
+        with how.writing() as watch:
+            _convert(trial, open_source(), dtype, out, watch)
+        yield Loaded(read_build(out), trial.name)
+
+
+def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Callable[[Written], None]) -> None:
+    from ..builds.write.convert import Options, convert
+    from ..layout.layout import read_layout
+    from ..plan.plan import make_plan
+
+    disk.make_folder(out.parent)
+    layout = read_layout(source, dtype=dtype)
+    convert(source, layout, make_plan(layout, trial.recipe, source), out, Options(dtype=dtype, audit=False), watch)
+
+
+def _asked(source: Checkpoint, trials: Sequence[Trial], question: Question, options: Options) -> dict[str, Any]:
+    """All that a comparison's record depends on, but the machine and its software, which the record names."""
+    data = question.data
+    return {
+        "source": source_signature(source),
+        "candidates": {t.name: t.recipe.sha256 for t in trials},
+        "data": str(data) if isinstance(data, str) else sha256(data.read_bytes()) if data.is_file() else str(data),
+        "question": {
+            "margin": question.margin,
+            "confidence": question.confidence,
+            "second_half": question.second_half,
+            "max_tokens": question.max_tokens,
+        },
+        "options": options.that_change_scores(),
+    }
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,158 @@
+"""Keys and passwords that must not leave: what is registered here is taken out of every text on its way out.
+
+Whoever reads a secret (an environment variable, the user and password of an address) registers it at once. Whoever
+lets text leave calls `redact` (messages, tracebacks, progress) or `redacted` (the tables of records and traces). So it
+does not matter who repeated the secret: a server in its error, a model in its answer, a library in an exception. Text
+of others is redacted before it is cut, for half a secret is no longer known here.
+
+A secret of eight characters or more is taken out wherever it stands, as it is and as programs write it: escaped as in
+JSON, Python, HTML or an address, as base64 or hex, and its beginning where a text was cut. A shorter one may be an
+ordinary word ("none", "EMPTY", "42"): it goes where it follows a word for a secret, such as "Bearer", or where it
+stands alone and mixes letters with digits. This hides what is known to be secret; it does not look for secrets.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote, urlsplit
+
+from ..errors import UsageError
+
+REDACTED = "[redacted]"
+_LONG = 8  # characters from which on a secret is taken out wherever it stands
+_ALONE = 4  # characters from which on a short one is, where it stands alone
+_CONTEXT = r"(?i:bearer|basic|token|password|passwd|secret|authorization|key)[\"'`]?(?:[:=\s]|%20){1,3}[\"'`]?"
+_USER = re.compile(r"(?<=://)[^\s/]+@")
+_CUT = re.compile(r"$|…|\.\.\.|[\"'`]")
+
+_secrets: dict[str, None] = {}
+_pattern: re.Pattern[str] | None = None
+
+
+def register(secret: str | None) -> None:
+    """Take a secret out of all text from now on: as it is, without the white space around it, and each word of it."""
+    global _pattern
+    whole = (secret or "").strip()
+    if not whole:
+        return
+    assert secret is not None
+    for value in (secret, whole, *whole.split()):
+        _secrets[value] = None
+    forms = sorted({form for value in _secrets for form in _forms(value)}, key=len, reverse=True)
+    patterns = [f"(?i:{'|'.join(map(re.escape, forms))})"] if forms else []
+    patterns += [pattern for value in _secrets if len(value) < _LONG for pattern in _short(value)]
+    _pattern = re.compile("|".join(patterns))
+
+
+def register_url(url: str) -> str:
+    """Register the user and the password within an address. The address without them."""
+    try:
+        parts = urlsplit(url)
+        secrets = (parts.password, parts.username)
+    except ValueError:
+        secrets = (None, None)
+    for secret in secrets:
+        register(secret)
+        register(unquote(secret) if secret else None)
+    return _USER.sub("", url)
+
+
+def secret_from(variable: str | None, option: str) -> str | None:
+    """Read the key that an environment variable holds, register it, and strip the white space around it.
+
+    Raises UsageError where there is none, or none that a header of HTTP can carry; neither the key nor what was given
+    as the variable's name is repeated, for that may be the key itself.
+    """
+    if variable is None:
+        return None
+    register(value := os.environ.get(variable))
+    if value is None:
+        register(variable)
+        raise UsageError(f"{option}: that variable is not set; give the name of the variable that holds the key")
+    key = value.strip()
+    if not key:
+        raise UsageError(f"{option}: the variable is empty; set it to the server's key, or leave the option out")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UsageError(
+            f"{option}: the variable holds characters that no key has (white space, control characters or letters"
+            " outside ASCII); is it set to the key alone?"
+        )
+    return key
+
+
+def redact(text: str) -> str:
+    """Give a text without the registered secrets, and without the user and password of any address in it.
+
+    >>> redact("no answer from http://me:pass@host/v1")
+    'no answer from http://[redacted]@host/v1'
+    """
+    text = _USER.sub(f"{REDACTED}@", text) if "://" in text else text
+    if _pattern is None:
+        return text
+    return _without_beginnings(_pattern.sub(lambda m: (m[m.lastindex] if m.lastindex else "") + REDACTED, text))
+
+
+def redacted(value: Any) -> Any:
+    """Give a value of JSON with every text in it redacted, keys of tables included; itself where nothing is secret."""
+    if _pattern is None:
+        return value
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(k) if isinstance(k, str) else k: redacted(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(v) for v in value]
+    return value
+
+
+def forget() -> None:
+    """Forget all secrets, as tests want."""
+    global _pattern
+    _secrets.clear()
+    _pattern = None
+
+
+def _forms(value: str) -> Iterator[str]:
+    """A long secret as programs write it; nothing of a short one."""
+    if len(value) < _LONG:
+        return
+    data = value.encode("utf-8", "surrogateescape")
+    plain = data.decode("utf-8", "replace")
+    yield value
+    yield data.decode("latin-1")  # UTF-8 that was read as latin-1
+    for written in (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]):
+        yield written
+        yield json.dumps(written, ensure_ascii=False)[1:-1]  # JSON within JSON
+    yield ascii(value)[1:-1]
+    yield from (quote(data), quote(data, safe=""), quote_plus(data), html.escape(plain), data.hex())
+    for place in range(3):  # base64 takes three bytes at a time, and the secret may begin at each of them
+        coded = base64.b64encode(bytes(place) + data).decode()
+        known = coded[-(-8 * place // 6) : 8 * (place + len(data)) // 6]
+        yield known
+        yield known.translate(str.maketrans("+/", "-_"))
+
+
+def _short(value: str) -> Iterator[str]:
+    """Patterns for a short secret: after a word for one, and alone where it is no ordinary word or number."""
+    escaped = re.escape(value)
+    yield rf"(?<![A-Za-z])({_CONTEXT}){escaped}(?!\w)"
+    if len(value) >= _ALONE and re.search(r"[^\W\d]", value) and re.search(r"\d", value):
+        yield rf"(?<![\w-]){escaped}(?![\w-])"
+
+
+def _without_beginnings(text: str) -> str:
+    """Take out what a cut left of a secret: its first eight characters or more, where a text or a quotation ends."""
+    for value in _secrets:
+        begin, at = value[:_LONG], 0
+        while len(value) > _LONG and (at := text.find(begin, at)) >= 0:
+            same = next((i for i, (a, b) in enumerate(zip(value, text[at:], strict=False)) if a != b), len(value))
+            if _CUT.match(text, end := min(at + same, len(text))):
+                text = text[:at] + REDACTED + text[end:]
+            at += 1
+    return text

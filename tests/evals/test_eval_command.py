@@ -1,0 +1,167 @@
+"""`mlxquant eval` from the command line: records, tables, refusals."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from urllib.parse import quote
+
+import pytest
+from click.testing import CliRunner
+
+from mlxquant.cli import main
+from tests.bench.test_endpoint import server
+from tests.evals.oracle_server import Oracle, serving, tasks_of
+from tests.support.builds import build
+
+TASKS = tasks_of((5,), 1)
+LOOP = ("--calls", "5", "--tasks", "1")
+
+
+def run(*words, code=0, **environment):
+    result = CliRunner().invoke(main, ["eval", *map(str, words)], env=environment)
+    assert result.exit_code == code, result.output + result.stderr
+    return result
+
+
+@pytest.fixture
+def url():
+    with serving(Oracle(TASKS)) as address:
+        yield address
+
+
+def test_the_record_is_printed_alone_and_written_and_the_table_without_json(url, tmp_path):
+    printed = run("--baseline", url, "--candidate", url, *LOOP, "--json", "-o", tmp_path / "e.json").stdout
+    record = json.loads(printed)
+    assert record["schema"] == "mlxquant.eval/1" and json.loads((tmp_path / "e.json").read_text()) == record
+    assert [record["baseline"]["name"], record["candidates"][0]["name"]] == ["oracle", "oracle#2"]
+    assert record["baseline"]["model"] == "models/oracle" and record["baseline"]["endpoint"] == url
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.json"]
+    text = run("--baseline", url, "--candidate", url, *LOOP).stdout
+    assert "oracle#2 beside oracle" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_several_candidates_are_each_compared_with_the_baseline(url):
+    record = json.loads(run("--baseline", url, "--candidate", url, "--candidate", url, *LOOP, "--json").stdout)
+    assert [c["name"] for c in record["candidates"]] == ["oracle#2", "oracle#3"]
+    assert all(c["paired"][0]["both_right"] == 1 for c in record["candidates"])
+
+
+def test_a_server_s_build_names_recipe_and_format_in_record_and_trace(url, tiny, tmp_path):
+    build(tiny("mixtral"), tmp_path / "eight", "gates-8bit", audit=False)
+    words = ("--baseline", url, "--candidate", url, "--candidate-build", tmp_path / "eight", *LOOP)
+    record = json.loads(run(*words, "--json", "--trace", tmp_path / "t.jsonl").stdout)
+    candidate = record["candidates"][0]
+    assert candidate["name"] == "eight" and candidate["recipe"]["name"] == "gates-8bit" and candidate["bytes"] > 0
+    lines = [json.loads(line)["attributes"] for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    recipes = {(a["model_variant"], a.get("recipe"), a.get("quantization_format")) for a in lines}
+    assert recipes == {("oracle", None, None), ("eight", "gates-8bit", candidate["format"])}
+
+
+def test_keys_come_from_the_environment_and_reach_their_side_alone(tmp_path):
+    oracle = Oracle(TASKS)
+    with serving(oracle) as url:
+        words = (
+            "--baseline",
+            url,
+            "--candidate",
+            url,
+            *LOOP,
+            "--trace",
+            tmp_path / "t.jsonl",
+            "-o",
+            tmp_path / "e.json",
+        )
+        run(*words, "--candidate-key-env", "EVAL_KEY", EVAL_KEY="s3cret")
+    keys = [head.get("Authorization") for head in oracle.heads]
+    assert keys.count("Bearer s3cret") == keys.count(None) > 0
+    assert "s3cret" not in (tmp_path / "t.jsonl").read_text() + (tmp_path / "e.json").read_text()
+
+
+def test_a_confidence_is_that_of_all_intervals(url):
+    record = json.loads(run("--baseline", url, "--candidate", url, *LOOP, "--json", "--confidence", "0.9").stdout)
+    assert record["confidence"] == 0.9
+    assert {m["confidence"] for m in record["candidates"][0]["measurements"] if "confidence" in m} == {0.9}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--calls", "5,x"), "--calls '5,x': whole numbers"),
+        (("--tasks", "0"), "--tasks: 0: a number above 0"),
+        (("--suite", "nonsense"), "--suite nonsense"),
+        (("--suite", "tool-loop", "--suite", "tool-loop"), "given twice"),
+        (("--chat-template-args", "[1]"), "a JSON object expected"),
+        (("--trials", "0"), "--trials: 0 is less than 1"),
+        (("--candidate-key-env", "NOT_SET_ANYWHERE"), "that variable is not set"),
+        (("--candidate-model", "a", "--candidate-model", "b"), "not so many candidates"),
+        (("--baseline-build", "nowhere"), "nowhere: no such folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(url, words, told):
+    result = run("--baseline", url, "--candidate", url, *words, code=3 if "nowhere" in words else 2)
+    assert told in result.stderr, result.stderr
+
+
+def test_an_address_that_is_none_is_told_with_its_option(url):
+    assert (
+        "--candidate 'http://[redacted]@h/v1'"
+        in run("--baseline", url, "--candidate", "http://u:p@h/v1", code=2).stderr
+    )
+
+
+def test_a_folder_takes_no_model_name(url, tmp_path):
+    result = run("--baseline", tmp_path, "--baseline-model", "x", "--candidate", url, code=2)
+    assert "a folder; --baseline-model and the like go with servers" in result.stderr
+
+
+def test_a_record_is_not_overwritten(url, tmp_path):
+    (tmp_path / "e.json").write_text("mine")
+    result = run("--baseline", url, "--candidate", url, "-o", tmp_path / "e.json", code=3)
+    assert "already exists" in result.stderr and (tmp_path / "e.json").read_text() == "mine"
+
+
+def test_where_nothing_was_answered_there_is_no_record_but_a_reason(tmp_path):
+    with serving(Oracle(TASKS)) as good, serving(Oracle(TASKS, refuse=[400] * 9)) as bad:
+        words = ("--baseline", good, "--candidate", bad, *LOOP, "-o", tmp_path / "e.json")
+        result = run(*words, code=3)
+        assert "no item was answered on both sides" in result.stderr and "status 400" in result.stderr
+        assert [p.name for p in tmp_path.iterdir()] == ["e.json.partial"]
+
+
+SECRET = "sk-SECRET/KEY+1"
+
+
+@pytest.mark.parametrize("status", ["401 {}", "401 Unauthorized"])
+def test_a_key_that_the_server_repeats_is_nowhere(tmp_path, status):
+    coded = base64.b64encode(SECRET.encode()).decode()
+    body = json.dumps({"error": {"message": f"{'x' * 190} {SECRET} {coded} {quote(SECRET, safe='')}"}}).encode()
+    head = f"HTTP/1.1 {status.format(SECRET)}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with server([head, body]) as running:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        words = ["--baseline", url, "--candidate", url, "--baseline-model", SECRET, "--candidate-model", "m"]
+        words += ["--baseline-key-env", "EVAL_KEY", "--candidate-key-env", "EVAL_KEY", "--retries", "0", *LOOP]
+        words += ["-o", tmp_path / "e.json", "--trace", tmp_path / "t.jsonl", "--trace-content"]
+        result = run(*words, code=3, EVAL_KEY=f"{SECRET}\n")
+        assert all(f"Bearer {SECRET}" in head for head, _ in running.seen)
+    texts = [result.output, *(p.read_text() for p in tmp_path.iterdir())]
+    assert len(texts) == 3
+    for text in texts:
+        assert "SECRET" not in text and "KEY+1" not in text and coded not in text and "[redacted]" in text
+
+
+def test_a_traceback_has_no_key_in_it(tmp_path):
+    script = (
+        "from mlxquant.words import secrets; from mlxquant.cli import COMMANDS, main\n"
+        "import mlxquant.cli.recipes as r\n"
+        "secrets.register('sk-SECRET-KEY')\n"
+        "def fail(**_): raise RuntimeError('you sent sk-SECRET-KEY') from ValueError(b'sk-SECRET-KEY')\n"
+        "r.command.callback = fail\n"
+        "main(['recipes'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "RuntimeError: you sent [redacted]" in done.stderr and "SECRET-KEY" not in done.stderr.replace(
+        "secrets.register('sk-SECRET-KEY')", ""
+    )

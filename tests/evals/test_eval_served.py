@@ -1,0 +1,158 @@
+"""Asking a server: what a streamed answer is put together to, how it is timed, and what is no answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlxquant.bench.bench_terms import MeasurementError
+from mlxquant.endpoint.client import StreamError
+from mlxquant.errors import UsageError
+from mlxquant.evals.items import ToolCall
+from mlxquant.evals.served import Served, the_model
+from mlxquant.evals.sides import Request, worth_repeating
+from tests.bench.test_endpoint import DONE, SSE, address, server
+
+TOOLS = ({"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}},)
+ASK = Request(({"role": "user", "content": "Find it."},), TOOLS, 64, conversation="c")
+
+
+def chunk(delta, reason=None, **more):
+    return f"data: {json.dumps({'choices': [{'delta': delta, 'finish_reason': reason}], **more})}\n\n".encode()
+
+
+def counted(prompt=10, completion=5, cached=0):
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    return f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode()
+
+
+def call(index, name=None, arguments=None, id=None):
+    function = {k: v for k, v in (("name", name), ("arguments", arguments)) if v is not None}
+    entry = {k: v for k, v in (("index", index), ("id", id), ("function", function)) if v is not None}
+    return chunk({"tool_calls": [entry]})
+
+
+def asked(*parts, request=ASK, key=None):
+    with server([SSE, *parts]) as running:
+        reply = Served(address(running, key=key), "tiny", "tiny").ask(request)
+        head, body = running.seen[0]
+    return reply, head, body
+
+
+def test_calls_that_come_in_pieces_are_put_together_in_their_order():
+    parts = [call(0, "find", "", "a"), call(1, "find", '{"n"', "b"), call(0, arguments='{"id": 1}'),
+             call(1, arguments=": 2}"), chunk({}, "tool_calls"), counted(), DONE]  # fmt: skip
+    reply, _, _ = asked(*parts)
+    assert reply.tool_calls == (ToolCall("find", '{"id": 1}', "a"), ToolCall("find", '{"n": 2}', "b"))
+    assert reply.finish_reason == "tool_calls" and reply.broken_calls == ()
+
+
+def test_calls_without_a_number_are_told_apart_by_their_ids():
+    parts = [call(None, "find", '{"a"', "x"), call(None, arguments=": 1}"), call(None, "find", "{}", "y"),
+             chunk({}, "tool_calls"), DONE]  # fmt: skip
+    reply, _, _ = asked(*parts)
+    assert [c.arguments for c in reply.tool_calls] == ['{"a": 1}', "{}"]
+
+
+def test_arguments_that_a_server_sends_as_a_table_become_text():
+    parts = [chunk({"tool_calls": [{"index": 0, "function": {"name": "find", "arguments": {"a": 1}}}]}),
+             chunk({}, "stop"), DONE]  # fmt: skip
+    assert asked(*parts)[0].tool_calls[0].arguments == '{"a": 1}'
+
+
+def test_arguments_stay_what_the_model_wrote_even_if_they_are_no_json():
+    reply, _, _ = asked(call(0, "find", '{"a": '), chunk({}, "tool_calls"), DONE)
+    assert reply.tool_calls[0].arguments == '{"a": '
+
+
+def test_a_call_that_the_server_dropped_is_a_broken_one():
+    assert asked(chunk({}, "tool_calls"), counted(), DONE)[0].broken_calls == ("",)
+    cut_off = asked(chunk({}, "length"), counted(completion=64), DONE)[0]
+    assert cut_off.broken_calls == ("",) and cut_off.finish_reason == "length"
+    assert asked(chunk({}, "stop"), counted(completion=1), DONE)[0].broken_calls == ()
+
+
+def test_a_call_that_stands_in_the_text_is_a_broken_one():
+    reply, _, _ = asked(chunk({"content": 'I look. <tool_call>{"name": "find", '}), chunk({}, "stop"), DONE)
+    assert reply.broken_calls == ('<tool_call>{"name": "find",',) and reply.tool_calls == ()
+
+
+def test_reasoning_is_kept_apart_from_the_answer():
+    reply, _, _ = asked(chunk({"reasoning": "hm"}), chunk({"content": "yes"}), chunk({}, "stop"), DONE)
+    assert (reply.reasoning, reply.text) == ("hm", "yes")
+
+
+def test_the_first_token_is_timed_where_it_can_be_seen():
+    text, _, _ = asked(0.05, chunk({"content": "a"}), 0.1, chunk({"content": "b"}), chunk({}, "stop"), counted(), DONE)
+    after = text.timing.seconds - text.timing.ttft_s
+    assert text.timing.ttft_s >= 0.05 and after >= 0.095
+    assert text.timing.decode_tok_s == pytest.approx(4 / after)
+    pieces, _, _ = asked(0.05, call(0, "find", '{"a"'), 0.05, call(0, arguments=": 1}"), chunk({}, "tool_calls"),
+                         counted(), DONE)  # fmt: skip
+    assert pieces.timing.ttft_s is not None and pieces.timing.ttft_s < pieces.timing.seconds
+    whole, _, _ = asked(0.05, call(0, "find", '{"a": 1}'), chunk({}, "tool_calls"), counted(), DONE)
+    assert whole.timing.ttft_s is None and whole.timing.decode_tok_s is None and whole.timing.seconds >= 0.05
+
+
+def test_a_stream_that_came_at_once_gives_no_rate():
+    reply, _, _ = asked(chunk({"content": "a"}), chunk({}, "stop"), counted(completion=5000), DONE)
+    assert reply.timing.decode_tok_s is None
+
+
+def test_the_servers_counts_are_kept_and_absent_ones_stay_unknown():
+    usage = asked(chunk({"content": "a"}), chunk({}, "stop"), counted(10, 2, 7), DONE)[0].usage
+    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (10, 2, 7)
+    usage = asked(chunk({"content": "a"}), chunk({}, "stop"), DONE)[0].usage
+    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (None, None, None)
+
+
+def test_a_request_has_tools_temperature_and_key_but_no_seed_where_nothing_is_drawn():
+    _, head, body = asked(chunk({"content": "a"}, "stop"), DONE, key="s3cret")
+    assert "Authorization: Bearer s3cret" in head
+    assert body["tools"] == list(TOOLS) and body["temperature"] == 0 and body["stream"] is True
+    assert "seed" not in body and "chat_template_kwargs" not in body
+    drawn = Request(ASK.messages, (), 64, 0.7, 0.9, 3, {"enable_thinking": False})
+    _, _, body = asked(chunk({"content": "a"}, "stop"), DONE, request=drawn)
+    assert (body["seed"], body["top_p"], body["chat_template_kwargs"]) == (3, 0.9, {"enable_thinking": False})
+    assert "tools" not in body
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "again"),
+    [
+        ([b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"], "http", True),
+        ([b"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\n\r\n"], "http", True),
+        ([b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n"], "http", False),
+        ([SSE, chunk({"content": "a"})], "truncated", True),
+        ([SSE, b'data: {"choices": 3}\n\n'], "malformed", False),
+    ],
+)
+def test_only_what_went_wrong_on_the_way_is_worth_asking_again(parts, kind, again):
+    with server(parts) as running, pytest.raises(StreamError) as error:
+        Served(address(running), "tiny", "tiny").ask(ASK)
+    assert error.value.kind == kind and worth_repeating(error.value) is again
+
+
+def test_a_timeout_is_told_and_not_worth_asking_again():
+    with server([SSE, 0.5]) as running, pytest.raises(MeasurementError) as error:
+        Served(address(running, timeout=0.1), "tiny", "tiny").ask(ASK)
+    assert error.value.kind == "timeout" and not worth_repeating(error.value)
+
+
+def models(*names):
+    text = json.dumps({"data": [{"id": n} for n in names]}).encode()
+    return [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text), text]
+
+
+def test_a_servers_only_model_need_not_be_named():
+    with server(models("org/tiny")) as running:
+        assert the_model(address(running), "--baseline-model") == "org/tiny"
+
+
+def test_a_server_of_several_models_or_none_wants_a_name():
+    with server(models("a", "b")) as running, pytest.raises(UsageError, match=r"2 models \(a, b\); give --x"):
+        the_model(address(running), "--x")
+    with server([b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"]) as running, pytest.raises(UsageError, match="404"):
+        the_model(address(running), "--x")

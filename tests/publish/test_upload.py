@@ -1,0 +1,233 @@
+"""Putting a build on the Hub: the real client against a Hub on 127.0.0.1."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mlxquant.builds.manifest import read_manifest
+from mlxquant.cli import main
+from mlxquant.errors import BuildError, RecordError, UsageError
+from mlxquant.publish import upload
+from mlxquant.publish.upload import prepare
+from mlxquant.records.files import read_record
+from mlxquant.report.card import card
+from tests.source.hub.hub_server import HubServer, use_hub
+from tests.support.builds import build, contents
+
+TOKEN = "hf_SECRETxSECRETxSECRET"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_qwen: Path) -> Path:
+    out = tmp_path_factory.mktemp("made") / "build"
+    build(tiny_qwen, out)
+    return out
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    with HubServer() as server:
+        use_hub(server, monkeypatch, tmp_path / "hub")
+        server.uploads = tmp_path / "uploads"
+        server.tokens.add(TOKEN)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, ["upload", *map(str, words)])
+
+
+# --- what goes up ---
+
+
+def test_what_is_uploaded_is_the_build_and_its_card(hub, made):
+    before = contents(made)
+    done = run(made, "me/build")
+    assert done.exit_code == 0, done.output
+    there = contents(hub.uploads / "me/build")
+    assert there.pop("README.md").decode() == prepare(made, "me/build").card
+    assert there == before
+    assert contents(made) == before, "the build stays as it is"
+    assert TOKEN not in done.output
+
+
+def test_a_new_repository_is_private_unless_asked_otherwise(hub, made):
+    run(made, "me/quiet")
+    run(made, "me/loud", "--public")
+    assert hub.repositories["me/quiet"].private
+    assert not hub.repositories["me/loud"].private
+
+
+def test_a_public_repository_gets_nothing_without_public(hub, made, tmp_path):
+    (tmp_path / "there").mkdir()
+    hub.add("me/there", tmp_path / "there")
+    done = run(made, "me/there")
+    assert done.exit_code == 3
+    assert "is public; pass --public" in done.output
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_an_upload_that_broke_off_goes_on_with_the_same_command(hub, made):
+    from huggingface_hub import HfApi
+
+    if hasattr(HfApi, "upload_large_folder"):
+        pytest.skip("before 2.0 the client itself tries again until it works")
+    hub.fail("/commit/", status=500, times=1)
+    done = run(made, "me/build")
+    assert done.exit_code == 3
+    assert "(500)" in done.output
+    hub.requests.clear()
+    assert run(made, "me/build").exit_code == 0
+    assert not [r for r in hub.requests if r.method == "PUT"], "the shards are there"
+
+
+def test_bytes_that_arrive_otherwise_are_told(hub, made, monkeypatch):
+    real = upload._send
+
+    def spoil(api: object, repository: str, folder: Path) -> None:
+        real(api, repository, folder)
+        (hub.repositories["me/build"].folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(upload, "_send", spoil)
+    done = run(made, "me/build")
+    assert done.exit_code == 3
+    assert "config.json: " in done.output
+    assert "run the same command again" in done.output
+
+
+def test_other_files_of_the_repository_are_told(hub, made, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/model-00009-of-00009.safetensors").write_text("old")
+    hub.add("me/there", tmp_path / "there", private=True)
+    done = run(made, "me/there")
+    assert done.exit_code == 0, done.output
+    assert "other files too: model-00009-of-00009.safetensors" in done.output
+
+
+def test_nobody_who_is_not_logged_in_uploads(hub, made, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    done = run(made, "me/build")
+    assert done.exit_code == 3
+    assert "not logged in; hf auth login" in done.output
+    assert hub.requests == []
+
+
+def test_a_token_that_is_refused_is_told_and_not_shown(hub, made, monkeypatch):
+    hub.tokens.clear()
+    done = run(made, "me/build")
+    assert "refuses the token" in done.output
+    assert TOKEN not in done.output
+
+
+# --- what does not ---
+
+
+def test_a_dry_run_shows_the_card_and_the_files_and_asks_the_hub_nothing(hub, made):
+    done = run(made, "me/build", "--dry-run")
+    assert done.exit_code == 0
+    assert prepare(made, "me/build").card in done.output
+    assert all(name in done.output for name in contents(made))
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "audit.json", "mlxquant.json"])
+def test_a_damaged_build_is_refused_and_the_file_named(hub, made, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    name = next(p.name for p in sorted(copy.glob("model*.safetensors"))) if name == "model.safetensors" else name
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    done = run(copy, "me/build")
+    assert done.exit_code == 3
+    assert name in done.output
+    assert hub.requests == []
+
+
+def test_missing_and_strange_files_are_told_together(made, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    (copy / "config.json").unlink()
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(BuildError) as error:
+        prepare(copy, "me/build")
+    assert "config.json: missing" in str(error.value)
+    assert "notes.txt: not part of the build" in str(error.value)
+
+
+def test_a_build_without_hashes_cannot_be_checked_and_is_refused(tmp_path, tiny_qwen):
+    build(tiny_qwen, tmp_path / "out", hash=False)
+    with pytest.raises(BuildError, match="--no-hash"):
+        prepare(tmp_path / "out", "me/build")
+
+
+def test_a_build_of_another_tool_is_refused(tiny_qwen):
+    with pytest.raises(BuildError, match=r"has no mlxquant\.json"):
+        prepare(tiny_qwen, "me/build")
+
+
+@pytest.mark.parametrize("name", ["build", "a/b/c", "me/build@main", "../x", "me/"])
+def test_a_name_that_is_no_hub_id_is_a_usage_error(made, name):
+    with pytest.raises(UsageError, match="a Hub id"):
+        prepare(made, name)
+
+
+# --- the card ---
+
+
+def test_the_card_says_what_the_build_is(made):
+    text = prepare(made, "me/build", base_model="Qwen/Tiny").card
+    front = text.split("---")[1]
+    assert 'base_model: "Qwen/Tiny"' in front
+    assert "library_name: mlx" in front
+    assert "pipeline_tag: text-generation" in front
+    manifest = read_manifest(made)
+    assert manifest is not None
+    for part in (f"{manifest['totals']['bytes']:,} bytes", "gates-8bit", "mlx_lm.generate --model me/build",
+                 "LM Studio", f"mlx {manifest['versions']['mlx']}"):  # fmt: skip
+        assert part in text
+    assert "Measurements" not in text
+
+
+def test_the_card_names_what_changed_the_recipe(made):
+    text = prepare(made, "me/build").card
+    assert "the recipe `gates-8bit --group-size 32 --unaligned keep`: `gates-8bit` is " in text
+
+
+def test_the_front_matter_is_yaml_that_the_client_reads(made):
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(prepare(made, "me/build", base_model="Qwen/Tiny").card).data.to_dict()
+    assert data["base_model"] == "Qwen/Tiny"
+    assert data["tags"][:2] == ["mlx", "mlxquant"]
+
+
+def test_a_build_from_the_hub_names_its_base_model_itself(made):
+    manifest, audit = read_manifest(made), read_record(made / "audit.json")
+    assert manifest is not None
+    assert "base_model" not in card("me/build", manifest, audit)
+    manifest["source"] |= {"name": "org/tiny", "revision": "a" * 40}
+    assert 'base_model: "org/tiny"' in card("me/build", manifest, audit)
+    assert "at commit `aaaaaaaaaaaa`" in card("me/build", manifest, audit)
+
+
+def test_protected_modules_stand_in_the_card_by_role_with_the_reason(made):
+    audit = read_record(made / "audit.json")
+    text = prepare(made, "me/build").card
+    kept = [m for m in audit["modules"] if m["protected"]]
+    assert kept
+    assert all(m["reason"] in text for m in kept)
+    assert all(f"| {role} | {count} |" in text for role, count in audit["protected"]["by_role"].items())
+
+
+def test_a_measurement_of_another_build_is_refused(made, tmp_path, monkeypatch):
+    record = {"schema": "mlxquant.bench/1", "builds": [{"name": "other", "manifest_sha256": "0" * 64}]}
+    monkeypatch.setattr("mlxquant.bench.record.read_bench", lambda _: record)
+    with pytest.raises(RecordError, match="measured other builds"):
+        prepare(made, "me/build", [tmp_path / "speeds.json"])

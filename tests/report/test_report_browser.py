@@ -1,0 +1,272 @@
+"""What a browser does with a report: it renders, sorts, filters, walks by keyboard, prints, and asks nobody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxquant.records.loading import load
+from mlxquant.report.page.page import make_report
+from tests.report.report_records import PAPER, audit, bench, hostile, unknown, write
+from tests.support.browser import Browser, chromium
+
+pytestmark = pytest.mark.slow
+SHOWN = "[...document.querySelectorAll('#{0} .sortable tbody tr')].filter(r => !r.hidden)"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    small = write(folder, a__audit=audit(8), b__audit=audit(4), speed=bench(), later=unknown())
+    evil = write(folder, e1=hostile()[0], e2=hostile()[1], e3=hostile()[2])
+    found = {}
+    for name, paths in (("report", [*PAPER, *small]), ("hostile", evil)):
+        found[name] = folder / f"{name}.html"
+        found[name].write_text(make_report([load(path) for path in paths]), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def page(browser: Browser, pages: dict[str, Path]) -> Browser:
+    browser.open(pages["report"])
+    return browser
+
+
+def shown(page: Browser, model: str = "m1") -> list[str]:
+    return list(page.ask(f"{SHOWN.format(model)}.map(r => r.querySelector('.path').textContent)"))
+
+
+def count(page: Browser, model: str = "m1") -> str:
+    return str(page.ask(f"document.querySelector('#{model} output').value"))
+
+
+def type_into(page: Browser, name: str, value: Any, model: str = "m1") -> None:
+    """Set one of the filters, as a person's input would."""
+    kind = "checked" if isinstance(value, bool) else "value"
+    field = page.find(f"#{model} form [name={name}]")
+    page.ask(f"arguments[0].{kind} = arguments[1]", field, value)
+    page.ask("arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", field)
+
+
+@pytest.mark.parametrize("name", ["report", "hostile"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_console_stays_silent_and_nothing_is_asked_of_the_network(
+    browser: Browser, pages: dict[str, Path], name: str, dark: bool
+) -> None:
+    browser.complaints(), browser.requests()
+    browser.open(pages[name], dark=dark)
+    browser.ask("document.querySelectorAll('button').forEach(b => b.click())")
+    assert browser.complaints() == []
+    assert browser.requests() == []
+    assert "owned" not in str(browser.ask("document.title")).partition("<")[0]
+
+
+def test_a_script_that_gets_into_the_page_after_all_is_not_run(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    planted = tmp_path / "planted.html"
+    text = pages["report"].read_text(encoding="utf-8")
+    evil = "<script>document.title = 'owned'</script><img src='http://192.0.2.1/x.png' onerror='document.title = 1'>"
+    planted.write_text(text.replace("<main", evil + "<main"), encoding="utf-8")
+    browser.open(planted)
+    assert "mlxquant report" in str(browser.ask("document.title"))
+    assert any("Content Security Policy" in complaint for complaint in browser.complaints())
+
+
+def test_keyboard_focus_on_a_cell_shows_what_it_is_and_why(page: Browser) -> None:
+    page.ask("document.querySelectorAll('#m1 .map')[1].querySelector('td[tabindex=\"0\"]').focus()")
+    assert "embed_tokens" in page.find("#tip .path").text
+    page.press("arrow_down")
+    assert page.ask("document.activeElement.getAttribute('aria-describedby')") == "tip"
+    assert page.find("#tip .path").text == "language_model.model.layers.3.self_attn.q_proj"
+    assert page.find("#tip .stored").text == "bf16, protected"
+    assert page.find("#tip .reason").text.startswith("K and V are written to the cache")
+    page.press("arrow_right")
+    assert page.find("#tip .path").text.endswith("layers.3.self_attn.k_proj")
+    page.press("escape")
+    assert not page.find("#tip").is_displayed()
+
+
+def test_the_reason_stays_at_its_cell_when_walking_scrolls_the_page(page: Browser) -> None:
+    page.ask("document.querySelector('#m1 .map td[data-c=\"7\"]').focus()")
+    page.press(*["page_down"] * 5)
+    assert page.ask("scrollY") > 0
+    assert page.find("#tip .path").text.endswith("layers.40.linear_attn.in_proj_z") or page.find("#tip").is_displayed()
+    assert page.ask(
+        "(t => t.bottom <= innerHeight && t.top >= 0)(document.getElementById('tip').getBoundingClientRect())"
+    )
+
+
+def test_a_map_is_one_stop_for_the_tab_key(page: Browser) -> None:
+    maps = page.ask("document.querySelectorAll('.map').length")
+    assert page.ask("document.querySelectorAll('.map td[tabindex=\"0\"]').length") == maps
+    page.ask("document.querySelector('#m1 .map td[tabindex=\"0\"]').focus()")
+    page.press("tab")
+    assert page.ask("document.activeElement.closest('.map') === document.querySelectorAll('#m1 .map')[1]")
+
+
+def test_up_and_down_keep_the_column(page: Browser) -> None:
+    page.ask("document.querySelector('#m2 .map td[data-c=\"2\"]').focus()")
+    columns = []
+    for _ in range(3):
+        page.press("arrow_down")
+        columns.append(page.find("#tip .path").text.rpartition(".")[2])
+    assert columns == ["v_proj"] * 3
+
+
+def test_pointing_at_a_cell_shows_the_reason_and_marks_it_on_both_sides(page: Browser) -> None:
+    page.point_at("#m1 .map[data-side='0'] tbody tr:nth-child(5) td[data-c='0']")
+    assert page.find("#tip .path").text == "language_model.model.layers.3.self_attn.q_proj"
+    assert page.find("#tip .reason").text == "no rule matches: the default, 8-bit g128"
+    assert page.ask("document.querySelectorAll('#m1 td.twin').length") == 2
+    box = page.ask("(b => [b.left, b.top, b.right, b.bottom])(document.getElementById('tip').getBoundingClientRect())")
+    assert box[0] >= 0 and box[1] >= 0 and box[2] <= 1240 and box[3] <= 1000
+
+
+def test_the_map_can_be_coloured_by_error(page: Browser) -> None:
+    colour = 'getComputedStyle(document.querySelector(\'#m2 .map[data-side="1"] td[data-c="3"]\')).backgroundColor'
+    before = page.ask(colour)
+    page.click("#m2 input[value=error]")
+    assert page.ask(colour) != before
+    assert page.find("#m2 .errors").is_displayed() and not page.find("#m2 .bits").is_displayed()
+
+
+def test_the_table_sorts_by_any_column_and_back(page: Browser) -> None:
+    type_into(page, "role", "attention", "m2")
+    page.click("#m2 .sortable thead tr:last-child th:nth-child(7) button")
+    errors = page.ask(f"{SHOWN.format('m2')}.map(r => Number(r.cells[6].dataset.v))")
+    assert errors == sorted(errors) and len(set(errors)) > 4
+    page.click("#m2 .sortable thead tr:last-child th:nth-child(7) button")
+    assert page.ask(f"{SHOWN.format('m2')}.map(r => Number(r.cells[6].dataset.v))") == errors[::-1]
+    assert page.ask("document.querySelectorAll('#m2 [aria-sort=descending]').length") == 1
+    page.click("#m2 .sortable thead tr:last-child th:nth-child(1) button")
+    assert shown(page, "m2") == sorted(shown(page, "m2"))
+
+
+def test_sorting_goes_by_numbers_not_by_digits(page: Browser) -> None:
+    page.click("#m1 .sortable thead tr:last-child th:nth-child(6) button")
+    sizes = [int(text.replace(",", "")) for text in page.ask(f"{SHOWN.format('m1')}.map(r => r.cells[5].textContent)")]
+    assert sizes == sorted(sizes)
+
+
+def test_the_table_filters_by_text_role_format_and_marks(page: Browser) -> None:
+    assert count(page) == "879 of 879 modules" and len(shown(page)) == 50
+    type_into(page, "text", "SELF_ATTN.q_proj")
+    assert count(page) == "12 of 879 modules" and len(shown(page)) == 12
+    type_into(page, "text", "picks experts")
+    assert count(page) == "96 of 879 modules"
+    type_into(page, "text", "")
+    type_into(page, "kept", True)
+    assert count(page) == "146 of 879 modules"
+    type_into(page, "differs", True)
+    assert count(page) == "50 of 879 modules"
+    type_into(page, "role", "lm_head")
+    assert shown(page) == ["language_model.lm_head"]
+    type_into(page, "stored", "8-bit g128")
+    assert count(page) == "1 of 879 modules"
+    type_into(page, "text", "no such module")
+    assert shown(page) == []
+
+
+def test_all_lines_are_there_at_one_click(page: Browser) -> None:
+    page.click("#m1 .more button")
+    assert len(shown(page)) == 879
+
+
+def test_return_in_a_filter_does_not_leave_the_page(page: Browser) -> None:
+    page.click("#m1 input[type=search]")
+    page.press("q", "return")
+    assert page.ask("document.querySelectorAll('section.model').length") == 2
+
+
+@pytest.mark.parametrize("name", ["report", "hostile"])
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_a_phone_needs_no_scrolling_sideways(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
+    browser.open(pages[name], width=width, height=844)
+    assert browser.ask("document.documentElement.scrollWidth") == width
+    assert browser.ask("[...document.querySelectorAll('main *')].every(e => e.closest('.scroll')"
+                       f" || e.getBoundingClientRect().right <= {width} + 1)")  # fmt: skip
+
+
+def test_the_papers_map_fits_a_phone(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["report"], width=390, height=844)
+    assert browser.ask(
+        "[...document.querySelectorAll('#m1 .map')].every(m => m.scrollWidth <= m.parentElement.clientWidth)"
+    )
+
+
+def test_on_a_phone_the_reason_stands_at_the_bottom(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["report"], width=390, height=844)
+    cell = browser.find("#m1 .map td[data-c='7']")
+    browser.ask("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", cell)
+    cell.click()
+    box = browser.ask("(b => [b.left, b.right, b.bottom])(document.getElementById('tip').getBoundingClientRect())")
+    assert box[0] >= 0 and box[1] <= 390 and 800 < box[2] <= 844
+
+
+def test_print_has_the_colours_but_no_controls(page: Browser) -> None:
+    pdf = page.pdf()
+    pages_of_pdf = len(re.findall(rb"/Type\s*/Page\b", pdf))
+    assert pdf.startswith(b"%PDF") and 4 <= pages_of_pdf <= 20
+    page.media("print")
+    assert not page.find("#m1 form").is_displayed() and not page.find("nav").is_displayed()
+    assert page.find("#m1 .printed").text == "879 of 879 modules, of which 50 are printed"
+    assert page.ask("getComputedStyle(document.querySelector('.q8')).printColorAdjust") == "exact"
+
+
+CONTRAST = """(() => {
+  const light = (c) => {
+    const v = c.match(/[\\d.]+/g).slice(0, 3).map((x) => x / 255)
+      .map((x) => (x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2];
+  };
+  const back = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)$/.test(c)) return c;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = {};
+  for (const e of document.querySelectorAll("p, td, th, dt, dd, small, a, h2, span.letter, label, figcaption, b")) {
+    if (!e.textContent.trim() || !e.checkVisibility() || e.matches(".keep, .keep *")) continue;
+    const [a, b] = [light(getComputedStyle(e).color), light(back(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    const name = `${e.tagName}.${e.className}`;
+    if (ratio < 4.5) found[name] = Math.round(ratio * 100) / 100;
+  }
+  return found;
+})()
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("mode", ["bits", "error"])
+def test_text_stands_out_from_what_is_behind_it(
+    browser: Browser, pages: dict[str, Path], dark: bool, mode: str
+) -> None:
+    browser.open(pages["report"], dark=dark)
+    browser.click(f"#m2 input[value={mode}]")
+    assert browser.ask(CONTRAST) == {}
+
+
+def test_without_script_all_lines_and_maps_are_there(browser: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
+    plain = tmp_path / "plain.html"
+    text = pages["report"].read_text(encoding="utf-8")
+    plain.write_text(text[: text.rindex("<script>")] + "</body></html>", encoding="utf-8")
+    browser.open(plain)
+    assert (
+        len(browser.ask("[...document.querySelectorAll('#m1 .sortable tbody tr')].filter(r => r.checkVisibility())"))
+        == 879
+    )
+    assert not browser.find("#m1 form").is_displayed()

@@ -1,0 +1,140 @@
+"""A pass that is killed goes on where it was, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxquant.errors import MlxquantError, OutputError
+from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.stream.candidates import Candidate
+from mlxquant.stream.engine import Options, Progress, compare
+from mlxquant.stream.state import STATE
+from tests.stream.compare_pass import Keeper, narrow, texts
+
+ROOT = Path(__file__).resolve().parents[2]
+# Runs a pass, and stands still in the middle of layer 2 until it is killed.
+CHILD = """
+import sys, time
+from pathlib import Path
+from tests.test_compare_engine_resume import go
+from tests.compare_pass import Keeper
+
+class Stands(Keeper):
+    def layer(self, candidate, layer, case, document, start, scores):
+        super().layer(candidate, layer, case, document, start, scores)
+        if (candidate, layer, case, document) == (0, 2, "accumulated", 1):
+            print("in the middle", flush=True)
+            time.sleep(600)
+
+go(Path(sys.argv[1]), Path(sys.argv[2]), Stands())
+"""
+
+
+def go(source: Path, work: Path | None, sink: Keeper, **options):
+    """Run the pass that these tests are about. Gives its result and what it told on the way."""
+    told: list[Progress] = []
+    candidates = [Candidate("4", recipe=narrow("gates-8bit", bits=4)), Candidate("8", recipe=narrow("uniform-8bit"))]
+    given = Options(**{"work": work, "keep_every_s": 0.0, "teacher_forced_routing": True, **options})
+    return compare(open_checkpoint(source), candidates, texts((9, 20)), sink, given, told.append), told
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny):
+    """What the pass gives when nobody interferes."""
+    sink = Keeper()
+    go(tiny("qwen3_moe"), None, sink)
+    return sink.whole()
+
+
+def killed_in_layer_2(source: Path, work: Path) -> None:
+    """Start the pass in a process of its own and kill it in the middle of a layer."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(source), str(work)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "in the middle\n"
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_killed_pass_goes_on_at_its_layer_and_ends_the_same(tiny, tmp_path, undisturbed):
+    killed_in_layer_2(tiny("qwen3_moe"), tmp_path / "work")
+    assert (tmp_path / "work" / STATE).is_file()
+    sink = Keeper()
+    result, told = go(tiny("qwen3_moe"), tmp_path / "work", sink)
+    assert result.resumed_at == "2"
+    assert told[0].resumed
+    assert told[0].what == "going on at layer 2"
+    whole = sink.whole()
+    assert whole.keys() == undisturbed.keys()
+    assert all(np.array_equal(whole[name], undisturbed[name]) for name in whole)
+    assert result.bytes_read == result.source_bytes
+    assert not (tmp_path / "work").exists()
+
+
+def stopped_after_layer_1(source: Path, work: Path, **options) -> None:
+    """Stop the pass in this process, as an interrupt would."""
+
+    class Stops(Keeper):
+        def layer(self, candidate, layer, case, document, start, scores):
+            if layer == 2:
+                raise KeyboardInterrupt
+            super().layer(candidate, layer, case, document, start, scores)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(source, work, Stops(), **options)
+
+
+def test_an_interrupted_pass_goes_on_and_ends_the_same(tiny, tmp_path, undisturbed):
+    stopped_after_layer_1(tiny("qwen3_moe"), tmp_path / "work")
+    sink = Keeper()
+    result, _ = go(tiny("qwen3_moe"), tmp_path / "work", sink)
+    assert result.resumed_at == "2"
+    whole = sink.whole()
+    assert all(np.array_equal(whole[name], undisturbed[name]) for name in undisturbed)
+
+
+def test_another_pass_does_not_go_on_with_it(tiny, tmp_path):
+    stopped_after_layer_1(tiny("qwen3_moe"), tmp_path / "work")
+    with pytest.raises(OutputError, match=r"(?s)unfinished pass.*chunk: 2048 then, 8 now.*--fresh"):
+        go(tiny("qwen3_moe"), tmp_path / "work", Keeper(), chunk=8)
+    result, _ = go(tiny("qwen3_moe"), tmp_path / "work", Keeper(), chunk=8, fresh=True)
+    assert result.resumed_at is None
+
+
+def test_damaged_states_are_noticed_and_begun_anew(tiny, tmp_path, undisturbed):
+    stopped_after_layer_1(tiny("qwen3_moe"), tmp_path / "work")
+    for path in (tmp_path / "work").glob("hidden-*.bin"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    sink = Keeper()
+    result, _ = go(tiny("qwen3_moe"), tmp_path / "work", sink)
+    assert result.resumed_at is None
+    assert all(np.array_equal(array, undisturbed[name]) for name, array in sink.whole().items())
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tiny, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match=r"thesis\.tex"):
+        go(tiny("qwen3_moe"), tmp_path / "work", Keeper())
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["thesis.tex"]
+
+
+def test_a_refused_pass_leaves_no_folder_behind(tiny, tmp_path):
+    with pytest.raises(MlxquantError, match="float32"):
+        go(tiny("qwen3_moe"), tmp_path / "work", Keeper(), compute="served")
+    assert not (tmp_path / "work").exists()
