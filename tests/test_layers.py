@@ -30,7 +30,7 @@ UPWARD: dict[str, str] = {
     "bench.speeds": "validate",
     "disk.journal": "builds",
     "disk.kept": "builds",
-    "endpoint.client": "bench",
+    "endpoint.wire": "bench",
     "records.loading": "evals report",
     "report.bench": "bench",
     "report.bench_tables": "bench",
