@@ -13,11 +13,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from mlxquant.bench.bench_terms import Settings
 from mlxquant.bench.local import LocalModel, device, wired
 from mlxquant.bench.prompts import own_text
 from mlxquant.bench.record import unmeasured
 from mlxquant.bench.run import Bench
+from mlxquant.bench.workload import Settings
 from mlxquant.builds.read.build import read_build
 from mlxquant.builds.write.convert import Options, convert
 from mlxquant.layout.layout import read_layout

@@ -58,6 +58,18 @@ class OtherRankError(MlxquantError):
     """Another rank of the same command cannot do its part, and says why itself; this one has nothing to add."""
 
 
+class MeasurementError(MlxquantError):
+    """A run that gave no figure. `kind` says why in a word: timeout, refused, malformed, skipped, …"""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def as_dict(self) -> dict[str, str]:
+        """The failure in a record, in place of figures."""
+        return {"kind": self.kind, "message": str(self)}
+
+
 class DataError(MlxquantError):
     """Texts, conversations or a suite that cannot be used. All faulty lines are in the message, one a line."""
 

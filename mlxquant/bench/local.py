@@ -30,11 +30,11 @@ from ..builds.manifest import MANIFEST
 from ..builds.read.build import Build
 from ..builds.read.loading import load_build
 from ..builds.write.hashing import sha256
-from ..errors import MlxquantError
+from ..errors import MeasurementError, MlxquantError
 from ..layout.mlx_lm import MODEL_ERRORS
-from .bench_terms import MeasurementError, Sample, Settings, Workload
 from .predict import traffic_of_build
 from .prompts import Prompts, rows_of_tokens
+from .workload import Sample, Settings, Workload
 
 _RUN_ERRORS = (*MODEL_ERRORS, RuntimeError, NotImplementedError)
 

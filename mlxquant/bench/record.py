@@ -15,8 +15,8 @@ from typing import Any
 
 from ..errors import RecordError
 from ..records.files import read_checked
-from .bench_terms import Workload
 from .stats import paired_ratio, quantile, summarize
+from .workload import Workload
 
 SCHEMA = "mlxquant.bench/1"
 _PERCENTILES = (50, 90, 99)

@@ -20,12 +20,13 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+from ..errors import MeasurementError
 from ..records.head import describe_machine, describe_versions
 from ..words.secrets import redacted
-from .bench_terms import MeasurementError, Settings, Subject, Workload, distinct
 from .conditions import Reading, between, condition_notes, gpu_cores, power_mode, read_conditions, unreadable
 from .record import SCHEMA, finish
 from .served import stream_notes
+from .workload import Settings, Subject, Workload, distinct
 
 
 @dataclass(frozen=True, slots=True)

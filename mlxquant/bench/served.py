@@ -21,10 +21,10 @@ from itertools import pairwise
 from typing import Any
 
 from ..endpoint.client import Answer, Server, stream
-from ..errors import UsageError
+from ..errors import MeasurementError, UsageError
 from ..words.secrets import redact
-from .bench_terms import MeasurementError, Sample, Settings, Workload
 from .prompts import Prompts, words_of_text
+from .workload import Sample, Settings, Workload
 
 _SHORT_WORDS, _LONG_WORDS = 40, 240  # lengths of the two requests that count tokens
 _FEWEST = 2  # tokens that make a rate

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RecordError, UsageError
 from ..plan.recipe.files import available
 from ..plan.recipe.recipe import load_recipe
-from ..plan.recipe.rule_syntax import nearest
+from ..plan.recipe.rules import nearest
 from ..records.diff import check_side
 from ..records.files import read_record
 from ..source.checkpoint import Checkpoint

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from ..builds.manifest import MANIFEST
 from ..builds.read.build import Build, read_build
 from ..builds.side_files import config_text, read_sides
-from ..builds.write.filling import Progress, Watch
+from ..builds.write.filling import Progress, Settings, Target, Watch, Workers
 from ..builds.write.pieces import Job, Piece, jobs, pieces
-from ..builds.write.worker import Settings, Target, Workers
 from ..errors import BuildError, SourceError
 from ..layout.carried import MTP_FILE
 from ..layout.layout import Layout, read_layout

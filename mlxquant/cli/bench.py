@@ -14,11 +14,11 @@ from .bars import step_bar
 from .options import json_option
 
 if TYPE_CHECKING:
-    from ..bench.bench_terms import Settings
     from ..bench.chips import Chip
     from ..bench.predict import Traffic
     from ..bench.prompts import Prompts
     from ..bench.run import Bench, Step
+    from ..bench.workload import Settings
 
 _HEADROOM = 1.15  # activations and caches beside the weights
 _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
@@ -84,14 +84,13 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
     from ..bench.record import unmeasured
 
     if missing := unmeasured(record):
-        from ..bench.bench_terms import MeasurementError
-        from ..errors import listed
+        from ..errors import MeasurementError, listed
 
         raise MeasurementError("unmeasured", "not measured:\n" + listed(missing))
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    from ..bench.bench_terms import Settings, parse_numbers
+    from ..bench.workload import Settings, parse_numbers
 
     def numbers(name: str, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
         return parse_numbers(",".join(options[name]), option) if options[name] else default

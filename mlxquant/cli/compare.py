@@ -143,7 +143,7 @@ def _run(
 def question_of(given: dict[str, Any]) -> Question:
     """What is asked, from the options that `compare` and `sweep` share."""
     from ..divergence.record import Question
-    from ..divergence.verdicts import DEFAULT_MARGIN
+    from ..divergence.statistics import DEFAULT_MARGIN
 
     return Question(
         data=given["data"] if given["data"] == "builtin" else Path(given["data"]),

@@ -101,7 +101,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _suites(options: dict[str, Any]) -> list[Suite]:
-    from ..bench.bench_terms import parse_numbers
+    from ..bench.workload import parse_numbers
     from ..evals.suites.catalog import Choice, open_suites
 
     calls = parse_numbers(options["calls"], "--calls")
@@ -160,7 +160,7 @@ def trial_bar() -> AbstractContextManager[Callable[[Step], None]]:
 
 def _check_measured(record: dict[str, Any]) -> None:
     """Raise MeasurementError where a candidate has nothing in common with the baseline."""
-    from ..bench.bench_terms import MeasurementError
+    from ..errors import MeasurementError
 
     for candidate in record["candidates"]:
         if not candidate["paired"]:

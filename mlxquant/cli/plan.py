@@ -82,7 +82,7 @@ def _fits(
     from ..layout.layout import read_layout
     from ..plan.fits import Memory, find_fits, shipped_recipes
     from ..records.files import record_text
-    from ..report.fits_text import fits_text
+    from ..report.plan import fits_text
     from ..source.hub.open import open_source
     from ..words.units import parse_memory, parse_tokens
 

@@ -152,7 +152,7 @@ def _swept(
 
 def _evaluating(options: dict[str, Any]) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
-    from ..bench.bench_terms import parse_numbers
+    from ..bench.workload import parse_numbers
     from ..evals.evaluate import Settings
     from ..evals.opening import Target, open_sides
     from ..evals.store.make import FEWEST_CALLS, MOST_CALLS
@@ -196,6 +196,6 @@ def _group_sizes(options: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
-    from ..bench.bench_terms import parse_numbers
+    from ..bench.workload import parse_numbers
 
     return parse_numbers(text, option)

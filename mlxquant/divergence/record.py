@@ -25,13 +25,20 @@ from ..source.checkpoint import Checkpoint
 from ..stream.candidates import Candidate
 from ..stream.engine import NOISE_FLOOR, Options, Pass, Progress, compare
 from ..stream.ranks import Ranks
-from .grouping import shared_tokens
-from .layer_statistics import layer_measurements, margin_measurements
-from .statistics import reference_measurements, routing_damage, token_measurements
-from .tally import ACCUMULATED, LAYER_FIELDS, Tally
+from .statistics import (
+    DEFAULT_MARGIN,
+    against_each_other,
+    against_floor,
+    difference_measurements,
+    layer_measurements,
+    margin_measurements,
+    reference_measurements,
+    routing_damage,
+    token_measurements,
+)
+from .tally import ACCUMULATED, LAYER_FIELDS, Tally, shared_tokens
 from .texts.documents import BUILTIN, Documents, read_documents
-from .texts.tokenizer import open_tokenizer
-from .verdicts import DEFAULT_MARGIN, against_each_other, against_floor, difference_measurements
+from .texts.tokens import open_tokenizer
 
 DEFAULTS = Options()
 _MUCH_SHARED = 0.05

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
-from ..bench.bench_terms import MeasurementError
+from ..errors import MeasurementError
 from ..words.secrets import redact
 
 HEAD = 256 << 10  # bytes of a head; http.client adds 64 KiB a line and 100 lines

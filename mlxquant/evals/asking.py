@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..bench.bench_terms import MeasurementError
+from ..errors import MeasurementError
 from .items import Item, Message, Reply
 from .sides import Request, Side, worth_repeating
 from .trace import Span, Trace

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..bench.bench_terms import distinct
+from ..bench.workload import distinct
 from ..disk.kept import Kept
 from ..errors import UsageError
 from ..records.head import describe_machine, describe_versions

@@ -21,11 +21,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..bench.bench_terms import MeasurementError
 from ..bench.local import describe_build
 from ..builds.read.build import Build
 from ..builds.read.loading import load_build
-from ..errors import BuildError
+from ..errors import BuildError, MeasurementError
 from .items import Message, Reply, Timing, Usage
 from .replies import take_apart
 from .sides import Request, Variant

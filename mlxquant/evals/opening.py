@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..bench.bench_terms import distinct
+from ..bench.workload import distinct
 from ..builds.read.build import read_build
 from ..endpoint.client import parse_server
 from ..errors import UsageError

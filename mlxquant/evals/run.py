@@ -17,8 +17,8 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from ..bench.bench_terms import MeasurementError
 from ..disk.kept import Kept, Key
+from ..errors import MeasurementError
 from ..words.secrets import redacted
 from .asking import Asking, Sampling
 from .items import CALL_CHECKS, CallMade, Item, Played, Suite

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..bench.bench_terms import MeasurementError
+from ..errors import MeasurementError
 from .items import Message, Reply
 
 # Failures of the way to the model, not of the model: worth asking again

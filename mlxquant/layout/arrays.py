@@ -2,10 +2,17 @@
 
 mlx-lm's own `sanitize` is run over recording views, so every layout that mlx-lm knows is known here, without a
 table of our own. Modules and roles come later (see `layout`).
+
+Experts that a checkpoint stores one by one, where mlx-lm's class expects them fused.
+
+Qwen's FP8 repositories, and whatever transformers 5 saved, have `mlp.experts.7.down_proj.weight` where the bf16 ones
+have one `mlp.experts.down_proj`, and the `sanitize` of qwen3_5_moe knows only the latter (mlx-lm 0.32.2; pull request
+1224). What it leaves over is stacked here, after it, into the array that the model wants: (experts, out, in).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +23,16 @@ from mlx.utils import tree_flatten
 from ..errors import LayoutError, SourceError, listed
 from ..source.checkpoint import Checkpoint
 from ..source.headers import Tensor
-from ..source.prequantized import quantization_of
+from ..source.quantized import quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from .mlx_lm import MODEL_ERRORS
 from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
 from .views.record import recording
 from .views.strided import Strided
-from .views.view import Computed, Joined, View, source_view
+from .views.view import Computed, Joined, View, source_view, stack
+
+# --- arrays ---
+
 
 # More misfits than this have one cause, and are told as one.
 EXAMPLES = 5
@@ -253,3 +263,27 @@ def array_dtypes(
         source = stored if casts(name) else "F32"
         found[name] = (source, target if target is not None and casts(name) else source)
     return found, target
+
+
+# --- expert stacks ---
+
+
+_ONE = re.compile(r"(?P<block>.*)\.experts\.(?P<number>\d+)\.(?P<rest>\w+\.(?:weight|bias))", re.ASCII)
+_STACKED = "switch_mlp"
+
+
+def stacked(views: Mapping[str, View], parameters: Mapping[str, tuple[int, ...]]) -> dict[str, View]:
+    """Stack experts that stand alone into the arrays that the model lacks otherwise.
+
+    A set with a gap in its numbers, or of another size than the model's, is left for `check_arrays` to name.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for name in views:
+        if name not in parameters and (match := _ONE.fullmatch(name)):
+            found.setdefault(f"{match['block']}.{_STACKED}.{match['rest']}", {})[int(match["number"])] = name
+    kept = dict(views)
+    for target, members in found.items():
+        wanted = parameters.get(target)
+        if wanted and target not in views and sorted(members) == list(range(wanted[0])):
+            kept[target] = stack([kept.pop(members[number]) for number in range(wanted[0])])
+    return kept

@@ -25,14 +25,13 @@ from .arrays import (
     parameters_of,
     quantizable,
     sanitized,
+    stacked,
     stored_formats,
     tensors_of,
 )
 from .carried import keep_companions
-from .expert_stacks import stacked
-from .experts import expert_shares
 from .mlx_lm import MODEL_ERRORS, build_model, decode_floats
-from .roles import Found, find_roles
+from .roles import Found, expert_shares, find_roles
 from .views.view import View
 
 

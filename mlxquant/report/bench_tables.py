@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..bench.bench_terms import Workload
+from ..bench.workload import Workload
 
 TABLE = "mlxquant_bench"
 _TYPES = {int: "INTEGER", float: "REAL", str: "TEXT"}

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..bench.bench_terms import Settings, distinct
 from ..bench.chips import Chip
 from ..bench.predict import SCHEMA, Traffic
+from ..bench.workload import Settings, distinct
 from ..words.units import show_bytes
 
 WIDTH = 80

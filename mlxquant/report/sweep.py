@@ -10,7 +10,7 @@ from ..sweep.candidates import overall
 from ..validate.judge import FAIL
 from ..words.text import WIDTH, filled, simple_table
 from .compare import mnat, percent
-from .words import place
+from .verdict import place
 
 _NAME, _REASONS, _LEAST = 20, 6, 12
 _HEADS = ("first tolerance missed", "first missed", "missed")

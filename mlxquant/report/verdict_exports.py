@@ -10,8 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .verdict import ORDER
-from .words import figure, interval, name, place, pointer, what_now
+from .verdict import ORDER, figure, interval, name, place, pointer, what_now
 
 _SIGNS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "TOO FEW": "❔", "MISSING": "❔"}
 # what XML 1.0 has no sign for

@@ -20,12 +20,20 @@ chance), or know of clusters above the document, such as ten documents from one 
 
 from __future__ import annotations
 
-from .interval import LEAST_CLUSTERS, Interval
-from .means import clustered_difference, clustered_mean, clustered_ratio, clustered_share
-from .paired import mcnemar_exact, pass_hat_k
+from .interval import LEAST_CLUSTERS, Interval, samples_needed
 from .quantiles import bootstrap_quantile, clustered_quantiles
-from .sample_size import samples_needed
-from .sums import difference_of_sums, linearized, ratio_of_sums, share_of_sums
+from .sums import (
+    clustered_difference,
+    clustered_mean,
+    clustered_ratio,
+    clustered_share,
+    difference_of_sums,
+    linearized,
+    mcnemar_exact,
+    pass_hat_k,
+    ratio_of_sums,
+    share_of_sums,
+)
 from .survival import Survival, kaplan_meier
 
 __all__ = [

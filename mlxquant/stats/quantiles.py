@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .interval import CONFIDENCE, EXACT_METHOD, LEAST_CLUSTERS, Interval, t_quantile, too_few, without_ends
-from .means import Clusters, _numbered
-from .sums import share_of_sums
+from .sums import Clusters, _numbered, share_of_sums
 
 WOODRUFF = "Woodruff on clusters"
 BOOTSTRAP = "cluster bootstrap"

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .interval import CONFIDENCE, LEAST_CLUSTERS, t_quantile, too_few
-from .means import Clusters, _numbered
 from .quantiles import percentile_ends
+from .sums import Clusters, _numbered
 
 Curve = NDArray[np.float64]
 RESAMPLES = 2000

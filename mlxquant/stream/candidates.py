@@ -27,9 +27,8 @@ from ..plan.recipe.recipe import Recipe
 from ..source.checkpoint import Checkpoint
 from ..words.formats import Format
 from ..words.modules import Module
-from .model import Streamed
+from .model import Shape, Streamed
 from .probe import find_shape
-from .shape import Shape
 from .weights import Arrays, Quantizer, Raw, Views, reference_arrays, stored_arrays
 
 Step = int | Literal["embedding", "head"]

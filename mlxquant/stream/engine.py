@@ -28,15 +28,13 @@ from ..records.head import describe_machine, describe_versions, peak_memory
 from ..source.checkpoint import Checkpoint
 from ..source.hub.arriving import Arriving
 from .candidates import BuildLane, Candidate, RecipeLane, Source, lanes_of
-from .end_steps import run_embedding, run_head, width_of
 from .hidden import SETS, Hidden
-from .layer_step import run_layer
 from .options import COMPUTING, NOISE_FLOOR, HasTokens, Options, Pass, Progress
 from .ranks import Ranks
 from .routing import Taps, find_places
 from .scores import Sink
 from .state import Kept, Work
-from .steps import Running
+from .steps import Running, run_embedding, run_head, run_layer, width_of
 from .weights import Quantizer
 
 __all__ = ["COMPUTING", "NOISE_FLOOR", "Candidate", "HasTokens", "Options", "Pass", "Progress", "compare"]

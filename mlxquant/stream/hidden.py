@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..disk import files as disk
 from ..layout.views.bytes import to_mlx, to_numpy
-from ..source.readers import read_at
+from ..source.checkpoint import read_at
 
 SETS = 3
 

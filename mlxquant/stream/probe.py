@@ -22,8 +22,7 @@ import numpy as np
 from ..errors import LayoutError
 from ..layout.arrays import module_at
 from ..layout.mlx_lm import MODEL_ERRORS
-from .model import Call, Streamed, Tokens, advance
-from .shape import Shape, refusal
+from .model import Call, Shape, Streamed, Tokens, advance, refusal
 
 
 def find_shape(streamed: Streamed) -> Shape:

@@ -1,4 +1,17 @@
-"""What all steps of a pass share: the models, the documents, their hidden states, and running one through the other."""
+"""What all steps of a pass share: the models, the documents, their hidden states, and running one through the other.
+
+One layer of the pass: the reference, the noise floor, then every candidate, case by case.
+
+    accumulated     the candidate's layer on the candidate's own state
+    own             the candidate's layer on the reference's state: the error that this layer alone makes
+    router          the candidate's router on the reference's input to that router
+    teacher-forced  its layer on its own state, its router's answers replaced by the reference's
+
+Where a candidate's state still equals the reference's, as at the first layer after an embedding that is kept, own and
+accumulated are one computation.
+
+The two ends of the pass: token ids to hidden states, and hidden states to scores of the tokens.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MlxquantError
-from .candidates import BuildLane, RecipeLane, Source, Step
+from .candidates import BuildLane, RecipeLane, Source, Step, nbytes_of
 from .hidden import Hidden
 from .model import Streamed, Tokens
-from .routing import Taps
-from .scores import Sink
+from .routing import Choice, Seen, Taps, choice_of, compare_choices
+from .scores import LayerScores, Routing, Sink, TokenScores, joined, positions_at_once, token_scores
 from .weights import Arrays
+
+# --- steps ---
+
 
 # Streams of hidden states: the reference's first, then each candidate's, the noise floor's, the teacher-forced ones.
 REFERENCE = 0
@@ -126,3 +142,226 @@ def check_finite(state: mx.array, who: str, where: str) -> None:
             f"{who}: {where} holds NaN or infinity; either its weights do, or values outgrow the dtype that is computed"
             " in, or its forward uses weights where they are not known to be used (please report the architecture)"
         )
+
+
+# --- layer step ---
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What the reference did with one document in this layer."""
+
+    choice: Choice | None
+    outputs: list[mx.array]
+    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    router: list[Any]
+
+
+def run_layer(run: Running, layer: int) -> None:
+    """Take every stream through one layer, and its scores to the sink."""
+    arrays = run.source.read(layer)
+    reference = run.source.streamed
+    reference.put(arrays)
+    seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+    if run.noise_floor:
+        for d in range(len(run.documents)):
+            _noise(run, layer, d, seen[d])
+    reference.take_out(list(arrays))
+    shared = set[str]().union(*(lane.shares(layer) for lane in run.lanes))
+    arrays = {name: array for name, array in arrays.items() if name in shared}
+    for candidate, lane in enumerate(run.lanes):
+        own = run.fill(lane, layer, arrays)
+        for d in range(len(run.documents)):
+            _Candidate(run, candidate, lane.streamed, layer, d, seen[d]).score()
+        lane.streamed.take_out(list(own))
+        del own
+    run.source.forget()
+
+
+def _reference(run: Running, layer: int, d: int) -> _Reference:
+    streamed = run.source.streamed
+    out = run.through(streamed, layer, d, run.hidden.read(REFERENCE, d))
+    check_finite(out, streamed.name, f"layer {layer}'s output on document {run.numbers[d]}")
+    run.hidden.write(REFERENCE, d, out)
+    seen = run.taps[streamed.name].seen
+    return _Reference(
+        choice=choice_of(seen),
+        outputs=seen.outputs,
+        inputs=seen.inputs if run.own else [],
+        router=seen.router if run.forced else [],
+    )
+
+
+def _noise(run: Running, layer: int, d: int, reference: _Reference) -> None:
+    streamed = run.source.streamed
+    before = run.hidden.read(run.noise, d)
+    out = rounded(run.through(streamed, layer, d, before))
+    run.hidden.write(run.noise, d, out)
+    scores = LayerScores(
+        error_in=relative_error(before, run.hidden.read(REFERENCE, d)),
+        error_out=relative_error(out, run.hidden.read_following(REFERENCE, d)),
+        routing=_routing(run.taps[streamed.name].seen, reference),
+    )
+    run.sink.layer(run.noise - 1, layer, "accumulated", run.numbers[d], 0, scores)
+
+
+@dataclass
+class _Candidate:
+    """One candidate, one layer, one document."""
+
+    run: Running
+    number: int
+    streamed: Streamed
+    layer: int
+    d: int
+    reference: _Reference
+
+    def score(self) -> None:
+        """Run all cases."""
+        run, d = self.run, self.d
+        before, after = run.hidden.read(REFERENCE, d), run.hidden.read_following(REFERENCE, d)
+        stream = run.stream_of(self.number)
+        mine = run.hidden.read(stream, d)
+        out, scores = self._case(mine, before, after)
+        run.hidden.write(stream, d, out)
+        self._tell("accumulated", scores)
+        if run.own:
+            self._tell("own", scores if not scores.error_in.any() else self._case(before, before, after)[1])
+            self._router()
+        if run.forced:
+            stream = run.forced_stream_of(self.number)
+            forced = self.reference.router or None
+            out, scores = self._case(run.hidden.read(stream, d), before, after, forced)
+            run.hidden.write(stream, d, out)
+            self._tell("teacher-forced", scores)
+
+    def _case(
+        self, state: mx.array, before: mx.array, after: mx.array, forced: list[Any] | None = None
+    ) -> tuple[mx.array, LayerScores]:
+        run = self.run
+        out = run.through(self.streamed, self.layer, self.d, state, forced)
+        check_finite(out, self.streamed.name, f"layer {self.layer}'s output on document {run.numbers[self.d]}")
+        routing = _routing(run.taps[self.streamed.name].seen, self.reference)
+        return out, LayerScores(relative_error(state, before), relative_error(out, after), routing)
+
+    def _router(self) -> None:
+        """The router alone: no error enters, and none is asked for."""
+        if not self.reference.inputs:
+            return
+        seen = self.run.taps[self.streamed.name].replay(self.layer, self.reference.inputs)
+        if seen is None:
+            return
+        mx.eval(seen.arrays())
+        nothing = np.zeros(len(self.run.documents[self.d]), np.float32)
+        self._tell("router", LayerScores(nothing, nothing, _routing(seen, self.reference)))
+
+    def _tell(self, case: str, scores: LayerScores) -> None:
+        self.run.sink.layer(self.number, self.layer, case, self.run.numbers[self.d], 0, scores)
+
+
+def _routing(seen: Seen, reference: _Reference) -> Routing | None:
+    return compare_choices(choice_of(seen), reference.choice, _change(seen.outputs, reference.outputs))
+
+
+def _change(mine: list[mx.array], reference: list[mx.array]) -> NDArray[np.float32] | None:
+    """How much the block's output differs at each position; None where it was not seen whole."""
+    if not mine or [a.shape for a in mine] != [a.shape for a in reference]:
+        return None
+    rows = [
+        relative_error(a.reshape(1, -1, a.shape[-1]), b.reshape(1, -1, b.shape[-1]))
+        for a, b in zip(mine, reference, strict=True)
+    ]
+    return np.concatenate(rows)
+
+
+# --- end steps ---
+
+
+# Heads of candidates that are in memory together, as a multiple of the reference's.
+HEADS = 2
+
+
+def run_embedding(run: Running) -> None:
+    """Give every stream its documents' embeddings."""
+    arrays = run.source.read("embedding")
+    _embed(run, run.source.streamed, arrays, [REFERENCE])
+    for candidate, lane in enumerate(run.lanes):
+        own = lane.arrays("embedding", arrays)
+        streams = [run.stream_of(candidate), *([run.forced_stream_of(candidate)] if run.forced else [])]
+        _embed(run, lane.streamed, own, streams)
+    run.source.forget()
+
+
+def width_of(run_source: Streamed, run: Running) -> int:
+    """The width of the hidden state, without computing one."""
+    return int(run_source.embed(run.source.shape, np.zeros(2, np.int32), run_source.caches()).shape[-1])
+
+
+def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int]) -> None:
+    streamed.put(arrays)
+    for d, tokens in enumerate(run.documents):
+        caches = run.caches(streamed, d)
+        parts = [streamed.embed(run.source.shape, tokens[part], caches) for part in run.chunks(d)]
+        state = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+        with on_device(streamed.name, "the embedding", state.dtype):
+            mx.eval(state)
+        check_finite(state, streamed.name, f"the embedding of document {run.numbers[d]}")
+        for stream in streams:
+            run.hidden.write(stream, d, state)
+        if streams == [REFERENCE] and run.noise_floor:
+            run.hidden.write(run.noise, d, rounded(state))
+    streamed.take_out(list(arrays))
+
+
+def run_head(run: Running) -> None:
+    """Score every token of every stream against the reference."""
+    arrays = run.source.read("head")
+    run.source.streamed.put(arrays)
+    if run.noise_floor:
+        _score(run, [(run.noise - 1, "accumulated", run.noise, run.source.streamed)])
+    group: list[tuple[int, RecipeLane | BuildLane, Arrays]] = []
+    budget = HEADS * nbytes_of(arrays)
+    for candidate, lane in enumerate(run.lanes):
+        own = run.fill(lane, "head", arrays)
+        group.append((candidate, lane, own))
+        used = sum(a.nbytes for _, _, made in group for n, a in made.items() if a is not arrays.get(n))
+        if used >= budget or candidate == len(run.lanes) - 1:
+            _score(run, [task for c, member, _ in group for task in _tasks(run, c, member.streamed)])
+            for _, member, made in group:
+                member.streamed.take_out(list(made))
+            group = []
+    run.source.streamed.take_out(list(arrays))
+    run.source.forget()
+
+
+_Task = tuple[int, str, int, Streamed]  # candidate, case, stream, model
+
+
+def _tasks(run: Running, candidate: int, streamed: Streamed) -> list[_Task]:
+    tasks: list[_Task] = [(candidate, "accumulated", run.stream_of(candidate), streamed)]
+    if run.forced:
+        tasks.append((candidate, "teacher-forced", run.forced_stream_of(candidate), streamed))
+    return tasks
+
+
+def _score(run: Running, tasks: list[_Task]) -> None:
+    shape, source = run.source.shape, run.source.streamed
+    for d, tokens in enumerate(run.documents):
+        if len(tokens) < 2:
+            continue
+        reference = run.hidden.read(REFERENCE, d)
+        states = [run.hidden.read(stream, d) for _, _, stream, _ in tasks]
+        parts: list[list[TokenScores]] = [[] for _ in tasks]
+        at, step = 0, 16
+        while at < len(tokens) - 1:
+            part = slice(at, min(at + step, len(tokens) - 1))
+            ids, targets = tokens[part], mx.array(tokens[part.start + 1 : part.stop + 1].astype(np.int32))
+            with on_device(source.name, "the head", reference.dtype):
+                expected = source.head(shape, ids, reference[:, part])
+                mx.eval(expected)
+            check_finite(expected, source.name, f"logits of document {run.numbers[d]}")
+            for (_, _, _, streamed), state, found in zip(tasks, states, parts, strict=True):
+                found.append(token_scores(expected, streamed.head(shape, ids, state[:, part]), targets))
+            at, step = part.stop, positions_at_once(expected.shape[-1])
+        for (candidate, case, _, _), found in zip(tasks, parts, strict=True):
+            run.sink.tokens(candidate, case, run.numbers[d], 0, joined(found))

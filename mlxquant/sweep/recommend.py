@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..report.verdict import ORDER
-from ..report.words import figure, interval, name, what_now
+from ..report.verdict import ORDER, figure, interval, name, what_now
 from ..validate.judge import FAIL, PASS, Check, verdict_of
 from .candidates import Candidate
 

@@ -31,9 +31,8 @@ from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
 from ..validate.verdict import baseline_of, evidence_entry, tolerances_entry
 from .candidates import Candidate, candidates_of, noise_floor_of
-from .frontier import SIZES, dominated, frontier
+from .frontier import SIZES, dominated, frontier, thresholds
 from .recommend import missed, recommend
-from .thresholds import thresholds
 
 SCHEMA = "mlxquant.sweep/1"
 _COMPARE = "mlxquant.compare/1"

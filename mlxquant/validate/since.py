@@ -15,7 +15,7 @@ from ..errors import RecordError
 from ..records.files import read_record
 from ..records.head import describe_machine, describe_versions
 from ..records.metrics import metric_named
-from ..report.words import name
+from ..report.verdict import name
 from .revalidate import DEPENDS, Change, changes
 from .tolerances import read_tolerances
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..disk.files import read_regular
 from ..errors import MlxquantError, listed
-from ..plan.recipe.rule_syntax import nearest, unknown_keys
+from ..plan.recipe.rules import nearest, unknown_keys
 from ..records.metrics import METRICS, SHARE, Metric, metric_named, valid_names
 from ..records.schemas.sense import PLACES
 

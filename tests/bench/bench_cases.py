@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxquant.bench.bench_terms import MeasurementError, Sample, Settings, Workload
 from mlxquant.bench.record import finish
+from mlxquant.bench.workload import Sample, Settings, Workload
+from mlxquant.errors import MeasurementError
 
 MACHINE = {
     "chip": "Apple M3 Ultra", "architecture": "arm64", "cores": 32, "memory_bytes": 256 * 2**30, "os": "macOS 26.1",

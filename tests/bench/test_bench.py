@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxquant.bench.bench_terms import Sample, Settings, Workload, distinct, parse_numbers
 from mlxquant.bench.prompts import own_text, random_tokens, rows_of_tokens, text_from, words_of_text
 from mlxquant.bench.record import unmeasured
 from mlxquant.bench.run import Bench
+from mlxquant.bench.workload import Sample, Settings, Workload, distinct, parse_numbers
 from mlxquant.errors import UsageError
 from tests.bench.bench_cases import Paced
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlxquant.bench.bench_terms import MeasurementError, Settings, Workload
 from mlxquant.bench.local import LocalModel, _decode, _fill, _new_cache, _prefill, describe_build
 from mlxquant.bench.prompts import own_text, random_tokens
 from mlxquant.bench.run import Bench
+from mlxquant.bench.workload import Settings, Workload
 from mlxquant.builds.read.build import read_build
-from mlxquant.errors import BuildError
+from mlxquant.errors import BuildError, MeasurementError
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build
 

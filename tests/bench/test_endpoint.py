@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from mlxquant.bench.bench_terms import MeasurementError, Settings, Workload
 from mlxquant.bench.prompts import own_text
 from mlxquant.bench.run import Bench
 from mlxquant.bench.served import Endpoint, check_endpoint, stream_notes
+from mlxquant.bench.workload import Settings, Workload
 from mlxquant.endpoint.client import StreamError, parse_server, stream
-from mlxquant.errors import UsageError
+from mlxquant.errors import MeasurementError, UsageError
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mlxquant.bench.bench_terms import Settings
 from mlxquant.bench.chips import CHIPS, Chip, chips_named, find_chip
 from mlxquant.bench.predict import traffic_of_build, traffic_of_plan
+from mlxquant.bench.workload import Settings
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import LayoutError
 from mlxquant.layout.layout import read_layout

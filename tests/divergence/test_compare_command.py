@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from mlxquant.cli import main
 from mlxquant.records.measurements import Figures, read_comparison
-from mlxquant.stream.layer_step import run_layer
+from mlxquant.stream.steps import run_layer
 from tests.checkpoints import write_tiny_qwen3_5_moe
 
 RECIPES = ("gates-8bit", "gates-8bit:bits=3")

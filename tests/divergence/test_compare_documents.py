@@ -121,7 +121,7 @@ def inside(document: Document, name: str, tokenizer: Any) -> str:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_manner_of_template_shows_each_call_with_its_markup_and_nothing_else_as_a_tool_call(name, tokenizer):
-    from mlxquant.divergence.texts.lines import parse_messages
+    from mlxquant.divergence.texts.documents import parse_messages
 
     chat = chat_of(Templated(tokenizer, ALL[name]))
     rendered = chat.render(parse_messages(CONVERSATION), TOOLS)

@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxquant.divergence.grouping import ALL, Group, bucket_names, shared_tokens
-from mlxquant.divergence.layer_statistics import layer_measurements, margin_measurements
-from mlxquant.divergence.statistics import reference_measurements, routing_damage, token_measurements
-from mlxquant.divergence.tally import Tally
+from mlxquant.divergence.statistics import (
+    against_each_other,
+    against_floor,
+    difference_measurements,
+    kl_difference,
+    layer_measurements,
+    margin_measurements,
+    reference_measurements,
+    routing_damage,
+    token_measurements,
+)
+from mlxquant.divergence.tally import ALL, Group, Tally, bucket_names, shared_tokens
 from mlxquant.divergence.texts.documents import Document
-from mlxquant.divergence.verdicts import against_each_other, against_floor, difference_measurements, kl_difference
 from mlxquant.errors import OutputError
 from mlxquant.records.metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
 from mlxquant.stream.scores import TokenScores

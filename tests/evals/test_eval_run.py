@@ -11,10 +11,9 @@ import time
 
 import pytest
 
-from mlxquant.bench.bench_terms import MeasurementError
 from mlxquant.disk.kept import Kept, key_of
 from mlxquant.endpoint.client import parse_server
-from mlxquant.errors import OutputError, UsageError
+from mlxquant.errors import MeasurementError, OutputError, UsageError
 from mlxquant.evals.asking import Sampling
 from mlxquant.evals.evaluate import Files, Settings, evaluate
 from mlxquant.evals.items import Item, Questions, Score

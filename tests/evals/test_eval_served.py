@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from mlxquant.bench.bench_terms import MeasurementError
 from mlxquant.endpoint.client import StreamError
-from mlxquant.errors import UsageError
+from mlxquant.errors import MeasurementError, UsageError
 from mlxquant.evals.items import ToolCall
 from mlxquant.evals.served import Served, the_model
 from mlxquant.evals.sides import Request, worth_repeating

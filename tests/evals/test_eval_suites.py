@@ -17,8 +17,8 @@ from mlxquant.evals.suites.bfcl import category_of, read_bfcl
 from mlxquant.evals.suites.catalog import Choice, open_suites
 from mlxquant.evals.suites.contracts import KINDS as CONTRACTS
 from mlxquant.evals.suites.contracts import contracts
-from mlxquant.evals.suites.language_scores import language_of, refuses
 from mlxquant.evals.suites.own import read_suite
+from mlxquant.evals.suites.scores_text import language_of, refuses
 from mlxquant.evals.suites.scoring import KINDS, faults, judged
 
 TOOL = {

@@ -14,13 +14,13 @@ from typing import Any
 
 from mlxquant.builds.manifest import MANIFEST, read_manifest
 from mlxquant.errors import MlxquantError
-from mlxquant.layout.layer_types import config_layer_types
 from mlxquant.layout.mlx_lm import decode_floats
+from mlxquant.layout.roles import config_layer_types
 from mlxquant.plan.recipe.recipe import parse_recipe
-from mlxquant.plan.recipe.rule_syntax import parse_set
+from mlxquant.plan.recipe.rules import parse_set
 from mlxquant.source.checkpoint import read_config, read_index
 from mlxquant.source.headers import header_length, parse_header
-from mlxquant.source.prequantized import check_config
+from mlxquant.source.quantized import check_config
 
 CORPUS = Path(__file__).parent / "corpus"
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from mlxquant.errors import LayoutError
-from mlxquant.layout.layer_types import config_layer_types
 from mlxquant.layout.layout import Layout, read_layout
 from mlxquant.layout.mlx_lm import mlx_lm_version
-from mlxquant.layout.roles import layer_paths
+from mlxquant.layout.roles import config_layer_types, layer_paths
 from mlxquant.source.checkpoint import Checkpoint, open_checkpoint
 from mlxquant.words.modules import LAYER_TYPE_WORDS, LAYER_TYPES, ROLES
 from tests.checkpoints import ARCHITECTURES as TINY

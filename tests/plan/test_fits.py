@@ -20,7 +20,7 @@ from mlxquant.layout.layout import read_layout
 from mlxquant.layout.mlx_lm import build_model, decode_floats, mlx_lm_module
 from mlxquant.plan.fits import Fit, Fits, Memory, find_fits, shipped_recipes
 from mlxquant.plan.recipe.recipe import available, load_recipe
-from mlxquant.report.fits_text import fits_text
+from mlxquant.report.plan import fits_text
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.words.units import parse_memory, parse_tokens, show_bytes, show_count
 from tests.checkpoints import ARCHITECTURES, write_tiny

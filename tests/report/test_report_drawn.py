@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxquant.report.page.drawn import COLOURS, most_telling
+from mlxquant.report.page.charts import COLOURS, most_telling
 
 DAMAGES = st.lists(st.none() | st.floats(0, 1e3), min_size=1, max_size=30)
 

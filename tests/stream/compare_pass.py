@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
-from mlxquant.stream import end_steps
+from mlxquant.stream import steps as end_steps
 from mlxquant.stream.candidates import Candidate
 from mlxquant.stream.engine import Options, Pass, compare
 from mlxquant.stream.model import look_up_in

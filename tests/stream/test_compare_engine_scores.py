@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from mlxquant.stream.token_scores import joined, positions_at_once, token_scores
+from mlxquant.stream.scores import joined, positions_at_once, token_scores
 
 
 def in_float64(r, c, targets):

@@ -16,8 +16,7 @@ from ...source.checkpoint import INDEX, Checkpoint
 from ...words.formats import Format
 from ...words.modules import Module
 from ..manifest import read_manifest
-from .build_headers import Files, parameters_stated, read_files
-from .files import Claims, against_shards, read_claims
+from .files import Claims, Files, against_shards, parameters_stated, read_claims, read_files
 from .formats import Stored
 from .layout import Laid, lay_out_build
 

@@ -23,9 +23,8 @@ from ...source.checkpoint import Checkpoint
 from ...words.formats import FLOATS, TORCH_DTYPES, Format
 from ...words.modules import Module
 from ...words.units import show_bytes
-from .build_names import role_by_name, stored_by_names
 from .files import Claims
-from .formats import Stored, packed_format, shown
+from .formats import Stored, packed_format, role_by_name, shown, stored_by_names
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,11 @@ from ...words.units import show_bytes
 from ..audit_record import entries_of, make_record
 from ..manifest import MANIFEST, describe_origin, is_build_of, make_manifest, manifest_text
 from ..side_files import config_text, read_sides
-from .filling import Filling, Progress, Watch
+from .filling import Filling, Progress, Settings, Watch
 from .hashing import sha256
-from .needs import needs_of
-from .pieces import SPAN_COST, Job, Piece, jobs, pieces
+from .pieces import SPAN_COST, Job, Piece, jobs, needs_of, pieces
 from .shards import index, place, place_beside
 from .signature import make_signature
-from .worker import Settings
 
 __all__ = ["Converted", "Options", "Progress", "Watch", "convert"]
 

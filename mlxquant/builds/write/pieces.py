@@ -6,11 +6,16 @@ blocks begin depends on shapes alone, never on how many workers there are: so er
 row order, come out the same in every run.
 
 What this does not do: threads, files, order (see `convert`).
+
+Which files of a source a piece of work reads, so that others may come later or be gone already.
+
+A piece is rows of a view (see `views`); of the parts that are joined into it only those that its rows lie in count.
+Where mlx computes a whole array at once, all of its sources do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +25,16 @@ from numpy.typing import NDArray
 
 from ...errors import NonFiniteError
 from ...layout.views.bytes import MLX_DTYPES, to_mlx, to_numpy
-from ...layout.views.read import Segment, read_rows, segments
-from ...layout.views.strided import SPAN, Read
-from ...layout.views.view import View
+from ...layout.views.read import Segment, read_rows, row_wise, rows_in, segments
+from ...layout.views.strided import SPAN, Read, Strided
+from ...layout.views.view import Joined, View, views_among
 from ...plan.plan import OutputArray, Plan
+from ...source.headers import Tensor
+from ...source.quantized import Scaled
 from ...words.formats import DTYPE_BYTES, FLOATS
+
+# --- pieces ---
+
 
 # Source bytes of one piece: what is journaled, and at most made again after a crash, as one.
 PIECE = 8 << 20
@@ -177,3 +187,45 @@ def nonfinite(name: str, row: int, column: int, kind: str) -> NonFiniteError:
 def worker_stream() -> mx.Stream:
     """A CPU stream of the calling thread's own: mlx streams belong to the thread that made them."""
     return mx.new_stream(mx.cpu)
+
+
+# --- needs ---
+
+
+def needs_of(pieces: Iterable[Piece]) -> list[frozenset[str]]:
+    """The files that each piece reads."""
+    return [frozenset(_files(p.job.view, p.start, p.rows)) for p in pieces]
+
+
+def _files(view: View, start: int, rows: int) -> Iterator[str]:
+    match view.expr:
+        case Strided() as s:
+            yield from _stored(s.tensor)
+        case Joined(axis, parts) if axis == view.ndim - 1:
+            for part in parts:
+                yield from _files(part, start, rows)
+        case Joined(axis, parts) if any(n != 1 for n in view.shape[:axis]):
+            for part in parts:
+                yield from _files(part, 0, rows_in(part))
+        case Joined(_, parts):
+            at = 0
+            for part in parts:
+                count = rows_in(part)
+                begin, end = max(start, at), min(start + rows, at + count)
+                if begin < end:
+                    yield from _files(part, begin - at, end - begin)
+                at += count
+        case _:
+            inside = row_wise(view)
+            if inside is not None:
+                yield from _files(inside, start, rows)
+                return
+            for argument in views_among([view.expr.args, view.expr.kwargs]):
+                yield from _files(argument, 0, rows_in(argument))
+
+
+def _stored(tensor: Tensor) -> Iterator[str]:
+    if isinstance(tensor, Scaled):
+        yield from (t.file for t in tensor.stored)
+    else:
+        yield tensor.file

@@ -3,15 +3,27 @@
 A fast tokenizer says so itself; its gaps (white space that it trims from offsets) go to the token that follows. For
 others, and for those whose class rewrites the text first, tokens are decoded in the smallest runs that make whole
 characters, and matched with the text. A character of several tokens belongs to each of them.
+
+The tokenizer of a source, loaded as mlx-lm loads it; of a Hub id, from the few files that it needs.
 """
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ...builds.read.loading import load_tokenizer
+from ...builds.side_files import side_files
+from ...errors import SourceError
+from ...source.checkpoint import Checkpoint
+
+# --- tokens ---
+
 
 _LONGEST_RUN = 24  # tokens that may make up one character, or one word whose spacing a decoder changes
 _HEAD = 500  # characters by which to tell whether a class's `encode` rewrites text that its call takes as it is
@@ -82,3 +94,18 @@ def _matched(said: str, text: str, at: int) -> int | None:
     while start < len(text) and text[start].isspace():
         start += 1
     return start - at + len(words) if words and text.startswith(words, start) else None
+
+
+# --- tokenizer ---
+
+
+def open_tokenizer(source: Checkpoint) -> Any:
+    """Load a source's tokenizer, chat template included. Raises SourceError. Code of the source is not run."""
+    if source.reader is None:
+        raise SourceError(f"{source.name}: a config alone has no tokenizer; give the checkpoint's folder")
+    if source.folder is not None:
+        return load_tokenizer(source.folder, source.name, source.config)
+    with tempfile.TemporaryDirectory(prefix="mlxquant-") as folder:
+        for name in ("config.json", *side_files(source.reader.beside(), trust_remote_code=False)):
+            (Path(folder) / name).write_bytes(source.reader.read_whole(name))
+        return load_tokenizer(Path(folder), source.name, source.config)

@@ -11,8 +11,7 @@ from random import Random
 from ...errors import UsageError
 from .conversation import Conversation
 from .database import Store
-from .other_requests import item_request, user_request
-from .requests import order_request
+from .requests import item_request, order_request, user_request
 from .tasks import Task
 
 FEWEST_CALLS = 5

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..items import Item, Reply, Score
-from . import format_scores, language_scores
 from . import scores_calls as call_scores
+from . import scores_text as format_scores
+from . import scores_text as language_scores
 from . import scores_text as text_scores
 
 Tools = Sequence[Mapping[str, Any]]

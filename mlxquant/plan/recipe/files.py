@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from .rule_syntax import nearest
+from .rules import nearest
 
 
 @dataclass(frozen=True, slots=True)

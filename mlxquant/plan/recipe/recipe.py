@@ -23,8 +23,7 @@ from typing import Any
 from ...errors import RecipeError, listed
 from ...words.formats import Format
 from .files import RecipeFile, Shipped, available, follow, parse_file, read_chain
-from .rule_syntax import format_problems, parse_rule, parse_set, unknown_keys
-from .rules import Rule, merged
+from .rules import Rule, format_problems, merged, parse_rule, parse_set, unknown_keys
 
 __all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
 

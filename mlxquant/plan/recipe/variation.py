@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import RecipeError, listed
 from .recipe import Recipe, load_recipe
-from .rule_syntax import nearest
+from .rules import nearest
 
 KEYS = ("bits", "group_size", "mode", "unaligned")
 _NUMBERS = ("bits", "group_size")

@@ -11,8 +11,7 @@ from ...records.metrics import CAVEAT
 from ...words.units import show_bytes
 from ..compare import mnat, percent, plus_minus
 from .bench import machine_text
-from .charts import error_by_layer, error_ranges
-from .drawn import most_telling
+from .charts import error_by_layer, error_ranges, most_telling
 
 _SLICES = 14  # more than this stand in the table alone
 _KINDS = (("slice", "KL by slice, the worst first"), ("depth", "KL by position"), ("turn", "KL by turn"))

@@ -9,8 +9,7 @@ from ...evals.figures import DEPTHS
 from ...evals.record import measurement
 from ...records.loading import Loaded
 from ..eval import WORDS, facts, points, share
-from .charts import Bar, shares, survival
-from .drawn import COLOURS, most_telling
+from .charts import COLOURS, Bar, most_telling, shares, survival
 
 _SLICES = 14  # more than this stand in the table alone
 _CALL, _ITEM = "right_call", "pass"

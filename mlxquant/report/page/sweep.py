@@ -11,8 +11,7 @@ from ...words.units import show_bytes
 from ..compare import mnat, percent
 from ..sweep import WORDS, line_name, missed_words, unit_of
 from .bench import machine_text
-from .charts import available
-from .frontier_chart import Point, size_against_damage
+from .charts import Point, available, size_against_damage
 
 _CLASSES = {"PASS": "pass", "FAIL": "fail"}
 _SIZES = (("bytes", "size of the build"), ("active_bytes_per_token", "bytes read for a token"))

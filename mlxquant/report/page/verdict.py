@@ -7,8 +7,7 @@ from typing import Any
 
 from ...records.loading import Loaded
 from ..tau2 import label, shown
-from ..verdict import ORDER
-from ..words import figure, interval, pointer, what_now, where
+from ..verdict import ORDER, figure, interval, pointer, what_now, where
 
 _CLASSES = {"PASS": "pass", "FAIL": "fail"}
 _LEFT_OUT = ("infrastructure_errors",)

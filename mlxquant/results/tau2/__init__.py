@@ -7,8 +7,8 @@ a later file is paired with the first by task and trial (`pairs`), and all of it
 
 from __future__ import annotations
 
+from .parsing import Results
 from .reading import read_results
 from .record import SCHEMA, make_record
-from .results import Results
 
 __all__ = ["SCHEMA", "Results", "make_record", "read_results"]

@@ -19,8 +19,7 @@ from typing import Any
 
 from ...disk.files import read_regular
 from ...errors import RecordError
-from .parsing import expected_actions, parse_tau1, parse_tau2
-from .results import Results, Simulation
+from .parsing import Results, Simulation, expected_actions, parse_tau1, parse_tau2
 
 _FOLDER, _INDEX = "simulations", "results.json"
 _GZIP = b"\x1f\x8b"

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ...records.head import describe_versions
-from .figures import measure, most_k
-from .pairs import Pairing, differences, pair
-from .results import CONTEXT, INFRASTRUCTURE, Results, by_task
+from .figures import Pairing, differences, measure, most_k, pair
+from .parsing import CONTEXT, INFRASTRUCTURE, Results, by_task
 
 SCHEMA = "mlxquant.tau2/1"
 # what must agree for two runs to be of one benchmark

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...disk import files as disk
 from ...errors import OutputError
 from ...words.units import show_bytes
-from ..readers import Reader
+from ..checkpoint import Reader
 from .reader import HubReader
 
 FOLDER = "source"

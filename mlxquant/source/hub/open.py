@@ -21,8 +21,7 @@ from pathlib import Path
 from ...errors import SourceError, UsageError
 from ..checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_beside, read_config, read_index
 from ..headers import Tensor, header_length, parse_header
-from ..prequantized import MODELOPT, check_config, check_names
-from ..quantized import scaled_tensors
+from ..quantized import MODELOPT, check_config, check_names, scaled_tensors
 from .errors import HubError, endpoint
 from .reader import HubReader
 from .repository import Repository, look_up

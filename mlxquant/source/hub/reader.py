@@ -19,7 +19,7 @@ from pathlib import Path
 from ...disk import files as disk
 from ...errors import OutputError
 from ...words.interrupts import asked_to_end
-from ..readers import read_at
+from ..checkpoint import read_at
 from .client import Stopped
 from .errors import hub_constants
 from .repository import Repository

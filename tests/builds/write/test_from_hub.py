@@ -17,19 +17,17 @@ from typing import Any
 import pytest
 
 from mlxquant.builds.write.convert import Converted, Options, Progress, convert
-from mlxquant.builds.write.needs import needs_of
-from mlxquant.builds.write.pieces import Scratch, jobs, pieces, read_block
+from mlxquant.builds.write.pieces import Scratch, jobs, needs_of, pieces, read_block
 from mlxquant.errors import MlxquantError, OutputError
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
-from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.source.checkpoint import FolderReader, open_checkpoint
 from mlxquant.source.hub import client as hub_client
 from mlxquant.source.hub import reader as staging
 from mlxquant.source.hub import repository as downloads
 from mlxquant.source.hub.errors import HubError
 from mlxquant.source.hub.open import open_source
-from mlxquant.source.readers import FolderReader
 from tests.checkpoints import write_tiny_qwen3_5_moe
 from tests.source.hub.hub_server import PATIENCE, HubServer, use_hub
 from tests.support.builds import build, contents

@@ -11,7 +11,7 @@ import pytest
 
 from mlxquant.plan.decide import Decisions, decide
 from mlxquant.plan.recipe.recipe import available, load_recipe, parse_recipe
-from mlxquant.plan.recipe.rule_syntax import MATCH_KEYS, RULE_KEYS
+from mlxquant.plan.recipe.rules import MATCH_KEYS, RULE_KEYS
 from mlxquant.words.formats import MODES, Format
 from mlxquant.words.modules import LAYER_TYPES, ROLES
 from tests.plan.recipe_models import QWEN, qwen35

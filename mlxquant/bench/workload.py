@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from ..errors import MlxquantError, UsageError
+from ..errors import UsageError
 
 _LABEL = re.compile(r"(?P<kind>pp|tg)(?P<n>\d+)(?: @ d(?P<depth>\d+))?")
 WARM_TOKENS = 16  # a warm-up generates at most so many
@@ -134,18 +134,6 @@ class Sample:
             "peak_memory_bytes": self.peak_memory_bytes,
             **self.extra,
         }
-
-
-class MeasurementError(MlxquantError):
-    """A run that gave no figure. `kind` says why in a word: timeout, refused, malformed, skipped, …"""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    def as_dict(self) -> dict[str, str]:
-        """The failure in a record, in place of figures."""
-        return {"kind": self.kind, "message": str(self)}
 
 
 class Subject(Protocol):
