@@ -73,6 +73,13 @@ def test_every_file_and_heading_that_is_linked_to_is_there(page):
             assert heading in anchors(there), target
 
 
+def test_every_page_of_docs_is_in_the_site_s_navigation():
+    navigation = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert pages <= set(navigation)
+    assert all((ROOT / "docs" / name).exists() or (ROOT / name).exists() for name in navigation)
+
+
 def anchors(page: Path) -> set[str]:
     """What GitHub and the site call the headings of a page."""
     headings = re.findall(r"^#+ +(.*)$", page.read_text(encoding="utf-8"), re.M)

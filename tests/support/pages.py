@@ -84,8 +84,9 @@ class Block:
     def _comparable(self, text: str) -> str:
         for pattern, word in _VARYING:
             text = pattern.sub(word, text)
-        if self.figures_vary:  # and with them the widths of columns
+        if self.figures_vary:  # and with them the widths of columns, and where there is an interval at all
             text = re.sub(r"[ ─-]+", " ", re.sub(r"[+−-]?\d[\d.,]*", "#", text))
+            text = re.sub(r"# … (#|beyond)|none from # \w+", "#", text)
         return text
 
 
@@ -152,6 +153,14 @@ def _builds(folder: Path) -> None:
             _run(f"convert store-moe -r {recipe} --group-size 64 -o build-{recipe}")
 
 
+def _played(folder: Path) -> None:
+    """The checkpoint that the demo runs on, as a build in float32 and as one of 2 bits throughout."""
+    _store(folder)
+    with contextlib.chdir(folder):
+        _run("convert store-moe -r none --dtype float32 -o f32")
+        _run("convert store-moe -r uniform-8bit --bits 2 --group-size 64 -o q2")
+
+
 def _study(folder: Path) -> None:
     """The records of the store study."""
     for path in (ROOT / "audits" / "store-moe").iterdir():
@@ -181,6 +190,7 @@ WORLDS: dict[str, Callable[[Path], None]] = {
     "paper": _paper,
     "store": _store,
     "builds": _builds,
+    "played": _played,
     "study": _study,
     "speeds": _speeds,
     "tau2": _tau2,
