@@ -15,25 +15,27 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mlxquant.tiny import write_tiny  # noqa: E402
-from tests.browser import chromium  # noqa: E402
-
 from mlxquant.cli import main  # noqa: E402
-from mlxquant.report import load, make_report  # noqa: E402
+from tests.checkpoints import write_tiny  # noqa: E402
+from tests.support.browser import chromium  # noqa: E402
 
 PLANS = [ROOT / "audits" / "qwen3.5-122b-a10b" / f"{name}.plan.json" for name in ("base", "agentic")]
 # The map's cell to point at: v_proj of layer 27 in the second build
 CELL = "#m1 .map[data-side='1'] tbody tr:nth-child(29) td[data-c='2']"
 
 
+def run(*words: object) -> None:
+    """Run one of our own commands."""
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+
+
 def screenshot(folder: Path, out: Path) -> None:
     """Convert, report, look."""
     write_tiny(folder / "tiny", "qwen3_5_moe")
-    words = ["convert", str(folder / "tiny"), "-r", "gates-4bit", "--group-size", "64", "-o", str(folder / "tiny-4bit")]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 0, done.output
     page = folder / "report.html"
-    page.write_text(make_report([load(path) for path in (*PLANS, folder / "tiny-4bit")]), encoding="utf-8")
+    run("convert", folder / "tiny", "-r", "gates-4bit", "--group-size", "64", "-o", folder / "tiny-4bit")
+    run("report", *PLANS, folder / "tiny-4bit", "-o", page)
     with chromium(folder / "profile") as browser:
         browser.open(page, width=1200, height=1160, scale=2)
         browser.ask("document.querySelector(arguments[0]).focus({preventScroll: true})", CELL)

@@ -54,7 +54,7 @@ _CUT = "…"
 _VARYING = (
     (re.compile(r"\b\d[\d,]*(\.\d+)? s\b"), "# s"),
     (re.compile(r"\b(mlx|mlx-lm|mlx-vlm|Python|transformers|numpy) \d+(\.\d+)+"), r"\1 #"),
-    (re.compile(r"[\d.]+ [KMG]iB( in the process)"), r"#\1"),
+    (re.compile(r"[\d.]+ [KMG]iB( in (mlx|the process))"), r"#\1"),
     (re.compile(r"\d{4}-\d\d-\d\d(T[\d:]+Z)?"), "#"),
 )
 
