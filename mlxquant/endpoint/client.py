@@ -21,7 +21,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UsageError
 from ..words.secrets import register, register_url
-from .events import Event, error_text, read_event, read_json
+from ..words.strict_json import read_json
+from .events import Event, error_text, read_event
 from .wire import ANSWER, DOCUMENT, LINE, Reader, StreamError, exchange, shown
 
 __all__ = ["Answer", "Chunk", "Event", "Server", "StreamError", "events", "parse_server", "stream", "unfinished"]
@@ -105,7 +106,12 @@ class Server:
         with self._exchange("GET", path, None, self._authorization) as reader:
             _check_status(reader.open(DOCUMENT), reader)
             data = reader.rest(DOCUMENT)
-        return read_json(data, self.url + path, "what it answers")
+        try:
+            return read_json(data)
+        except ValueError as error:
+            raise StreamError(
+                "malformed", f"{self.url}{path}: JSON expected ({shown(error)}); does it serve the OpenAI API?"
+            ) from None
 
     @property
     def _authorization(self) -> dict[str, str]:
@@ -262,7 +268,7 @@ def _text_of(body: bytes) -> str:
     """What an error's body says: its message, or the beginning of it."""
     text = body.decode("utf-8", "replace")
     try:
-        error = json.loads(text)["error"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        error = read_json(text)["error"]
+    except (ValueError, LookupError, TypeError):
         return shown(text)
     return error_text(error)

@@ -4,8 +4,8 @@ What OpenAI's API says of an event is checked here, in one place, before anythin
 needs no further doubt. Absent and null fields are absent; a field of another type, a count that can be none, or JSON
 that is nested deeper than a completion ever is, is a `StreamError`. Where servers are known to differ without being
 wrong (content as a list of parts, arguments as a table, `choices: null`), the event is read and `ways` names what was
-different, for the record. Halves of surrogate pairs pass, since a server may send a pair in two events; `whole` mends
-the text in the end. Nothing here knows of time or of the connection.
+different, for the record. Halves of surrogate pairs pass, since a server may send a pair in two events: who puts them
+together calls `strict_json.whole`. Nothing here knows of time or of the connection.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..words.strict_json import read_json
 from .wire import LINE, StreamError, shown
 
-_DEEPEST = 64  # tables and lists in each other
 _MOST = 1 << 48  # no count of tokens is near it
 _WORD = 200  # characters of a finish reason; a model's name may have ten times as many
 
@@ -47,7 +47,10 @@ class Event:
 
 def read_event(data: str, where: str) -> Event:
     """Read an event's data. Raises StreamError for what is none, and where the server reports an error."""
-    event = read_json(data, where, "an event of the stream")
+    try:
+        event = read_json(data, halves=True)
+    except ValueError as error:
+        raise _malformed(where, f"an event of the stream is no JSON ({shown(error)})", data) from None
     if not isinstance(event, dict):
         raise _malformed(where, "an event of the stream is no table", data)
     if event.get("error") is not None:
@@ -68,37 +71,10 @@ def read_event(data: str, where: str) -> Event:
     )
 
 
-def read_json(data: str | bytes, where: str, what: str) -> Any:
-    """Read JSON that nests no deeper than it has reason to. Raises StreamError."""
-    try:
-        value = json.loads(data)
-        if _depth_over(value, _DEEPEST):
-            raise RecursionError
-    except RecursionError:
-        raise StreamError("malformed", f"{where}: {what} is nested more than {_DEEPEST} deep") from None
-    except ValueError:
-        text = data if isinstance(data, str) else data[:1000].decode("utf-8", "replace")
-        raise _malformed(where, f"{what} is no JSON", text) from None
-    return value
-
-
 def error_text(error: Any) -> str:
     """What a server's error says, as a short line."""
     message = error.get("message", error) if isinstance(error, dict) else error
     return shown(message if isinstance(message, str) else json.dumps(message, ensure_ascii=False))
-
-
-def whole(text: str) -> str:
-    r"""Put halves of surrogate pairs together; those that stay alone become U+FFFD, for they are no text.
-
-    >>> whole("\ud83d" + "\ude00") == "\U0001f600", whole("a\ud800") == "a\ufffd"
-    (True, True)
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def _first_choice(event: Mapping[str, Any], where: str, ways: dict[str, None]) -> Mapping[str, Any]:
@@ -189,19 +165,3 @@ def _word(table: Mapping[str, Any], key: str, where: str, most: int = LINE) -> s
 def _malformed(where: str, what: str, value: Any) -> StreamError:
     """The error for a field, with the beginning of what stood there."""
     return StreamError("malformed", f"{where}: {what}: {shown(value, 80)!r}")
-
-
-def _depth_over(value: Any, most: int) -> bool:
-    """Whether tables and lists stand in each other more than so deep; without recursion."""
-    level = [value]
-    for _ in range(most + 1):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, (dict, list))
-            for inner in (each.values() if isinstance(each, dict) else each)
-            if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return False
-    return True

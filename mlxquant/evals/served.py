@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..endpoint.client import Server, StreamError, events, unfinished
-from ..endpoint.events import whole
 from ..endpoint.wire import shown
 from ..errors import UsageError
 from .items import Reply
@@ -92,10 +91,10 @@ def the_model(server: Server, option: str) -> str:
         raise
     models = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(models, list) or not all(isinstance(m, dict) and isinstance(m.get("id"), str) for m in models):
-        raise StreamError("malformed", f"{where}: a list of models with their ids expected; {option} NAME needs none")
+        raise StreamError("malformed", f"{where}: a list of models with ids expected; {option} NAME needs no list")
     names: list[str] = [model["id"] for model in models]
-    if halves := [name for name in names if name != whole(name)]:
-        raise StreamError("malformed", f"{where}: lists a model whose name is no text: {shown(halves[0], 60)!r}")
+    if any("\ufffd" in name for name in names):
+        raise StreamError("malformed", f"{where}: lists a model whose name is no text; {option} NAME needs no list")
     if len(names) != 1:
         some = ", ".join(shown(name, 60) for name in names[:5]) or "none"
         raise UsageError(f"{server.url}: lists {len(names)} models ({some}); give {option} with one of them")

@@ -12,11 +12,11 @@ Nothing is repaired that the model wrote.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 from ..endpoint.client import StreamError
-from ..endpoint.events import CallPiece, Event, whole
+from ..endpoint.events import CallPiece, Event
+from ..words.strict_json import read_json, whole
 from .calls import broken_calls
 from .items import Reply, Timing, ToolCall, Usage
 from .replies import reasoning_within
@@ -36,8 +36,8 @@ class _Call:
     def is_whole(self) -> bool:
         """Whether its arguments are a JSON table, to which nothing can be added."""
         try:
-            return isinstance(json.loads(self.arguments), dict)
-        except (ValueError, RecursionError):
+            return isinstance(read_json(self.arguments), dict)
+        except ValueError:
             return False
 
 

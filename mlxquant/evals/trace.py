@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from ..errors import OutputError
 from ..words.secrets import redacted
+from ..words.strict_json import read_json
 from .items import Item, Message, Reply
 from .sides import Request, Variant
 
@@ -139,7 +140,7 @@ def _answered(reply: Reply) -> dict[str, Any]:
 def _call(id_: str | None, name: str, arguments: str) -> dict[str, Any]:
     parsed: Any = arguments
     with contextlib.suppress(ValueError):
-        parsed = json.loads(arguments)
+        parsed = read_json(arguments)
     return {"type": "tool_call", "id": id_, "name": name, "arguments": parsed}
 
 

@@ -15,10 +15,11 @@ import pytest
 
 from mlxquant.endpoint import wire
 from mlxquant.endpoint.client import StreamError, parse_server, stream
-from mlxquant.endpoint.events import CallPiece, read_event, whole
+from mlxquant.endpoint.events import CallPiece, read_event
 from mlxquant.errors import UsageError
 from mlxquant.evals.served import the_model
 from mlxquant.words.secrets import register
+from mlxquant.words.strict_json import whole
 from tests.bench.test_endpoint import DONE, SSE, address, event, server, usage
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -25,12 +25,12 @@ What `mlxquant.evals.store.scoring` says about calls, replies, steps and runs: r
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ...words.strict_json import read_json
 from .database import Store
 from .tasks import Call, Task, Turn, compact
 from .tools import BY_NAME
@@ -297,19 +297,14 @@ class Judge:
 def parsed(raw: str) -> tuple[Any, str | None]:
     """Parse arguments strictly (no NaN); return the value, and what is wrong with it or None."""
     try:
-        value = json.loads(raw, parse_constant=not_json)
-    except (ValueError, RecursionError) as error:
+        value = read_json(raw)
+    except ValueError as error:
         return None, f"arguments are not valid JSON: {error}"
     if isinstance(value, dict):  # JSON and its schema know no difference between 3.0 and 3; Python's text does
         value = {
             key: int(each) if isinstance(each, float) and each.is_integer() else each for key, each in value.items()
         }
     return value, None
-
-
-def not_json(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
-    raise ValueError(f"{name} is not JSON")
 
 
 @cache

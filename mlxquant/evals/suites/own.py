@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, listed
+from ...words.strict_json import read_json
 from ..items import Item, Questions
 from .bfcl import is_bfcl, read_bfcl
+from .scores_text import schema_faults
 from .scoring import faults, score_of
 from .table_lines import read_tables
 
@@ -77,6 +79,10 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
     tools = row.get("tools") or []
     if not isinstance(tools, list) or not all(_is_tool(tool) for tool in tools):
         found.append('"tools" must be a list of {"type": "function", "function": {"name": …, "parameters": …}}')
+    else:
+        for function in (tool["function"] for tool in tools):
+            wrong = schema_faults(function.get("parameters") or {})
+            found += [f'"tools": {function["name"]}: {fault.replace("schema", "parameters", 1)}' for fault in wrong]
     return found
 
 
@@ -98,8 +104,8 @@ def _is_call(call: Any) -> bool:
         return False
     arguments = function.get("arguments")
     try:
-        return isinstance(json.loads(arguments) if isinstance(arguments, str) else arguments, dict)
-    except (ValueError, RecursionError):
+        return isinstance(read_json(arguments) if isinstance(arguments, str) else arguments, dict)
+    except ValueError:
         return False
 
 

@@ -19,8 +19,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...words.strict_json import read_json
 from ..items import Reply, Score
-from .scores_text import said, same_json, verdict
+from .scores_text import said, same_json, schema_fault, verdict
 
 # --- bfcl match ---
 
@@ -91,8 +92,8 @@ def parsed_calls(reply: Reply) -> list[Parsed]:
     calls: list[Parsed] = []
     for call in reply.tool_calls:
         try:
-            arguments = json.loads(call.arguments or "{}")
-        except (ValueError, RecursionError):
+            arguments = read_json(call.arguments or "{}")
+        except ValueError:
             arguments = None
         calls.append((call.name, arguments if isinstance(arguments, dict) else None))
     return calls
@@ -115,15 +116,10 @@ def formally(reply: Reply, tools: Tools) -> tuple[dict[str, bool], str]:
 
 
 def _schema_fault(function: Mapping[str, Any] | None, name: str, arguments: Any) -> str:
-    from jsonschema import Draft202012Validator, SchemaError
-
     if function is None:
-        return f"{name}: no such tool"
-    try:
-        fault = next(iter(Draft202012Validator(function.get("parameters") or {}).iter_errors(arguments)), None)
-    except SchemaError as error:
-        return f"{name}: its schema is none ({error.message[:60]})"
-    return f"{name}: {fault.message[:100]}" if fault else ""
+        return f"{said(name)}: no such tool"
+    fault = schema_fault(function.get("parameters") or {}, arguments)
+    return f"{name}: {fault}" if fault else ""
 
 
 def calls(spec: Mapping[str, Any], reply: Reply, tools: Tools) -> Score:

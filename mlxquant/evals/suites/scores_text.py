@@ -13,13 +13,14 @@ on purpose: they can be read, and they judge both sides alike.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any
 
+from ...errors import MeasurementError
+from ...words.strict_json import read_json
 from ..items import Reply, Score
 
 # --- scores text ---
@@ -29,6 +30,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![
 _ANSWER = re.compile(r"answer\s*(?:is\s*)?[:=]", re.IGNORECASE)
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 _SHOWN = 60
+_LONGEST = 300  # digits
 
 
 def said(text: str) -> str:
@@ -92,7 +94,10 @@ def number(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
     numbers = _NUMBER.findall(text)
     if not numbers:
         return verdict(False, f"no number in {said(reply.text)}")
-    given = Decimal((numbers[0] if text is not reply.text else numbers[-1]).replace(",", "").replace("−", "-"))
+    last = (numbers[0] if text is not reply.text else numbers[-1]).replace(",", "").replace("−", "-")
+    if len(last) > _LONGEST:
+        return verdict(False, f"{said(last)} is no number that anyone asked for")
+    given = Decimal(last)
     off = abs(given - Decimal(str(spec["answer"])))
     return verdict(off <= Decimal(str(spec.get("tolerance", 0))), f"{spec['answer']} expected, {given} found")
 
@@ -155,8 +160,10 @@ def case(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
 # --- format scores ---
 
 
+# What a schema that is valid and senseless ends in
+_UNFIT = (RecursionError, ArithmeticError, TypeError, ValueError, LookupError, re.error)
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL)
-_ENTRY = re.compile(r"(\d+)[.):]\s+(.*)")
+_ENTRY = re.compile(r"(\d{1,9})[.):]\s+(.*)")
 
 
 def json_schema(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
@@ -164,24 +171,38 @@ def json_schema(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Scor
 
     `bare` allows no code block. NaN and infinity are no JSON.
     """
-    from jsonschema import Draft202012Validator
-
     text = reply.text.strip()
     fenced = _FENCED.fullmatch(text)
     try:
-        value = json.loads(fenced[1] if fenced and not spec.get("bare") else text, parse_constant=_no_json)
-    except (ValueError, RecursionError):
+        value = read_json(fenced[1] if fenced and not spec.get("bare") else text)
+    except ValueError:
         return verdict(False, f"no JSON: {said(text)}", valid_json=False, valid_schema=False)
-    fault = next(iter(Draft202012Validator(spec["schema"]).iter_errors(value)), None)
-    if fault is not None:
-        where = "/".join(map(str, fault.absolute_path)) or "the value"
-        return verdict(False, f"{where}: {fault.message[:100]}", valid_json=True, valid_schema=False)
+    if fault := schema_fault(spec["schema"], value):
+        return verdict(False, fault, valid_json=True, valid_schema=False)
     passed = "equals" not in spec or same_json(value, spec["equals"])
     return verdict(passed, f"another value: {said(text)}", valid_json=True, valid_schema=True)
 
 
-def _no_json(name: str) -> NoReturn:
-    raise ValueError(name)
+def schema_fault(schema: Any, value: Any) -> str:
+    """Why a value does not fit a schema, "" where it does. Raises MeasurementError where that cannot be told.
+
+    A schema may be valid and yet lead nowhere: into itself without end, or to another that is not there (nothing is
+    fetched). That is the suite's failure and not the reply's.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import UnknownType
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    try:
+        found = Draft202012Validator(schema, registry=Registry()).iter_errors(value)
+        fault = next(iter(found), None)
+    except (*_UNFIT, Unresolvable, UnknownType) as error:
+        why = " ".join(str(error).split())[:100]
+        raise MeasurementError("unscored", f"its schema cannot be applied ({type(error).__name__}: {why})") from None
+    if fault is None:
+        return ""
+    return f"{'/'.join(map(str, fault.absolute_path))[:100] or 'the value'}: {fault.message[:100]}"
 
 
 def same_json(a: Any, b: Any) -> bool:
@@ -203,6 +224,8 @@ def schema_faults(schema: Any) -> list[str]:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         return [f'"schema" is no JSON schema: {error.message[:120]}']
+    except RecursionError:
+        return ['"schema" is no JSON schema: it is nested too deep']
     return []
 
 

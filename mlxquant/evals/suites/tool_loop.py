@@ -12,12 +12,12 @@ not sent back.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from ...words.strict_json import read_json
 from ..items import CALL_CHECKS, Ask, CallMade, Item, Message, Played, Reply
 from ..store import SYSTEM_PROMPT, Task, make_task, openai_tools
 from ..store.scoring import CallVerdict, Judge, Step
@@ -131,8 +131,8 @@ class _Talk:
 def _is_table(arguments: str) -> bool:
     """Whether arguments may stand in a history: servers want a JSON object."""
     try:
-        return isinstance(json.loads(arguments), dict)
-    except (ValueError, RecursionError):
+        return isinstance(read_json(arguments), dict)
+    except ValueError:
         return False
 
 
