@@ -25,10 +25,21 @@ Row = dict[str, Cell]
 _MEASURED = "measurements"
 # kind of record -> the list that its rows are made of
 _TABLES = {
-    "plan": "modules", "audit": "modules", "diff": "changes", "compare": _MEASURED, "eval": _MEASURED,
-    "tau2": _MEASURED, "results": _MEASURED, "bench": "results", "predict": "chips", "fits": "recipes", "sweep": "candidates",
-    "validate": "checks", "recipes": "recipes", "load": "libraries",
-}  # fmt: skip
+    "plan": "modules",
+    "audit": "modules",
+    "diff": "changes",
+    "compare": _MEASURED,
+    "eval": _MEASURED,
+    "tau2": _MEASURED,
+    "results": _MEASURED,
+    "bench": "results",
+    "predict": "chips",
+    "fits": "recipes",
+    "sweep": "candidates",
+    "validate": "checks",
+    "recipes": "recipes",
+    "load": "libraries",
+}
 
 
 def rows(record: Mapping[str, Any] | str | Path, table: str | None = None) -> list[Row]:

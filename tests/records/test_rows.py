@@ -50,10 +50,15 @@ def test_another_list_of_the_record_is_given_by_name() -> None:
     ("record", "table", "kind", "words"),
     [
         ({"modules": []}, None, RecordError, "names no schema"),
-        ({"schema": "mlxquant.plan/1", "modules": [{"a": 1}]}, "samples", UsageError, "no list 'samples' of tables; it has: m"),
+        (
+            {"schema": "mlxquant.plan/1", "modules": [{"a": 1}]},
+            "samples",
+            UsageError,
+            "no list 'samples' of tables; it has: m",
+        ),
         ({"schema": "mlxquant.plan/1"}, None, UsageError, "has no list 'modules' of tables; it has: none"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_such_list_is_refused_with_those_there_are(
     record: dict[str, Any], table: str | None, kind: type[Exception], words: str
 ) -> None:
