@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from ..builds.read.build import Build
 from ..builds.read.formats import Stored
-from ..builds.write.convert import Progress
 from ..builds.write.pieces import Job, Piece, Scratch, pieces, read_block, worker_stream
 from ..errors import LayoutError, SourceError, UsageError
 from ..kernels import BlockErrors, Quantized, measure_rows
@@ -32,6 +31,7 @@ from ..layout.views.read import read_rows
 from ..layout.views.view import View
 from ..source.checkpoint import Checkpoint
 from ..words.formats import Format
+from ..words.progress import Progress, Watch, unwatched
 
 # numpy's types for values and scales, as the kernels take them
 _VALUES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8}
@@ -63,7 +63,7 @@ class _Task:
 
 
 def compare_with_source(
-    build: Build, source: Checkpoint, *, jobs: int | None = None, watch: Callable[[Progress], None] = lambda _: None
+    build: Build, source: Checkpoint, *, jobs: int | None = None, watch: Watch = unwatched
 ) -> Comparison:
     """Read both sides through and sum what quantization cost.
 

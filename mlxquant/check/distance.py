@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from ..builds.read.build import Build
 from ..builds.read.formats import Stored
-from ..builds.write.convert import Progress
 from ..kernels import Quantized, dequantize_rows
 from ..layout.views.read import read_rows
 from ..layout.views.view import View
 from ..source.checkpoint import Checkpoint
 from ..words.formats import FLOATS
+from ..words.progress import Progress, Watch, unwatched
 
 # Values of one block: 4 MB as float32
 BLOCK = 1 << 20
@@ -50,9 +50,7 @@ class Compared:
     unmeasured: str | None = None
 
 
-def compare_builds(
-    a: Build, b: Build, *, jobs: int | None = None, watch: Callable[[Progress], None] = lambda _: None
-) -> dict[str, Any]:
+def compare_builds(a: Build, b: Build, *, jobs: int | None = None, watch: Watch = unwatched) -> dict[str, Any]:
     """Compare the bytes and values of all modules that both builds have; the `tensors` of a diff record.
 
     Raises SourceError where a file cannot be read.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..builds.manifest import MANIFEST
 from ..builds.read.build import Build, read_build
 from ..builds.side_files import config_text, read_sides
-from ..builds.write.filling import Progress, Settings, Target, Watch, Workers
+from ..builds.write.filling import Settings, Target, Workers
 from ..builds.write.pieces import Job, Piece, jobs, pieces
 from ..errors import BuildError, SourceError
 from ..layout.carried import MTP_FILE
@@ -37,6 +37,7 @@ from ..records.head import describe_versions
 from ..source.checkpoint import Checkpoint, read_file_header
 from ..source.headers import Tensor
 from ..words.formats import FLOATS, TORCH_DTYPES
+from ..words.progress import Progress, Watch, unwatched
 from .verify import Sample, Verified
 
 # Of a build's bytes this much is made again, but no less than a few seconds' worth.
@@ -51,7 +52,7 @@ def verify_source(
     everything: bool = False,
     seed: int = 0,
     workers: int | None = None,
-    watch: Watch = lambda _: None,
+    watch: Watch = unwatched,
 ) -> Verified:
     """Add to what `verify` found what making pieces again from the source gives.
 

@@ -21,13 +21,13 @@ import xxhash
 
 from ..builds.manifest import MANIFEST, read_manifest, seal_holds
 from ..builds.read.build import read_build
-from ..builds.write.filling import Progress, Watch
 from ..disk.files import read_regular
 from ..errors import BuildError, MlxquantError, RecipeError, SourceError
 from ..plan.recipe.recipe import Recipe
 from ..source.checkpoint import read_file_header
 from ..source.headers import Tensor, shown
 from ..source.links import strays
+from ..words.progress import Progress, Watch, unwatched
 
 SCHEMA = "mlxquant.verify/1"
 READ = 4 << 20
@@ -98,7 +98,7 @@ class Verified:
         }
 
 
-def verify(folder: Path, *, jobs: int | None = None, watch: Watch = lambda _: None) -> Verified:
+def verify(folder: Path, *, jobs: int | None = None, watch: Watch = unwatched) -> Verified:
     """Read a build through. Raises BuildError only where there is no build at all to read."""
     if not folder.is_dir():
         raise BuildError(f"{folder}: no such folder; a build is a folder with config.json and model*.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from . import INTERRUPTED
 from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
 
 if TYPE_CHECKING:
-    from ..builds.write.convert import Options, Progress
+    from ..builds.write.convert import Options
+    from ..words.progress import Progress, Watch
 
 
 @click.command()
@@ -144,7 +145,7 @@ def _kept_work(out: Path) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None]]:
+def progress_bar() -> Iterator[Watch]:
     """A bar on stderr: bytes done, rate, time left, module at hand. Silent when stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
@@ -155,7 +156,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
         def watch(progress: Progress) -> None:
             bar.total = progress.total
-            bar.set_postfix_str(_short(progress.module), refresh=False)
+            bar.set_postfix_str(_short(progress.item), refresh=False)
             bar.update(progress.done - bar.n)
 
         yield watch

@@ -29,7 +29,6 @@ from ..validate.judge import FAIL, MISSING, PASS
 from ..validate.tolerances import Tolerances, read_tolerances
 
 if TYPE_CHECKING:
-    from ..builds.write.convert import Progress as Written
     from ..divergence.record import Question
     from ..evals.evaluate import Settings
     from ..evals.items import Suite
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from ..plan.recipe.recipe import Recipe
     from ..source.checkpoint import Checkpoint
     from ..stream.options import Options, Progress
+    from ..words.progress import Watch
 
 _ROUTING = ("own", "router")
 _FORCED = ("teacher-forced", "kl_through_routing_nats")
@@ -176,7 +176,7 @@ class Evaluating:
     settings: Settings
     dtype: str | None
     baseline: Side | None
-    writing: Callable[[], AbstractContextManager[Callable[[Written], None]]]
+    writing: Callable[[], AbstractContextManager[Watch]]
     playing: Callable[[], AbstractContextManager[Callable[[Step], None]]]
 
 
@@ -235,7 +235,7 @@ def _sides(
         yield Loaded(read_build(out), trial.name)
 
 
-def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Callable[[Written], None]) -> None:
+def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Watch) -> None:
     from ..builds.write.convert import Options, convert
     from ..layout.layout import read_layout
     from ..plan.plan import make_plan

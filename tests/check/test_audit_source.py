@@ -9,11 +9,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxquant.builds.write.convert import Progress
 from mlxquant.check.against_source import compare_with_source
 from mlxquant.check.audit import audit_build, read_build
 from mlxquant.errors import SourceError
 from mlxquant.source.hub.open import open_source
+from mlxquant.words.progress import Progress
 from tests.builds.read.audit_builds import copied, edit_tensors, made_by_mlx_lm, made_by_us
 from tests.support.builds import patch
 

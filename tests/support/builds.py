@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from mlxquant.builds.write.convert import Converted, Options, Progress, convert
+from mlxquant.builds.write.convert import Converted, Options, convert
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.words.progress import Progress
 
 # A tensor as it lies in a file: dtype, shape, bytes
 Stored = tuple[str, tuple[int, ...], bytes]

@@ -27,17 +27,16 @@ from ...records.files import record_text
 from ...report.audit_markdown import markdown
 from ...source.checkpoint import INDEX, Checkpoint
 from ...source.hub.reader import HubReader
+from ...words.progress import Watch, unwatched
 from ...words.units import show_bytes
 from ..audit_record import entries_of, make_record
 from ..manifest import MANIFEST, describe_origin, is_build_of, make_manifest, manifest_text
 from ..side_files import config_text, read_sides
-from .filling import Filling, Progress, Settings, Watch
+from .filling import Filling, Settings
 from .hashing import sha256
 from .pieces import SPAN_COST, Job, Piece, jobs, needs_of, pieces
 from .shards import index, place, place_beside
 from .signature import make_signature
-
-__all__ = ["Converted", "Options", "Progress", "Watch", "convert"]
 
 # A refused input that got no further than this leaves nothing behind.
 WORTH_KEEPING = 256 << 20
@@ -88,7 +87,7 @@ class Converted:
 
 
 def convert(
-    source: Checkpoint, layout: Layout, plan: Plan, out: Path, options: Options, watch: Watch = lambda _: None
+    source: Checkpoint, layout: Layout, plan: Plan, out: Path, options: Options, watch: Watch = unwatched
 ) -> Converted:
     """Write the build to `out`, which appears only when complete.
 

@@ -36,6 +36,7 @@ from ...layout.views.strided import Read
 from ...plan.plan import OutputArray
 from ...source.checkpoint import Checkpoint
 from ...words.formats import Format
+from ...words.progress import Progress, Watch
 from .hashing import FollowingHasher
 from .pieces import Job, Piece, Scratch, check_finite, nonfinite, read_block, worker_stream
 from .shards import Shard
@@ -175,18 +176,6 @@ class Workers:
 
 # Bytes of work between two flushes.
 UNFLUSHED = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a conversion is: output bytes done and in all, and the module at hand."""
-
-    done: int
-    total: int
-    module: str
-
-
-Watch = Callable[[Progress], None]
 
 
 class Filling:

@@ -20,7 +20,7 @@ import pytest
 from mlxquant.builds.write import convert as convert_module
 from mlxquant.builds.write import filling as fill
 from mlxquant.builds.write import pieces
-from mlxquant.builds.write.convert import Converted, Options, Progress, convert
+from mlxquant.builds.write.convert import Converted, Options, convert
 from mlxquant.builds.write.shards import place
 from mlxquant.disk import files as disk
 from mlxquant.errors import NonFiniteError, OutputError
@@ -28,6 +28,7 @@ from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.words.progress import Progress
 from tests.builds.write.faults import Count, Dead, Die, Fail, PowerCut, hooked
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import contents, patch, stored

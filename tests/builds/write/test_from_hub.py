@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mlxquant.builds.write.convert import Converted, Options, Progress, convert
+from mlxquant.builds.write.convert import Converted, Options, convert
 from mlxquant.builds.write.pieces import Scratch, jobs, needs_of, pieces, read_block
 from mlxquant.errors import MlxquantError, OutputError
 from mlxquant.layout.layout import read_layout
@@ -28,6 +28,7 @@ from mlxquant.source.hub import reader as staging
 from mlxquant.source.hub import repository as downloads
 from mlxquant.source.hub.errors import HubError
 from mlxquant.source.hub.open import open_source
+from mlxquant.words.progress import Progress
 from tests.checkpoints import write_tiny_qwen3_5_moe
 from tests.source.hub.hub_server import PATIENCE, HubServer, use_hub
 from tests.support.builds import build, contents
