@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from mlxquant.cli import COMMANDS
+from mlxquant.cli import COMMANDS, main
+from mlxquant.divergence.texts.documents import parse_line
+from mlxquant.evals.suites.own import read_suite
+from mlxquant.validate.tolerances import read_tolerances
 from tests.support.pages import PAGES, ROOT, Worlds, blocks, difference, refreshed
 
 SHOWN = [page for page in PAGES if "```console" in page.read_text(encoding="utf-8")]
@@ -91,3 +97,51 @@ def test_a_line_of_code_has_80_columns_at_most(page):
     # what commands print is theirs
     for block in re.findall(r"^```(?:sh|text|toml|python)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
         assert not [line for line in block.splitlines() if len(line) > 80]
+
+
+def examples(language: str, word: str) -> list[object]:
+    """Blocks of a language that contain a word, each with its page's name."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.M | re.S)
+    found = ((page, block) for page in PAGES for block in pattern.findall(page.read_text(encoding="utf-8")))
+    return [pytest.param(block, id=name(page)) for page, block in found if word in block]
+
+
+@pytest.mark.parametrize("text", examples("toml", "[[rules]]"))
+def test_a_recipe_of_a_page_is_one(text, tmp_path):
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(main, ["recipes", str(tmp_path / "mine.toml")])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("text", examples("toml", "[[tolerance]]"))
+def test_a_tolerance_file_of_a_page_is_one(text, tmp_path):
+    (tmp_path / "tolerances.toml").write_text(text, encoding="utf-8")
+    assert read_tolerances(tmp_path / "tolerances.toml").tolerances
+
+
+@pytest.mark.parametrize("text", examples("json", '"score"'))
+def test_a_question_of_a_page_is_one(text, tmp_path):
+    (tmp_path / "mine.jsonl").write_text(text, encoding="utf-8")
+    assert list(read_suite(tmp_path / "mine.jsonl").items())
+
+
+@pytest.mark.parametrize("text", examples("json", '"id": "text-1"'))
+def test_documents_of_a_page_are_documents(text):
+    for line in text.splitlines():
+        assert parse_line(line, 1, {})
+
+
+def typed(page: Path) -> list[list[str]]:
+    """The command lines of a page's `sh` blocks that call mlxquant, as words."""
+    text = "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+    lines = re.findall(r"(?:^|-- )mlxquant (.*)$", text.replace("\\\n", " "), re.M)
+    return [shlex.split(line.partition("  #")[0]) for line in lines]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if typed(page)], ids=name)
+def test_a_command_line_of_a_page_has_no_option_that_the_command_lacks(page):
+    for command, *words in typed(page):
+        known = main.get_command(click.Context(main), command)
+        assert known is not None, command
+        options = {option for parameter in known.params for option in parameter.opts} | {"--help", "--debug"}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, (command, words)
