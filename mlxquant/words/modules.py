@@ -94,6 +94,11 @@ class Module:
         return sum(prod(a.shape) for a in self.arrays)
 
 
+def stored_as(fmt: Format | None, dtype: str) -> str:
+    """How values are stored: in a format, or in a dtype. ``"8-bit g64"`` or ``"bf16"``."""
+    return str(fmt) if fmt else dtype.lower()
+
+
 def is_raw_router(module: Module) -> bool:
     """Whether this is a router whose matrix is a raw array, which mlx has no quantized form of."""
     raw = not module.quantizable and module.prequantized is None and module.kind != CARRIED
