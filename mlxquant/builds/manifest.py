@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ _TENSOR: dict[str, tuple[type, ...]] = {
 
 
 def describe_origin(
-    plan: Plan, source: Checkpoint, sides: Mapping[str, bytes], options: Mapping[str, Any]
+    plan: Plan, source: Checkpoint, sides: Mapping[str, bytes], options: Mapping[str, Any], read: Collection[str]
 ) -> dict[str, Any]:
-    """The part of the manifest that is known before a weight is read. `sides` are the files that are copied."""
-    files: dict[str, dict[str, Any]] = {n: {"bytes": s} for n, s in source.files.items()}
-    for name in files.keys() & source.hashes.keys():
-        files[name]["sha256"] = source.hashes[name]
-    files |= hashed_files(source, sides)
+    """The part of the manifest that is known before a weight is read.
+
+    `sides` are the files that are copied, `read` the shards of which more than the header is read.
+    """
+    files = {n: _shard_entry(source, n, read=n in read) for n in source.files} | hashed_files(source, sides)
     return {
         "schema": SCHEMA,
         "versions": describe_versions(),
@@ -53,6 +53,13 @@ def describe_origin(
         "options": dict(options),
         "totals": plan.totals,
     }
+
+
+def _shard_entry(source: Checkpoint, name: str, *, read: bool) -> dict[str, Any]:
+    """A shard as it is listed; of one on the Hub, whether its bytes are held against the SHA-256 of the listing."""
+    listed = {"sha256": source.hashes[name]} if name in source.hashes else {}
+    checked = {} if source.sha256_checked is None else {"sha256_checked": read and name in source.hashes}
+    return {"bytes": source.files[name], **listed, **checked}
 
 
 def make_manifest(

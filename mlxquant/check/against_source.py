@@ -79,7 +79,7 @@ def compare_with_source(
             f"{source.name}: a {layout.model_type} model, but {build.name} is a {build.config['model_type']} model;"
             " give the checkpoint that the build was made from"
         )
-    disagreements, notes = list[str](), list[str]()
+    disagreements, notes = list[str](), list[str](source.notes)
     tasks = list(_tasks(build, layout, disagreements, notes))
     errors: dict[str, BlockErrors] = {}
     differing: dict[str, tuple[int, int]] = {}
@@ -186,6 +186,10 @@ def _read_through(
             while waiting:
                 first, at, future = waiting.popleft()
                 yield first, at, future.result()
+        except BaseException:
+            if source.reader is not None:
+                source.reader.stop()  # reads that wait for their file
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

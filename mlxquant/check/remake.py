@@ -61,7 +61,7 @@ def verify_source(
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to hold the build against")
     build = read_build(folder)
-    notes = list[str]()
+    notes = list[str](source.notes)
     layout, plan = _plan_again(build, source, notes)
     tensors = _tensors(build)
     differences = [*_names(tensors, plan)]
@@ -72,7 +72,8 @@ def verify_source(
     chosen = there if everything else choose(there, plan, seed)
     target = _Comparing({}, tensors, build.checkpoint.read_into)
     settings = Settings(errors=False, allow_nonfinite=True, device=_device(build, notes))
-    pool = Workers(workers or os.cpu_count() or 1, source.read_into, target, settings)
+    stop = source.reader.stop if source.reader is not None else lambda: None
+    pool = Workers(workers or os.cpu_count() or 1, source.read_into, target, settings, stop)
     done, total = 0, sum(p.nbytes for p in chosen)
     for piece, _ in pool.run(chosen):
         done += piece.nbytes

@@ -115,7 +115,7 @@ def make_record(
         "source": source_record(read_layout(source, dtype=options.dtype), source),
         "data": _data(str(name), documents, tally),
         "options": _options(question, options),
-        "pass": _pass(done),
+        "pass": {**_pass(done), "sha256_checked": source.sha256_checked},
         "baseline": baseline,
         "candidates": [
             _candidate(tally, i, told, by_name.get(told["name"]), names, question)

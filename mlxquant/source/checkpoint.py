@@ -155,6 +155,11 @@ class Checkpoint:
         return sum(t.nbytes for t in self.tensors.values())
 
     @property
+    def sha256_checked(self) -> bool | None:
+        """Whether every shard is held against a SHA-256 before it is used; None for a folder, which lists none."""
+        return None if self.folder is not None or not self.files else self.hashes.keys() >= self.files.keys()
+
+    @property
     def weights(self) -> dict[str, Tensor]:
         """The tensors as they are to be read: FP8 ones as bfloat16, without the scales."""
         taken = {t.name for made in self.scaled.values() for t in made.stored}

@@ -94,7 +94,7 @@ def compare(
         ranks=ranks.size,
         rank=ranks.rank,
         tokens=sum(len(d.tokens) for d in documents),
-        notes=[*layout.notes, *notes],
+        notes=[*source.notes, *layout.notes, *notes],
     )
 
 

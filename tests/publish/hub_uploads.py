@@ -101,11 +101,15 @@ class Uploads(BaseHTTPRequestHandler):
         return unquote(urlsplit(target).path)
 
 
-def sibling(path: Path) -> dict[str, Any]:
-    """A file in the listing; of those outside git also their SHA-256, unless taking it would take long."""
+def sibling(path: Path, *, hashed: bool = True) -> dict[str, Any]:
+    """A file in the listing with its hash, unless taking it would take long: git's, or SHA-256 of those outside git."""
     size = path.stat().st_size
     entry: dict[str, Any] = {"rfilename": path.name, "size": size}
-    if path.name.endswith(LARGE) and size < 64 << 20:
+    if not hashed:
+        return entry
+    if not path.name.endswith(LARGE):
+        entry["blobId"] = hashlib.sha1(b"blob %d\0" % size + path.read_bytes()).hexdigest()
+    elif size < 64 << 20:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         entry["lfs"] = {"sha256": digest, "size": size, "pointerSize": 134}
     return entry

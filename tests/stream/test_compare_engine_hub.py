@@ -51,3 +51,16 @@ def test_shards_come_and_go_with_the_layers_and_scores_are_those_of_the_folder(h
     assert 0 < max(present) <= AHEAD + CONNECTIONS + 3 < SHARDS, present
     assert present[-1] == 0
     assert not work.exists()
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_the_record_says_whether_the_shards_were_held_against_a_hash(hub, tmp_path, hashed):
+    from mlxquant.divergence.record import Question, run_comparison
+
+    hub.repositories["org/many"].hashed = hashed
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "A short document."}\n{"text": "And another one of its kind."}\n')
+    candidates = [Candidate("8", recipe=narrow("uniform-8bit"))]
+    record, _ = run_comparison(open_source("org/many", weights=True), candidates, Question(data=data))
+    assert record["pass"]["sha256_checked"] is hashed
+    assert any("not checked against a SHA-256" in note for note in record["notes"]) is not hashed

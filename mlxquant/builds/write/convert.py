@@ -127,10 +127,12 @@ class _Work:
         self.workers = _worker_count(self.todo, options)
         self.sides = read_sides(source, plan, trust_remote_code=options.trust_remote_code)
         keep = {"keep": list(plan.keeps)}
-        self.origin = describe_origin(plan, source, self.sides, {**options.recorded(), **keep})
         self.staging = source.reader if isinstance(source.reader, HubReader) else None
+        needs = needs_of(self.todo) if self.staging is not None else []
         if self.staging is not None:
-            self.staging.prepare(needs_of(self.todo))
+            self.staging.prepare(needs)
+        read = frozenset[str]().union(*needs)
+        self.origin = describe_origin(plan, source, self.sides, {**options.recorded(), **keep}, read)
         self.signature = make_signature(source, plan, {**options.that_change_bytes(), **keep}, self.sides)
         self.names = {s.name for s in self.shards} | {"config.json", INDEX, *self.sides, *_RECORDS}
 

@@ -116,6 +116,26 @@ def test_the_records_name_the_commit_and_the_hashes_that_the_hub_lists(hub, tmp_
     assert record == from_folder
 
 
+def test_the_manifest_says_which_shards_were_held_against_the_hash_that_the_hub_lists(hub, tmp_path):
+    from_hub(tmp_path / "out")
+    files = json.loads((tmp_path / "out/mlxquant.json").read_bytes())["source"]["files"]
+    checked = {n: f["sha256_checked"] for n, f in files.items() if n.endswith(".safetensors")}
+    assert [n for n, held in checked.items() if not held] == [f"model-{SHARDS:05d}-of-{SHARDS:05d}.safetensors"], (
+        "not read"
+    )
+
+
+def test_shards_without_a_hash_are_said_to_be_unchecked_in_manifest_and_audit(hub, tmp_path):
+    hub.repositories["org/many"].hashed = False
+    from_hub(tmp_path / "out")
+    files = json.loads((tmp_path / "out/mlxquant.json").read_bytes())["source"]["files"]
+    shards = [f for n, f in files.items() if n.endswith(".safetensors")]
+    assert all(f["sha256_checked"] is False and "sha256" not in f for f in shards)
+    text = "not checked against a SHA-256"
+    assert any(text in note for note in json.loads((tmp_path / "out/audit.json").read_bytes())["notes"])
+    assert text in (tmp_path / "out/AUDIT.md").read_text()
+
+
 def test_code_is_asked_for_only_where_it_is_trusted(hub, tmp_path):
     from_hub(tmp_path / "out")
     assert not any(r.path.endswith(".py") for r in hub.requests)
@@ -425,6 +445,19 @@ def test_a_source_that_is_converted_is_checked_against_its_build_from_the_hub(hu
     found = verify_source(verify(tmp_path / "out"), tmp_path / "out", open_source("org/many", weights=True))
     assert found.differences == ()
     assert found.sample is not None
+
+
+def test_a_source_with_other_bytes_than_listed_is_no_source_to_check_a_build_against(hub, tmp_path):
+    from mlxquant.check.remake import verify_source
+    from mlxquant.check.verify import verify
+
+    from_hub(tmp_path / "out")
+    hub.fail("/cdn/.*safetensors", instead=lambda body: body[:-1] + b"!", times=10**6)
+    hub.faults[-1].times = 0
+    source = open_source("org/many", weights=True)
+    hub.faults[-1].times = 10**6
+    with pytest.raises(HubError, match=r"SHA-256 .* downloaded twice"):
+        verify_source(verify(tmp_path / "out"), tmp_path / "out", source)
 
 
 def test_each_piece_needs_the_files_that_it_reads_and_no_others(tiny_any, monkeypatch):

@@ -42,6 +42,7 @@ class Repository:
     revisions: tuple[str, ...] = ("main",)
     gated: bool = False
     private: bool = False
+    hashed: bool = True
 
     def at(self, revision: str) -> str:
         """The commit that a revision names; an older one names itself."""
@@ -212,7 +213,7 @@ class _Handler(Uploads):
 
     def _info(self, name: str, revision: str) -> None:
         if repository := self._repository(name, revision):
-            siblings = [sibling(p) for p in repository.files()]
+            siblings = [sibling(p, hashed=repository.hashed) for p in repository.files()]
             commit = repository.at(revision)
             record = {"id": name, "sha": commit, "siblings": siblings, "gated": repository.gated}
             record["private"] = repository.private
