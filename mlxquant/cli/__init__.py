@@ -85,22 +85,29 @@ class _Lazy(click.Group):
             if ctx.params.get("debug"):
                 raise
             if asked_to_end():  # what a wait ended with that learned of Ctrl-C first
-                click.echo("mlxquant: stopped", err=True)
+                _tell("stopped")
                 sys.exit(INTERRUPTED)
-            click.echo(f"mlxquant: {redact(str(error))}", err=True)
+            _tell(redact(str(error)))
             sys.exit(error.exit_code)
         except OSError as error:  # what no check foresaw, such as a name that is too long, or a full disk behind `>`
             if ctx.params.get("debug") or error.errno == errno.EPIPE:  # click ends quietly at a closed pipe
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            text = f"mlxquant: {where}{error.strerror or error}; --debug shows where this came from"
-            click.echo(redact(text), err=True)
+            _tell(redact(f"{where}{error.strerror or error}; --debug shows where this came from"))
             sys.exit(MlxquantError.exit_code)
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
                 raise
-            click.echo("mlxquant: stopped", err=True)
+            _tell("stopped")
             sys.exit(INTERRUPTED)
+
+
+def _tell(text: str) -> None:
+    """Print one message on stderr; where nothing can be written to it (a full disk), the exit code alone tells."""
+    try:
+        click.echo(f"mlxquant: {text}", err=True)
+    except OSError:
+        sys.stderr = io.StringIO()  # else the text is tried again at exit, and fails again
 
 
 def _never_fail_to_print() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..disk import files as disk
 from ..errors import OutputError, UsageError
 from ..words.secrets import secret_from
 from .bars import step_bar
@@ -216,10 +217,7 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    disk.write_whole(path, f"{text}\n".encode("utf-8", "replace"), replace=False)
 
 
 def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..disk import files as disk
 from ..errors import OtherRankError, OutputError, UsageError
 from . import INTERRUPTED
 from .options import dtype_option, json_option, override_options, shipped
@@ -87,7 +88,7 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
         return  # another rank tells
     text = record_text(record)
     if output is not None:
-        _write(output, text)
+        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
     from ..report.compare import compare_text
 
     click.echo(text if options["as_json"] else compare_text(record, options["by"]))
@@ -173,13 +174,6 @@ def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[
 def _check_place(output: Path | None) -> None:
     if output is not None and not output.absolute().parent.is_dir():
         raise OutputError(f"{output}: its folder does not exist; make it first")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager

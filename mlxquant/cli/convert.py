@@ -123,7 +123,7 @@ def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_has
 
 def _begun(source: str, out: Path, *, fresh: bool) -> str:
     """SOURCE, at the commit that OUT.partial was begun at if none is asked for: a branch may have moved on since."""
-    from ..disk.work_folder import Partial
+    from ..builds.write.partial import Partial
     from ..source.hub.open import unpinned
 
     repository = unpinned(source)
@@ -136,7 +136,7 @@ def _begun(source: str, out: Path, *, fresh: bool) -> str:
 
 def _kept_work(out: Path) -> str:
     """What is left of an interrupted run, in words."""
-    from ..disk.work_folder import Partial
+    from ..builds.write.partial import Partial
 
     folder = Partial(out).folder
     if folder.exists():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..disk import files as disk
 from ..errors import OutputError, UsageError
 from ..words.secrets import secret_from
 from .bars import step_bar
@@ -143,11 +144,7 @@ def _partial(output: Path | None) -> Path | None:
 
 def _publish(output: Path, text: str) -> None:
     """Write the record whole, then remove what kept the run."""
-    from ..disk import files as disk
-
-    beside = output.with_name(output.name + ".new")
-    disk.write_file(beside, (text + "\n").encode())
-    disk.rename(beside, output)
+    disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=False)
     partial = _partial(output)
     assert partial is not None
     disk.remove(partial)

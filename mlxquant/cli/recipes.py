@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..disk import files as disk
 from ..errors import OutputError, UsageError
 from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
 from .options import json_option, override_options
@@ -63,10 +64,7 @@ def _write_found(build: str, output: Path | None, as_json: bool) -> None:
         reference=f"found in {Path(build).name} by mlxquant recipes --from",
     )
     if output is not None:
-        try:
-            output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
+        disk.write_whole(output, text.encode("utf-8", "replace"), replace=False)
         click.echo(f"{output} written; try: mlxquant plan SOURCE -r ./{output}", err=True)
     if as_json:
         click.echo(_json(parse_recipe(text, where=build).as_dict()))

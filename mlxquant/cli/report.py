@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import OutputError
+from ..disk import files as disk
 
 
 @click.command()
@@ -30,20 +30,9 @@ def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
     from ..report.page.page import make_report
 
     page = make_report([load(path) for path in records], title)
-    _write(output, page)
+    disk.write_whole(output, page.encode("utf-8", "replace"), replace=True)
     if not available():
         click.echo(
             "mlxquant: matplotlib is not installed, so there are no charts: pip install 'mlxquant[report]'", err=True
         )
     click.echo(f"{output}: {len(page.encode()) / 1024:,.0f} KiB, from {len(records)} record{'s'[: len(records) > 1]}")
-
-
-def _write(output: Path, page: str) -> None:
-    """Write the page whole or not at all."""
-    partial = output.with_name(output.name + ".partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{output}: cannot be written: {error.strerror}") from error

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..disk import files as disk
 from ..errors import OutputError, UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .options import dtype_option, json_option
-from .output import write_whole
 
 if TYPE_CHECKING:
     from ..sweep.run import Evaluating, Folder, Trial
@@ -81,7 +81,7 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
 
     text = record_text(record)
     if output is not None:
-        write_whole(output, f"{text}\n")
+        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
     click.echo(text if as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
@@ -99,6 +99,7 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
     """Measure in the work folder, or in one that goes away, and judge; None where another rank tells."""
     if source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
+    from ..stream.ranks import launched
     from ..sweep.run import Folder, load_trials, tolerances_before
 
     tolerances = tolerances_before(options["tolerances"], evaluated=options["few"] > 0)
@@ -106,11 +107,21 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
     with contextlib.ExitStack() as stack:
         work = options["work"] or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
         try:
-            return _swept(source, trials, tolerances, notes, Folder(work, options["fresh"]), options)
+            folder = Folder(work, options["fresh"])
+            folder.check(_inputs(source, options))
+            stack.enter_context(folder.claimed(shared=launched()))
+            return _swept(source, trials, tolerances, notes, folder, options)
         except KeyboardInterrupt:
             kept = f"the same command goes on from {work}" if options["work"] else "nothing is kept without --work"
             click.echo(f"mlxquant: stopped; {kept}", err=True)
             sys.exit(INTERRUPTED)
+
+
+def _inputs(source: str, options: dict[str, Any]) -> list[tuple[str, Path]]:
+    """What is read, as far as it lies on the disk."""
+    words = [("the source", source), ("--data", options["data"]), ("--baseline", options["baseline"])]
+    paths = [(name, Path(word)) for name, word in words if word and word != "builtin"]
+    return [(name, path) for name, path in [*paths, ("--tolerances", options["tolerances"])] if path.exists()]
 
 
 def _swept(

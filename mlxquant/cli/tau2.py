@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..disk import files as disk
 from ..errors import MlxquantError, RecordError, UsageError
 from .options import json_option
-from .output import write_whole
 
 if TYPE_CHECKING:
     from ..results.tau2 import Results
@@ -71,7 +71,7 @@ def command(
     record = make_record(_told_apart(read), dropped={"infrastructure_error", *drop}, confidence=confidence)
     text = record_text(record)
     if output is not None:
-        write_whole(output, f"{text}\n")
+        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
     click.echo(text if as_json else tau2_text(record))
     for problem in failed:
         click.echo(f"mlxquant: left out: {problem}", err=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from ..disk import files as disk
 from ..errors import OutputError, UsageError
 from . import FAILED, OPEN
 from .options import json_option
-from .output import write_whole
 
 _PATH = click.Path(path_type=Path)
 _DEFAULT = Path("tolerances.toml")
@@ -80,7 +80,7 @@ def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any])
     forms = (("output", f"{text}\n"), ("markdown", verdict_markdown(record)), ("junit", verdict_junit(record)))
     for option, written in forms:
         if options[option] is not None:
-            write_whole(options[option], written)
+            disk.write_whole(options[option], written.encode("utf-8", "replace"), replace=True)
     click.echo(text if options["as_json"] else verdict_text(record))
     if record["verdict"] != "PASS":
         sys.exit(FAILED if record["verdict"] == "FAIL" else OPEN)
@@ -95,7 +95,7 @@ def _init(records: tuple[Path, ...]) -> None:
     path = records[0] if records else _DEFAULT
     if path.exists():
         raise OutputError(f"{path}: already exists; choose another name or remove it")
-    write_whole(path, default_text())
+    disk.write_whole(path, default_text().encode(), replace=False)
     click.echo(f"{path}: written; set its numbers before you measure, and keep it under version control", err=True)
 
 
@@ -116,7 +116,7 @@ def _since(
     record = since(manifest, records, tolerances)
     text = record_text(record)
     if output is not None:
-        write_whole(output, f"{text}\n")
+        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
     click.echo(text if as_json else since_text(record))
     if record["again"]:
         sys.exit(FAILED)

@@ -1,8 +1,8 @@
-"""Every change to the file system that a build makes goes through here, and nowhere else; and whole files are read.
+"""Every change to the file system goes through here, and nowhere else: builds, records, pages; whole files are read.
 
-So the tests can fail or kill the process at each of them in turn, and nothing that a build writes can escape
-that. The operations are the operating system's own; what they add is that a short write is never taken for a
-whole one, that "flushed" means on the disk also on macOS, and that a full disk is told in words.
+So the tests can fail or kill the process at each of them in turn, and nothing that is written can escape that. The
+operations are the operating system's own; what they add is that a short write is never taken for a whole one, that
+"flushed" means on the disk also on macOS, that a full disk is told in words, and that no link is followed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,14 +50,14 @@ def make_folder(path: Path) -> None:
     _guard("mkdir", path, lambda: path.mkdir(parents=True, exist_ok=True))
 
 
-def open_to_write(path: Path, size: int | None = None) -> int:
+def open_to_write(path: Path, size: int | None = None, *, create: bool = True) -> int:
     """Open a file for positioned writes, keeping what is in it; with `size`, make it exactly that long.
 
     Raises OutputError, also where a symbolic link stands in its place: a build's files are its own.
     """
 
     def act() -> int:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o644)
         try:
             if size is not None and os.fstat(handle).st_size != size:
                 os.ftruncate(handle, size)
@@ -77,6 +80,11 @@ def write_at(handle: int, data: memoryview, position: int, path: Path) -> None:
     _guard("write", path, act)
 
 
+def cut(handle: int, size: int, path: Path) -> None:
+    """Make an open file end after `size` bytes."""
+    _guard("truncate", path, lambda: os.ftruncate(handle, size))
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a whole small file and flush it to the disk."""
     handle = open_to_write(path, len(data))
@@ -85,6 +93,116 @@ def write_file(path: Path, data: bytes) -> None:
         flush(handle, path)
     finally:
         os.close(handle)
+
+
+EXISTS = "already exists; choose another name or remove it"
+# What a file is called until it has its name: no name that a person gives, and too long to be met by chance.
+TEMPORARY = re.compile(r"\.mlxquant-[0-9a-f]{32}")
+# What says that a file system has no hard links.
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+
+
+def write_whole(path: Path, data: bytes, *, replace: bool) -> None:
+    """Write a file such that its name never stands for less than all of `data`.
+
+    The bytes go to a new name beside it, are flushed, and then take the place of what is there; without `replace` a
+    file that is there is refused. Raises OutputError; what was there is then unchanged, and nothing else is left.
+    """
+    try:
+        mode = _mode_of(path)
+        if mode is not None and not replace:
+            raise OutputError(f"{path}: {EXISTS}")
+        handle, temporary = open_new(path.parent)
+        try:
+            try:
+                if mode is not None:
+                    _guard("chmod", temporary, lambda: os.fchmod(handle, mode))
+                write_at(handle, memoryview(data), 0, temporary)
+                flush(handle, temporary)
+            finally:
+                os.close(handle)
+            if replace:
+                rename_over(temporary, path)
+            else:
+                link_new(temporary, path)
+        except BaseException:
+            with suppress(OutputError):
+                remove(temporary)
+            raise
+    except OutputError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        reason = error.__cause__.strerror
+        if isinstance(error.__cause__, FileExistsError):
+            raise OutputError(f"{path}: {EXISTS}") from error
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); what was there is unchanged: make room, or choose another place"
+        ) from error
+
+
+def open_new(folder: Path) -> tuple[int, Path]:
+    """Create a file in `folder` under a name that nobody else holds; gives its handle and its path."""
+    path = folder / f".mlxquant-{secrets.token_hex(16)}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return _guard("open", path, lambda: os.open(path, flags, 0o666)), path
+
+
+def link_new(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, and take the temporary one away; raises OutputError where the name is taken."""
+
+    def act() -> None:
+        try:
+            os.link(temporary, path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            temporary.rename(path)
+
+    _guard("link", path, act)
+    remove(temporary)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path is a regular file with no other name, so that nothing elsewhere changes with it."""
+    return is_file(path) and path.lstat().st_nlink == 1
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file, and no link to one, is there."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def lock(handle: int, path: Path, busy: str, *, shared: bool = False) -> None:
+    """Hold an open file against other processes until it is closed; a crash leaves no lock behind.
+
+    Raises OutputError with the text `busy` where another process holds it.
+    """
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(busy) from None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be locked ({error.strerror}); choose another disk") from None
+
+
+def _mode_of(path: Path) -> int | None:
+    """Permissions of the file that is there, None where there is none. Raises OutputError for all that is no file."""
+    try:
+        state = path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    if stat.S_ISLNK(state.st_mode):
+        raise OutputError(f"{path}: a link, which is not followed; name the file itself")
+    if not stat.S_ISREG(state.st_mode):
+        raise OutputError(f"{path}: no regular file; choose another name")
+    return stat.S_IMODE(state.st_mode)
 
 
 def flush(handle: int, path: Path) -> None:
@@ -108,6 +226,11 @@ def flush_folder(path: Path) -> None:
 def rename(source: Path, target: Path) -> None:
     """Give a finished folder its name; the target must not exist."""
     _guard("rename", target, lambda: source.rename(target))
+
+
+def rename_over(source: Path, target: Path) -> None:
+    """Give a finished file the name of another, which it replaces."""
+    _guard("rename", target, lambda: source.replace(target))
 
 
 def remove(path: Path) -> None:

@@ -1,6 +1,7 @@
 """What an evaluation has finished, kept so that a killed run goes on and never asks twice.
 
-A file of JSON lines. The first is the signature of the run: everything that an answer or its score depends on. Each
+A file of JSON lines. The first is the signature of the run: everything that an answer or its score depends on. A file
+that does not begin with one is somebody else's and is neither written to nor deleted. Each
 further line is one item, played by one side in one trial, written and flushed to the disk before the next is begun. A
 line that a kill cut short is dropped and played again. Trials that failed for want of an answer (a server that was
 gone) are kept for the record but count as unfinished, so that a later run tries them anew.
@@ -21,6 +22,9 @@ from . import files as disk
 
 # What a finished trial is known by: suite, item, side, trial
 Key = tuple[str, str, int, int]
+# What the schema of a run's first line begins with, and what each further line has
+_SCHEMA = "mlxquant.eval/"
+_TRIAL = {"suite", "item", "side", "trial", "failure"}
 
 
 class Kept:
@@ -31,20 +35,28 @@ class Kept:
 
     def __init__(self, path: Path, signature: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.path = path
-        if fresh:
-            disk.remove(path)
         lines, self._end = _read(path)
+        if fresh and lines:
+            disk.remove(path)
+            lines, self._end = [], 0
         wanted = json.loads(json.dumps(redacted(signature)))
         if lines and lines[0] != wanted:
-            problems = list(differences(lines[0], wanted)) or ["  its first line is no signature"]
+            problems = list(differences(lines[0], wanted))
             raise OutputError(
                 f"{path}: holds the unfinished run of another evaluation; it differs in\n{listed(problems)}\n"
                 "the command that began it finishes it; --fresh throws it away and starts over"
             )
         self.trials: dict[Key, dict[str, Any]] = {key_of(t): t for t in lines[1:]}
-        self._handle = disk.open_to_write(path, self._end)
         if not lines:
-            self._append(wanted)
+            disk.write_whole(path, header := _line(wanted), replace=False)
+            self._end = len(header)
+        self._handle = disk.open_to_write(path, create=False)
+        try:
+            disk.lock(self._handle, path, f"{path}: another mlxquant is writing it right now; wait for it")
+            disk.cut(self._handle, self._end, path)
+        except BaseException:
+            os.close(self._handle)
+            raise
 
     @property
     def finished(self) -> dict[Key, dict[str, Any]]:
@@ -61,7 +73,7 @@ class Kept:
         os.close(self._handle)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        data = (json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+        data = _line(line)
         disk.write_at(self._handle, memoryview(data), self._end, self.path)
         disk.flush(self._handle, self.path)
         self._end += len(data)
@@ -72,25 +84,35 @@ def key_of(trial: Mapping[str, Any]) -> Key:
     return str(trial["suite"]), str(trial["item"]), int(trial["side"]), int(trial["trial"])
 
 
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return (json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "replace")
+
+
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines, and how many bytes they take: up to the first that is cut short or no table."""
+    """The whole lines, and how many bytes they take: up to the first that is cut short or no trial.
+
+    Raises OutputError for a file that no evaluation began.
+    """
+    if not os.path.lexists(path):
+        return [], 0
+    strange = OutputError(f"{path}: no unfinished evaluation; choose another -o, or move it away")
+    if not disk.is_own(path):
+        raise strange
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        return [], 0
     except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror}); move it away, or pass --fresh") from None
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); move it away") from None
     lines: list[dict[str, Any]] = []
     end = 0
     for line in data.splitlines(keepends=True):
         try:
             entry = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
-        if not isinstance(entry, dict):
+        if not isinstance(entry, dict) or (lines and not entry.keys() >= _TRIAL):
             break
         lines.append(entry)
         end += len(line)
-    if data and not lines and not data.startswith(b"{"):
-        raise OutputError(f"{path}: no unfinished evaluation; choose another -o, or move it away")
+    if not lines or not str(lines[0].get("schema")).startswith(_SCHEMA):
+        raise strange
     return lines, end

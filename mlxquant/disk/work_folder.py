@@ -1,167 +1,323 @@
-"""OUT.partial: where a build lies until it is complete, and who may touch it.
+"""A folder for unfinished work: who may use it, what in it is mlxquant's, and what may be deleted there.
 
-    OUT.partial/build/          the files of the build, published by renaming this folder to OUT
-    OUT.partial/journal.jsonl   what is finished (see `journal`)
-    OUT.partial/source/         shards that were downloaded and are still needed, or on their way (see `staging`)
-    OUT.partial/lock            held while a run is at work; the lock is the kernel's, so a crash leaves none behind
+    FOLDER/lock     the marker: tool, command, schema, and every file that the work may make in FOLDER
+                    held (flock) while a run is at work; the lock is the kernel's, so a crash leaves none behind
 
-Whatever else lies there is somebody's, and is never taken over, published or deleted.
+The marker is the first thing that a run puts into a folder, whole, and the last that it takes away. Only regular files
+that the marker names are ever deleted or written to; anything else there (a link, a stranger's file, a file with a
+second name elsewhere) is a reason to refuse the folder before anything is done. What versions without markers left is
+taken over where its command recognises it (`earlier`).
+
+`partial` keeps a conversion so, `compare.resume` a pass, `sweep.measure` a sweep.
 """
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from .. import __version__
 from ..errors import OutputError, UsageError
 from . import files as disk
-from .journal import read_entries
 
-BUILD, JOURNAL, LOCK, SOURCE = "build", "journal.jsonl", "lock", "source"
+LOCK = "lock"
+SCHEMA = "mlxquant.work/1"
+# What macOS's Finder leaves in any folder that it shows.
+LITTER = ".DS_Store"
+_BEGINNING = f'{{"schema": "{SCHEMA}"'.encode()
+
+Earlier = Callable[[Path], Collection[str] | None]
 
 
-class Partial:
-    """The work in progress towards `out`. Nothing is written before `claimed`."""
+@dataclass(frozen=True)
+class _Marker:
+    """What a folder's lock says: whose it is, whether the folder was made for it, the files that may be in it."""
 
-    def __init__(self, out: Path) -> None:
-        if out.name in ("", "..") and not os.path.lexists(out):
-            raise UsageError(f"{out}: a name for the build's folder expected, such as ./build")
-        self.out = out
-        self.folder = out.parent / f"{out.name}.partial"
-        self.build = self.folder / BUILD
-        self.journal = self.folder / JOURNAL
-        self.source = self.folder / SOURCE
-        self._made: list[Path] = []
+    command: str
+    made_folder: bool
+    names: frozenset[str]
+
+    def text(self) -> bytes:
+        record = {"schema": SCHEMA, "tool": "mlxquant", "version": __version__, "command": self.command,
+                  "made_folder": self.made_folder, "names": sorted(self.names)}  # fmt: skip
+        return (json.dumps(record) + "\n").encode()
+
+
+class WorkFolder:
+    """The unfinished work of one `command` in one folder. Nothing is written before `claimed`.
+
+    `names` are the files that this run may make, relative to the folder; `earlier` gives those of a folder that was
+    begun before there were markers, None where it is not certain to be one. `strangers` lets other files stay beside
+    ours in a marked folder; else they are refused. `shared` lets several processes of one command hold the folder. A
+    folder that was there before stays, empty, unless `named` says that its very name is one that mlxquant gives.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        command: str,
+        names: Iterable[str] = (),
+        *,
+        earlier: Earlier = lambda _: None,
+        strangers: bool = False,
+        shared: bool = False,
+        named: bool = False,
+        advice: str = "choose another folder",
+        busy: str | None = None,
+    ) -> None:
+        self.path, self.command = path, command
+        self.names = frozenset(names)
+        self._earlier, self._strangers, self._shared = earlier, strangers, shared
+        self._named, self._advice = named, advice
+        self._busy = busy or f"{path}: another mlxquant works there right now; wait for it, or {advice}"
+        self._handle: int | None = None
+        self._marker = _Marker(command, named, frozenset())
+
+    @property
+    def lock(self) -> Path:
+        """The marker's file."""
+        return self.path / LOCK
 
     def check(self) -> None:
-        """Raise OutputError where OUT.partial is not what a run of ours left, or cannot become OUT by a rename."""
-        if not os.path.lexists(self.folder):
+        """Raise OutputError where the folder is not free for this work: changes nothing."""
+        if not os.path.lexists(self.path):
             return
-        if self.folder.is_symlink() or not self.folder.is_dir():
-            raise OutputError(
-                f"{self.folder}: a folder for unfinished work expected, a file or link found; move it away"
-            )
-        names = _names(self.folder)
-        strange = (names - {BUILD, JOURNAL, LOCK, SOURCE}) | {n for n in names if (self.folder / n).is_symlink()}
-        if JOURNAL not in names:
-            strange |= names & {BUILD, SOURCE}
-        if strange:
-            raise OutputError(
-                f"{self.folder}: holds {_some(strange)}, which mlxquant did not leave there;"
-                " unfinished work goes into that folder: move it away, or choose another OUT"
-            )
-        if self.folder.stat().st_dev != self.out.parent.stat().st_dev:
-            raise OutputError(f"{self.folder}: lies on another disk than {self.out.parent}, so it cannot become OUT")
-
-    def check_files(self, expected: Set[str]) -> None:
-        """Raise OutputError where the unfinished build holds what this build has no place for."""
-        strange = _names(self.build) - expected if self.build.is_dir() else set()
-        if strange:
-            raise OutputError(f"{self.build}: holds {_some(strange)}, which is no part of this build; move it away")
+        if self.path.is_symlink() or not self.path.is_dir():
+            raise OutputError(f"{self.path}: a folder for unfinished work expected, a file or link found; move it away")
+        self._owned()
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold OUT against a second run, making OUT.partial if need be.
-
-        Raises OutputError where another process holds it.
-        """
-        self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
-        handle = None
+        """Hold the folder against other runs, making it if need be. Raises OutputError."""
+        self.check()
+        made = not self.path.exists()
         try:
-            try:
-                handle = self._lock()
-                for folder in self._made:
-                    disk.flush_folder(folder.parent)
-            except OutputError:
-                if self._made:
-                    with suppress(OutputError):
-                        self.discard()
-                raise
+            self._handle = self._hold(made)
+            marker = self._owned()
+            if marker is None:  # begun before there were markers
+                marker = _Marker(self.command, self._named, frozenset(self._earlier(self.path) or ()))
+                self._mark(marker)
+            self._marker = marker
+        except BaseException:
+            self._release()
+            if made:
+                with suppress(OutputError):
+                    disk.remove_empty(self.path)
+            raise
+        try:
             yield
         finally:
-            if handle is not None:
-                os.close(handle)
+            self._release()
 
-    def publish(self) -> None:
-        """Give the finished build its name, and wait until the disk knows it."""
-        for name in _LITTER & {p.name for p in self.build.iterdir()}:
-            disk.remove(self.build / name)
-        disk.flush_folder(self.build)
-        if os.path.lexists(self.out):
+    def own(self, *, anew: bool = False) -> None:
+        """Say that the folder now holds this run's work, beside what it held; with `anew`, nothing else."""
+        names = self.names if anew else self.names | self._marker.names
+        if names != self._marker.names:
+            self._mark(_Marker(self.command, self._marker.made_folder, names))
+
+    def remove(self, *tops: str) -> None:
+        """Delete files of ours, in the order of `tops`, their first names; all without. Others stay."""
+        names = sorted(self._marker.names - {LOCK})
+        for top in tops or list(dict.fromkeys(name.partition("/")[0] for name in names)):
+            for name in names:
+                if name == top or name.startswith(f"{top}/"):
+                    self._remove_file(self.path / name)
+            for folder in sorted({p for n in names if n.startswith(f"{top}/") for p in _above(n)}, reverse=True):
+                if (self.path / folder).is_dir() and not (self.path / folder).is_symlink():
+                    self._remove_litter(self.path / folder)
+                    disk.remove_empty(self.path / folder)
+
+    def leave(self) -> bool:
+        """Take the marker away, and the folder if it was made for this and is empty. Says whether it is gone."""
+        self._remove_litter(self.path)
+        self._remove_file(self.lock)
+        return self._marker.made_folder and disk.remove_empty(self.path)  # not if another run has just moved in
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of ours is there."""
+        return name in self._marker.names and (self.path / name).is_file()
+
+    # --- what is ours ---
+
+    def _owned(self) -> _Marker | None:
+        """The marker, None where the work is of a version without. Raises OutputError where something is a stranger's.
+
+        An empty folder gives the marker that it would get.
+        """
+        entries = {entry for entry in _entries(self.path) if not self._is_litter(entry)}
+        marker = _read_marker(self.lock)
+        if marker is not None and marker.command != self.command:
+            raise OutputError(f"{self.path}: holds unfinished work of mlxquant {marker.command}; {self._advice}")
+        if marker is None and not entries:
+            return self._marker
+        names = marker.names if marker is not None else self._earlier(self.path)
+        known = frozenset() if names is None else frozenset(names) | {LOCK}
+        if self._strangers and names is not None:
+            entries &= known
+        folders = {folder for name in known for folder in _above(name)}
+        strange = {e for e in entries if not (_is_ours(self.path / e) if e in known else self._is_folder(e, folders))}
+        if strange:
+            above = min(strange, key=lambda e: (e.count("/"), e)).rpartition("/")[0]
+            beside = {e.rpartition("/")[2] for e in strange if e.rpartition("/")[0] == above}
             raise OutputError(
-                f"{self.out}: somebody else made it meanwhile; the finished build is kept in {self.folder}:"
-                " move that OUT away and run the same command again"
+                f"{self.path / above}: holds {listed_names(beside)}, which mlxquant did not leave there;"
+                f" unfinished work goes into that folder: move it away, or {self._advice}"
             )
-        disk.rename(self.build, self.out)
-        disk.flush_folder(self.out.parent)
+        return marker
 
-    def clear(self) -> None:
-        """Take the folder away, in an order that a crash may cut anywhere: the journal outlives the build."""
-        litter = [self.folder / name for name in sorted(_LITTER)]
-        for path in (self.source, self.build, self.journal, *litter, self.folder / LOCK):
-            if os.path.lexists(path):
+    def _is_folder(self, entry: str, folders: Collection[str]) -> bool:
+        return entry in folders and not (self.path / entry).is_symlink() and (self.path / entry).is_dir()
+
+    def _is_litter(self, entry: str) -> bool:
+        """Whether an entry is what Finder left, or a marker that a crash let nobody finish."""
+        path = self.path / entry
+        return path.name == LITTER or ("/" not in entry and _is_unfinished_marker(path))
+
+    def _remove_litter(self, folder: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.is_symlink() and self._is_litter(str(path.relative_to(self.path))):
                 disk.remove(path)
-        disk.remove_empty(self.folder)  # not if another run has just moved in
 
-    def discard(self) -> None:
-        """Leave nothing behind: neither the folder nor those above it that were made for it."""
-        self.clear()
-        for folder in self._made[1:]:
-            if not disk.remove_empty(folder):
-                break
+    def _remove_file(self, path: Path) -> None:
+        if os.path.lexists(path):
+            if not _is_ours(path):
+                raise OutputError(f"{path}: is not the file that mlxquant left there; move it away")
+            disk.remove(path)
 
-    def held_bytes(self) -> int:
-        """Bytes of the disk that the unfinished work takes already."""
-        if not self.folder.is_dir():
-            return 0
-        return sum(p.stat().st_blocks * 512 for p in self.folder.rglob("*") if p.is_file())
+    # --- the lock ---
 
-    def holds_source(self) -> bool:
-        """Whether a byte of the source was downloaded, which is worth keeping."""
-        return self.source.is_dir() and any(p.stat().st_size for p in self.source.iterdir())
-
-    def begun_at(self, name: str) -> str | None:
-        """The commit of the repository `name` that the unfinished work here was begun at, if it was."""
-        entries, _ = read_entries(self.journal)
-        source = entries[0].get("source", {}) if entries and entries[0] is not None else {}
-        return source.get("revision") if source.get("name") == name else None
-
-    def _lock(self) -> int:
-        path = self.folder / LOCK
+    def _hold(self, made: bool) -> int:
+        """Open the lock and hold it, making folder and marker where they are missing."""
         while True:
-            disk.make_folder(self.folder)
+            disk.make_folder(self.path)
             try:
-                handle = disk.open_to_write(path)
+                handle = disk.open_to_write(self.lock, create=False)
             except OutputError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    continue  # the run that held it took the folder away just now
-                raise
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                try:
+                    names = self.names | frozenset(self._earlier(self.path) or ())
+                    return self._mark(_Marker(self.command, made or self._named, names), new=True)
+                except OutputError as taken:
+                    # another run made the lock, or took the folder away, just now
+                    if isinstance(taken.__cause__, FileExistsError | FileNotFoundError):
+                        continue
+                    raise
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                disk.lock(handle, self.lock, self._busy, shared=self._shared)
+            except OutputError:
                 os.close(handle)
-                raise OutputError(
-                    f"{self.out}: another mlxquant is writing it right now; wait for it, or choose another OUT"
-                ) from None
-            except OSError as error:
-                os.close(handle)
-                raise OutputError(f"{path}: cannot be locked ({error.strerror}); choose another disk") from None
-            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+                raise
+            if _is_same(handle, self.lock):
                 return handle
             os.close(handle)  # the run that held it took the file away just now
 
+    def _mark(self, marker: _Marker, *, new: bool = False) -> int:
+        """Write a marker, whole and held before it has its name; gives its handle, which is now the lock."""
+        handle, temporary = disk.open_new(self.path)
+        try:
+            disk.lock(handle, temporary, self._busy, shared=self._shared)
+            disk.write_at(handle, memoryview(marker.text()), 0, temporary)
+            disk.flush(handle, temporary)
+            if new:
+                disk.link_new(temporary, self.lock)
+            else:
+                disk.rename_over(temporary, self.lock)
+            disk.flush(handle, self.lock)
+            disk.flush_folder(self.path)
+        except BaseException:
+            os.close(handle)
+            with suppress(OutputError):
+                disk.remove(temporary)
+            raise
+        if not new:
+            self._release()
+            self._handle = handle
+        self._marker = marker
+        return handle
 
-# What macOS's Finder leaves in any folder that it shows.
-_LITTER = {".DS_Store"}
+    def _release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
-def _names(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir()} - _LITTER
+def check_apart(folder: Path, others: Iterable[tuple[str, Path]], what: str = "work folder") -> None:
+    """Raise UsageError where something that is read is, holds, or lies in a folder that is written to and emptied."""
+    ours = folder.resolve()
+    for name, path in others:
+        theirs = path.resolve()
+        if theirs == ours or theirs.is_relative_to(ours):
+            raise UsageError(f"{name} {path}: lies in the {what} {folder}, which mlxquant empties; choose another")
+        if ours.is_relative_to(theirs):
+            raise UsageError(f"{folder}: the {what} lies in {name} {path}, which is only read; choose another")
 
 
-def _some(names: Set[str], limit: int = 3) -> str:
+def _read_marker(path: Path) -> _Marker | None:
+    """The marker in a lock; None where it is none of ours."""
+    try:
+        if not disk.is_file(path):
+            return None
+        record = json.loads(path.read_bytes())
+        if record["schema"] != SCHEMA or record["tool"] != "mlxquant":
+            return None
+        names = frozenset(name for name in record["names"] if _is_inside(name))
+        return _Marker(str(record["command"]), record["made_folder"] is True, names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_inside(name: object) -> bool:
+    """Whether a marker's word can only mean a file within the folder."""
+    return isinstance(name, str) and name != "" and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _is_unfinished_marker(path: Path) -> bool:
+    """Whether a file is a marker under its temporary name, or what a crash left of one."""
+    try:
+        if not disk.TEMPORARY.fullmatch(path.name) or not disk.is_file(path):
+            return False
+        beginning = path.read_bytes()[: len(_BEGINNING)]
+    except OSError:
+        return False
+    return _BEGINNING.startswith(beginning.rstrip(b"\0"))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a path may be one of our files; a lock is never written to, so a second name of it does no harm."""
+    return disk.is_file(path) if path.name == LOCK else disk.is_own(path)
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _entries(folder: Path, above: str = "") -> Iterator[str]:
+    """Everything in a folder, relative to it: files, links, and folders with what they hold."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read ({error.strerror}); choose another folder") from None
+    for entry in entries:
+        yield above + entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _entries(folder / entry.name, f"{above}{entry.name}/")
+
+
+def _above(name: str) -> list[str]:
+    """The folders of a relative name: a/b/c -> a, a/b."""
+    parts = name.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def listed_names(names: Set[str], limit: int = 3) -> str:
+    """The first few names, and how many more there are."""
     shown = sorted(names)
     return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")

@@ -25,6 +25,7 @@ from ..source.checkpoint import Checkpoint
 from ..stream.candidates import Candidate
 from ..stream.engine import NOISE_FLOOR, Options, Pass, Progress, compare
 from ..stream.ranks import Ranks
+from ..stream.state import check_work
 from .statistics import (
     DEFAULT_MARGIN,
     against_each_other,
@@ -75,6 +76,9 @@ def run_comparison(
     ranks = ranks or Ranks.join()
     with ranks.as_one():
         _check(candidates, question)
+        inputs = [("the source", source.folder), *(("--build", c.build) for c in candidates)]
+        data = None if question.data == BUILTIN else Path(question.data)
+        check_work(ranks.folder(options.work), [*inputs, ("--data", data)])
         documents = read_documents(question.data, open_tokenizer(source), max_tokens=question.max_tokens)
         tally = Tally(documents.documents, second_half=question.second_half)
         done = compare(source, candidates, documents.documents, tally, options, progress, ranks)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from ..disk import files as disk
 from ..errors import OutputError
 from ..words.secrets import redacted
 from ..words.strict_json import read_json
@@ -41,25 +43,53 @@ class Span:
 
 
 class Trace:
-    """A JSONL file that spans are appended to. Raises OutputError."""
+    """A JSONL file that spans are appended to: a new one, or one that such a trace began. Raises OutputError."""
 
     def __init__(self, path: Path, *, content: bool = False) -> None:
         self.path, self.content = path, content
-        try:
-            _drop_torn_line(path)
-            self._file: IO[str] = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); --trace takes a file's name") from None
+        self._end = check_trace(path)
+        self._handle = disk.open_to_write(path, self._end)
 
     def write(self, span: Span, variant: Variant) -> None:
         """Append one line."""
         line = redacted(as_line(span, variant, content=self.content))
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        disk.write_at(self._handle, memoryview(data), self._end, self.path)
+        self._end += len(data)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._handle)
+
+
+def check_trace(path: Path) -> int:
+    """How many bytes of a file are whole lines of a trace, 0 where none is there.
+
+    Raises OutputError for a file that no trace of ours was written to, for links and for all else that is no file.
+    """
+    if not os.path.lexists(path):
+        return 0
+    if not disk.is_own(path):
+        raise OutputError(f"{path}: no regular file of its own (a link, folder or device); --trace takes a file's name")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); --trace takes a file's name") from None
+    if data and not _is_trace(data):
+        raise OutputError(f"{path}: is no trace, so nothing is added to it; choose another --trace, or move it away")
+    return data.rfind(b"\n") + 1
+
+
+def _is_trace(data: bytes) -> bool:
+    """Whether a file begins with a span of ours, or with what a killed run left of one."""
+    line, end, _ = data.partition(b"\n")
+    if not end:
+        return line.startswith(b'{"name": "chat ')
+    try:
+        attributes = json.loads(line)["attributes"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return isinstance(attributes, dict) and {"gen_ai.operation.name", "model_variant", "suite"} <= attributes.keys()
 
 
 def as_line(span: Span, variant: Variant, *, content: bool = False) -> dict[str, Any]:
@@ -142,16 +172,6 @@ def _call(id_: str | None, name: str, arguments: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         parsed = read_json(arguments)
     return {"type": "tool_call", "id": id_, "name": name, "arguments": parsed}
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what a killed run left of its last line."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        data = file.read()
-        if data and not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
 
 
 def read_lines(path: Path) -> list[Mapping[str, Any]]:

@@ -27,13 +27,14 @@ from ..layout.layout import read_layout
 from ..records.head import describe_machine, describe_versions, peak_memory
 from ..source.checkpoint import Checkpoint
 from ..source.hub.arriving import Arriving
+from ..source.hub.reader import HubReader
 from .candidates import BuildLane, Candidate, RecipeLane, Source, lanes_of
 from .hidden import SETS, Hidden
 from .options import COMPUTING, NOISE_FLOOR, HasTokens, Options, Pass, Progress
 from .ranks import Ranks
 from .routing import Taps, find_places
 from .scores import Sink
-from .state import Kept, Work
+from .state import Kept, Work, check_work
 from .steps import Running, run_embedding, run_head, run_layer, width_of
 from .weights import Quantizer
 
@@ -58,8 +59,10 @@ def compare(
     """
     began, options = time.monotonic(), options or Options()
     computing = _computing(options)
-    layout = read_layout(source, dtype=options.dtype)
     ranks = ranks or Ranks.join()
+    folder = ranks.folder(options.work)
+    check_work(folder, [("the source", source.folder), *(("--build", c.build) for c in candidates)])
+    layout = read_layout(source, dtype=options.dtype)
     src = Source(source, layout, computing)
     quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite)
     try:
@@ -68,10 +71,11 @@ def compare(
         run, notes = _running(src, lanes, documents, mine, sink, options)
         signature = _signature(source, lanes, candidates, documents, options, ranks)
         work = Work(
-            ranks.folder(options.work),
+            folder,
             signature,
             every_s=options.keep_every_s,
             fresh=options.fresh,
+            shards=source.files if isinstance(source.reader, HubReader) else (),
         )
         with work:
             figures, resumed = _go(run, work, quantizer, progress, lambda: ranks.begin(_asked(signature)))

@@ -28,6 +28,11 @@ from .scores import Sink
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
+def launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return any(name in os.environ for name in _LAUNCHED)
+
+
 @dataclass
 class Ranks:
     """A process among those that run the same command; `begun`: all are known to have come to the first layer."""
@@ -40,7 +45,7 @@ class Ranks:
     @classmethod
     def join(cls) -> Ranks:
         """Find the others, if a launcher started this process."""
-        if not any(name in os.environ for name in _LAUNCHED):
+        if not launched():
             return cls(None)
         group = mx.distributed.init()
         return cls(group, group.rank(), group.size())

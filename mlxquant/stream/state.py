@@ -3,7 +3,7 @@
     FOLDER/state.npz      what is finished: signature, step, the sink's arrays, which set of hidden states belongs to it
     FOLDER/hidden-*.bin   the hidden states (see `hidden`), never those that state.npz names while they are written
     FOLDER/source/        shards that come from the Hub and are still needed (see `arriving`)
-    FOLDER/lock           held while a pass is at work; the lock is the kernel's, so a crash leaves none behind
+    FOLDER/lock           says that the folder is mlxquant's and which files are (see `work_folder`)
 
 `state.npz` is replaced by a rename and holds the checksum of the hidden states, so whatever a crash leaves is either
 whole or recognised. Nothing here waits for the disk: a power failure may cost the pass, not its truth.
@@ -11,13 +11,12 @@ whole or recognised. Nothing here waits for the disk: a power failure may cost t
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +27,15 @@ from numpy.typing import NDArray
 
 from ..builds.write.signature import differences
 from ..disk import files as disk
+from ..disk.work_folder import WorkFolder, check_apart
 from ..errors import MlxquantError, OutputError
 from ..source.hub.arriving import FOLDER
 from .hidden import SETS, Hidden
 
-STATE, LOCK = "state.npz", "lock"
+STATE = "state.npz"
+_HIDDEN = [f"hidden-{i}.bin" for i in range(SETS)]
+# What the signature of a pass has
+_SIGNATURE = {"source", "candidates", "documents", "options", "versions"}
 SinkState = Mapping[str, NDArray[np.generic]]
 
 
@@ -48,56 +51,50 @@ class Kept:
 
 
 class Work:
-    """A work folder, locked from `with` on. Without a folder nothing is kept."""
+    """A work folder, held from `with` on. Without a folder nothing is kept.
+
+    `shards` are the files of the source that may be downloaded into it.
+    """
 
     def __init__(
-        self, folder: Path | None, signature: Mapping[str, Any], *, every_s: float = 30.0, fresh: bool = False
+        self,
+        folder: Path | None,
+        signature: Mapping[str, Any],
+        *,
+        every_s: float = 30.0,
+        fresh: bool = False,
+        shards: Collection[str] = (),
     ) -> None:
         self.folder, self._signature, self._fresh = folder, json.loads(json.dumps(signature)), fresh
         self._every_s, self._kept_step = every_s, 0
-        self._lock: int | None = None
         self._kept_at = time.monotonic()
+        self._held = ExitStack()
+        self._work = None if folder is None else _work_folder(folder, shards)
 
     def __enter__(self) -> Work:
-        if self.folder is not None:
-            disk.make_folder(self.folder)
-            strange = {p.name for p in self.folder.iterdir()} - self._names() - {".DS_Store"}
-            if strange:
-                raise OutputError(
-                    f"{self.folder}: holds {sorted(strange)[0]}, which no pass left there; choose another work folder"
-                )
-            self._lock = disk.open_to_write(self.folder / LOCK)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._lock)
-                self._lock = None
-                raise OutputError(f"{self.folder}: another pass works there right now; wait for it") from None
+        if self._work is not None:
+            self._held.enter_context(self._work.claimed())
             if self._fresh:
-                self._clear()
+                self._work.remove()
+                self._work.own(anew=True)
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        if self.folder is not None and self._lock is not None:
-            refused = isinstance(error, MlxquantError) and self._kept_step <= 1
-            if refused or not (self.folder / STATE).exists():  # or finished; nothing in it is worth keeping
-                self._clear()
-                disk.remove(self.folder / LOCK)
-                disk.remove_empty(self.folder)
-            os.close(self._lock)
-            self._lock = None
+        with self._held:
+            if self._work is not None:
+                refused = isinstance(error, MlxquantError) and self._kept_step <= 1
+                if refused or not self._work.holds(STATE):  # or finished; nothing in it is worth keeping
+                    self._work.remove()
+                    self._work.leave()
 
     def kept(self) -> Kept | None:
         """What an earlier run of the same pass finished. Raises OutputError where the folder is another pass's."""
-        path = self.folder / STATE if self.folder is not None else None
-        if path is None or not path.is_file():
+        if self._work is None or self.folder is None:
             return None
-        try:
-            with np.load(path, allow_pickle=False) as found:
-                told = json.loads(bytes(found["told"]))
-                sink = {name: found[f"a{i}"] for i, name in enumerate(told["names"])}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, json.JSONDecodeError):
-            return None  # a power failure cut it
+        told, sink = _read_state(self.folder / STATE)
+        if told is None:
+            self._work.own()
+            return None
         self._kept_step = int(told["step"])
         others = list(differences(told["signature"], self._signature))
         if others:
@@ -105,6 +102,7 @@ class Work:
                 "\n".join([f"{self.folder}: an unfinished pass over something else lies there:", *others[:10]])
                 + "\nchoose another work folder, or start over with --fresh"
             )
+        self._work.own()
         return Kept(told["step"], told["set"], told["digest"], sink, told["figures"])
 
     def due(self) -> bool:
@@ -134,13 +132,42 @@ class Work:
 
     def finish(self) -> None:
         """Take away what the finished pass no longer needs."""
-        if self.folder is not None:
-            self._clear()
+        if self._work is not None:
+            self._work.remove()
 
-    def _clear(self) -> None:
-        assert self.folder is not None
-        for name in sorted(self._names() - {LOCK}):
-            disk.remove(self.folder / name)
 
-    def _names(self) -> set[str]:
-        return {STATE, f"{STATE}.new", LOCK, FOLDER, *(f"hidden-{i}.bin" for i in range(SETS))}
+def check_work(folder: Path | None, inputs: Iterable[tuple[str, Path | None]]) -> None:
+    """Raise UsageError where an input lies in the work folder or holds it, OutputError where that is not free."""
+    if folder is not None:
+        check_apart(folder, [(name, path) for name, path in inputs if path is not None])
+        _work_folder(folder, ()).check()
+
+
+def _work_folder(folder: Path, shards: Collection[str]) -> WorkFolder:
+    names = [STATE, f"{STATE}.new", *_HIDDEN, *_shards(shards)]
+    return WorkFolder(folder, "compare", names, earlier=_begun_before_markers, advice="choose another work folder",
+                      busy=f"{folder}: another pass works there right now; wait for it")  # fmt: skip
+
+
+def _shards(names: Collection[str]) -> Iterator[str]:
+    yield from (f"{FOLDER}/{name}{ending}" for name in names for ending in ("", ".part"))
+
+
+def _begun_before_markers(folder: Path) -> list[str] | None:
+    """The files of a pass that a version without markers began: its state holds a pass's signature."""
+    path = folder / STATE
+    told, _ = _read_state(path) if not path.is_symlink() else (None, None)
+    if told is None or not isinstance(told.get("signature"), dict) or not told["signature"].keys() >= _SIGNATURE:
+        return None
+    source = told["signature"]["source"]
+    return [STATE, f"{STATE}.new", *_HIDDEN, *_shards(source["files"] if source.get("revision") else ())]
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any] | None, dict[str, NDArray[np.generic]]]:
+    """What a state file tells, and the sink's arrays; None where there is none, or a power failure cut it."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            told = json.loads(bytes(arrays["told"]))
+            return told, {name: arrays[f"a{i}"] for i, name in enumerate(told["names"])}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None, {}

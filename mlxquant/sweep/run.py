@@ -1,5 +1,6 @@
 """What a sweep measures: all candidates in one streamed pass, then the best few as real builds beside the baseline.
 
+    FOLDER/lock            says that the folder is mlxquant's (see `work_folder`); what else lies there is left alone
     FOLDER/asked.json      what the pass was asked; another question is refused, so that no answer stands for another
     FOLDER/pass            the pass, while it is at work: the same command goes on at the layer that it was in
     FOLDER/compare.json    what it found, for `sweep --from` with other tolerances
@@ -14,15 +15,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..builds.manifest import MANIFEST, read_manifest
 from ..builds.write.hashing import sha256
 from ..builds.write.signature import differences, source_signature
 from ..disk import files as disk
-from ..errors import OutputError, listed
+from ..disk.work_folder import WorkFolder, check_apart
+from ..errors import BuildError, OutputError, listed
 from ..plan.recipe.variation import load_variation, name_of
 from ..records.files import record_text
 from ..validate.judge import FAIL, MISSING, PASS
@@ -51,6 +54,11 @@ class Trial:
     recipe: Recipe
 
 
+# What a question has, by which the folder of a version without markers is known
+_QUESTION = {"source", "candidates", "data", "question", "options"}
+ASKED, COMPARISON = "asked.json", "compare.json"
+
+
 @dataclass(frozen=True)
 class Folder:
     """Where a sweep keeps what it measured."""
@@ -61,7 +69,12 @@ class Folder:
     @property
     def comparison(self) -> Path:
         """The comparison's record."""
-        return self.path / "compare.json"
+        return self.path / COMPARISON
+
+    @property
+    def passing(self) -> Path:
+        """The work folder of the pass."""
+        return self.path / "pass"
 
     def evaluation(self, digest: str) -> Path:
         """The record of one evaluation: of these candidates, by these suites."""
@@ -71,12 +84,71 @@ class Folder:
         """A candidate's build."""
         return self.path / "builds" / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
+    def check(self, inputs: Sequence[tuple[str, Path]] = ()) -> None:
+        """Raise UsageError where an input lies in the folder or holds it, OutputError where it is somebody else's."""
+        from ..stream.state import check_work
+
+        check_apart(self.path, inputs)
+        self._work().check()
+        check_work(self.passing, ())
+        if self.fresh:
+            for build in self._builds():
+                _check_build(build)
+
+    def claimed(self, *, shared: bool = False) -> AbstractContextManager[None]:
+        """Hold the folder against other sweeps; `shared` with the other ranks of this one. Raises OutputError."""
+        return self._work(shared=shared).claimed()
+
+    def empty(self) -> None:
+        """Throw away what was measured before: the comparison and the builds. Raises OutputError."""
+        for build in self._builds():
+            for name in _check_build(build):
+                disk.remove(build / name)
+            disk.remove_empty(build)
+        if self.comparison.exists():
+            disk.remove(self.comparison)
+
     def keep(self, path: Path, text: str) -> None:
         """Write a file whole."""
         disk.make_folder(path.parent)
-        beside = path.with_name(path.name + ".new")
-        disk.write_file(beside, (text + "\n").encode())
-        disk.rename(beside, path)
+        disk.write_whole(path, (text + "\n").encode(), replace=True)
+
+    def _builds(self) -> list[Path]:
+        folder = self.path / "builds"
+        return sorted(p for p in folder.iterdir() if not p.name.endswith(".partial")) if folder.is_dir() else []
+
+    def _work(self, *, shared: bool = False) -> WorkFolder:
+        return WorkFolder(
+            self.path,
+            "sweep",
+            [ASKED, COMPARISON],
+            earlier=_begun_before_markers,
+            strangers=True,
+            shared=shared,
+            advice="choose another work folder",
+            busy=f"{self.path}: another sweep works there right now; wait for it",
+        )
+
+
+def _begun_before_markers(folder: Path) -> list[str] | None:
+    """The files of a sweep that a version without markers began: it noted its question."""
+    note = folder / ASKED
+    asked = _read(note) if disk.is_own(note) else None
+    return [ASKED, COMPARISON] if isinstance(asked, dict) and asked.keys() == _QUESTION else None
+
+
+def _check_build(folder: Path) -> list[str]:
+    """The files of a build that may be deleted. Raises OutputError where its manifest does not name all of them."""
+    manifest = None
+    with suppress(BuildError):
+        manifest = read_manifest(folder) if folder.is_dir() and not folder.is_symlink() else None
+    names = sorted(p.name for p in folder.iterdir()) if manifest is not None else []
+    known = {MANIFEST, *manifest["files"]} if manifest is not None else set()
+    if manifest is None or any(name not in known or not disk.is_own(folder / name) for name in names):
+        raise OutputError(
+            f"{folder}: holds what mlxquant did not leave there; move it away, or choose another work folder"
+        )
+    return [name for name in names if name != MANIFEST] + [MANIFEST]
 
 
 def load_trials(words: Sequence[str], **overrides: Any) -> tuple[list[Trial], list[str]]:
@@ -131,7 +203,7 @@ def compare_all(
     from ..stream.candidates import Candidate
 
     asked = json.loads(json.dumps(_asked(source, trials, question, options)))
-    note = folder.path / "asked.json"
+    note = folder.path / ASKED
     if not folder.fresh and folder.comparison.is_file():
         if changed := list(differences(_read(note), asked)):
             raise OutputError(
@@ -139,9 +211,10 @@ def compare_all(
                 + listed(changed, limit=5)
             )
         return folder.comparison
-    folder.comparison.unlink(missing_ok=True)
+    if folder.fresh:
+        folder.empty()
     folder.keep(note, json.dumps(asked, indent=1))
-    options = replace(options, work=folder.path / "pass", fresh=folder.fresh)
+    options = replace(options, work=folder.passing, fresh=folder.fresh)
     candidates = [Candidate(t.name, recipe=t.recipe) for t in trials]
     record, tells = run_comparison(source, candidates, question, options, progress)
     if not tells:
@@ -241,8 +314,8 @@ def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, wat
     from ..plan.plan import make_plan
 
     disk.make_folder(out.parent)
-    layout = read_layout(source, dtype=dtype)
-    convert(source, layout, make_plan(layout, trial.recipe, source), out, Options(dtype=dtype, audit=False), watch)
+    layout, options = read_layout(source, dtype=dtype), Options(dtype=dtype, audit=False, reuse=True)
+    convert(source, layout, make_plan(layout, trial.recipe, source), out, options, watch)
 
 
 def _asked(source: Checkpoint, trials: Sequence[Trial], question: Question, options: Options) -> dict[str, Any]:

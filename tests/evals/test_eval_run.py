@@ -19,7 +19,7 @@ from mlxquant.evals.evaluate import Files, Settings, evaluate
 from mlxquant.evals.items import Item, Questions, Score
 from mlxquant.evals.served import Served
 from mlxquant.evals.suites.tool_loop import ToolLoop
-from mlxquant.evals.trace import read_lines
+from mlxquant.evals.trace import Trace, read_lines
 from tests.evals.oracle_server import Oracle, serving, tasks_of
 
 SUITE = ToolLoop((5,), 3)
@@ -133,6 +133,47 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
     with pytest.raises(OutputError, match="no unfinished evaluation"):
         Kept(tmp_path / "e.partial", {})
     assert (tmp_path / "e.partial").read_text() == "my notes\n"
+
+
+@pytest.mark.parametrize("text", ["", "my notes", '{"kept": "hours"}\n', '{"schema": "mine/1"}\n'])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_file_that_no_evaluation_began_is_neither_written_nor_deleted(tmp_path, text, fresh):
+    (tmp_path / "e.partial").write_text(text)
+    with pytest.raises(OutputError, match="no unfinished evaluation"):
+        Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}, fresh=fresh)
+    assert (tmp_path / "e.partial").read_text() == text
+
+
+def by_link(path, theirs):
+    path.symlink_to(theirs)
+
+
+def by_hard_link(path, theirs):
+    path.hardlink_to(theirs)
+
+
+@pytest.mark.parametrize("link", [by_link, by_hard_link])
+def test_the_file_of_a_run_is_not_written_through_a_link(tmp_path, link):
+    Kept(tmp_path / "theirs", {"schema": "mlxquant.eval/1"}).close()
+    link(tmp_path / "e.partial", tmp_path / "theirs")
+    with pytest.raises(OutputError, match="no unfinished evaluation"):
+        Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}, fresh=True)
+    assert (tmp_path / "theirs").read_text() == '{"schema":"mlxquant.eval/1"}\n'
+
+
+@pytest.mark.parametrize("text", ["my notes", "my notes\n", '{"a": 1}\n{"b": 2}', "[]\n", '{"attributes": {}}\n'])
+def test_nothing_is_added_to_a_file_that_is_no_trace(tmp_path, text):
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(OutputError, match="is no trace"):
+        Trace(tmp_path / "t.jsonl")
+    assert (tmp_path / "t.jsonl").read_text() == text
+
+
+def test_a_trace_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "theirs").write_text("")
+    (tmp_path / "t.jsonl").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OutputError, match="a link"):
+        Trace(tmp_path / "t.jsonl")
 
 
 def test_a_killed_run_goes_on_without_asking_twice(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxquant.errors import MlxquantError, OutputError
+from mlxquant.errors import MlxquantError, OutputError, UsageError
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.stream.candidates import Candidate
 from mlxquant.stream.engine import Options, Progress, compare
@@ -132,6 +133,42 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tiny, tmp_path):
     with pytest.raises(OutputError, match=r"thesis\.tex"):
         go(tiny("qwen3_moe"), tmp_path / "work", Keeper())
     assert [p.name for p in (tmp_path / "work").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("theirs", ["state.npz", "hidden-0.bin", "lock", "source/model.safetensors"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_files_of_a_pass_by_name_alone_are_left_alone(tiny, tmp_path, theirs, fresh):
+    path = tmp_path / "work" / theirs
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(OutputError, match="which mlxquant did not leave there"):
+        go(tiny("qwen3_moe"), tmp_path / "work", Keeper(), fresh=fresh)
+    assert path.read_text() == "mine"
+
+
+def test_a_checkpoint_in_the_work_folder_of_another_pass_is_not_deleted(tiny, tmp_path):
+    stopped_after_layer_1(tiny("qwen3_moe"), tmp_path / "work")
+    shutil.copytree(tiny("qwen3_moe"), tmp_path / "work" / "source")
+    before = sorted((tmp_path / "work").rglob("*"))
+    with pytest.raises(UsageError, match="lies in the work folder"):
+        go(tmp_path / "work" / "source", tmp_path / "work", Keeper(), fresh=True)
+    with pytest.raises(OutputError, match="holds source, which mlxquant did not leave there"):
+        go(tiny("qwen3_moe"), tmp_path / "work", Keeper(), fresh=True)
+    assert sorted((tmp_path / "work").rglob("*")) == before
+
+
+def test_a_pass_that_a_version_without_markers_began_is_gone_on_with(tiny, tmp_path):
+    stopped_after_layer_1(tiny("qwen3_moe"), tmp_path / "work")
+    (tmp_path / "work" / "lock").write_bytes(b"")
+    result, _ = go(tiny("qwen3_moe"), tmp_path / "work", Keeper())
+    assert result.resumed_at == "2"
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_an_empty_work_folder_that_was_there_stays(tiny, tmp_path):
+    (tmp_path / "work").mkdir()
+    go(tiny("qwen3_moe"), tmp_path / "work", Keeper())
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_a_refused_pass_leaves_no_folder_behind(tiny, tmp_path):

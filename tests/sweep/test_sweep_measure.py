@@ -117,6 +117,41 @@ def test_a_tolerance_nobody_can_mean_costs_no_pass(asked, tmp_path):
     assert (asked["folder"] / "work" / "compare.json").is_file()
 
 
+@pytest.mark.parametrize("theirs", ["compare.json", "asked.json", "builds/thesis.tex", "thesis.tex"])
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_measured(asked, tmp_path, theirs):
+    path = tmp_path / "work" / theirs
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mine": 1}')
+    words = [tmp_path / "work" if word == asked["folder"] / "work" else word for word in asked["words"]]
+    for fresh in ((), ("--fresh",)):
+        done = run(*words, *fresh)
+        assert (done.exit_code, "which mlxquant did not leave there" in done.stderr) == (3, True)
+    assert path.read_text() == '{"mine": 1}'
+
+
+def test_what_somebody_puts_beside_the_records_stays_and_starting_over_refuses_their_builds(asked):
+    work = asked["folder"] / "work"
+    (work / "notes.txt").write_text("mine")
+    theirs = work / "builds" / "mine" / "model.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    assert run(*asked["words"]).exit_code == 0
+    done = run(*asked["words"], "--fresh")
+    assert (done.exit_code, "builds/mine: holds what mlxquant did not leave there" in done.stderr) == (3, True)
+    assert theirs.read_text() == "mine"
+    shutil.rmtree(work / "builds")
+    assert (work / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_that_is_judged_or_read_may_not_lie_in_the_work_folder(asked, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(asked["words"][0], work / "source")
+    words = [work / "source", *asked["words"][1:-1], work]
+    done = run(*words, "--fresh")
+    assert (done.exit_code, "lies in the work folder" in done.stderr) == (2, True)
+    assert (work / "source" / "config.json").is_file()
+
+
 @pytest.mark.slow
 def test_the_best_few_are_played_as_builds_beside_the_source_and_count(tmp_path):
     write_store_moe(tmp_path / "store-moe")
@@ -138,6 +173,8 @@ def test_the_best_few_are_played_as_builds_beside_the_source_and_count(tmp_path)
     statuses = {c["candidate"]: c["status"] for c in record["checks"]}
     assert statuses["gates-8bit:bits=8"] == "MISSING"
     assert statuses["gates-8bit:bits=2"] in ("PASS", "FAIL", "INCONCLUSIVE")
+    same = run(*words, "--json")
+    assert (same.exit_code, json.loads(same.stdout)["checks"]) == (done.exit_code, record["checks"])
     shutil.rmtree(tmp_path / "work" / "builds" / "unquantized")
     again = run("--from", tmp_path / "work" / "compare.json", "--from", played, "-t", path, "--json")
     assert json.loads(again.stdout)["checks"] == record["checks"]

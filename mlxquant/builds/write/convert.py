@@ -18,7 +18,7 @@ from typing import Any
 
 from ...disk import files as disk
 from ...disk.journal import Journal
-from ...disk.work_folder import Partial
+from ...disk.work_folder import check_apart
 from ...errors import MlxquantError, NonFiniteError, OutputError, SourceError, UsageError
 from ...layout.carried import MTP_FILE
 from ...layout.layout import Layout
@@ -34,6 +34,7 @@ from ..manifest import MANIFEST, describe_origin, is_build_of, make_manifest, ma
 from ..side_files import config_text, read_sides
 from .filling import Filling, Settings
 from .hashing import sha256
+from .partial import Partial
 from .pieces import SPAN_COST, Job, Piece, jobs, needs_of, pieces
 from .shards import index, place, place_beside
 from .signature import make_signature
@@ -49,7 +50,10 @@ BASE_MEMORY = 300 << 20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to convert. `audit` sums errors, `hash` takes SHA-256 and tensor checksums."""
+    """How to convert. `audit` sums errors, `hash` takes SHA-256 and tensor checksums.
+
+    With `reuse` an OUT that is this very build already is taken as it is; else any OUT is refused.
+    """
 
     dtype: str | None = None
     audit: bool = True
@@ -60,6 +64,7 @@ class Options:
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
     max_memory: int | None = None
     fresh: bool = False
+    reuse: bool = False
 
     def recorded(self) -> dict[str, Any]:
         """The options that the manifest tells of: all but those that only change how fast it goes."""
@@ -98,7 +103,10 @@ def convert(
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to convert; give the checkpoint's folder")
     work = _Work(source, layout, plan, options)
-    partial = Partial(out)
+    if options.reuse and is_build_of(out, work.origin):
+        source.close()
+        return Converted(out, work.nbytes, time.monotonic() - began, work.nbytes)
+    partial = Partial(out, work.names, source.files if work.staging is not None else ())
     try:
         _check_out(partial, work)
     except OSError as error:
@@ -182,8 +190,7 @@ def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
 def _open_journal(work: _Work, partial: Partial) -> Journal:
     """Open the journal of OUT.partial, a new one with --fresh. Raises OutputError where it is of other work."""
     if work.options.fresh:
-        for path in (partial.source, partial.build, partial.journal):
-            disk.remove(path)
+        partial.empty()
     known = partial.journal.exists()
     try:
         journal = Journal(partial.journal, work.signature, len(work.todo))
@@ -193,6 +200,7 @@ def _open_journal(work: _Work, partial: Partial) -> Journal:
                 partial.discard()
         raise
     try:
+        partial.own()
         partial.check_files(work.names)
     except OutputError:
         journal.close()
@@ -242,6 +250,8 @@ def _check_out(partial: Partial, work: _Work) -> None:
             f"{out}: lies in the checkpoint's own folder, and would be taken along by whoever copies or uploads that;"
             " choose a folder beside it"
         )
+    if folder is not None:
+        check_apart(partial.folder, [("the checkpoint", folder)], "folder for unfinished work")
     held, free = partial.held_bytes(), disk.free_bytes(parent)
     shards = work.staging.check_room(out, work.nbytes, held) if work.staging is not None else 0
     if work.nbytes + shards + SLACK - held > free:

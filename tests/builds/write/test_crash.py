@@ -72,7 +72,7 @@ def points(run: Run, tmp_path: Path) -> int:
     """Count the changes to the file system that a build makes."""
     with hooked(count := Count()):
         run(tmp_path / "counted")
-    assert set(count.seen) == {"mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir"}
+    assert set(count.seen) == {"mkdir", "open", "write", "fsync", "link", "rename", "unlink", "rmdir"}
     return len(count.seen)
 
 

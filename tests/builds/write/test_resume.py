@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from mlxquant.builds.write import convert as convert_module
 from mlxquant.builds.write import filling as fill
 from mlxquant.builds.write import pieces
+from mlxquant.builds.write.partial import Partial
 from mlxquant.disk import files as disk
 from mlxquant.disk.journal import read_entries
-from mlxquant.disk.work_folder import Partial
-from mlxquant.errors import NonFiniteError, OutputError
+from mlxquant.errors import MlxquantError, NonFiniteError, OutputError
 from mlxquant.plan.recipe.recipe import Recipe, parse_recipe
 from tests.builds.write.faults import Dead, hooked
 from tests.checkpoints import Size, write_tiny
@@ -231,6 +231,44 @@ def test_a_folder_of_somebody_else_is_neither_used_nor_deleted(source, tmp_path)
     assert theirs.read_text() == "years of work"
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("journal", ["", '{"my": "journal"}'])
+def test_an_empty_journal_or_that_of_a_stranger_proves_nothing(source, tmp_path, fresh, journal):
+    theirs = tmp_path / "out.partial" / "source" / "thesis.tex"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    (tmp_path / "out.partial" / "journal.jsonl").write_text(journal)
+    assert "holds journal.jsonl, source, which mlxquant did not leave" in refusal(source, tmp_path / "out", fresh=fresh)
+    assert theirs.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("where", ["build", "source", "."])
+def test_starting_over_deletes_nothing_of_somebody_else(source, out, where):
+    theirs = partial(out) / where / "model.safetensors.bak"
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("years of work")
+    before = sorted(partial(out).rglob("*"))
+    assert "which mlxquant did not leave there" in refusal(source, out, "uniform-8bit", fresh=True)
+    assert sorted(partial(out).rglob("*")) == before
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_work_that_a_version_without_markers_began_is_taken_over(source, out, whole, fresh):
+    (partial(out) / "lock").write_bytes(b"")
+    assert (build(source, out, fresh=fresh).resumed_bytes > 0) != fresh
+    assert contents(out) == whole
+    assert not partial(out).exists()
+
+
+def test_a_checkpoint_in_the_folder_for_unfinished_work_is_refused(source, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    source.rename(tmp_path / "out.partial" / "source")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MlxquantError):
+        build(tmp_path / "out.partial" / "source", tmp_path / "out", fresh=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_file_put_into_the_unfinished_build_is_neither_published_nor_deleted(source, out, whole):
     stray = partial(out) / "build" / "notes.txt"
     stray.write_text("mine")
@@ -262,7 +300,7 @@ def test_a_link_in_place_of_a_shard_is_not_followed(source, out, tmp_path):
     shard = partial(out) / "build" / "model.safetensors"
     shard.unlink()
     shard.symlink_to(victim)
-    assert "model.safetensors: cannot open" in refusal(source, out)
+    assert "holds model.safetensors, which mlxquant did not leave there" in refusal(source, out)
     assert victim.read_text() == "untouched"
 
 
@@ -300,7 +338,7 @@ def test_a_second_run_on_the_same_out_is_told_so(source, out, whole):
 HOLD = """
 import sys, time
 from pathlib import Path
-from mlxquant.disk.work_folder import Partial
+from mlxquant.builds.write.partial import Partial
 with Partial(Path(sys.argv[1])).claimed():
     print("held", flush=True)
     time.sleep(60)
