@@ -14,6 +14,9 @@ the rest is the command's standard output at 80 columns. A comment on the line b
     figures-vary  hold the words to the output, but not the figures, which depend on the machine
     slow          takes more than a few seconds: only `make slow` runs it
 
+A fence of language `python` after such a comment is run too, in the same folder; a `text` fence right after it shows
+what it prints. Code of one page and world runs in one namespace, from top to bottom.
+
 `python -m tests.support.pages` (`make docs-refresh`) writes every block anew that has changed. What differs from run to
 run by nature (seconds, versions of Python and mlx) does not count as a change. A block whose world is not on this
 machine, such as the paper's config, is left alone.
@@ -49,6 +52,7 @@ PAGES = [
 _FENCE = re.compile(
     r"^(?:<!-- shown: (?P<how>[^\n]*?) -->\n)?(?P<fence>```+)(?P<language>\w*)\n(?P<body>.*?)^(?P=fence)$", re.M | re.S
 )
+_PRINTED = re.compile(r"\n\n```text\n(?P<output>.*?)^```$", re.M | re.S)
 _CUT = "…"
 # A run's own: times, versions of what happens to be installed, memory of a process, dates.
 _VARYING = (
@@ -65,10 +69,12 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class Block:
-    """One block as a page has it."""
+    """One block as a page has it: a command line, or Python code, and what it prints. It ends at `end` of the page."""
 
     command: str
     output: str
+    python: bool
+    end: int
     world: str = "empty"
     exit_code: int = 0
     beginning: str | None = None
@@ -93,10 +99,13 @@ class Block:
 def blocks(text: str) -> Iterator[tuple[re.Match[str], Block]]:
     """Yield the blocks of a page, each with its place. Raises ValueError where one is malformed."""
     for match in _FENCE.finditer(text):
-        if match["language"] != "console":
-            continue
-        command, output = _split(match["body"])
-        yield match, Block(command, output, **_options(match["how"] or ""))
+        if match["language"] == "console":
+            command, output = _split(match["body"])
+            yield match, Block(command, output, python=False, end=match.end(), **_options(match["how"] or ""))
+        elif match["language"] == "python" and match["how"]:
+            after = _PRINTED.match(text, match.end())
+            output, end = (after["output"].rstrip("\n"), after.end()) if after else ("", match.end())
+            yield match, Block(match["body"], output, python=True, end=end, **_options(match["how"]))
 
 
 def _split(body: str) -> tuple[str, str]:
@@ -234,10 +243,8 @@ class Worlds:
 # --- running ---
 
 
-def _run(words: str) -> tuple[str, str, int]:
-    """Run a command in this process as a terminal of 80 columns would show it; give stdout, stderr and exit code."""
-    from mlxquant.cli import main
-
+def _caught(act: Callable[[], None]) -> tuple[str, str, int]:
+    """Run something as a terminal of 80 columns would show it; give stdout, stderr and exit code."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with (
@@ -246,19 +253,29 @@ def _run(words: str) -> tuple[str, str, int]:
         contextlib.redirect_stderr(err),
     ):
         try:
-            main.main(shlex.split(words), prog_name="mlxquant")
+            act()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0
     return out.getvalue(), err.getvalue(), code
 
 
-def printed(block: Block, folder: Path) -> tuple[str, int]:
-    """Run a block's command in `folder` and give what the block has to show, and the exit code."""
+def _run(words: str) -> tuple[str, str, int]:
+    """Run a command of ours in this process."""
+    from mlxquant.cli import main
+
+    return _caught(lambda: main.main(shlex.split(words), prog_name="mlxquant"))
+
+
+def printed(block: Block, folder: Path, names: dict[str, Any]) -> tuple[str, int]:
+    """Run a block in `folder` and give what it has to show, and the exit code. Python code shares `names`."""
     words = block.command.removeprefix("$ mlxquant").replace("\\\n", " ")
     with contextlib.chdir(folder):
-        out, err, code = _run(words)
+        if block.python:
+            out, err, code = _caught(lambda: exec(compile(block.command, "<page>", "exec"), names))
+        else:
+            out, err, code = _run(words)
     text = (err if block.errors else out).rstrip("\n")
-    if not text:
+    if not text and not block.python:
         raise AssertionError(f"{block.command}: nothing printed, exit code {code}; the other stream has\n{out}{err}")
     return _cut(text.split("\n"), block), code
 
@@ -282,6 +299,7 @@ def refreshed(text: str, place: Callable[[str], Path], *, slow: bool) -> tuple[s
     """
     missing: list[str] = []
     parts, end = [], 0
+    names: dict[str, dict[str, Any]] = {}
     for match, block in blocks(text):
         if block.slow != slow:
             continue
@@ -290,14 +308,21 @@ def refreshed(text: str, place: Callable[[str], Path], *, slow: bool) -> tuple[s
         except NotHere as reason:
             missing.append(str(reason))
             continue
-        output, code = printed(block, folder)
+        output, code = printed(block, folder, names.setdefault(block.world, {"__name__": "page"}))
         if block.differs(output) or code != block.exit_code:
-            comment, fence = _comment(match["how"] or "", code), "```"
-            while fence in output:  # a fence of more backticks than any inside it
-                fence += "`"
-            parts += [text[end : match.start()], f"{comment}{fence}console\n{block.command}\n{output}\n{fence}"]
-            end = match.end()
+            parts += [text[end : match.start()], _comment(match["how"] or "", code), _written(block, output)]
+            end = block.end
     return "".join([*parts, text[end:]]), missing
+
+
+def _written(block: Block, output: str) -> str:
+    """Give a block with other output."""
+    if block.python:
+        return f"```python\n{block.command}```" + (f"\n\n```text\n{output}\n```" if output else "")
+    fence = "```"
+    while fence in output:  # a fence of more backticks than any inside it
+        fence += "`"
+    return f"{fence}console\n{block.command}\n{output}\n{fence}"
 
 
 def _comment(how: str, code: int) -> str:
