@@ -145,3 +145,11 @@ def test_a_command_line_of_a_page_has_no_option_that_the_command_lacks(page):
         assert known is not None, command
         options = {option for parameter in known.params for option in parameter.opts} | {"--help", "--debug"}
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, (command, words)
+
+
+def test_every_place_that_contributing_names_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"`((?:\w+/)*(?:\w+/|\w+\.(?:py|toml)))`", text)) - {"results/NAME/", "calibrate/"}
+    assert len(places) > 30
+    missing = {place for place in places if not any((top / place).exists() for top in (ROOT, ROOT / "mlxquant"))}
+    assert not missing
