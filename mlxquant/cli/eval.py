@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import click
 
 from ..disk import files as disk
 from ..errors import OutputError, UsageError
-from ..words.secrets import secret_from
+from ..words.secrets import redact, secret_from
 from .bars import step_bar
 from .options import json_option
 
@@ -67,6 +68,7 @@ def command(**options: Any) -> None:
         --candidate-build build-4bit --tasks 50 --trace requests.jsonl -o eval.json
     """
     from ..evals.evaluate import Files, evaluate
+    from ..evals.identity import answers_as, same_sides
     from ..records.files import record_text
     from ..report.eval import eval_text
 
@@ -77,12 +79,21 @@ def command(**options: Any) -> None:
         raise OutputError(f"{output}: there is no folder {output.parent}; make it first, or choose another place")
     settings, suites = _settings(options), _suites(options)
     files = Files(_partial(output), options["fresh"], options["trace"], options["trace_content"])
+    sides = _sides(options)
+    if sys.stderr.isatty():  # who watches may stop here; all others read it at the end
+        _warn(same_sides(sides))
     with trial_bar() as watch:
-        record = evaluate(_sides(options), suites, settings, files, watch)
+        record = evaluate(sides, suites, settings, files, watch)
     _check_measured(record)
+    _warn([*same_sides(sides), *answers_as(record)])
     if output is not None:
         _publish(output, record_text(record))
     click.echo(record_text(record) if options["as_json"] else eval_text(record))
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        click.echo(f"mlxquant: {redact(text)}", err=True)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -161,5 +172,5 @@ def _check_measured(record: dict[str, Any]) -> None:
 
     for candidate in record["candidates"]:
         if not candidate["paired"]:
-            notes = "\n".join(record["notes"])
-            raise MeasurementError("unmeasured", f"{candidate['name']}: no item was answered on both sides\n{notes}")
+            notes = "; ".join(record["notes"])
+            raise MeasurementError("unmeasured", f"{candidate['name']}: no item was answered on both sides; {notes}")

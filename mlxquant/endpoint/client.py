@@ -29,6 +29,8 @@ __all__ = ["Answer", "Chunk", "Event", "Server", "StreamError", "events", "parse
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LONGEST = 30 * 86400  # seconds; a timeout above it was meant otherwise
+_ANY_MODEL = ("default_model", "default")  # what asks for the model that the server was started with
+_ADDED = re.compile(r"(?:[-:@](?:[\d-]+|latest))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _EXAMPLE = "http://127.0.0.1:1234/v1 is of the form expected"
 
@@ -217,6 +219,23 @@ def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple
             yield at, None
             return
         yield at, read_event(data, where)
+
+
+def is_other_model(asked: str, answered: str | None) -> bool:
+    """Whether a server that was asked for one model answers as another.
+
+    Folders before a name, capitals, and a date, number or tag that a server adds to it make no other model; nor does a
+    request for whatever the server has.
+
+    >>> is_other_model("org/Qwen3-4B", "qwen3-4b:latest"), is_other_model("m", "m-4bit"), is_other_model("default", "m")
+    (False, True, False)
+    """
+    if not answered:
+        return False
+    wanted, given = (name.casefold().rstrip("/").rpartition("/")[2] for name in (asked, answered))
+    if wanted in _ANY_MODEL:
+        return False
+    return not (given.startswith(wanted) and _ADDED.fullmatch(given[len(wanted) :]))
 
 
 def unfinished(where: str, done: bool, pieces: int) -> StreamError:

@@ -50,7 +50,8 @@ def read_event(data: str, where: str) -> Event:
     try:
         event = read_json(data, halves=True)
     except ValueError as error:
-        raise _malformed(where, f"an event of the stream is no JSON ({shown(error)})", data) from None
+        text = f"{where}: an event of the stream is no JSON: {shown(data, 80)!r} ({shown(error, 80)})"
+        raise StreamError("malformed", text) from None
     if not isinstance(event, dict):
         raise _malformed(where, "an event of the stream is no table", data)
     if event.get("error") is not None:

@@ -90,11 +90,12 @@ class Asking:
                     self.item, self.trial, number, attempt, depth, began, time.time_ns(), request, reply, failed
                 )
                 self.trace.write(span, self.side.variant)
-        self.served.append(_figures(reply, depth, attempt))
+        self.served.append(_figures(reply, depth, attempt, self.side.variant.model))
         return reply
 
 
-def _figures(reply: Reply, depth: int | None, repeats: int) -> dict[str, Any]:
+def _figures(reply: Reply, depth: int | None, repeats: int, asked: str) -> dict[str, Any]:
+    """A request's figures; who answered and how only where that is not as asked."""
     timing, usage = reply.timing, reply.usage
     return {
         "depth": depth,
@@ -105,4 +106,6 @@ def _figures(reply: Reply, depth: int | None, repeats: int) -> dict[str, Any]:
         "output_tokens": usage.output_tokens,
         "cached_tokens": usage.cached_tokens,
         "repeats": repeats,
+        **({"model": reply.model} if reply.model not in (None, asked) else {}),
+        **({"ways": list(reply.ways)} if reply.ways else {}),
     }

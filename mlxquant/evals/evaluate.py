@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..records.head import describe_machine, describe_versions
 from ..words.secrets import redacted
 from .asking import Sampling
+from .identity import same_as
 from .items import Suite
 from .record import SCHEMA, finish
 from .run import Evaluation, Step, digest_of
@@ -88,6 +89,9 @@ def evaluate(
     date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     about = [_suite(suite) for suite in suites]
     described = [side.describe() for side in sides]
+    for side, description in zip(sides[1:], described[1:], strict=True):
+        if what := same_as(sides[0].variant, side.variant):
+            description["same_as_baseline"] = what
     signature = {
         "schema": SCHEMA,
         "sides": described,

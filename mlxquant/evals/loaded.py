@@ -64,7 +64,9 @@ class Loaded:
     def variant(self) -> Variant:
         """What it is."""
         self._facts = self._facts or facts_of(self.build)
-        return Variant(self.name, "build", self.build.name, "mlx_lm", self._facts)
+        return Variant(
+            self.name, "build", self.build.name, "mlx_lm", self._facts, place=str(self.build.folder.resolve())
+        )
 
     def describe(self) -> dict[str, Any]:
         """The side in the record."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..stats import kaplan_meier
 from .figures import Trial
+from .identity import identity_notes, observed
 from .items import CALL_CHECKS
 from .measures import of_difference, of_side
 from .paired import outcomes, pair_up
@@ -36,14 +37,15 @@ def finish(record: Mapping[str, Any]) -> dict[str, Any]:
         judged = [t for t in mine if t["passed"] is not None]
         measured = of_side(judged, suites=several, confidence=confidence)
         measured += of_requests(mine, confidence)
-        finished.append({**side, "measurements": measured, "serving": totals(mine)})
+        seen = observed(side["model"], mine) if side.get("model") else {}
+        finished.append({**side, **seen, "measurements": measured, "serving": totals(mine)})
     for place, mine in enumerate(by_side[1:], 1):
         a, b = pair_up(by_side[0], mine)
         finished[place]["measurements"] += of_difference(a, b, suites=several, confidence=confidence)
         finished[place]["paired"] = outcomes(a, b, suites=several)
     done["baseline"], done["candidates"] = finished[0], finished[1:]
     done["survival"] = list(_survival(names, by_side, confidence))
-    done["notes"] = [*done.get("notes", []), *_notes(names, by_side, done)]
+    done["notes"] = [*done.get("notes", []), *identity_notes(done), *_notes(names, by_side, done)]
     done["call_checks"] = list(CALL_CHECKS)
     return {**done, "trials": trials}
 

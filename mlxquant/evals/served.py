@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..endpoint.client import Server, StreamError, events, unfinished
+from ..endpoint.client import LOOPBACK, Server, StreamError, events, unfinished
 from ..endpoint.wire import shown
 from ..errors import UsageError
 from .items import Reply
@@ -32,8 +32,11 @@ class Served:
     @property
     def variant(self) -> Variant:
         """What it is."""
-        port = self.server.port or (443 if self.server.scheme == "https" else 80)
-        return Variant(self.name, "endpoint", self.model, "openai", self.facts, self.server.host, port)
+        server = self.server
+        port = server.port or (443 if server.scheme == "https" else 80)
+        host = "localhost" if server.host in LOOPBACK else server.host
+        place = f"{server.scheme}://{host}:{port}{server.path} {self.model}"
+        return Variant(self.name, "endpoint", self.model, "openai", self.facts, server.host, port, place)
 
     def open(self) -> None:
         """Nothing: a server loads its model with the first request."""

@@ -39,6 +39,7 @@ class Variant:
     """What a side is. `facts` are a build's, as bench records have them; empty where nobody told.
 
     `provider` is OpenTelemetry's gen_ai.provider.name; `address` and `port` are None in this process.
+    `place` is where it is, so that one of the same place is known: a folder, or a server and its model.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Variant:
     facts: Mapping[str, Any]
     address: str | None = None
     port: int | None = None
+    place: str = ""
 
     @property
     def recipe(self) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlxquant.cli import main
-from tests.bench.test_endpoint import server
+from tests.bench.test_endpoint import DONE, SSE, server
 from tests.evals.oracle_server import Oracle, serving, tasks_of
 from tests.support.builds import build
 
@@ -165,3 +165,43 @@ def test_a_traceback_has_no_key_in_it(tmp_path):
     assert "RuntimeError: you sent [redacted]" in done.stderr and "SECRET-KEY" not in done.stderr.replace(
         "secrets.register('sk-SECRET-KEY')", ""
     )
+
+
+def test_a_candidate_that_is_the_baseline_is_told_in_the_record_and_on_stderr(url, tiny, tmp_path):
+    result = run("--baseline", url, "--candidate", url, *LOOP, "--json")
+    record = json.loads(result.stdout)
+    assert record["candidates"][0]["same_as_baseline"] == "place"
+    assert result.stderr.count("the same server and model, as the baseline oracle: all that differs is noise") == 1
+    assert any("the same server and model, as the baseline oracle" in note for note in record["notes"])
+    with serving(Oracle(TASKS)) as other:
+        result = run("--baseline", url, "--candidate", other, *LOOP, "--json")
+        assert "same" not in result.stderr and "same_as_baseline" not in result.stdout
+        build(tiny("mixtral"), tmp_path / "eight", "gates-8bit", audit=False)
+        builds = ("--baseline-build", tmp_path / "eight", "--candidate-build", tmp_path / "eight")
+        result = run("--baseline", url, "--candidate", other, *builds, *LOOP, "--json")
+    assert json.loads(result.stdout)["candidates"][0]["same_as_baseline"] == "build"
+    assert "the same build, by its manifest, as the baseline eight" in result.stderr
+
+
+def test_a_server_that_answers_as_another_model_is_told_in_the_record_and_on_stderr(url, tmp_path):
+    words = ("--baseline", url, "--candidate", url, "--candidate-model", "totally-other", *LOOP)
+    result = run(*words, "--json", "-o", tmp_path / "e.json")
+    record = json.loads((tmp_path / "e.json").read_text())
+    assert record["candidates"][0]["answers_as"] == ["oracle"] and "answers_as" not in record["baseline"]
+    told = "totally-other: asked for totally-other, the server answers as oracle; its figures are of what answered"
+    assert told in result.stderr and any(note.startswith(told) for note in record["notes"])
+
+
+def test_what_a_server_does_otherwise_is_counted_in_the_record(tmp_path):
+    suite = tmp_path / "s.jsonl"
+    suite.write_text('{"messages":[{"role":"user","content":"x"}],"score":{"kind":"exact","answer":"42"}}\n')
+    choice = {"delta": {"content": ["<think>so</think>", {"text": "42"}]}, "finish_reason": "stop"}
+    answer = [SSE, f"data: {json.dumps({'choices': [choice]})}\n\n".encode(), b'data: {"choices": null}\n\n', DONE]
+    with server(answer) as running:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        words = ("--baseline", url, "--candidate", url, "--baseline-model", "a", "--candidate-model", "b")
+        record = json.loads(run(*words, "--suite", suite, "--json").stdout)
+    ways = record["candidates"][0]["ways"]
+    assert set(ways.values()) == {1} and len(ways) == 3
+    assert all(f"b: in 1 of 1 answers the server {way}" in record["notes"] for way in ways)
+    assert [t["passed"] for t in record["trials"]] == [True, True]

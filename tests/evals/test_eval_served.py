@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
-from mlxquant.endpoint.client import StreamError
+from mlxquant.endpoint.client import StreamError, is_other_model
 from mlxquant.errors import MeasurementError, UsageError
 from mlxquant.evals.items import ToolCall
 from mlxquant.evals.served import Served, the_model
@@ -155,3 +156,120 @@ def test_a_server_of_several_models_or_none_wants_a_name():
         the_model(address(running), "--x")
     with server([b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"]) as running, pytest.raises(UsageError, match="404"):
         the_model(address(running), "--x")
+
+
+# --- what servers do otherwise ---
+
+
+def entry(name=None, arguments=None, id=None, index=None):
+    function = {k: v for k, v in (("name", name), ("arguments", arguments)) if v is not None}
+    return {k: v for k, v in (("index", index), ("id", id), ("function", function)) if v is not None}
+
+
+ONE, TWO = '{"id": "A1"}', '{"id": "B2"}'
+BOTH = [("find", ONE), ("find", TWO)]
+CALLS = {
+    "one index, other ids": ([[entry("find", ONE, "a", 0)], [entry("find", TWO, "b", 0)]], BOTH, "their ids"),
+    "one index, no ids": ([[entry("find", ONE, None, 0)], [entry("find", TWO, None, 0)]], BOTH, "their names"),
+    "one index, in one list": ([[entry("find", ONE, None, 0), entry("find", TWO, None, 0)]], BOTH, "places in a list"),
+    "no index, no ids": ([[entry("find", ONE)], [entry("find", TWO)]], BOTH, "their names"),
+    "no index, empty ids": ([[entry("find", ONE, "")], [entry("find", TWO, "")]], BOTH, "their names"),
+    "no index, in one list": ([[entry("find", ONE), entry("find", TWO)]], BOTH, "places in a list"),
+    "no index, ids": ([[entry("find", ONE, "a")], [entry("find", TWO, "b")]], BOTH, "their ids"),
+    "pieces, one index, ids": (
+        [[entry("find", '{"id"', "a", 0)], [entry(None, ': "A1"}', None, 0)], [entry("find", TWO, "b", 0)]],
+        BOTH, "their ids",
+    ),
+    "equal calls of one index": ([[entry("find", ONE, "a", 0)], [entry("find", ONE, "b", 0)]], [BOTH[0]] * 2, "ids"),
+    "no arguments, in one list": (
+        [[entry("a", None, None, 0), entry("b", None, None, 0)]], [("a", ""), ("b", "")], "places in a list",
+    ),
+    "a name with each piece": (
+        [[entry("find", '{"id"', "a", 0)], [entry("find", ': "A1"}', "a", 0)]], [("find", ONE)], None,
+    ),
+    "an id with each piece": (
+        [[entry("find", '{"id"', "a", 0)], [entry(None, ': "A1"}', "b", 0)]], [("find", ONE)], None,
+    ),
+    "a name in pieces": ([[entry("fi", None, "a", 0)], [entry("nd", ONE, None, 0)]], [("find", ONE)], None),
+    "by index": ([[entry("find", TWO, "b", 1)], [entry("find", ONE, "a", 0)]], BOTH, None),
+    "huge indices": ([[entry("find", ONE, "a", 10**18)], [entry("find", TWO, "b", 10**19)]], BOTH, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", CALLS)
+def test_parallel_calls_are_told_apart_however_a_server_numbers_them(way):
+    events, calls, named = CALLS[way]
+    reply, _, _ = asked(*(chunk({"tool_calls": pieces}) for pieces in events), chunk({}, "tool_calls"), DONE)
+    assert [(c.name, c.arguments) for c in reply.tool_calls] == calls
+    assert any(named in w for w in reply.ways) if named else reply.ways == (), reply.ways
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "reasoning"),
+    [
+        ("<think>17+25</think>\n\n42", "\n\n42", "17+25"), ("17+25</think>42", "42", "17+25"),
+        ("<think>17+", "", "17+"),
+        ("<longcat_think>x</longcat_think>42", "42", "x"), ("<|channel>thought\nx<channel|>42", "42", "\nx"),
+        ("<|open|>think<|sep|>x<|close|>think<|sep|>42", "42", "x"), ("42", "42", ""),
+    ],
+)  # fmt: skip
+def test_reasoning_in_the_text_is_taken_out_and_named(content, text, reasoning):
+    reply, _, _ = asked(chunk({"content": content}), chunk({}, "stop"), DONE)
+    assert (reply.text, reply.reasoning) == (text, reasoning)
+    assert any("reasoning in the text" in way for way in reply.ways) == bool(reasoning)
+
+
+def test_an_answer_of_which_nothing_is_shown_is_named():
+    ways = asked(chunk({"role": "assistant"}), chunk({}, "stop"), counted(completion=8), DONE)[0].ways
+    assert ways == ("counts tokens of answers of which it shows nothing",)
+    assert asked(chunk({}, "stop"), counted(completion=1), DONE)[0].ways == ()
+    ways = asked(chunk({"reasoning_content": "42", "content": None}), chunk({}, "stop"), counted(), DONE)[0].ways
+    assert ways == ("shows reasoning and no answer",)
+    assert asked(chunk({}, "tool_calls"), counted(), DONE)[0].ways == ("shows nothing of a call that it says was made",)
+
+
+def test_more_calls_than_anyone_makes_are_no_answer():
+    pieces = [entry("f", "{}", str(n), n) for n in range(1001)]
+    with server([SSE, chunk({"tool_calls": pieces})]) as running, pytest.raises(StreamError, match="more than 1000"):
+        Served(address(running), "tiny", "tiny").ask(ASK)
+
+
+def test_calls_left_in_the_text_are_known_by_every_mark_of_mlx_lms_parsers():
+    import importlib
+    import pkgutil
+
+    import mlx_lm.tool_parsers as parsers
+
+    starts = set()
+    for module in pkgutil.iter_modules(parsers.__path__):
+        start = getattr(importlib.import_module(f"{parsers.__name__}.{module.name}"), "tool_call_start", None)
+        starts |= {start} if start else set()
+    assert len(starts) >= 10
+    for start in starts:
+        reply, _, _ = asked(chunk({"content": f"I look. {start}find A1"}), chunk({}, "stop"), DONE)
+        assert reply.broken_calls == (f"{start}find A1",), start
+        assert reply.ways == ("leaves calls in the text that its parser did not read",)
+
+
+def test_every_mark_of_reasoning_of_mlx_lm_is_known():
+    import inspect
+
+    from mlx_lm import tokenizer_utils
+
+    from mlxquant.evals.replies import THINKING
+
+    source = inspect.getsource(tokenizer_utils._infer_thinking)
+    marks = set(re.findall(r'"(<[^"]+>(?:thought)?)"(?! in)', source))
+    assert marks - {mark for pair in THINKING for mark in pair} == set()
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "answered", "other"),
+    [
+        ("m", "m", False), ("m", None, False), ("org/Tiny", "/models/tiny/", False), ("m", "totally-other", True),
+        ("m", "m-4bit", True), ("gpt-4o", "gpt-4o-2024-08-06", False), ("qwen3", "qwen3:latest", False),
+        ("default_model", "/models/tiny", False), ("tiny-8bit", "tiny-4bit", True), ("m-1", "m-10", True),
+    ],
+)  # fmt: skip
+def test_another_model_is_known_by_its_name(asked_for, answered, other):
+    assert is_other_model(asked_for, answered) is other
