@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "matplotlib": "report.page",
     "scipy": "stats",
     "jsonschema": "records evals",
-    "transformers": "builds.read.loading",
+    "transformers": "builds.read.loading builds.read.templates builds.read.template_worker",
     "torch": "",
 }
 

@@ -24,6 +24,7 @@ import mlx.core as mx
 from ..bench.local import describe_build
 from ..builds.read.build import Build
 from ..builds.read.loading import load_build
+from ..builds.read.templates import TemplateFailure
 from ..errors import BuildError, MeasurementError
 from .items import Message, Reply, Timing, Usage
 from .replies import take_apart
@@ -78,6 +79,7 @@ class Loaded:
         mx.eval(self.model.parameters())
         if not self.tokenizer.has_chat_template:
             raise BuildError(f"{self.build.folder}: its tokenizer has no chat template, so it cannot be asked in turns")
+        self._try_template()
 
     def close(self) -> None:
         """Let go of weights and caches."""
@@ -89,9 +91,10 @@ class Loaded:
         """Answer. Raises MeasurementError where the model cannot run."""
         try:
             return self._ask(request)
-        except _RUN_ERRORS as error:
+        except (TemplateFailure, *_RUN_ERRORS) as error:
             self._live = self._turn = self._head = None
-            raise MeasurementError("failed", f"{self.name}: {type(error).__name__}: {error}") from error
+            why = str(error) if isinstance(error, TemplateFailure) else f"{type(error).__name__}: {error}"
+            raise MeasurementError("failed", f"{self.name}: {why}") from error
 
     def _ask(self, request: Request) -> Reply:
         from mlx_lm import stream_generate
@@ -130,6 +133,16 @@ class Loaded:
             broken,
             self.build.name,
         )
+
+    def _try_template(self) -> None:
+        """Render one message, since a template that overruns its bounds there does so for every item."""
+        try:
+            self.tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], tokenize=False)
+        except TemplateFailure as error:
+            if error.overrun:
+                raise BuildError(str(error)) from error
+        except _RUN_ERRORS:
+            pass  # a template of mlx-lm's own may want more; items say so
 
     def _prompt(self, request: Request, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
         made = self.tokenizer.apply_chat_template(

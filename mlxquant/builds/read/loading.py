@@ -20,6 +20,7 @@ from ...layout.mlx_lm import module_name
 from ...source.checkpoint import read_config
 from ...source.headers import shown
 from ...source.remote_code import named_code, plain_folder, tokenizer_code
+from .templates import bound_template
 
 _TOKENIZER = "tokenizer.json"
 _log = logging.getLogger(__name__)
@@ -67,9 +68,11 @@ def _loaded(folder: Path, name: str, config: Mapping[str, Any]) -> Any:
 
     _refuse_unknown_class(folder, name)
     try:
-        return load(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
+        tokenizer = load(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:  # third parties' code; tokenizers raises Exception itself
         raise SourceError(f"{name}: its tokenizer cannot be loaded ({_said(error)})") from error
+    bound_template(tokenizer, name)
+    return tokenizer
 
 
 def _refuse_unknown_class(folder: Path, name: str) -> None:

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...builds.read.templates import TemplateFailure
 from ...errors import DataError, listed
 from .marks import Message
-from .render import Chat, Rendered, TemplateRefusal, chat_of
+from .render import Chat, Rendered, TemplateRefusal, chat_of, plain_chat
 from .spans import rendered_spans, text_spans, token_masks
 from .tokens import Encoded, encode
 
@@ -215,21 +216,22 @@ def read_documents(data: Path | str, tokenizer: Any, *, max_tokens: int | None =
     content = _read(path)
     problems: list[str] = []
     lines = list(_lines(path, content, problems))
-    chat = chat_of(tokenizer)
+    talks = any(line.messages for line in lines)
+    chat = chat_of(tokenizer) if talks else plain_chat()
     notes: Counter[str] = Counter()
     documents = []
     for line in lines:
         try:
             document = _document(line, tokenizer, chat, notes)
             documents.append(_cut(document, max_tokens, notes))
-        except (LineFault, TemplateRefusal) as fault:
+        except (LineFault, TemplateRefusal, TemplateFailure) as fault:
             problems.append(f"{path}, line {line.number}: {fault}")
     if problems:
         raise DataError(listed(problems))
     if not documents:
         raise DataError(f"{path}: holds no documents; one JSON table a line is expected")
     told = [f"{_count(n)}: {note}" for note, n in notes.most_common()]
-    if not chat.has_template and any(line.messages for line in lines):
+    if talks and not chat.has_template:
         told.insert(0, "the tokenizer has no chat template: conversations are written as plain text")
     return Documents(tuple(documents), sha256(content).hexdigest(), tuple(told))
 

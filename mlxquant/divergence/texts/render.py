@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from ...builds.read.templates import TemplateFailure
 from ...errors import MlxquantError
 from .chat_forms import FORMS, Conversation, Tools, shaped
 from .marks import Marks, Message, Piece, find, mark, unmark
@@ -45,7 +46,7 @@ class Chat:
     _first: dict[str, int] = field(default_factory=dict)  # shape of conversation -> the form it needed before
 
     def render(self, messages: Sequence[Message], tools: Tools = ()) -> Rendered:
-        """Render with the first form that loses nothing. Raises TemplateRefusal."""
+        """Render with the first form that loses nothing. Raises TemplateRefusal, TemplateFailure for an overrun."""
         marked, marks = mark(messages)
         tried: list[Conversation] = []
         said = "it drops messages or tool calls"
@@ -72,23 +73,35 @@ class Chat:
         return pieces if plain == text and not fault else find(text, marks)
 
     def _written(self, given: Conversation) -> tuple[str, str]:
-        """What the template makes of it, or else what it says against it."""
+        """What the template makes of it, or else what it says against it. Lets an overrun of its bounds pass."""
         from jinja2 import TemplateError
 
         try:
             return self.write(*given), ""
-        # templates come with checkpoints and may do anything with what they are given
+        except TemplateFailure as error:
+            if error.overrun:
+                raise
+            return "", f"it {error.reason}"
+        # a template that mlx-lm or transformers have as code of their own
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
             return "", " ".join(str(error).split()) or type(error).__name__
 
 
+def plain_chat() -> Chat:
+    """Write conversations without a template."""
+    return Chat(_plain, False, "User: ", "Assistant: ", "\n\n")
+
+
 def chat_of(tokenizer: Any) -> Chat:
-    """Wrap a tokenizer, mlx-lm's or transformers', and learn what its template writes around a message."""
+    """Wrap a tokenizer, mlx-lm's or transformers', and learn what its template writes around a message.
+
+    Raises TemplateFailure for a template that overruns its bounds even so.
+    """
     has_template = getattr(tokenizer, "has_chat_template", None)
     if has_template is None:
         has_template = getattr(tokenizer, "chat_template", None) is not None
     if not has_template:
-        return Chat(_plain, False, "User: ", "Assistant: ", "\n\n")
+        return plain_chat()
 
     def write(messages: list[Message], tools: Tools) -> str:
         given = {"tools": list(tools)} if tools else {}
