@@ -7,8 +7,6 @@ an ordinary exception with a traceback, because it is our bug.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 
 class MlxquantError(Exception):
     """Base of every error whose message is meant for the person at the keyboard. Exit code 3."""
@@ -72,17 +70,3 @@ class MeasurementError(MlxquantError):
 
 class DataError(MlxquantError):
     """Texts, conversations or a suite that cannot be used. All faulty lines are in the message, one a line."""
-
-
-def listed(problems: Sequence[str], limit: int = 20) -> str:
-    """Join problems into one message: one a line, the first `limit`, then how many more.
-
-    >>> print(listed(["a", "b", "c"], limit=2))
-    a
-    b
-    … and 1 more
-    """
-    shown = list(problems[:limit])
-    if len(problems) > limit:
-        shown.append(f"… and {len(problems) - limit} more")
-    return "\n".join(shown)

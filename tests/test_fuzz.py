@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mlxquant.errors import MlxquantError
 from mlxquant.layout.layout import read_layout
 from mlxquant.source.checkpoint import INDEX, open_checkpoint
-from mlxquant.words.formats import DTYPE_BYTES
+from mlxquant.words.formats import DTYPES
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.mutate import VALUES, mutated
 from tests.fuzz.targets import TARGETS
@@ -73,7 +73,7 @@ json_values = st.recursive(
 )
 entries = st.fixed_dictionaries(
     {
-        "dtype": st.sampled_from(sorted(DTYPE_BYTES)) | json_values,
+        "dtype": st.sampled_from(sorted(DTYPES)) | json_values,
         "shape": st.lists(st.integers(0, 4), max_size=3) | json_values,
         "data_offsets": st.lists(st.integers(0, 64), min_size=2, max_size=2) | json_values,
     }

@@ -11,9 +11,10 @@ from math import log
 from statistics import median
 from typing import Any
 
-from ..errors import RecordError, listed
+from ..errors import RecordError
 from ..stats import Interval, clustered_mean
 from ..validate.evidence import Figure, Side, counted, exactly, identity_of, pointer_of
+from ..words.text import listed
 from .record import problems_of
 
 Sample = Mapping[str, Any]

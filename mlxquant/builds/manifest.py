@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..disk.files import read_regular
-from ..errors import BuildError, MlxquantError, SourceError, listed
+from ..errors import BuildError, MlxquantError, SourceError
 from ..plan.plan import Plan
 from ..records.head import describe_machine, describe_versions
 from ..source.checkpoint import Checkpoint, plain_name
 from ..source.headers import load_json, shown
+from ..words.text import listed
 from .side_files import hashed_files
 from .write.shards import Shard
 

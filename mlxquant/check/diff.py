@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RecordError, UsageError
 from ..plan.recipe.files import available
 from ..plan.recipe.recipe import load_recipe
-from ..plan.recipe.rules import nearest
 from ..records.diff import check_side
 from ..records.files import read_record
 from ..source.checkpoint import Checkpoint
+from ..words.text import nearest
 
 if TYPE_CHECKING:
     from ..builds.read.build import Build

@@ -85,7 +85,8 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
     from ..bench.record import unmeasured
 
     if missing := unmeasured(record):
-        from ..errors import MeasurementError, listed
+        from ..errors import MeasurementError
+        from ..words.text import listed
 
         raise MeasurementError("unmeasured", "not measured:\n" + listed(missing))
 

@@ -18,7 +18,8 @@ from typing import Any
 import xxhash
 
 from ..builds.write.signature import differences
-from ..errors import OutputError, listed
+from ..errors import OutputError
+from ..words.text import listed
 from . import files as disk
 
 # What a line may take: names are short, numbers are not.

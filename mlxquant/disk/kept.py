@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..builds.write.signature import differences
-from ..errors import OutputError, listed
+from ..errors import OutputError
 from ..words.secrets import redacted
+from ..words.text import listed
 from . import files as disk
 
 # What a finished trial is known by: suite, item, side, trial

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from ..errors import LayoutError, UsageError, listed
+from ..errors import LayoutError, UsageError
 from ..source.checkpoint import Checkpoint
 from ..words.formats import FLOATS
 from ..words.modules import CARRIED, Array, Module
+from ..words.text import listed
 from .arrays import source_dtype
 from .views.bytes import SAFETENSORS_DTYPES
 from .views.view import View, source_view

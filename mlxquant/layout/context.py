@@ -23,11 +23,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import LayoutError
-from ..words.formats import DTYPE_BYTES, FLOATS
+from ..words.formats import DTYPES, FLOATS
 from ..words.modules import Module
 from .mlx_lm import MODEL_ERRORS, build_model, decode_floats, mlx_lm_module
-
-_MLX_FLOATS = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
+from .views.bytes import MLX_DTYPES
 
 # Prompt lengths. mlx-lm's own caches grow by the token once their step is set to 1, so that a few tokens tell;
 # a class of another kind may pool tokens (deepseek_v41: by 4 and 128) and needs multiples of its groups.
@@ -118,7 +117,7 @@ def _cast(model: Any, modules: Sequence[Module]) -> None:
     for name, array in _arrays(model.parameters()):
         dtype = dtypes.get(name, usual)
         if mx.issubdtype(array.dtype, mx.floating):
-            array = array.astype(_MLX_FLOATS[dtype if dtype in FLOATS else usual])
+            array = array.astype(MLX_DTYPES[dtype if dtype in FLOATS else usual])
         cast.append((name, array))
     model.update(tree_unflatten(cast))
 
@@ -224,4 +223,4 @@ def _from_config(config: Mapping[str, Any], modules: Sequence[Module]) -> Growth
     kv_heads = first(_KV_HEADS) or heads
     if not (layers and kv_heads and head_dim):
         raise LayoutError("config.json: does not tell the size of the KV cache, and the model cannot be run lazily")
-    return Growth(0, layers * 2 * kv_heads * head_dim * DTYPE_BYTES[_usual_dtype(modules)], 256, None)
+    return Growth(0, layers * 2 * kv_heads * head_dim * DTYPES[_usual_dtype(modules)].nbytes, 256, None)

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ..errors import PlanError, listed
+from ..errors import PlanError
 from ..words.formats import MODES, Format
 from ..words.layers import select_layers
 from ..words.modules import CARRIED, Module, is_raw_router, unaligned
+from ..words.text import listed, nearest, some
 from .recipe.recipe import Recipe
-from .recipe.rules import SET_ORIGIN, Rule, nearest
+from .recipe.rules import SET_ORIGIN, Rule
 
 # --- misfits ---
 
@@ -152,8 +153,8 @@ def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], found: _F
         return
     asked = rule.format(recipe.default)
     if stored := [m for m in won if m.prequantized and m.prequantized != asked]:
-        more = f" and {len(stored) - 1} more" if len(stored) > 1 else ""
-        text = f"asks for {asked}, but the source already stores {stored[0].path}{more} as {stored[0].prequantized}"
+        paths = _some(stored, 1)
+        text = f"asks for {asked}, but the source already stores {paths} as {stored[0].prequantized}"
         found.add(rule, f"{text}; what is quantized is not quantized again", mistake=True)
 
 
@@ -324,16 +325,14 @@ def _unaligned_problems(
         fitting = [str(g) for g in MODES[mode][0] if width % g == 0]
         advice = f"group size {' or '.join(fitting)} would" if fitting else f"no group size of {mode} does"
         problems.append(
-            f"{_some(members)}: group size {size} ({label or 'the default'}) does not divide the input dimension "
+            f"{_some(members, 4)}: group size {size} ({label or 'the default'}) does not divide the input dimension "
             f"{width}; {advice}, or leave them with --unaligned keep"
         )
     return problems
 
 
-def _some(modules: Sequence[Module], limit: int = 4) -> str:
-    """Name a few modules and count the rest."""
-    more = f" and {len(modules) - limit} more" if len(modules) > limit else ""
-    return ", ".join(m.path for m in modules[:limit]) + more
+def _some(modules: Sequence[Module], limit: int) -> str:
+    return some([m.path for m in modules], limit)
 
 
 def _left_notes(modules: Sequence[Module], by_path: dict[str, Decision]) -> list[str]:
@@ -344,7 +343,7 @@ def _left_notes(modules: Sequence[Module], by_path: dict[str, Decision]) -> list
         notes.append(f"the source already stores {count:,} {role} modules as {kind}; they stay so")
     left = [m for m in modules if by_path[m.path].unaligned]
     if left:
-        notes.append(f"{len(left):,} modules are left unquantized, as unaligned = keep says: {_some(left)}")
+        notes.append(f"{len(left):,} modules are left unquantized, as unaligned = keep says: {_some(left, 4)}")
     return notes
 
 

@@ -20,13 +20,14 @@ from ..builds.manifest import MANIFEST, read_manifest
 from ..builds.write.hashing import sha256
 from ..check.verify import verify
 from ..disk.files import read_regular
-from ..errors import BuildError, RecordError, UsageError, listed
+from ..errors import BuildError, RecordError, UsageError
 from ..records.files import check_modules, read_record
 from ..report.card import card
 from ..source.checkpoint import plain_name
 from ..source.headers import shown
 from ..source.hub.errors import HubError, endpoint, explained
 from ..source.links import strays
+from ..words.text import listed
 
 README = "README.md"
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..disk.files import read_regular
-from ..errors import RecordError, listed
+from ..errors import RecordError
 from ..words.formats import Format
 from ..words.secrets import redacted
+from ..words.text import listed
 
 _NUMBER = (int, float)
 _MAYBE = type(None)

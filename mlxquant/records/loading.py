@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecordError, listed
+from ..errors import RecordError
 from ..evals.reading import problems_of
 from ..report.page.judged_checks import agent_problems, verdict_problems
 from ..report.page.swept_checks import sweep_problems
+from ..words.text import listed
 from .files import check_modules, read_hashed
 from .measurements import comparison_problems
 

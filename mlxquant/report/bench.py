@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..bench.stats import CONFIDENCE
-from ..words.text import WIDTH, cut, labelled, tabulated
+from ..words.text import WIDTH, cut, labelled, table
 from ..words.units import show_bytes, show_count
 
 _NAME = 14
@@ -78,12 +78,12 @@ def _builds(record: Mapping[str, Any]) -> str:
         size, bpw = (show_bytes(b["bytes"]), f"{b['bpw']:.4f}") if b.get("bytes") else ("-", "-")
         digest = (b.get("manifest_sha256") or "-")[:12]
         rows.append((cut(b["name"], _NAME), b.get("format") or b.get("kind"), size, bpw, load, digest))
-    return tabulated(("build", "format", "size", "bpw", "load", "manifest"), rows, "llrrrl")
+    return table(("build", "format", "size", "bpw", "load", "manifest"), rows, "llrrrl")
 
 
 def _speeds(record: Mapping[str, Any]) -> str:
     rows = [(cut(_name(record, r), _NAME), r["test"], *_speed_cells(r)) for r in record["results"]]
-    return tabulated(("build", "test", "tok/s", "median", "min", "max"), rows, "llrrrr")
+    return table(("build", "test", "tok/s", "median", "min", "max"), rows, "llrrrr")
 
 
 def _speed_cells(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -111,7 +111,7 @@ def _latencies(record: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     title = "Seconds to the first token (median), milliseconds from token to token, memory"
-    return f"{title}\n" + tabulated(("build", "test", "ttft_s", "p50", "p90", "p99", "peak"), rows, "llrrrrr")
+    return f"{title}\n" + table(("build", "test", "ttft_s", "p50", "p90", "p99", "peak"), rows, "llrrrrr")
 
 
 def _ratios(record: Mapping[str, Any]) -> str:
@@ -127,7 +127,7 @@ def _ratios(record: Mapping[str, Any]) -> str:
     what = "Each" if several else builds[ratios[0]["b"]]["name"]
     title = textwrap.fill(f"{what} over {over}: tok/s in the same round, interval by bootstrap over rounds", WIDTH)
     heads = (*(("build",) if several else ()), "test", "rounds", "ratio", f"{CONFIDENCE:.0%} interval", "reading")
-    return f"{title}\n{tabulated(heads, rows, 'l' * (len(heads) - 4) + 'rrll')}"
+    return f"{title}\n{table(heads, rows, 'l' * (len(heads) - 4) + 'rrll')}"
 
 
 def _ratio_cells(ratio: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -159,10 +159,10 @@ def _ceilings(record: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     machine = record["machine"]
-    table = tabulated(("build", "test", "tok/s", "ceiling", "reached"), rows, "llrrr")
+    limits = table(("build", "test", "tok/s", "ceiling", "reached"), rows, "llrrr")
     source = machine.get("bandwidth_source")
     note = f"Ceiling: {machine['bandwidth_gbs']:g} GB/s ({source}) over the bytes that a token reads."
-    return table + "\n" + textwrap.fill(note, WIDTH)
+    return limits + "\n" + textwrap.fill(note, WIDTH)
 
 
 def _failures(record: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..records.measurements import Figures, Measured, figures_of
 from ..records.metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
-from ..words.text import WIDTH, cut, labelled, simple_table
+from ..words.text import WIDTH, cut, labelled, narrow_table
 from ..words.units import show_bytes
 
 _SHORTEST = 12  # columns that a candidate's name has at least
@@ -100,7 +100,7 @@ def _candidates(record: Mapping[str, Any]) -> str:
         cells = (size, bpw, mnat(figures.get("kl_nats")), percent(top), percent(flips))
         rows.append((figures.name, *cells, cut(worst["slice"], 11) if worst else "-", verdict))
     heads = ("candidate", "bytes", "bpw", "KL, mnat", "top", "flips", "worst slice", "floor")
-    return simple_table(heads, _named(heads, rows), "lrrrrrll")
+    return narrow_table(heads, _named(heads, rows), "lrrrrrll")
 
 
 def _groups(record: Mapping[str, Any], kind: str) -> str:
@@ -119,7 +119,7 @@ def _groups(record: Mapping[str, Any], kind: str) -> str:
                 rows.append((cut(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
         heads = (kind, "docs", "tokens", "KL, mnat", "PPL ratio", "top", "flips")
         tables.append(
-            f"{figures.name}\n{simple_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}"
+            f"{figures.name}\n{narrow_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}"
         )
     return "\n\n".join(tables)
 
@@ -136,7 +136,7 @@ def _layers(record: Mapping[str, Any]) -> str:
             own = percent(figures.get("hidden_error_out", layer=layer, case="own"), 3)
             rows.append((str(layer), *flips, percent(first), percent(weighted, 3), *errors, own))
         heads = ("layer", "router", "own", "flips", "first", "weighted", "in", "out", "own out")
-        tables.append(f"{figures.name}\n{simple_table(heads, rows, 'r' * len(heads))}")
+        tables.append(f"{figures.name}\n{narrow_table(heads, rows, 'r' * len(heads))}")
     return "\n\n".join(tables)
 
 
@@ -149,7 +149,7 @@ def _pairs(record: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     if not rows:
         return "One candidate alone: nothing to compare it with."
-    return simple_table(("candidate", "is", "than/as", "KL, mnat", "more documents"), rows, "lllrr")
+    return narrow_table(("candidate", "is", "than/as", "KL, mnat", "more documents"), rows, "lllrr")
 
 
 def _statistics(record: Mapping[str, Any]) -> str:
@@ -166,7 +166,7 @@ def _statistics(record: Mapping[str, Any]) -> str:
                 ends = interval(found, scale) if found["low"] is not None else "none"
                 rows.append((name + unit, f"{found['estimate'] * scale:.3g}", *errors, ends))
         tables.append(
-            f"{figures.name}\n{simple_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}"
+            f"{figures.name}\n{narrow_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}"
         )
     return "\n\n".join(tables)
 

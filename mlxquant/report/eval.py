@@ -9,7 +9,7 @@ from typing import Any
 from ..evals.figures import DEPTHS
 from ..evals.record import measurement
 from ..stats import LEAST_CLUSTERS
-from ..words.text import WIDTH, cut, labelled, tabulated
+from ..words.text import WIDTH, cut, labelled, table
 from ..words.units import show_bytes
 
 _NAME = 13
@@ -90,7 +90,7 @@ def _changes(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         return f"{candidate['name']}: nothing that both sides were judged in"
     title = f"{candidate['name']} beside {baseline['name']}: shares, and what changes pair by pair"
     head = ("", "baseline", "candidate", "change", _interval_head(candidate))
-    return f"{textwrap.fill(title, WIDTH)}\n{tabulated(head, rows, 'lrrrr')}"
+    return f"{textwrap.fill(title, WIDTH)}\n{table(head, rows, 'lrrrr')}"
 
 
 def _interval_head(candidate: Mapping[str, Any]) -> str:
@@ -130,7 +130,7 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         return ""
     head = ("", "both", "first only", "second only", "neither", "tasks −/+", "p")
     title = "Right on both, on one alone, on neither; tasks worse/better, McNemar's exact p"
-    return f"{title}\n{tabulated(head, rows, 'lrrrrrr')}"
+    return f"{title}\n{table(head, rows, 'lrrrrrr')}"
 
 
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
@@ -143,7 +143,7 @@ def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     head = ("call number", "calls", "baseline", "candidate", "change", "interval")
-    return f"Calls with nothing wrong, by depth\n{tabulated(head, rows, 'lrrrrr')}"
+    return f"Calls with nothing wrong, by depth\n{table(head, rows, 'lrrrrr')}"
 
 
 def _slices(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
@@ -158,7 +158,7 @@ def _slices(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         if rows:
             more = f" ({len(names) - len(rows)} more in the record)" if len(names) > len(rows) else ""
             head = ("slice", "n", "baseline", "candidate", "change", "interval")
-            parts.append(f"{title}, worst slice first{more}\n{tabulated(head, rows, 'lrrrrr')}")
+            parts.append(f"{title}, worst slice first{more}\n{table(head, rows, 'lrrrrr')}")
     return "\n\n".join(parts)
 
 
@@ -170,7 +170,7 @@ def _survival(record: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     head = ("side", "loops that went wrong", "median call at which", "interval")
-    return f"How far loops get before they first go wrong\n{tabulated(head, rows, 'lrrr')}"
+    return f"How far loops get before they first go wrong\n{table(head, rows, 'lrrr')}"
 
 
 def _median(curve: Mapping[str, Any]) -> tuple[str, str]:
@@ -196,7 +196,7 @@ def _serving(record: Mapping[str, Any]) -> str:
             )
         )
     head = ("side", "answers", "ttft_s", "tok/s", "answer s")
-    return f"Serving: p50/p90/p99 of time to the first token, rate, whole answer\n{tabulated(head, rows, 'lrrrr')}"
+    return f"Serving: p50/p90/p99 of time to the first token, rate, whole answer\n{table(head, rows, 'lrrrr')}"
 
 
 def _quantiles(side: Mapping[str, Any], metric: str) -> str:

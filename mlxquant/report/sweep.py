@@ -8,7 +8,7 @@ from typing import Any
 
 from ..sweep.candidates import overall
 from ..validate.judge import FAIL
-from ..words.text import WIDTH, filled, simple_table
+from ..words.text import WIDTH, filled, narrow_table
 from .compare import mnat, percent
 from .verdict import place
 
@@ -113,7 +113,7 @@ def _table_of_candidates(record: Mapping[str, Any]) -> str:
     noise = f" Of bf16 between layers: {mnat(floor)}." if floor else ""
     read = f"{_KL}{noise} {read_unit}/tok: read for a token. {_READ}"
     return "\n".join(
-        [simple_table(heads, rows, "llrrrrrl"), *([""] if cut else []), *cut, "", filled("read", read, 13)]
+        [narrow_table(heads, rows, "llrrrrrl"), *([""] if cut else []), *cut, "", filled("read", read, 13)]
     )
 
 
@@ -132,7 +132,7 @@ def _grids(record: Mapping[str, Any]) -> Iterator[str]:
         cells = [[WORDS[t["statuses"][b]] if b in t["statuses"] else "" for b in bits] for t in lines]
         room = max(WIDTH - sum(2 + len(f"{b} bit") for b in bits), _LEAST)
         rows = [[_cut(line_name(t), room), *found] for t, found in zip(lines, cells, strict=True)]
-        yield simple_table([_cut(family, room), *(f"{b} bit" for b in bits)], rows, "l" + "r" * len(bits))
+        yield narrow_table([_cut(family, room), *(f"{b} bit" for b in bits)], rows, "l" + "r" * len(bits))
 
 
 def line_name(line: Mapping[str, Any]) -> str:

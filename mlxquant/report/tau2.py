@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..words.text import WIDTH, cut, filled, tabulated
+from ..words.text import WIDTH, cut, filled, table
 
 _LABELS = {
     "reward": "average reward",
@@ -62,7 +62,7 @@ def _alone(side: Mapping[str, Any], confidence: float) -> str:
         if metric != "infrastructure_errors"
     ]
     marked = _marked(found.values())
-    return tabulated(("", "found", f"{confidence:.0%} interval", "n", "tasks"), rows, "lrlrr") + marked
+    return table(("", "found", f"{confidence:.0%} interval", "n", "tasks"), rows, "lrlrr") + marked
 
 
 def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: float) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: f
     rows.append(("infrastructure", *(f"{n:,} errors" for n in lost), f"{lost[1] - lost[0]:+,}".replace("-", "−")))
     heads = ("", cut(baseline["name"], _NAME), cut(side["name"], _NAME), "difference")
     title = f"In % (reward, turns, calls: plain); {confidence:.0%} intervals, clustered by task"
-    yield f"{title}\n{tabulated(heads, rows, 'llll')}{_marked(second.values())}"
+    yield f"{title}\n{table(heads, rows, 'llll')}{_marked(second.values())}"
     p = side["pairing"]
     if p["pairs"]:
         yield filled(
@@ -100,7 +100,7 @@ def _depth_table(sides: Sequence[Mapping[str, Any]], axis: str, title: str) -> s
     if not names:
         return ""
     rows = [(name.removeprefix(f"{axis} "), *(_share_of(side.get(name)) for side in found)) for name in names]
-    return f"{title[0].upper()}{title[1:]}\n" + tabulated(
+    return f"{title[0].upper()}{title[1:]}\n" + table(
         (axis, *(cut(s["name"], _NAME) for s in sides[:3])), rows, "l" * 4
     )
 

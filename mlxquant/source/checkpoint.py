@@ -19,7 +19,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import SourceError, listed
+from ..errors import SourceError
+from ..words.text import listed
 from .headers import Tensor, header_length, load_json, parse_header, shown
 from .links import open_own, own_files, read_own, strays
 from .quantized import MODELOPT, Scaled, check_config, check_names, scaled_tensors

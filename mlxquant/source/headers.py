@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 from ..errors import SourceError
 from ..records.files import unique_keys
-from ..words.formats import DTYPE_BYTES
+from ..words.formats import DTYPES
 
 # The limit of the safetensors library itself; a longer header is refused there too.
 MAX_HEADER_BYTES = 100_000_000
@@ -120,14 +120,14 @@ def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
     if not isinstance(entry, dict):
         raise SourceError(f"{where}: its entry is not a table; download it again")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise SourceError(f"{where}: dtype {shown(dtype)} is unknown; known are {', '.join(DTYPE_BYTES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise SourceError(f"{where}: dtype {shown(dtype)} is unknown; known are {', '.join(DTYPES)}")
     if not _naturals(shape, MAX_AXES):
         raise SourceError(f"{where}: shape {shown(shape)} is not a list of lengths; download it again")
     if not _naturals(offsets, 2) or len(offsets) != 2:
         raise SourceError(f"{where}: data_offsets {shown(offsets)} are not two positions; download it again")
     begin, end = offsets
-    size = prod(shape) * DTYPE_BYTES[dtype]
+    size = prod(shape) * DTYPES[dtype].nbytes
     if end - begin != size:
         raise SourceError(
             f"{where}: {dtype} {shown(shape)} takes {shown(f'{size:,}')} bytes, its data_offsets span"

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SourceError, listed
-from ..words.formats import DTYPE_BYTES, nbytes
+from ..errors import SourceError
+from ..words.formats import DTYPES, FLOATS, carrier, nbytes, widen
+from ..words.text import listed
 from .headers import Tensor, shown
 
 # --- prequantized ---
@@ -120,6 +121,7 @@ def _refusal(name: str, why: str) -> SourceError:
 Read = Callable[[str, int, memoryview], None]  # (file, start, buffer), as Checkpoint.read_into
 
 SUFFIX = "_scale_inv"
+_SCALES = (*FLOATS, "F8_E8M0")  # dtypes of scales
 BLOCK = (128, 128)  # what mlx-lm takes for granted where there are several scales
 
 # Values decoded at once: their float32 forms stay in a core's own cache.
@@ -176,11 +178,11 @@ class Scaled(Tensor):
         """The scales of the row of blocks that a row lies in, as float32."""
         matrix, inside = divmod(row, self.shape[-2])
         grids, down, across = self.scales.shape
-        line = across * DTYPE_BYTES[self.scales.dtype]
+        line = across * DTYPES[self.scales.dtype].nbytes
         raw = np.empty(line, np.uint8)
         at = (matrix if grids > 1 else 0) * down + inside // self.block[0]
         read(self.scales.file, self.scales.start + at * line, raw.data)
-        return _WIDEN[self.scales.dtype](raw)
+        return widen(raw.view(carrier(self.scales.dtype)), self.scales.dtype)
 
 
 def scaled_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Scaled]:
@@ -246,7 +248,7 @@ def _block_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
 def _scaled(codes: Tensor, scales: Tensor, declared: tuple[int, int] | None) -> Scaled | None:
     """The bfloat16 tensor of codes and scales, or None where no block size makes their shapes fit."""
     shape = codes.shape
-    if len(shape) not in (2, 3) or len(scales.shape) > len(shape) or scales.dtype not in _WIDEN:
+    if len(shape) not in (2, 3) or len(scales.shape) > len(shape) or scales.dtype not in _SCALES:
         return None
     matrices, *size = (1, *shape)[-3:]
     grids, *grid = ((1,) * 3 + scales.shape)[-3:]
@@ -291,16 +293,3 @@ def decode(codes: NDArray[np.uint8], scales: NDArray[np.float32], out: NDArray[n
     out[...] = rounded
     if nan.any():
         out[nan] = _QUIET_NAN
-
-
-def _widen_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-
-
-# dtype of scales -> their bytes as float32; a code s of E8M0 is 2^(s - 127)
-_WIDEN: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
-    "F32": lambda raw: raw.view("<f4"),
-    "F16": lambda raw: raw.view("<f2").astype(np.float32),
-    "BF16": _widen_bf16,
-    "F8_E8M0": lambda raw: np.ldexp(np.float32(1), raw.astype(np.int32) - 127).astype(np.float32),
-}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from ..builds.read.build import read_build
-from ..errors import BuildError, listed
+from ..errors import BuildError
 from ..layout.arrays import parameters_of, sanitized, tensors_of
 from ..layout.layout import Layout
 from ..layout.mlx_lm import build_model, decode_floats
@@ -27,6 +27,7 @@ from ..plan.recipe.recipe import Recipe
 from ..source.checkpoint import Checkpoint
 from ..words.formats import Format
 from ..words.modules import Module
+from ..words.text import listed
 from .model import Shape, Streamed
 from .probe import find_shape
 from .weights import Arrays, Quantizer, Raw, Views, reference_arrays, stored_arrays

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecordError, UsageError, listed
+from ..errors import RecordError, UsageError
 from ..validate.agreement import (
     Chosen,
     MixedRecordsError,
@@ -30,6 +30,7 @@ from ..validate.judge import MISSING, Check, judge, verdict_of
 from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
 from ..validate.verdict import baseline_of, evidence_entry, tolerances_entry
+from ..words.text import listed
 from .candidates import Candidate, candidates_of, noise_floor_of
 from .frontier import SIZES, dominated, frontier, thresholds
 from .recommend import missed, recommend

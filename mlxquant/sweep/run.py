@@ -25,11 +25,12 @@ from ..builds.write.hashing import sha256
 from ..builds.write.signature import differences, source_signature
 from ..disk import files as disk
 from ..disk.work_folder import WorkFolder, check_apart
-from ..errors import BuildError, OutputError, listed
+from ..errors import BuildError, OutputError
 from ..plan.recipe.variation import load_variation, name_of
 from ..records.files import record_text
 from ..validate.judge import FAIL, MISSING, PASS
 from ..validate.tolerances import Tolerances, read_tolerances
+from ..words.text import listed
 
 if TYPE_CHECKING:
     from ..divergence.record import Question

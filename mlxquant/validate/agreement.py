@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import MlxquantError, UsageError, listed
+from ..errors import MlxquantError, UsageError
+from ..words.text import listed
 from .evidence import IDENTITY, NOISE_FLOOR, Evidence, Side
 
 # of a machine's description, what makes it another one: for all that is computed, and for speeds

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.speeds import bench_sides
-from ..errors import RecordError, listed
+from ..errors import RecordError
 from ..records.files import check_modules, read_hashed
 from ..records.schemas import kind_of
 from ..records.schemas.sense import COUNTS, PLACES, senseless, sizes_of
 from ..stats import Interval
 from ..stats.interval import EXACT_METHOD, clopper_pearson
+from ..words.text import listed
 from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, Side, counted, identity_of, pointer_of, table_of
 
 _NUMBERS = ("estimate", "low", "high", "se")

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from ..disk.files import read_regular
-from ..errors import MlxquantError, listed
-from ..plan.recipe.rules import nearest, unknown_keys
+from ..errors import MlxquantError
 from ..records.metrics import METRICS, SHARE, Metric, metric_named, valid_names
 from ..records.schemas.sense import PLACES
+from ..words.text import listed, nearest, unknown_keys
 
 SCHEMA = "mlxquant.tolerances/1"
 EVERY = "*"

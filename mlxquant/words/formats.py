@@ -1,28 +1,67 @@
-"""Number formats: how many bytes a tensor takes, and which quantizations mlx has.
+"""Number formats: the dtypes of safetensors files, and which quantizations mlx has.
 
 Words follow mlx: `bits` per stored value, `group_size` values that share a scale, `mode`. Bits per weight
 (`bpw`) counts scales and biases too. Affine with 16-bit scales costs ``bits + 32 / group_size``:
 8 bits at group 64 is 8 + 32/64 = 8.5.
+
+DTYPES is the one table of dtypes: whoever needs a dtype's size, its numpy array type, its exponent bits or its name in
+config.json asks here. What mlx calls a dtype stands in `layout.views.bytes`, since mlx is not imported here. numpy is
+imported inside functions, because the command line starts with this module.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# safetensors' dtype names -> bytes per element (https://github.com/huggingface/safetensors, dtype.rs)
-DTYPE_BYTES: dict[str, int] = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
-    "U32": 4, "I32": 4, "F32": 4,
-    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
-}  # fmt: skip
+from .text import either
 
-FLOATS = ("F16", "BF16", "F32")
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """A dtype of safetensors files (https://github.com/huggingface/safetensors, dtype.rs).
+
+    `nbytes` is the size of an element. `carrier` is the numpy dtype of arrays that hold it: numpy has no bfloat16 and
+    no 8-bit floats, so unsigned integers of their size carry their bit patterns. `exponent` has the bits of the
+    exponent set: a value in which all of them are set is infinite or NaN. `torch` is the name in config.json.
+    """
+
+    nbytes: int
+    carrier: str
+    exponent: int | None = None
+    torch: str | None = None
+
+
+DTYPES: dict[str, Dtype] = {
+    "BOOL": Dtype(1, "bool"),
+    "U8": Dtype(1, "uint8"),
+    "I8": Dtype(1, "int8"),
+    "F8_E4M3": Dtype(1, "uint8"),
+    "F8_E5M2": Dtype(1, "uint8"),
+    "F8_E8M0": Dtype(1, "uint8"),
+    "U16": Dtype(2, "uint16"),
+    "I16": Dtype(2, "int16"),
+    "F16": Dtype(2, "float16", 0x7C00, "float16"),
+    "BF16": Dtype(2, "uint16", 0x7F80, "bfloat16"),
+    "U32": Dtype(4, "uint32"),
+    "I32": Dtype(4, "int32"),
+    "F32": Dtype(4, "float32", 0x7F800000, "float32"),
+    "U64": Dtype(8, "uint64"),
+    "I64": Dtype(8, "int64"),
+    "F64": Dtype(8, "float64"),
+    "C64": Dtype(8, "complex64"),
+}
+
+# The dtypes that weights have before they are quantized
+FLOATS = tuple(name for name, dtype in DTYPES.items() if dtype.torch)
 
 # config.json's words -> safetensors' words
-TORCH_DTYPES: dict[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+TORCH_DTYPES: dict[str, str] = {dtype.torch: name for name, dtype in DTYPES.items() if dtype.torch}
 
 # mlx.core.quantize's table of modes (mlx 0.32): mode -> (group sizes, bits)
 MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -49,10 +88,10 @@ class Format:
         if self.mode not in MODES:
             return f"mode {self.mode!r} is unknown; mlx has {', '.join(MODES)}"
         groups, bits = MODES[self.mode]
-        found = [f"{_either(bits)} bits, not {self.bits}"] if self.bits not in bits else []
+        problems = [f"{either(bits)} bits, not {self.bits}"] if self.bits not in bits else []
         if self.group_size not in groups:
-            found.append(f"group size {_either(groups)}, not {self.group_size}")
-        return f"mode {self.mode} has {', and '.join(found)}" if found else None
+            problems.append(f"group size {either(groups)}, not {self.group_size}")
+        return f"mode {self.mode} has {', and '.join(problems)}" if problems else None
 
     def as_dict(self) -> dict[str, Any]:
         """The three keys that mlx-lm's config.json takes, in its order."""
@@ -84,9 +123,39 @@ class Format:
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a dense tensor. ``nbytes("BF16", (2, 3)) == 12``."""
-    return DTYPE_BYTES[dtype] * prod(shape)
+    return DTYPES[dtype].nbytes * prod(shape)
 
 
-def _either(values: tuple[int, ...]) -> str:
-    words = [str(v) for v in values]
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
+def carrier(dtype: str) -> np.dtype[Any]:
+    """The numpy dtype of arrays that hold a dtype's values or bit patterns. ``carrier("BF16") == np.uint16``."""
+    import numpy as np
+
+    return np.dtype(DTYPES[dtype].carrier)
+
+
+def widen(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Values of F32, F16, BF16 or F8_E8M0, in an array of their carrier, as float32 of the same shape; all are exact.
+
+    A bfloat16 is the upper half of a float32. A code s of E8M0 is 2^(s - 127).
+    """
+    import numpy as np
+
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype == "F8_E8M0":
+        return np.ldexp(np.float32(1), values.astype(np.int32) - 127).astype(np.float32)
+    assert dtype in FLOATS, f"{dtype} is not widened here"
+    return values.astype(np.float32, copy=False)
+
+
+def nonfinite(values: NDArray[Any], dtype: str) -> NDArray[np.bool_]:
+    """Which values are infinite or NaN, by their bits; `values` are an array of the carrier, or raw bytes (…, n bytes).
+
+    Raw bytes of shape (rows, columns * itemsize) give (rows, columns).
+    """
+    exponent = DTYPES[dtype].exponent
+    assert exponent is not None, f"{dtype} has no exponent"
+    words = values.view(f"uint{8 * DTYPES[dtype].nbytes}")
+    mask = words.dtype.type(exponent)
+    result: NDArray[np.bool_] = (words & mask) == mask
+    return result

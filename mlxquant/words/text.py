@@ -1,11 +1,19 @@
-"""Text for a terminal of 80 columns: labelled paragraphs, names cut to fit, plain tables."""
+"""Text for a terminal of 80 columns and for messages: paragraphs, tables, lists and names cut to fit, figures.
+
+Each of these stands here once; what a record says in them is known in `report`, and in the modules that raise errors.
+"""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 WIDTH = 80
+# Half an interval's width, or its width, below which figures are written in significant digits, not decimal places
+_NARROW = 0.0005
+
+# --- paragraphs ---
 
 
 def filled(label: str, text: str, indent: int = 12) -> str:
@@ -22,27 +30,150 @@ def labelled(line: str, indent: int = 10) -> str:
     return filled(label, text, indent)
 
 
-def cut(name: str, width: int) -> str:
-    """Cut a name in the middle: those of one model differ at both ends. ``cut("gates-8bit-g64", 9) == "gate…-g64"``."""
-    if len(name) <= width:
-        return name
-    kept = width - 1
-    return f"{name[: kept // 2]}…{name[-(kept - kept // 2) :]}"
+# --- lists ---
 
 
-def tabulated(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """Write a table as tabulate's "simple"; `align` has an l or r a column."""
+def listed(problems: Sequence[str], limit: int = 20) -> str:
+    """Join problems into one message: one a line, the first `limit`, then how many more.
+
+    >>> print(listed(["a", "b", "c"], limit=2))
+    a
+    b
+    … and 1 more
+    """
+    shown = list(problems[:limit])
+    if len(problems) > limit:
+        shown.append(f"… and {len(problems) - limit:,} more")
+    return "\n".join(shown)
+
+
+def some(words: Sequence[object], limit: int = 3) -> str:
+    """Join the first `limit` words in one line, and say how many more there are.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(words) - limit:,} more" if len(words) > limit else ""
+    return ", ".join(str(word) for word in words[:limit]) + more
+
+
+def either(values: Sequence[object]) -> str:
+    """Join alternatives. ``either((2, 4, 8)) == "2, 4 or 8"``."""
+    words = [str(v) for v in values]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural by an s. ``counted(1, "task") == "1 task"``."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+# --- names ---
+
+
+def cut(text: str, width: int, at: Literal["start", "middle", "end"] = "middle") -> str:
+    """Cut a text to `width` characters, with an ellipsis at one place.
+
+    In the middle for names of one model, which differ at both ends; at the start for paths, which differ at their end.
+    ``cut("gates-8bit-g64", 9) == "gate…-g64"``, ``cut("gates-8bit-g64", 9, at="end") == "gates-8b…"``.
+    """
+    if len(text) <= width:
+        return text
+    room = width - 1
+    head = {"start": 0, "middle": room // 2, "end": room}[at]
+    return f"{text[:head]}…{text[len(text) - (room - head) :]}"
+
+
+def nearest(word: object, valid: Iterable[str]) -> str:
+    """``" (did you mean 'router'?)"`` where a valid word is near, else nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(word), list(valid), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def unknown_keys(table: Mapping[str, Any], valid: Sequence[str], where: str) -> list[str]:
+    """One problem for each key that means nothing, with the keys that do."""
+    return [
+        f"{where}: unknown key {key!r}{nearest(key, valid)}; valid: {', '.join(valid)}"
+        for key in table
+        if key not in valid
+    ]
+
+
+# --- figures ---
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A number in so many digits, whole from 1,000 on: ``0.001234``, ``37.81``, ``125,966,246,400``; "-" for None."""
+    if value is None:
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """A share in per cent with so many decimals; "-" for None. ``percent(0.1234) == "12.3 %"``."""
+    return "-" if share is None else f"{100 * share:.{decimals}f} %"
+
+
+def percent_digits(ratio: float | None, digits: int = 3) -> str:
+    """A ratio in per cent in so many digits, for errors, which span decades; "-" for None.
+
+    ``percent_digits(0.00412) == "0.412 %"``
+    """
+    return "-" if ratio is None else f"{100 * ratio:#.{digits}g}".rstrip(".") + " %"
+
+
+def plus_minus(value: float | None, half: float | None) -> str:
+    """A figure and half the width of its interval, to two digits of the latter; without it where there is none.
+
+    ``plus_minus(12.3456, 0.0789) == "12.346±0.079"``
+    """
+    if value is None:
+        return "-"
+    if half is None:
+        return f"{value:.3g}"
+    if half == 0:
+        return f"{value:.3g}±0"
+    if half < _NARROW:
+        return f"{value:.2g}±{half:.1g}"
+    places = max(0, 1 - _exponent(half))
+    return f"{value:.{places}f}±{half:.{places}f}"
+
+
+def ends(low: float, high: float) -> str:
+    """An interval's ends, to two digits of its width. ``ends(1.2345, 1.3456) == "1.23 … 1.35"``."""
+    width = abs(high - low)
+    if width < _NARROW:
+        return f"{low:.2g} … {high:.2g}" if abs(low) < 1 else f"{low:.6g} … {high:.6g}"
+    places = max(0, 1 - _exponent(width))
+    return f"{low:.{places}f} … {high:.{places}f}"
+
+
+def _exponent(value: float) -> int:
+    return int(f"{value:e}".partition("e")[2])
+
+
+# --- tables ---
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], align: str = "", style: str = "simple") -> str:
+    """Write a table by tabulate in one of its styles: "simple" for a terminal, "github" for Markdown.
+
+    `align` has an l or r for each column; without it, the first column is aligned left and the others right.
+    """
     from tabulate import tabulate
 
+    align = align or "l" + "r" * (len(header) - 1)
     sides = ["left" if side == "l" else "right" for side in align][: len(header)]
     return str(
-        tabulate(
-            rows, headers=header, tablefmt="simple", colalign=sides, disable_numparse=True, preserve_whitespace=True
-        )
+        tabulate(rows, headers=header, tablefmt=style, colalign=sides, disable_numparse=True, preserve_whitespace=True)
     )
 
 
-def simple_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+def narrow_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
     """Write the same without the two columns that tabulate adds to right-aligned headers, where room is short."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = (header, ["-" * width for width in widths], *rows)

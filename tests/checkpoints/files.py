@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mlxquant.words.formats import DTYPE_BYTES
+from mlxquant.words.formats import DTYPES
 from tests.checkpoints.blueprint import Blueprint, Tensor
 from tests.checkpoints.tokenizer import write_tokenizer
 
@@ -63,7 +63,7 @@ def split(tensors: Sequence[Tensor], shards: int) -> list[list[Tensor]]:
 
 def _write_shard(file: IO[bytes], tensors: Sequence[Tensor], seed: int) -> None:
     # safetensors lays out wide dtypes first, then by name, which keeps every offset aligned
-    ordered = sorted(tensors, key=lambda t: (-DTYPE_BYTES[t.dtype], t.name))
+    ordered = sorted(tensors, key=lambda t: (-DTYPES[t.dtype].nbytes, t.name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for t in ordered:

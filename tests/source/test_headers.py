@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from mlxquant.errors import SourceError
 from mlxquant.source.headers import MAX_HEADER_BYTES, header_length, load_json, parse_header
-from mlxquant.words.formats import DTYPE_BYTES
+from mlxquant.words.formats import DTYPES
 from tests.support.safetensor_files import header
 
 FILE = "model-00001-of-00002.safetensors"
@@ -51,7 +51,7 @@ shapes = st.lists(st.integers(0, 5), max_size=4)
 names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20)
 
 
-@given(st.dictionaries(names, st.tuples(st.sampled_from(sorted(DTYPE_BYTES)), shapes)))
+@given(st.dictionaries(names, st.tuples(st.sampled_from(sorted(DTYPES)), shapes)))
 def test_tensors_lie_where_the_header_says(entries):
     entries.pop("__metadata__", None)
     table = header(entries)

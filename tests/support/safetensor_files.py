@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxquant.words.formats import DTYPE_BYTES
+from mlxquant.words.formats import DTYPES
 
-DTYPES = {"uint8": "U8", "uint16": "U16", "uint32": "U32", "float16": "F16", "float32": "F32", "int32": "I32"}
+SAFETENSORS = {
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "float16": "F16",
+    "float32": "F32",
+    "int32": "I32",
+}
 
 
 def header(entries: Mapping[str, tuple[str, list[int]]]) -> dict[str, Any]:
@@ -20,7 +27,7 @@ def header(entries: Mapping[str, tuple[str, list[int]]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     at = 0
     for name, (dtype, shape) in entries.items():
-        size = int(np.prod(shape, dtype=object)) * DTYPE_BYTES[dtype]
+        size = int(np.prod(shape, dtype=object)) * DTYPES[dtype].nbytes
         table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     return table
@@ -34,7 +41,7 @@ def encoded(table: Any, data: bytes = b"", *, length: int | None = None) -> byte
 
 def write_shard(path: Path, arrays: Mapping[str, NDArray[Any]], *, dtypes: Mapping[str, str] | None = None) -> None:
     """Write arrays as a shard; `dtypes` names those that numpy lacks (BF16 as uint16)."""
-    named = {n: ((dtypes or {}).get(n) or DTYPES[str(a.dtype)], list(a.shape)) for n, a in arrays.items()}
+    named = {n: ((dtypes or {}).get(n) or SAFETENSORS[str(a.dtype)], list(a.shape)) for n, a in arrays.items()}
     path.write_bytes(encoded(header(named), b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())))
 
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import BuildError, SourceError, listed
+from ...errors import BuildError, SourceError
 from ...source.checkpoint import INDEX, Checkpoint, plain_name, read_config, read_file_header
 from ...source.headers import Tensor, load_json
 from ...words.formats import MODE_DEFAULTS, Format
+from ...words.text import listed
 
 # --- files ---
 

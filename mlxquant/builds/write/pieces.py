@@ -31,7 +31,7 @@ from ...layout.views.view import Joined, View, views_among
 from ...plan.plan import OutputArray, Plan
 from ...source.headers import Tensor
 from ...source.quantized import Scaled
-from ...words.formats import DTYPE_BYTES, FLOATS
+from ...words.formats import DTYPES, FLOATS
 
 # --- pieces ---
 
@@ -160,7 +160,7 @@ def read_block(job: Job, read: Read, start: int, rows: int, scratch: Scratch) ->
     if wanted == job.view.dtype:
         return out
     cast = to_mlx(out, (rows, job.columns), job.view.dtype).astype(wanted)
-    return to_numpy(cast).reshape(rows, job.columns * DTYPE_BYTES[job.dtype])
+    return to_numpy(cast).reshape(rows, job.columns * DTYPES[job.dtype].nbytes)
 
 
 def check_finite(block: NDArray[np.uint8], dtype: str, name: str, start: int) -> None:

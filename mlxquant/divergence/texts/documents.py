@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...builds.read.templates import TemplateFailure
-from ...errors import DataError, listed
+from ...errors import DataError
+from ...words.text import listed
 from .marks import Message
 from .render import Chat, Rendered, TemplateRefusal, chat_of, plain_chat
 from .spans import rendered_spans, text_spans, token_masks

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, listed
+from ...errors import DataError
+from ...words.text import listed
 from ..items import Item, Questions
 from .scoring import score_of
 from .table_lines import read_tables

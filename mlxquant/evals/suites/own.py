@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, listed
+from ...errors import DataError
 from ...words.strict_json import read_json
+from ...words.text import listed
 from ..items import Item, Questions
 from .bfcl import is_bfcl, read_bfcl
 from .scores_text import schema_faults

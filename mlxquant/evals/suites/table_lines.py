@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, listed
+from ...errors import DataError
+from ...words.text import listed
 
 
 def read_tables(path: Path) -> list[tuple[int, dict[str, Any]]]:

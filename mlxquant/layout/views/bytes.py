@@ -16,8 +16,7 @@ SAFETENSORS_DTYPES: dict[mx.Dtype, str] = {v: k for k, v in MLX_DTYPES.items() i
 
 def to_mlx(block: NDArray[np.uint8], shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
     """Bytes as an mx.array of a shape and dtype. numpy has no bfloat16: integers of its size carry it."""
-    carrier = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[int(dtype.size)]
-    return mx.array(block.view(carrier).reshape(shape)).view(dtype)
+    return mx.array(block.view(f"uint{8 * int(dtype.size)}").reshape(shape)).view(dtype)
 
 
 def to_numpy(array: mx.array) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from .rules import nearest
+from ...words.text import cut, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +110,6 @@ def _beside(name: str) -> str:
     return f" (did you mean ./{name}.toml?)" if Path(f"{name}.toml").is_file() else ""
 
 
-def _shortened(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def _read_file(reference: str, folder: Path | None, user: str | None, problems: list[str]) -> RecipeFile | None:
     """Find and read one recipe; `folder` is that of the file which extends it."""
     where = f"{user}: extends" if user else "recipe"
@@ -123,7 +119,7 @@ def _read_file(reference: str, folder: Path | None, user: str | None, problems: 
         problems.append(f"{where} '': a shipped recipe's name or the path of a .toml file expected")
         return None
     if user and (fault := _unfit(reference, folder)):
-        problems.append(f"{where} {_shortened(reference)!r}: {fault}")
+        problems.append(f"{where} {cut(reference, 80, 'end')!r}: {fault}")
         return None
     try:
         if "/" in reference or reference.endswith(".toml"):
@@ -144,10 +140,10 @@ def _read_file(reference: str, folder: Path | None, user: str | None, problems: 
         problems.append(f"{where} {reference!r}: is a folder; a .toml file expected")
         return None
     except OSError as error:  # such as a name too long
-        problems.append(f"{where} {_shortened(reference)!r}: cannot be read ({error.strerror})")
+        problems.append(f"{where} {cut(reference, 80, 'end')!r}: cannot be read ({error.strerror})")
         return None
     except (ValueError, RuntimeError) as error:  # such as TOMLDecodeError, a NUL in a name, "~nobody"
-        problems.append(f"{_shortened(str(file))}: not readable as TOML: {error}")
+        problems.append(f"{cut(str(file), 80, 'end')}: not readable as TOML: {error}")
         return None
     path = str(file.resolve()) if isinstance(file, Path) else str(file)
     return RecipeFile(path, file.name.removesuffix(".toml"), Path(path).parent if home else None, table)

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...errors import RecipeError, listed
+from ...errors import RecipeError
 from ...words.formats import Format
+from ...words.text import listed, unknown_keys
 from .files import RecipeFile, Shipped, available, follow, parse_file, read_chain
-from .rules import Rule, format_problems, merged, parse_rule, parse_set, unknown_keys
+from .rules import Rule, format_problems, merged, parse_rule, parse_set
 
 __all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
 

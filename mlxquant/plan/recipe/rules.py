@@ -14,7 +14,6 @@ say where, what was found and what is valid.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 from ...words.formats import MODE_DEFAULTS, MODES, Format
 from ...words.layers import Span, parse_layers, select_layers
 from ...words.modules import LAYER_TYPE_WORDS, LAYER_TYPES, ROLES, Module
+from ...words.text import nearest, unknown_keys
 
 # --- rules ---
 
@@ -155,21 +155,6 @@ def glob_pattern(globs: Iterable[str]) -> re.Pattern[str]:
 USES = ("model", "default")
 MATCH_KEYS = ("role", "layer_type", "layers", "path")
 RULE_KEYS = ("match", "keep", "bits", "group_size", "mode", "use", "reason", "optional")
-
-
-def nearest(word: object, valid: Iterable[str]) -> str:
-    """``" (did you mean 'router'?)"`` where a valid word is near, else nothing."""
-    found = difflib.get_close_matches(str(word), list(valid), n=1, cutoff=0.6)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
-def unknown_keys(table: Mapping[str, Any], valid: Sequence[str], where: str) -> list[str]:
-    """One problem for each key that means nothing, with the keys that do."""
-    return [
-        f"{where}: unknown key {key!r}{nearest(key, valid)}; valid: {', '.join(valid)}"
-        for key in table
-        if key not in valid
-    ]
 
 
 def parse_rule(table: object, *, origin: str, index: int, where: str, problems: list[str]) -> Rule | None:

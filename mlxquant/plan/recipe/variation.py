@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import RecipeError, listed
+from ...errors import RecipeError
+from ...words.text import listed, nearest
 from .recipe import Recipe, load_recipe
-from .rules import nearest
 
 KEYS = ("bits", "group_size", "mode", "unaligned")
 _NUMBERS = ("bits", "group_size")
