@@ -98,8 +98,8 @@ def measure(name: str, weights: NDArray[np.float32], bits: int, group: int, dtyp
         "p999_share": float(np.quantile(shares, 0.999)),
         "max_share": float(shares.max()),
         "ideal_rms_share": step / 12**0.5,
-        "relative_rms_error": sums.relative_error,
-        "sqnr_db": -20 * float(np.log10(sums.relative_error)),
+        "relative_rms_error": sums.relative_rms_error,
+        "sqnr_db": -20 * float(np.log10(sums.relative_rms_error)),
     }
 
 

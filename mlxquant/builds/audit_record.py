@@ -1,8 +1,7 @@
-"""The account of a build: what every module became, why, and what quantizing it cost. No weight is read here.
+"""The audit record of a build: what every module became, why, and what quantizing it cost. No weight is read here.
 
-`convert` keeps this account from the sums that its kernel makes; `audit` draws it up from the bytes on disk. Both
-write the same record, `mlxquant.audit/1`, which holds no time and no path of this machine: the same build gives
-the same bytes.
+`convert` draws it up from the sums that its encoder makes, `audit` from the bytes on disk. Both write the same record,
+`mlxquant.audit/1`, which holds no time and no path of this machine: the same build gives the same bytes.
 
 With w a source weight and ŵ what the build's bits stand for, over all values of a matrix (or of a role):
 
@@ -14,69 +13,28 @@ With w a source weight and ŵ what the build's bits stand for, over all values o
 - worst row: the row with the largest relative RMS error of its own. Rows count through all experts:
   row 700 of a (256, 512, 2048) tensor is row 188 of expert 1.
 
-Sums of role and build are of the squares, so a large tensor weighs more than a small one. A module with NaN or
-infinity has errors that are no numbers, null in the record; sums leave it out, and a note counts such modules.
+Sums of role and build are of the squares, so a large module weighs more than a small one. A module with NaN or
+infinity has errors that are not numbers, null in the record; sums leave it out, and such modules are listed under
+`not_a_number`, a key that the record has only where there are some, and counted in a note.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from ..kernels import ErrorSums
 from ..plan.plan import Plan, PlannedModule
+from ..records.modules import grouped, nonfinite_note, not_a_number, pooled_errors, relative_rms
 from ..words.formats import Format
 from ..words.modules import ROLES, Module
 
 SCHEMA = "mlxquant.audit/1"
-NOT_A_NUMBER = "their error is not a number"
 
-
-class Sums(Protocol):
-    """What a kernel sums over a matrix, `kernels.BlockErrors` for one: `worst_row_error` is a relative RMS."""
-
-    @property
-    def sum_sq_error(self) -> float: ...
-    @property
-    def sum_sq_weight(self) -> float: ...
-    @property
-    def max_abs_error(self) -> float: ...
-    @property
-    def max_range_share(self) -> float: ...
-    @property
-    def worst_row(self) -> int: ...
-    @property
-    def worst_row_error(self) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """The sums of a matrix as a record holds them; `read` takes them back out of one."""
-
-    sum_sq_error: float
-    sum_sq_weight: float
-    max_abs_error: float
-    max_range_share: float
-    worst_row: int
-    worst_row_error: float
-
-    @classmethod
-    def read(cls, record: Mapping[str, Any]) -> Errors:
-        """Take back what `_errors` wrote; a number that JSON could not hold comes back as NaN."""
-
-        def number(name: str) -> float:
-            return math.nan if record[name] is None else float(record[name])
-
-        return cls(
-            number("sum_sq_error"),
-            number("sum_sq_weight"),
-            number("max_abs_error"),
-            number("max_range_share"),
-            int(record["worst_row"]),
-            number("worst_row_relative_rms_error"),
-        )
+ModuleRecord = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +53,10 @@ class Entry:
     protected: bool
     reason: str
     rule: str | None = None
-    errors: Sums | None = None
+    errors: ErrorSums | None = None
 
 
-def entries_of(plan: Plan, errors: Mapping[str, Sums]) -> list[Entry]:
+def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
     """What a plan's modules became, in the build's order; `errors` by module path, empty if not measured."""
     return [
         Entry(
@@ -134,36 +92,27 @@ def make_record(
     """
     from .. import __version__
 
-    kept = [e for e in entries if e.protected]
+    modules = [_module(e) for e in entries]
+    protected = [m for m in modules if m["protected"]]
+    missing = not_a_number(modules)
     return {
         "schema": SCHEMA,
         "mlxquant": __version__,
         "source": dict(source) if source is not None else None,
         "recipe": dict(recipe) if recipe is not None else None,
         "totals": {
-            **_size(entries),
-            "quantized": _size([e for e in entries if e.format]),
-            "unquantized": _size([e for e in entries if not e.format]),
-            "errors": _joint_errors(entries),
+            **_size(modules),
+            "quantized": _size([m for m in modules if m["format"]]),
+            "unquantized": _size([m for m in modules if not m["format"]]),
+            "errors": _pooled(modules),
         },
-        "protected": {"modules": len(kept), "by_role": dict(Counter(e.module.role for e in kept))},
-        "by_role": [_group(members) for members in _by_role(entries)],
-        "modules": [_module(e) for e in entries],
+        "protected": {"modules": len(protected), "by_role": dict(Counter(m["role"] for m in protected))},
+        "by_role": _by_role(modules),
+        "modules": modules,
+        **({"not_a_number": missing} if missing else {}),
         "disagreements": list(disagreements),
-        "notes": [*notes, *_nonfinite_note(entries)],
+        "notes": [*notes, *([nonfinite_note(missing)] if missing else [])],
     }
-
-
-def _nonfinite_note(entries: Sequence[Entry]) -> list[str]:
-    """Say which modules have errors that are no numbers."""
-    paths = [e.module.path for e in entries if e.errors and not _finite(e.errors)]
-    count = f"{len(paths):,} module{'s' if len(paths) > 1 else ''}"
-    return [f"non-finite values in {count} (first: {paths[0]}): {NOT_A_NUMBER}"] if paths else []
-
-
-def _finite(sums: Sums) -> bool:
-    found = (sums.sum_sq_error, sums.sum_sq_weight, sums.max_abs_error, sums.max_range_share)
-    return all(math.isfinite(value) for value in found)
 
 
 def _module(entry: Entry) -> dict[str, Any]:
@@ -187,61 +136,63 @@ def _module(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _errors(sums: Sums) -> dict[str, Any]:
+def _errors(sums: ErrorSums) -> dict[str, Any]:
     return {
         **_ratios(sums.sum_sq_error, sums.sum_sq_weight),
         "max_abs_error": _full(sums.max_abs_error),
         "max_range_share": _full(sums.max_range_share),
         "worst_row": sums.worst_row,
-        "worst_row_relative_rms_error": _full(sums.worst_row_error),
+        "worst_row_relative_rms_error": _full(sums.worst_row_relative_rms_error),
         "sum_sq_error": _full(sums.sum_sq_error),
         "sum_sq_weight": _full(sums.sum_sq_weight),
     }
 
 
-def _by_role(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries of the same role and layer type together, in the order of `ROLES`."""
-    groups: dict[tuple[int, str], list[Entry]] = {}
-    for e in entries:
-        groups.setdefault((ROLES.index(e.module.role), e.module.layer_type or ""), []).append(e)
-    return [groups[key] for key in sorted(groups)]
+def _by_role(modules: Sequence[ModuleRecord]) -> list[dict[str, Any]]:
+    """One entry for each role and layer type, in the order of `ROLES`."""
+
+    def order(module: ModuleRecord) -> tuple[int, str]:
+        return ROLES.index(module["role"]), module["layer_type"] or ""
+
+    groups = sorted(grouped(modules, order), key=lambda group: order(group.first))
+    return [
+        {
+            "role": group.first["role"],
+            "layer_type": group.first["layer_type"],
+            **_size(group.members),
+            "formats": dict(Counter(_format(m) for m in group.members)),
+            "protected": sum(m["protected"] for m in group.members),
+            "errors": _pooled(group.members),
+        }
+        for group in groups
+    ]
 
 
-def _group(members: Sequence[Entry]) -> dict[str, Any]:
-    return {
-        "role": members[0].module.role,
-        "layer_type": members[0].module.layer_type,
-        **_size(members),
-        "formats": dict(Counter(str(e.format or e.dtype) for e in members)),
-        "protected": sum(e.protected for e in members),
-        "errors": _joint_errors(members),
-    }
+def _format(module: ModuleRecord) -> str:
+    return str(Format.from_dict(module["format"])) if module["format"] else str(module["dtype"])
 
 
-def _joint_errors(entries: Iterable[Entry]) -> dict[str, Any] | None:
+def _pooled(modules: Sequence[ModuleRecord]) -> dict[str, Any] | None:
     """The errors of several modules as one, with the module that errs most relative to its weights.
 
     None where none was measured, or none of them is a number.
     """
-    measured = [(e.module, e.errors) for e in entries if e.errors and _finite(e.errors)]
-    if not measured:
+    pool = pooled_errors(modules)
+    if pool is None:
         return None
-    ratios = {m.path: _relative(s.sum_sq_error, s.sum_sq_weight) for m, s in measured}
-    worst = max(ratios, key=lambda path: ratios[path])
-    sums = [s for _, s in measured]
     return {
-        **_ratios(math.fsum(s.sum_sq_error for s in sums), math.fsum(s.sum_sq_weight for s in sums)),
-        "max_abs_error": _full(max(s.max_abs_error for s in sums)),
-        "max_range_share": _full(max(s.max_range_share for s in sums)),
-        "modules": len(sums),
-        "worst_module": worst,
-        "worst_module_relative_rms_error": _rounded(ratios[worst]),
+        **_ratios(pool.sum_sq_error, pool.sum_sq_weight),
+        "max_abs_error": pool.max_abs_error,
+        "max_range_share": pool.max_range_share,
+        "modules": pool.modules,
+        "worst_module": pool.worst,
+        "worst_module_relative_rms_error": _rounded(pool.highest),
     }
 
 
-def _size(entries: Sequence[Entry]) -> dict[str, Any]:
-    parameters, total = sum(e.module.parameters for e in entries), sum(e.nbytes for e in entries)
-    return {"modules": len(entries), "parameters": parameters, "bytes": total, "bpw": _bpw(total, parameters)}
+def _size(modules: Sequence[ModuleRecord]) -> dict[str, Any]:
+    parameters, total = sum(m["parameters"] for m in modules), sum(m["bytes"] for m in modules)
+    return {"modules": len(modules), "parameters": parameters, "bytes": total, "bpw": _bpw(total, parameters)}
 
 
 def _bpw(total: int, parameters: int) -> float | None:
@@ -252,17 +203,10 @@ def _ratios(sum_sq_error: float, sum_sq_weight: float) -> dict[str, Any]:
     error, weight = sum_sq_error, sum_sq_weight
     sqnr = 10 * math.log10(weight / error) if 0 < error < math.inf and weight > 0 else math.nan
     return {
-        "relative_rms_error": _rounded(_relative(error, weight)),
+        "relative_rms_error": _rounded(relative_rms(error, weight)),
         "sqnr_db": _rounded(sqnr),
         "exact": error == 0,
     }
-
-
-def _relative(sum_sq_error: float, sum_sq_weight: float) -> float:
-    """Relative RMS error; zero where nothing errs, infinite where zeros became something else."""
-    if sum_sq_error == 0:
-        return 0.0
-    return math.sqrt(sum_sq_error / sum_sq_weight) if sum_sq_weight else math.inf
 
 
 def _rounded(value: float) -> float | None:

@@ -23,7 +23,7 @@ from ..builds.read.build import Build
 from ..builds.read.formats import Stored
 from ..builds.write.pieces import Job, Piece, Scratch, pieces, read_block, worker_stream
 from ..errors import LayoutError, SourceError, UsageError
-from ..kernels import BlockErrors, Quantized, measure_rows
+from ..kernels import ErrorSums, Quantized, measure_rows
 from ..layout.carried import VISION
 from ..layout.layout import Layout, read_layout
 from ..layout.views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
@@ -46,7 +46,7 @@ class Comparison:
     """
 
     source: dict[str, Any]
-    errors: Mapping[str, BlockErrors]
+    errors: Mapping[str, ErrorSums]
     equal: int
     disagreements: tuple[str, ...]
     notes: tuple[str, ...]
@@ -81,11 +81,11 @@ def compare_with_source(
         )
     disagreements, notes = list[str](), list[str](source.notes)
     tasks = list(_tasks(build, layout, disagreements, notes))
-    errors: dict[str, BlockErrors] = {}
+    errors: dict[str, ErrorSums] = {}
     differing: dict[str, tuple[int, int]] = {}
     done, total = 0, sum(t.job.view.nbytes for t in tasks)
     for task, piece, result in _read_through(tasks, build.checkpoint, source, jobs or os.cpu_count() or 1):
-        if isinstance(result, BlockErrors):
+        if isinstance(result, ErrorSums):
             before = errors.get(task.path)
             errors[task.path] = result if before is None else before.merge(result, piece.start)
         elif result[0]:
@@ -157,7 +157,7 @@ class _Local(local):
         self.stream = worker_stream()
 
 
-_Result = BlockErrors | tuple[int, int]
+_Result = ErrorSums | tuple[int, int]
 
 
 def _read_through(
@@ -196,9 +196,9 @@ def _read_through(
 
 def _measured(
     task: _Task, fmt: Format, piece: Piece, build: Checkpoint, source: Checkpoint, scratch: Scratch
-) -> BlockErrors:
+) -> ErrorSums:
     """The errors of one piece of a packed matrix."""
-    total: BlockErrors | None = None
+    total: ErrorSums | None = None
     dtype = task.job.dtype
     for start, rows in piece.blocks:
         values = read_block(task.job, source.read_into, start, rows, scratch).view(_VALUES[dtype])

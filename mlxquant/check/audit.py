@@ -1,8 +1,9 @@
-"""The audit of a build: what every module really is, why, and what it cost, as a record (`account`).
+"""The audit of a build: what every module is, why, and what quantizing it cost, as a record (`builds.audit_record`).
 
-What modules are comes from the bytes on disk (`build`). Why they are so, and the errors that `convert` summed, stand
-in our own builds' audit.json, and are taken from there for modules that are what it says; of other builds the reason
-is what can be told from the config and from the model class's own rule. Given the source, errors are measured anew.
+What modules are comes from the bytes on disk (`builds.read`). Why they are so, and the errors that `convert` summed,
+stand in the audit.json of mlxquant's own builds, and are taken from there for modules that the shards confirm. For
+other builds the reason is inferred from the config and from the rule of mlx-lm's class. Given the source, errors are
+measured anew. Whether bytes are as they were written is for `verify` to say.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..builds.audit_record import NOT_A_NUMBER, SCHEMA, Entry, Errors, make_record
+from ..builds.audit_record import SCHEMA, Entry, make_record
 from ..builds.read.build import Build, read_build
 from ..builds.read.formats import Stored
 from ..disk.files import read_regular
 from ..errors import SourceError
+from ..kernels import ErrorSums
 from ..plan.decide import unquantizable
+from ..records.modules import nonfinite_note, not_a_number
 from ..source.headers import load_json
 from ..words.formats import Format
 from ..words.modules import CARRIED, Module, unaligned
@@ -27,12 +30,14 @@ RECORD = "audit.json"
 
 
 def audit_build(build: Build, against: Comparison | None = None) -> dict[str, Any]:
-    """Draw up a build's record; `against` is what holding it against its source gave."""
+    """Draw up a build's record. `against` is the comparison with its source, which replaces the errors on record."""
     disagreements = list(build.disagreements)
     own = _own_record(build, disagreements)
-    told = _told(build, own, disagreements)
-    entries = [_entry(build, s, told.get(path), against) for path, s in build.stored.items()]
-    notes = [n for n in own.get("notes", ()) if not n.endswith(NOT_A_NUMBER)]  # `make_record` says it anew
+    confirmed = _confirmed(build, own, disagreements)
+    entries = [_entry(build, s, confirmed.get(path), against) for path, s in build.stored.items()]
+    missing = not_a_number(own.get("modules", ()))
+    counted = nonfinite_note(missing) if missing else None  # `make_record` counts such modules anew
+    notes = [n for n in own.get("notes", ()) if n != counted]
     notes += [n for n in build.notes if n not in notes]
     if not own and not any(s.format for s in build.stored.values()):
         notes.append("nothing is quantized: a full-precision build, or a checkpoint whose layout is MLX's own")
@@ -78,7 +83,7 @@ def _well_formed(record: Mapping[str, Any]) -> bool:
         (source is None or (isinstance(source, dict) and all(_scalar(v) for v in source.values())))
         and (recipe is None or (isinstance(recipe, dict) and _names_a_recipe(recipe)))
         and isinstance(entries, list)
-        and all(isinstance(e, dict) and isinstance(e.get("path"), str) and _told_in_words(e) for e in entries)
+        and all(isinstance(e, dict) and isinstance(e.get("path"), str) and _has_reason(e) for e in entries)
         and isinstance(notes, list)
         and all(isinstance(n, str) for n in notes)
     )
@@ -99,31 +104,30 @@ def _scalar(value: Any) -> bool:
     return value is None or isinstance(value, str | int)
 
 
-def _told_in_words(entry: Mapping[str, Any]) -> bool:
+def _has_reason(entry: Mapping[str, Any]) -> bool:
     return isinstance(entry.get("reason"), str) and isinstance(entry.get("rule", 0), str | None)
 
 
-def _told(build: Build, own: Mapping[str, Any], disagreements: list[str]) -> dict[str, dict[str, Any]]:
-    """What the build's own record tells of each module that is as it says; the rest disagrees."""
-    told: dict[str, dict[str, Any]] = {}
+def _confirmed(build: Build, own: Mapping[str, Any], disagreements: list[str]) -> dict[str, dict[str, Any]]:
+    """The entries of the build's own record that its shards confirm, by path; others are disagreements."""
+    confirmed: dict[str, dict[str, Any]] = {}
     if not own:
-        return told
+        return confirmed
     for entry in own["modules"]:
         path = entry["path"]
         stored = build.stored.get(path)
         if stored is None:
             disagreements.append(f"{path}: in the build's {RECORD}, but not in its shards")
         elif _facts(stored) != {key: entry.get(key) for key in _facts(stored)}:
-            said = entry.get("format")
             disagreements.append(
-                f"{path}: {RECORD} says {_said(said)}, {entry.get('bytes')} bytes;"
+                f"{path}: {RECORD} says {_format_text(entry.get('format'))}, {entry.get('bytes')} bytes;"
                 f" the shards hold {stored.format or stored.dtype}, {stored.nbytes} bytes"
             )
         else:
-            told[path] = entry
+            confirmed[path] = entry
     listed = {entry["path"] for entry in own["modules"]}
     disagreements += [f"{p}: in the shards, but not in the build's {RECORD}" for p in build.stored if p not in listed]
-    return told
+    return confirmed
 
 
 def _facts(stored: Stored) -> dict[str, Any]:
@@ -135,26 +139,27 @@ def _facts(stored: Stored) -> dict[str, Any]:
     }
 
 
-def _said(value: Any) -> str:
+def _format_text(value: Any) -> str:
     try:
         return str(Format.from_dict(value)) if value else "unquantized"
     except (KeyError, TypeError, ValueError):
         return repr(value)[:60]
 
 
-def _entry(build: Build, stored: Stored, told: Mapping[str, Any] | None, against: Comparison | None) -> Entry:
-    errors = against.errors.get(stored.module.path) if against else _errors(told)
-    if told is not None:
-        protected, reason, rule = told.get("protected") is True, told["reason"], told["rule"]
+def _entry(build: Build, stored: Stored, own: Mapping[str, Any] | None, against: Comparison | None) -> Entry:
+    """One module; `own` is its confirmed entry of the build's own record."""
+    errors = against.errors.get(stored.module.path) if against else _errors(own)
+    if own is not None:
+        protected, reason, rule = own.get("protected") is True, own["reason"], own["rule"]
     else:
         (protected, reason), rule = _reason(build, stored), None
     return Entry(stored.module, stored.format, stored.dtype, stored.nbytes, protected, reason, rule, errors)
 
 
-def _errors(told: Mapping[str, Any] | None) -> Errors | None:
-    found = told.get("errors") if told else None
+def _errors(own: Mapping[str, Any] | None) -> ErrorSums | None:
+    table = own.get("errors") if own else None
     try:
-        return Errors.read(found) if found else None
+        return ErrorSums.from_dict(table) if table else None
     except (KeyError, TypeError, ValueError):
         return None
 

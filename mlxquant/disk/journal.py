@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from ..builds.write.signature import differences
 from ..errors import OutputError
 from ..words.text import listed
 from . import files as disk
 
 # What a line may take: names are short, numbers are not.
 LINE_BYTES = 512
+# Entries of a signature that are hashes, which tell a reader nothing.
+_HASHED = ("source.config", "source.copied.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +141,31 @@ def _read(line: bytes) -> dict[str, Any] | None:
         return None
     entry: dict[str, Any] = json.loads(text)
     return entry
+
+
+def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    """Where two signatures differ, one sentence each: that of unfinished work, and that of the run that would go on."""
+    if where == "recipe" and before and now:
+        yield from _recipe_differences(before, now)
+    elif isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(k for k in now if k not in before)]:
+            yield from differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now and before and now and where.startswith(_HASHED):
+        yield f"  {where}: other contents then"
+    elif before != now:
+        yield f"  {where}: {_short(before)} then, {_short(now)} now"
+
+
+def _recipe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Recipes are distinguished by name and overrides; where those are equal, by what has changed in them."""
+    if before["name"] != now["name"]:
+        yield f"  recipe: {before['name']} then, {now['name']} now"
+    elif before["sha256"] != now["sha256"]:
+        yield f"  recipe: {now['name']} had other rules or another default then"
+    elif before["record"] != now["record"]:
+        yield f"  recipe: {now['name']} was worded otherwise then (name, summary, reasons), with the same rules"
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..builds.write.signature import differences
 from ..errors import OutputError
 from ..words.secrets import redacted
 from ..words.text import listed
 from . import files as disk
+from .journal import differences
 
 # What a finished trial is known by: suite, item, side, trial
 Key = tuple[str, str, int, int]

@@ -92,7 +92,7 @@ def not_a_number(modules: Iterable[Module]) -> list[str]:
 
     An audit record lists them under `not_a_number`; those written before 2026-11-28 do not, so modules are asked.
     """
-    return [m["path"] for m in modules if m.get("errors") and not _is_measured(m["errors"])]
+    return [m["path"] for m in modules if isinstance(m.get("errors"), dict) and not _is_measured(m["errors"])]
 
 
 def nonfinite_note(paths: Sequence[str]) -> str:

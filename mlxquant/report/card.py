@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..builds.audit_record import NOT_A_NUMBER
+from ..records.modules import nonfinite_note, not_a_number
 from ..words.units import show_bytes, show_count
 from .audit_markdown import by_role, format_name, grouped, percent, sqnr
 from .bench import bench_markdown
@@ -92,7 +92,8 @@ def _facts(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
     if errors:
         relative = errors["relative_rms_error"]
         rows.append(("quantization error", f"{percent(relative)} relative RMS, {sqnr(relative)} dB"))
-    rows += [("not measured", note) for note in audit.get("notes", ()) if str(note).endswith(NOT_A_NUMBER)]
+    if missing := not_a_number(audit["modules"]):
+        rows.append(("not measured", nonfinite_note(missing)))
     if overrides := manifest["recipe"].get("overrides"):
         rows.append(("changed", ", ".join(f"`{o}`" for o in overrides)))
     return _table(("", ""), rows)

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builds.write.signature import differences
 from ..disk import files as disk
+from ..disk.journal import differences
 from ..disk.work_folder import WorkFolder, check_apart
 from ..errors import MlxquantError, OutputError
 from ..source.hub.arriving import FOLDER

@@ -42,6 +42,7 @@ def test_values_that_are_not_finite_are_noted_and_in_no_sum(tiny_qwen, tmp_path,
     record = json.loads((out / "audit.json").read_text(), parse_constant=pytest.fail)
     note = "non-finite values in 1 module (first: language_model.lm_head): their error is not a number"
     assert record["notes"][-1] == note
+    assert record["not_a_number"] == ["language_model.lm_head"]
     assert f"- {note}" in (out / "AUDIT.md").read_text()
     errors = record["totals"]["errors"]
     assert 0 < errors["relative_rms_error"] < 0.01
@@ -50,6 +51,19 @@ def test_values_that_are_not_finite_are_noted_and_in_no_sum(tiny_qwen, tmp_path,
     measured = audit_build(read_build(out), compared(out, source))
     assert measured["totals"] == record["totals"]
     assert [n for n in measured["notes"] if "non-finite" in n] == [note]
+
+
+def test_a_record_of_an_earlier_version_without_that_list_gives_the_same_audit(tiny_qwen, tmp_path):
+    source, out = copied(tiny_qwen, tmp_path / "source"), tmp_path / "out"
+    patch(source, "lm_head.weight", b"\xc0\x7f", at=256)
+    made_by_us(source, out, "uniform-8bit", allow_nonfinite=True)
+    record = json.loads((out / "audit.json").read_text())
+    (out / "audit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "not_a_number"}))
+    assert audit_build(read_build(out)) == record
+
+
+def test_a_build_without_such_values_has_no_such_list(own):
+    assert "not_a_number" not in audit_build(read_build(own))
 
 
 @pytest.mark.parametrize("mode", MODES)

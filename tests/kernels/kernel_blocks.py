@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mlxquant.kernels import BlockErrors, Quantized, quantize_rows
+from mlxquant.kernels import ErrorSums, Quantized, quantize_rows
 from mlxquant.words.formats import MODES, Format
 
 DTYPES = ("BF16", "F16", "F32")
@@ -83,7 +83,7 @@ def by_mlx(w: np.ndarray[Any, Any], dtype: str, fmt: Format) -> list[bytes]:
     return [np.array(p.view(mx.uint16) if p.dtype == mx.bfloat16 else p).tobytes() for p in parts]
 
 
-def summed(w: np.ndarray[Any, Any], dtype: str, fmt: Format, **options: Any) -> tuple[Quantized, BlockErrors]:
+def summed(w: np.ndarray[Any, Any], dtype: str, fmt: Format, **options: Any) -> tuple[Quantized, ErrorSums]:
     q, errors = quantize_rows(w, dtype, fmt, errors=True, **options)
     assert errors is not None
     return q, errors
@@ -115,7 +115,7 @@ def by_float64(
     }
 
 
-def assert_errors_are(found: BlockErrors, expected: dict[str, Any]) -> None:
+def assert_errors_are(found: ErrorSums, expected: dict[str, Any]) -> None:
     for name in ("sum_sq_error", "sum_sq_weight", "max_abs_error", "max_range_share"):
         # float32 sums of squares; below 1e-7 of the weights, e itself is what rounding left of them
         floor = {
@@ -124,5 +124,5 @@ def assert_errors_are(found: BlockErrors, expected: dict[str, Any]) -> None:
         }
         assert getattr(found, name) == pytest.approx(expected[name], rel=1e-4, abs=floor.get(name, 1e-7)), name
     relative = expected["relative"]
-    assert found.worst_row_error == pytest.approx(relative.max(), rel=1e-4, abs=1e-7)
+    assert found.worst_row_relative_rms_error == pytest.approx(relative.max(), rel=1e-4, abs=1e-7)
     assert relative[found.worst_row] == pytest.approx(relative.max(), rel=1e-4, abs=1e-7)

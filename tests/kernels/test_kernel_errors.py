@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxquant.kernels import BlockFault, measure_rows, quantize_rows
+from mlxquant.kernels import BlockFault, ErrorSums, measure_rows, merged_sums, quantize_rows
 from mlxquant.words.formats import Format
 from tests.kernels.kernel_blocks import (
     DTYPES,
@@ -49,21 +49,21 @@ def test_a_build_from_elsewhere_is_measured(seed, fmt):
 def test_merged_blocks_equal_the_whole():
     w, fmt = model_block("BF16", 48), Format(4, 64)
     whole = summed(w, "BF16", fmt)[1]
-    parts = [summed(w[at : at + 7], "BF16", fmt)[1] for at in range(0, 48, 7)]
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = merged.merge(part, merged.rows)
+    merged: ErrorSums | None = None
+    for at in range(0, 48, 7):
+        merged = merged_sums(merged, summed(w[at : at + 7], "BF16", fmt)[1], at)
+    assert merged is not None
     assert merged.sum_sq_error == pytest.approx(whole.sum_sq_error, rel=1e-14)
     assert merged.sum_sq_weight == pytest.approx(whole.sum_sq_weight, rel=1e-14)
-    rest = ("rows", "values", "max_abs_error", "max_range_share", "worst_row", "worst_row_error")
+    rest = ("max_abs_error", "max_range_share", "worst_row", "worst_row_relative_rms_error")
     assert [getattr(merged, n) for n in rest] == [getattr(whole, n) for n in rest]
 
 
 def test_a_row_s_errors_do_not_depend_on_its_neighbours():
     w, fmt = block("BF16", [s for s in STYLES if s not in ("any", "huge")] * 3, 9), Format(8, 32)
-    alone = [summed(w[r : r + 1], "BF16", fmt)[1].worst_row_error for r in range(len(w))]
+    alone = [summed(w[r : r + 1], "BF16", fmt)[1].worst_row_relative_rms_error for r in range(len(w))]
     worst = summed(w, "BF16", fmt)[1]
-    assert (worst.worst_row, worst.worst_row_error) == (int(np.argmax(alone)), max(alone))
+    assert (worst.worst_row, worst.worst_row_relative_rms_error) == (int(np.argmax(alone)), max(alone))
 
 
 def test_of_equally_bad_rows_the_first_is_worst_and_zeros_are_without_error():
@@ -72,7 +72,7 @@ def test_of_equally_bad_rows_the_first_is_worst_and_zeros_are_without_error():
     errors = summed(w, "BF16", Format(8, 64))[1]
     first, second = (summed(w[a:b], "BF16", Format(8, 64))[1] for a, b in ((0, 2), (2, 4)))
     assert errors.worst_row == 1 and first.merge(second, 2).worst_row == 1
-    assert summed(w[:1], "BF16", Format(8, 64))[1].worst_row_error == 0
+    assert summed(w[:1], "BF16", Format(8, 64))[1].worst_row_relative_rms_error == 0
 
 
 @pytest.mark.parametrize("stored", ["BF16", "F16"])

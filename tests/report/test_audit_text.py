@@ -10,8 +10,9 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from mlxquant.builds.audit_record import Entry, Errors, make_record
+from mlxquant.builds.audit_record import Entry, make_record
 from mlxquant.cli import main
+from mlxquant.kernels import ErrorSums
 from mlxquant.report.audit import audit_text, csv_text
 from mlxquant.report.audit_markdown import layers_text, markdown, percent, sqnr, worst_row
 from mlxquant.words.formats import Format
@@ -50,7 +51,7 @@ def made(*entries):
 
 
 def test_the_worked_numbers_of_the_docstring_hold():
-    record = made(entry("a", Errors(0.0001, 2.0, 0.01, 0.005, 0, 0.0071)))
+    record = made(entry("a", ErrorSums(0.0001, 2.0, 0.01, 0.005, 0, 0.0071)))
     errors = record["modules"][0]["errors"]
     assert errors["relative_rms_error"] == pytest.approx(0.00707, abs=5e-6)
     assert errors["sqnr_db"] == pytest.approx(43.0, abs=0.05)
@@ -58,7 +59,7 @@ def test_the_worked_numbers_of_the_docstring_hold():
 
 
 def test_sums_of_a_role_are_those_of_its_modules_together():
-    one, other = Errors(1.0, 100.0, 0.1, 0.01, 3, 0.2), Errors(3.0, 300.0, 0.3, 0.02, 5, 0.4)
+    one, other = ErrorSums(1.0, 100.0, 0.1, 0.01, 3, 0.2), ErrorSums(3.0, 300.0, 0.3, 0.02, 5, 0.4)
     record = made(entry("layers.0.a", one), entry("layers.1.a", other, layer=1))
     errors = record["by_role"][0]["errors"]
     assert errors["relative_rms_error"] == 0.1
@@ -67,7 +68,7 @@ def test_sums_of_a_role_are_those_of_its_modules_together():
 
 
 def test_an_exact_tensor_has_no_sqnr_but_says_that_it_is_exact():
-    record = made(entry("a", Errors(0.0, 2.0, 0.0, 0.0, 0, 0.0)))
+    record = made(entry("a", ErrorSums(0.0, 2.0, 0.0, 0.0, 0, 0.0)))
     errors = record["modules"][0]["errors"]
     assert (errors["relative_rms_error"], errors["sqnr_db"], errors["exact"]) == (0.0, None, True)
     assert "none at all" in audit_text(record, "b")
@@ -76,15 +77,15 @@ def test_an_exact_tensor_has_no_sqnr_but_says_that_it_is_exact():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_json_cannot_hold_is_null_and_reads_back(value):
-    record = made(entry("a", Errors(value, value, value, value, 0, value)), entry("b"))
+    record = made(entry("a", ErrorSums(value, value, value, value, 0, value)), entry("b"))
     json.dumps(record, allow_nan=False)
-    assert Errors.read(record["modules"][0]["errors"]).worst_row == 0
+    assert ErrorSums.from_dict(record["modules"][0]["errors"]).worst_row == 0
     assert markdown(record) and audit_text(record, "b", "tensor") and csv_text(record)
 
 
 @pytest.mark.parametrize("sums", [(math.nan, 2, 1), (math.inf, 2, 1), (1, math.inf, 1), (1, 2, math.nan)])
 def test_a_module_with_an_error_that_is_no_number_is_noted_and_in_no_sum(sums):
-    rest, bad = entry("a", Errors(1, 4, 1, 0.5, 0, 1)), Errors(sums[0], sums[1], sums[2], 1, 0, 1)
+    rest, bad = entry("a", ErrorSums(1, 4, 1, 0.5, 0, 1)), ErrorSums(sums[0], sums[1], sums[2], 1, 0, 1)
     record = made(rest, entry("b", bad), entry("c", bad))
     note = "non-finite values in 2 modules (first: b): their error is not a number"
     assert record["notes"] == [note]
@@ -96,14 +97,14 @@ def test_a_module_with_an_error_that_is_no_number_is_noted_and_in_no_sum(sums):
 
 
 def test_where_no_error_is_a_number_the_text_does_not_say_that_none_was_measured():
-    record = made(entry("a", Errors(math.nan, math.nan, math.nan, math.nan, 0, math.inf)))
+    record = made(entry("a", ErrorSums(math.nan, math.nan, math.nan, math.nan, 0, math.inf)))
     assert record["totals"]["errors"] is None
     assert "not a number in any module" in audit_text(record, "b")
     assert "No quantization error was measured" not in markdown(record)
 
 
 def test_the_worst_row_of_an_expert_tensor_is_told_as_expert_and_row():
-    record = made(entry("a", Errors(1, 2, 1, 1, 700, 1), shape=(256, 512, 2048)))
+    record = made(entry("a", ErrorSums(1, 2, 1, 1, 700, 1), shape=(256, 512, 2048)))
     assert worst_row(record["modules"][0]) == "1/188"
 
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ...disk import files as disk
 from ...disk.journal import Finished, Journal
 from ...errors import MlxquantError
-from ...kernels import BlockErrors, BlockFault, Quantized, quantize_rows
+from ...kernels import BlockFault, ErrorSums, Quantized, quantize_rows
 from ...layout.views.strided import Read
 from ...plan.plan import OutputArray
 from ...source.checkpoint import Checkpoint
@@ -121,7 +121,7 @@ class Workers:
             make = self._dense if piece.job.parts[0].format is None else self._quantized
             sums = [xxhash.xxh3_64() for _ in piece.job.parts]
             errors = make(piece, [s.update for s in sums])
-        table, checked = asdict(errors) if errors is not None else None, not self._settings.allow_nonfinite
+        table, checked = errors.as_dict() if errors is not None else None, not self._settings.allow_nonfinite
         return Finished(piece.job.name, piece.start, tuple(s.hexdigest() for s in sums), table, checked)
 
     def _dense(self, piece: Piece, see: list[Callable[[Any], None]]) -> None:
@@ -133,11 +133,11 @@ class Workers:
             self._target.write(job, job.parts[0], start, block)
             see[0](block)
 
-    def _quantized(self, piece: Piece, see: list[Callable[[Any], None]]) -> BlockErrors | None:
+    def _quantized(self, piece: Piece, see: list[Callable[[Any], None]]) -> ErrorSums | None:
         job, settings = piece.job, self._settings
         fmt = job.parts[0].format
         assert fmt is not None
-        total: BlockErrors | None = None
+        total: ErrorSums | None = None
         for start, rows in piece.blocks:
             values = read_block(job, self._read, start, rows, self._local.scratch).view(_VALUES[job.dtype])
             try:
@@ -188,7 +188,7 @@ class Filling:
     def __init__(self, shards: Sequence[Shard], folder: Path, source: Checkpoint, journal: Journal, watch: Watch):
         self.source, self.journal, self.watch = source, journal, watch
         self.release: Callable[[int], None] = lambda _: None
-        self.errors: dict[str, BlockErrors] = {}
+        self.errors: dict[str, ErrorSums] = {}
         self.resumed = self.made = 0
         self.hasher: FollowingHasher | None = None
         self._shards, self._folder = shards, folder
@@ -294,7 +294,7 @@ class Filling:
     def _account(self, piece: Piece, finished: Finished) -> None:
         """Count a finished piece, in order: its error sums, what of it may be hashed."""
         if finished.errors is not None:
-            sums = BlockErrors(**finished.errors)
+            sums = ErrorSums.from_dict(finished.errors)
             before = self.errors.get(_module(piece))
             self.errors[_module(piece)] = sums if before is None else before.merge(sums, piece.start)
         if self.hasher is not None:

@@ -8,7 +8,7 @@ times of change, and checksums of each shard's header and of `SAMPLES` blocks sp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +22,6 @@ from ...source.checkpoint import Checkpoint
 
 # Blocks of a shard that are looked at, and how long they are: 64 KiB of each file.
 SAMPLES, SAMPLE_BYTES = 16, 4096
-# Entries that are hashes, which tell a reader nothing.
-_HASHED = ("source.config", "source.copied.")
 
 # size, time of change in ns, inode: what differs once a file was written to or replaced
 Stamp = tuple[int, int, int]
@@ -99,33 +97,5 @@ class Watched:
                 )
 
 
-def differences(kept: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """Where two signatures differ, one sentence each."""
-    if where == "recipe" and kept and wanted:
-        yield from _recipes(kept, wanted)
-    elif isinstance(kept, dict) and isinstance(wanted, dict):
-        for key in [*kept, *(k for k in wanted if k not in kept)]:
-            yield from differences(kept.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif kept != wanted and kept and wanted and where.startswith(_HASHED):
-        yield f"  {where}: other contents then"
-    elif kept != wanted:
-        yield f"  {where}: {_word(kept)} then, {_word(wanted)} now"
-
-
-def _recipes(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """Two recipes are told apart by name and overrides; where those are equal, by what has changed in them."""
-    if kept["name"] != wanted["name"]:
-        yield f"  recipe: {kept['name']} then, {wanted['name']} now"
-    elif kept["sha256"] != wanted["sha256"]:
-        yield f"  recipe: {wanted['name']} had other rules or another default then"
-    elif kept["record"] != wanted["record"]:
-        yield f"  recipe: {wanted['name']} was worded otherwise then (name, summary, reasons), with the same rules"
-
-
 def _hash(record: Mapping[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(record, sort_keys=True).encode())
-
-
-def _word(value: object) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
