@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..disk import files as disk
-from ..errors import OutputError, UsageError
+from ..disk.outputs import Output, check_outputs
+from ..errors import UsageError
 from ..words.secrets import secret_from
 from .bars import step_bar
-from .options import json_option
+from .options import json_option, recipe_files
 
 if TYPE_CHECKING:
     from ..bench.chips import Chip
@@ -58,7 +58,8 @@ _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
 @json_option
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a JSON line a result, with all samples.")
 @click.option("--sql", "as_sql", is_flag=True, help="Print SQL that makes and fills a table.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the record there too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the record there too; must not exist.")  # fmt: skip
 def command(builds: tuple[str, ...], **options: Any) -> None:
     """Measure prefill and decode throughput of builds, in turn, through mlx-lm.
 
@@ -74,8 +75,10 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
     if sum(options[name] for name in _FORMATS) > 1:
         raise UsageError("one of --md, --csv, --json, --jsonl, --sql at a time")
     output: Path | None = options["output"]
-    if output is not None and output.exists():
-        raise OutputError(f"{output}: already exists; choose another name or remove it")
+    if output is not None:
+        inputs = [("BUILD", build) for build in builds] + [("--from", path) for path in options["kept"]]
+        inputs += [("--prompt-file", options["prompt_file"])] if options["prompt_file"] else []
+        check_outputs([Output("-o", output)], [*inputs, *recipe_files(options["recipes"])])
     settings = _settings(options)
     if options["predict"]:
         _predict(builds, settings, options)
@@ -205,7 +208,7 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
 
     output: Path | None = options["output"]
     if output is not None:
-        _write(output, record_text(record))
+        Output("-o", output).write(f"{record_text(record)}\n")
     writers: dict[str, Callable[[dict[str, Any]], str]] = {
         "as_md": bench_markdown,
         "as_csv": bench_csv,
@@ -215,10 +218,6 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
     }
     write = next((writers[name] for name in _FORMATS if options[name]), bench_text)
     click.echo(write(record))
-
-
-def _write(path: Path, text: str) -> None:
-    disk.write_whole(path, f"{text}\n".encode("utf-8", "replace"), replace=False)
 
 
 def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> None:
@@ -234,7 +233,7 @@ def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any
     traffics = [t for target in builds for t in _traffics(target, options["recipes"])]
     record = prediction(traffics, _chips(options), settings)
     if options["output"] is not None:
-        _write(options["output"], record_text(record))
+        Output("-o", options["output"]).write(f"{record_text(record)}\n")
     click.echo(record_text(record) if options["as_json"] else prediction_text(record))
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..disk import files as disk
-from ..errors import OtherRankError, OutputError, UsageError
+from ..disk.outputs import Output, check_outputs
+from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
-from .options import dtype_option, json_option, override_options, shipped
+from .options import dtype_option, json_option, override_options, recipe_files, shipped
 
 if TYPE_CHECKING:
     from ..divergence.record import Question
@@ -52,7 +52,8 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
 @click.option("--by", type=click.Choice(VIEWS), default="recipe", show_default=True, help="What the table's rows are.")
 @json_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the record there too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the record there too; must not exist.")  # fmt: skip
 @click.option("--from", "kept", type=click.Path(path_type=Path), metavar="RECORD", help="Show a kept record again.")
 def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
     """Judge recipes and builds against the full-precision model, in one pass over its weights.
@@ -78,7 +79,8 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
             raise UsageError("--from shows a record; it measures nothing")
         from ..records.measurements import read_comparison
 
-        _check_place(output)
+        if output is not None:
+            check_outputs([Output("-o", output)], [("--from", options["kept"])])
         record: dict[str, Any] | None = read_comparison(options["kept"])
     elif source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
@@ -88,7 +90,7 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
         return  # another rank tells
     text = record_text(record)
     if output is not None:
-        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
+        Output("-o", output).write(f"{text}\n")
     from ..report.compare import compare_text
 
     click.echo(text if options["as_json"] else compare_text(record, options["by"]))
@@ -113,8 +115,11 @@ def _run(
     source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any], ranks: Ranks
 ) -> dict[str, Any] | None:
     """Open everything and run this rank's share of the pass; the first rank alone shows progress and has the record."""
-    if ranks.rank == 0:  # the only one that writes it
-        _check_place(given["output"])
+    if ranks.rank == 0 and given["output"] is not None:  # the only one that writes it
+        builds_read = [("--build", str(build)) for build in builds]
+        data = [("--data", given["data"])] if given["data"] != "builtin" else []
+        inputs = [("the source", source), *builds_read, *data, *recipe_files(recipes)]
+        check_outputs([Output("-o", given["output"])], inputs, given["work"])
     candidates = list(_candidates(recipes, builds, given))
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source
@@ -169,11 +174,6 @@ def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[
         yield Candidate(name, recipe=recipe)
     for build in builds:
         yield Candidate(build.resolve().name, build=build)
-
-
-def _check_place(output: Path | None) -> None:
-    if output is not None and not output.absolute().parent.is_dir():
-        raise OutputError(f"{output}: its folder does not exist; make it first")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..disk import files as disk
-from ..errors import OutputError, UsageError
+from ..disk.outputs import Output, check_outputs
+from ..errors import UsageError
 from ..words.secrets import redact, secret_from
 from .bars import step_bar
 from .options import json_option
@@ -49,13 +50,17 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
 @click.option("--retries", type=int, default=3, show_default=True, help="Times to ask again after transport errors.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Of all intervals.")
-@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE",
-              help="Add a line of JSON for every request, in OpenTelemetry's words.")  # fmt: skip
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add a line of JSON for every request, in OpenTelemetry's words, to a trace or a new file.",
+)
 @click.option("--trace-content", is_flag=True, help="With what was said.")
 @click.option("--fresh", is_flag=True, help="Throw away what an interrupted run left beside -o.")
 @json_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the record there too; the run can then be interrupted.")  # fmt: skip
+              help="Write the record there too, which must not exist; the run can then be interrupted.")  # fmt: skip
 def command(**options: Any) -> None:
     """Judge candidates against a baseline: agent loops at depth, contracts, serving figures.
 
@@ -73,10 +78,7 @@ def command(**options: Any) -> None:
     from ..report.eval import eval_text
 
     output: Path | None = options["output"]
-    if output is not None and output.exists():
-        raise OutputError(f"{output}: already exists; choose another name or remove it")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise OutputError(f"{output}: there is no folder {output.parent}; make it first, or choose another place")
+    _check_files(options)
     settings, suites = _settings(options), _suites(options)
     files = Files(_partial(output), options["fresh"], options["trace"], options["trace_content"])
     sides = _sides(options)
@@ -153,9 +155,29 @@ def _partial(output: Path | None) -> Path | None:
     return output.with_name(output.name + ".partial") if output is not None else None
 
 
+def _check_files(options: dict[str, Any]) -> None:
+    """Refuse files that cannot be written, or must not be, before anything is asked."""
+    from ..disk.kept import check_kept
+    from ..evals.trace import BEGINNING, check_trace
+
+    output, trace = options["output"], options["trace"]
+    outputs = [Output("-o", output)] if output is not None else []
+    outputs += [Output("--trace", trace, BEGINNING)] if trace is not None else []
+    named = [("--baseline", options["baseline"]), ("--baseline-build", options["baseline_build"])]
+    named += [("--candidate", word) for word in options["candidates"]]
+    named += [("--candidate-build", word) for word in options["candidate_builds"]]
+    named += [("--suite", word) for word in options["suites"] if Path(word).is_file()]
+    partial = [("the unfinished run", path)] if (path := _partial(output)) is not None else []
+    check_outputs(outputs, [*((name, word) for name, word in named if word), *partial])
+    if path is not None:
+        check_kept(path)
+    if trace is not None:
+        check_trace(trace)
+
+
 def _publish(output: Path, text: str) -> None:
     """Write the record whole, then remove what kept the run."""
-    disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=False)
+    Output("-o", output).write(f"{text}\n")
     partial = _partial(output)
     assert partial is not None
     disk.remove(partial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -81,6 +81,12 @@ def recipe_options(function: _Function) -> _Function:
     """Add `-r/--recipe` and the options that change it; hand them all to `load`."""
     option = click.option("-r", "--recipe", metavar="RECIPE", help="A shipped recipe's name, or a .toml file's path.")
     return option(override_options(function))
+
+
+def recipe_files(words: Iterable[str | None]) -> list[tuple[str, str]]:
+    """The files among recipes that were named, by themselves or with a variation: ./mine.toml:bits=4."""
+    files = [word[: word.rindex(".toml") + len(".toml")] for word in words if word is not None and ".toml" in word]
+    return [("the recipe", file) for file in files]
 
 
 def load(recipe: str | None, **overrides: Any) -> Recipe:

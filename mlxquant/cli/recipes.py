@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ..disk import files as disk
-from ..errors import OutputError, UsageError
+from ..disk.outputs import Output, check_outputs
+from ..errors import UsageError
 from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
 from .options import json_option, override_options
 
@@ -19,7 +19,8 @@ from .options import json_option, override_options
 @click.argument("name", required=False)
 @override_options
 @click.option("--from", "build", metavar="BUILD", help="Write the recipe that an MLX build amounts to.")
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="With --from: write it here.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
+              help="With --from: write it here; must not exist.")  # fmt: skip
 @json_option
 def command(name: str | None, build: str | None, output: Path | None, as_json: bool, **overrides: Any) -> None:
     """List the shipped recipes, print one with its rules and reasons, or write the one that a build amounts to.
@@ -53,8 +54,8 @@ def _write_found(build: str, output: Path | None, as_json: bool) -> None:
     from ..check.audit import read_build
     from ..plan.recipe.infer import recipe_of
 
-    if output is not None and output.exists():
-        raise OutputError(f"{output}: already exists; choose another name or remove it")
+    if output is not None:
+        check_outputs([Output("-o", output)], [("--from", build)])
     found = read_build(build)
     text = recipe_of(
         found.modules,
@@ -64,7 +65,7 @@ def _write_found(build: str, output: Path | None, as_json: bool) -> None:
         reference=f"found in {Path(build).name} by mlxquant recipes --from",
     )
     if output is not None:
-        disk.write_whole(output, text.encode("utf-8", "replace"), replace=False)
+        Output("-o", output).write(text)
         click.echo(f"{output} written; try: mlxquant plan SOURCE -r ./{output}", err=True)
     if as_json:
         click.echo(_json(parse_recipe(text, where=build).as_dict()))

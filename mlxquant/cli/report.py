@@ -6,13 +6,18 @@ from pathlib import Path
 
 import click
 
-from ..disk import files as disk
+from ..disk.outputs import Output, check_outputs
 
 
 @click.command()
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, metavar="FILE", type=click.Path(path_type=Path), help="Write the page here."
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the page here; an earlier page is replaced, any other file is not.",
 )
 @click.option("--title", metavar="TEXT", help="The page's heading; by default what the records are of.")
 def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
@@ -27,10 +32,12 @@ def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
     """
     from ..records.loading import load
     from ..report.page.charts import available
-    from ..report.page.page import make_report
+    from ..report.page.page import BEGINNING, make_report
 
+    written = Output("-o", output, BEGINNING)
+    check_outputs([written], [("RECORD", path) for path in records])
     page = make_report([load(path) for path in records], title)
-    disk.write_whole(output, page.encode("utf-8", "replace"), replace=True)
+    written.write(page)
     if not available():
         click.echo(
             "mlxquant: matplotlib is not installed, so there are no charts: pip install 'mlxquant[report]'", err=True

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..disk import files as disk
-from ..errors import OutputError, UsageError
+from ..disk.outputs import Output, check_outputs
+from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
-from .options import dtype_option, json_option
+from .options import dtype_option, json_option, recipe_files
 
 if TYPE_CHECKING:
     from ..sweep.run import Evaluating, Folder, Trial
@@ -54,7 +54,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @json_option
-@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the record there too.")
+@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the record there too; must not exist.")
 def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: Path | None, **options: Any) -> None:
     """Find the smallest recipe inside every tolerance, and where the others leave theirs.
 
@@ -69,8 +69,10 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
     mlxquant sweep --from compare.json --from eval.json -t tolerances.toml
     mlxquant report sweep.json -o report.html
     """
-    if output is not None and not output.absolute().parent.is_dir():
-        raise OutputError(f"{output}: its folder does not exist; make it first")
+    written = None if output is None else Output("-o", output)
+    if written is not None:
+        inputs = [*_inputs(source, options), *(("--from", path) for path in kept)]
+        check_outputs([written], inputs, None if kept else options["work"])
     if kept and (source is not None or options["recipes"] or options["few"]):
         raise UsageError("--from judges records; it measures nothing, so give no SOURCE, --recipes or --eval with it")
     record = _judged(kept, options) if kept else _measured(source, options)
@@ -80,8 +82,8 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
     from ..report.sweep import convert_words, sweep_text
 
     text = record_text(record)
-    if output is not None:
-        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
+    if written is not None:
+        written.write(f"{text}\n")
     click.echo(text if as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
@@ -117,11 +119,15 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
             sys.exit(INTERRUPTED)
 
 
-def _inputs(source: str, options: dict[str, Any]) -> list[tuple[str, Path]]:
+def _inputs(source: str | None, options: dict[str, Any]) -> list[tuple[str, Path]]:
     """What is read, as far as it lies on the disk."""
-    words = [("the source", source), ("--data", options["data"]), ("--baseline", options["baseline"])]
-    paths = [(name, Path(word)) for name, word in words if word and word != "builtin"]
-    return [(name, path) for name, path in [*paths, ("--tolerances", options["tolerances"])] if path.exists()]
+    from ..sweep import split_words
+
+    words = [("the source", source), ("--data", options["data"]), ("--baseline", options["baseline"]),
+             ("--tolerances", options["tolerances"])]  # fmt: skip
+    recipes = recipe_files(word for given in options["recipes"] for word in split_words(given))
+    paths = [(name, Path(word)) for name, word in [*words, *recipes] if word and word != "builtin"]
+    return [(name, path) for name, path in paths if path.exists()]
 
 
 def _swept(

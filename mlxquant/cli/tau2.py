@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..disk import files as disk
+from ..disk.outputs import Output, check_outputs, record_of
 from ..errors import MlxquantError, RecordError, UsageError
 from .options import json_option
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     "--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True, help="Of every interval."
 )
 @json_option
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write the record here too.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write the record here too; an earlier one is replaced, any other file is not.")  # fmt: skip
 def command(
     results: tuple[Path, ...],
     names: tuple[str, ...],
@@ -60,6 +61,9 @@ def command(
         raise UsageError(f"--name is given {len(names)} times for {len(results)} RESULTS; give one for each, or none")
     if len(set(names)) < len(names):
         raise UsageError("--name: two RESULTS of one name; give each its own")
+    written = None if output is None else Output("-o", output, record_of("tau2"))
+    if written is not None:
+        check_outputs([written], [("RESULTS", path) for path in results if path.is_file()])
     read, failed = [], list[MlxquantError]()
     for number, path in enumerate(results):
         try:
@@ -70,8 +74,8 @@ def command(
             failed.append(error)
     record = make_record(_told_apart(read), dropped={"infrastructure_error", *drop}, confidence=confidence)
     text = record_text(record)
-    if output is not None:
-        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
+    if written is not None:
+        written.write(f"{text}\n")
     click.echo(text if as_json else tau2_text(record))
     for problem in failed:
         click.echo(f"mlxquant: left out: {problem}", err=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ..disk import files as disk
-from ..errors import OutputError, UsageError
+from ..disk.outputs import Output, check_outputs, record_of
+from ..errors import UsageError
 from . import FAILED, OPEN
 from .options import json_option
 
@@ -31,9 +31,10 @@ _DEFAULT = Path("tolerances.toml")
 @click.option("--since", metavar="MANIFEST", type=_PATH,
               help="List what to measure again since this build was made, or since these RECORDs.")  # fmt: skip
 @json_option
-@click.option("-o", "--output", metavar="FILE", type=_PATH, help="Write the record here too.")
-@click.option("--markdown", metavar="FILE", type=_PATH, help="Write the verdict for a pull request.")
-@click.option("--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI.")
+@click.option("-o", "--output", metavar="FILE", type=_PATH,
+              help="Write the record here too; an earlier one is replaced, any other file is not.")  # fmt: skip
+@click.option("--markdown", metavar="FILE", type=_PATH, help="Write the verdict for a pull request; likewise.")
+@click.option("--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI; likewise.")
 def command(records: tuple[Path, ...], **options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
 
@@ -65,9 +66,19 @@ def command(records: tuple[Path, ...], **options: Any) -> None:
 def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any]) -> None:
     from ..records.files import record_text
     from ..report.verdict import verdict_text
-    from ..report.verdict_exports import verdict_junit, verdict_markdown
+    from ..report.verdict_exports import JUNIT_BEGINNING, MARKDOWN_BEGINNING, verdict_junit, verdict_markdown
     from ..validate import read_evidence, validate
 
+    outputs = {
+        option: Output(name, options[option], earlier)
+        for option, name, earlier in (
+            ("output", "-o", record_of("validate")),
+            ("markdown", "--markdown", MARKDOWN_BEGINNING),
+            ("junit", "--junit", JUNIT_BEGINNING),
+        )
+        if options[option] is not None
+    }
+    check_outputs(list(outputs.values()), [*(("RECORD", path) for path in records), ("--tolerances", tolerances)])
     record = validate(
         [read_evidence(path) for path in records],
         tolerances,
@@ -77,10 +88,9 @@ def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any])
         allow_same=options["allow_same"],
     )
     text = record_text(record)
-    forms = (("output", f"{text}\n"), ("markdown", verdict_markdown(record)), ("junit", verdict_junit(record)))
-    for option, written in forms:
-        if options[option] is not None:
-            disk.write_whole(options[option], written.encode("utf-8", "replace"), replace=True)
+    forms = {"output": f"{text}\n", "markdown": verdict_markdown(record), "junit": verdict_junit(record)}
+    for option, output in outputs.items():
+        output.write(forms[option])
     click.echo(text if options["as_json"] else verdict_text(record))
     if record["verdict"] != "PASS":
         sys.exit(FAILED if record["verdict"] == "FAIL" else OPEN)
@@ -93,9 +103,9 @@ def _init(records: tuple[Path, ...]) -> None:
     if len(records) > 1:
         raise UsageError("--init writes one file; give one name")
     path = records[0] if records else _DEFAULT
-    if path.exists():
-        raise OutputError(f"{path}: already exists; choose another name or remove it")
-    disk.write_whole(path, default_text().encode(), replace=False)
+    output = Output("--init", path)
+    check_outputs([output])
+    output.write(default_text())
     click.echo(f"{path}: written; set its numbers before you measure, and keep it under version control", err=True)
 
 
@@ -113,10 +123,14 @@ def _since(
     from ..records.files import record_text
     from ..validate.since import since, since_text
 
+    written = None if output is None else Output("-o", output, record_of("since"))
+    if written is not None:
+        given = [("--tolerances", tolerances)] if tolerances is not None else []
+        check_outputs([written], [("--since", manifest), *(("RECORD", path) for path in records), *given])
     record = since(manifest, records, tolerances)
     text = record_text(record)
-    if output is not None:
-        disk.write_whole(output, f"{text}\n".encode("utf-8", "replace"), replace=True)
+    if written is not None:
+        written.write(f"{text}\n")
     click.echo(text if as_json else since_text(record))
     if record["again"]:
         sys.exit(FAILED)

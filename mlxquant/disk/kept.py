@@ -85,6 +85,11 @@ def key_of(trial: Mapping[str, Any]) -> Key:
     return str(trial["suite"]), str(trial["item"]), int(trial["side"]), int(trial["trial"])
 
 
+def check_kept(path: Path) -> None:
+    """Raise OutputError where a file is there that no evaluation began."""
+    _read(path)
+
+
 def _line(entry: Mapping[str, Any]) -> bytes:
     return (json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "replace")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -40,6 +41,10 @@ class Span:
     request: Request
     reply: Reply | None = None
     error: str | None = None
+
+
+# How a trace begins, also one that a killed run tore.
+BEGINNING = rb'\{"name": "chat '
 
 
 class Trace:
@@ -84,7 +89,7 @@ def _is_trace(data: bytes) -> bool:
     """Whether a file begins with a span of ours, or with what a killed run left of one."""
     line, end, _ = data.partition(b"\n")
     if not end:
-        return line.startswith(b'{"name": "chat ')
+        return re.match(BEGINNING, line) is not None
     try:
         attributes = json.loads(line)["attributes"]
     except (ValueError, TypeError, KeyError, RecursionError):

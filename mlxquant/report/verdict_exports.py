@@ -16,6 +16,10 @@ _SIGNS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "TOO FEW": "❔",
 # what XML 1.0 has no sign for
 _NO_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "?")
 
+# How each begins, by which an earlier one is known.
+MARKDOWN_BEGINNING = rb"## mlxquant validate: "
+JUNIT_BEGINNING = rb'<\?xml [^>]*\?>\s*<testsuites name="mlxquant validate"'
+
 
 def verdict_markdown(record: Mapping[str, Any]) -> str:
     """Write a verdict as GitHub's Markdown."""

@@ -27,6 +27,9 @@ _QUALITY = "quality.html.jinja"  # a comparison's section
 _EVAL, _SWEEP = "eval.html.jinja", "sweep.html.jinja"
 _VERDICT, _AGENTS = "verdict.html.jinja", "agents.html.jinja"
 
+# How a page begins, by which an earlier one is known.
+BEGINNING = rb'(?s)<!doctype html>.{0,2000}<meta name="generator" content="mlxquant '
+
 
 def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
     """Write the page. Needs jinja2; draws charts where matplotlib is installed."""
