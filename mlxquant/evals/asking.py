@@ -1,7 +1,7 @@
 """Ask one side on behalf of one item: the request's settings, repeats after transport errors, timing, the trace.
 
-Only what went wrong on the way is asked again, after 1, 2, 4, … seconds. A timeout is not: the answer may have been
-minutes long, and it is told as what it is. A request is the same each time it is sent.
+Only what went wrong on the way is asked again, after 1, 2, 4, … seconds, a minute at most. A timeout is not: the
+answer may have been minutes long, and it is told as what it is. A request is the same each time it is sent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from ..errors import MeasurementError
 from .items import Item, Message, Reply
 from .sides import Request, Side, worth_repeating
 from .trace import Span, Trace
+
+_LONGEST_WAIT = 60.0  # seconds between attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Asking:
         )
         for attempt in range(self.retries + 1):
             if attempt:
-                self.sleep(self.backoff_s * 2 ** (attempt - 1))
+                self.sleep(min(_LONGEST_WAIT, self.backoff_s * 2 ** (attempt - 1)))
             try:
                 return self._once(request, attempt, depth)
             except MeasurementError as error:

@@ -106,9 +106,9 @@ def test_the_timeout_is_for_tls_too():
     assert error.value.kind == "timeout" and time.perf_counter() - begun < 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("what", ["nothing", "events", "models"])
-def test_ctrl_c_ends_any_wait(tmp_path, what, number):
+def test_ctrl_c_and_sigterm_end_any_wait(tmp_path, what, number):
     suite = tmp_path / "q.jsonl"
     suite.write_text('{"messages":[{"role":"user","content":"hi"}],"score":{"kind":"complete"}}\n')
     with server(DRIPS["nothing" if what == "models" else what]) as running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from urllib.parse import quote
@@ -205,3 +206,17 @@ def test_what_a_server_does_otherwise_is_counted_in_the_record(tmp_path):
     assert set(ways.values()) == {1} and len(ways) == 3
     assert all(f"b: in 1 of 1 answers the server {way}" in record["notes"] for way in ways)
     assert [t["passed"] for t in record["trials"]] == [True, True]
+
+
+@pytest.mark.parametrize("key", ["sk-SECRET-KEY\n", "sk-SECRET-\u20ac", "", "  ", "sk-SECRET-KEY"])
+def test_no_key_is_in_a_traceback_even_with_debug(tmp_path, key):
+    head = b"HTTP/1.1 401 sk-SECRET-KEY\r\nContent-Type: text/plain\r\n\r\n"
+    answer = [head, b"you sent sk-SECRET-KEY, c2stU0VDUkVULUtFWQ=="]
+    with server(answer) as running:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        words = ["eval", "--baseline", url, "--candidate", url, "--baseline-key-env", "SKEY", "--debug"]
+        done = subprocess.run(
+            [sys.executable, "-m", "mlxquant", *words], env={**os.environ, "SKEY": key}, capture_output=True, timeout=60
+        )
+    assert b"Traceback" in done.stderr and b"SECRET" not in done.stderr + done.stdout
+    assert b"c2stU0VDUk" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mlxquant.errors import DataError, MeasurementError
 from mlxquant.evals.items import Item, Reply, ToolCall
 from mlxquant.evals.sides import Request, Variant
+from mlxquant.evals.suites import scoring
 from mlxquant.evals.suites.catalog import Choice, open_suites
 from mlxquant.evals.suites.own import read_suite
 from mlxquant.evals.suites.scoring import KINDS, judged
@@ -84,6 +86,20 @@ def test_every_item_of_our_suites_comes_to_its_end(suite):
                 return Reply(text) if len(asked) % 3 == 0 else Reply(text, calls, broken_calls=(text,))
 
             open_suites([suite], Choice((5,), 1, None, None))[0].play(item, ask).said.encode()
+
+
+def test_a_pattern_that_takes_for_ever_is_broken_off_and_the_item_unscored(monkeypatch):
+    monkeypatch.setattr(scoring, "LONGEST", 0.2)
+    for spec in (
+        {"kind": "regex", "pattern": "^(a+)+$"},
+        {"kind": "lines", "each": "(a+)+"},
+        {"kind": "json_schema", "schema": {"pattern": "^(a+)+$"}},
+    ):
+        text = "a" * 5000 + "!" if spec["kind"] != "json_schema" else json.dumps("a" * 5000 + "!")
+        with pytest.raises(MeasurementError, match=r"not judged within 0\.2 s") as error:
+            scoring.score_of(Item("a", "s", (), score=spec), Reply(text))
+        assert error.value.kind == "unscored"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_trace_with_content_holds_every_reply():

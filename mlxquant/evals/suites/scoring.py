@@ -7,10 +7,14 @@ nothing. A score that a user wrote is checked before anything is asked (`faults`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
+from ...errors import MeasurementError
 from ..items import Item, Reply, Score
 from . import scores_calls as call_scores
 from . import scores_text as format_scores
@@ -19,6 +23,7 @@ from . import scores_text as text_scores
 
 Tools = Sequence[Mapping[str, Any]]
 Judge = Callable[[Mapping[str, Any], Reply, Tools], Score]
+LONGEST = 10.0  # seconds to judge one reply
 _TEXTS = "a list of texts"
 
 
@@ -83,8 +88,33 @@ def judged(spec: Mapping[str, Any], reply: Reply, tools: Tools = ()) -> Score:
 
 
 def score_of(item: Item, reply: Reply) -> Score:
-    """Judge a reply to an item, as `Questions` asks for it."""
-    return judged(item.score, reply, item.tools)
+    """Judge a reply to an item, as `Questions` asks for it. Raises MeasurementError where that takes too long."""
+    with _within(LONGEST):
+        return judged(item.score, reply, item.tools)
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Break off what takes longer: some patterns of a suite take for ever on some replies, and no signal ends that.
+
+    Only the process's first thread can be interrupted so; in another one nothing is bounded.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(number: int, frame: object) -> NoReturn:
+        raise MeasurementError(
+            "unscored", f"not judged within {seconds:g} s: a pattern of its score takes too long on this reply"
+        )
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def faults(spec: Any, where: str = '"score"') -> list[str]:
