@@ -11,6 +11,7 @@ else was: `strict`. That it then also runs is told apart: experts at source prec
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import importlib.metadata
 import json
@@ -18,14 +19,18 @@ import logging
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PROMPT = "The capital of France is"
 SEEN = "Describe this image."
+TEMPLATE_S = 10  # what rendering a build's chat template may take
 
 
 class _Kept(logging.Handler):
@@ -138,12 +143,31 @@ def _generate_seen(model: Any, build: Path, tokens: int) -> dict[str, Any]:
                 processor = load_processor(build, True, eos_token_ids=getattr(model.config, "eos_token_id", None))
                 if images:
                     _write_picture(picture)
-                asked = apply_chat_template(processor, model.config, prompt, num_images=len(images))
+                with _bounded("its chat template"):
+                    asked = apply_chat_template(processor, model.config, prompt, num_images=len(images))
                 answer = generate(model, processor, asked, image=images or None, max_tokens=tokens, temperature=0.0)
                 made[name] = {"text": getattr(answer, "text", answer)}
             except Exception as error:  # noqa: BLE001 - a model that loads and does not run says why
                 made[name] = {"error": _said(error)}
     return made
+
+
+@contextmanager
+def _bounded(what: str, seconds: int = TEMPLATE_S) -> Iterator[None]:
+    """Raise TimeoutError where what is done takes too long; where that hangs in C, end the process a little later."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"{what} renders for more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    faulthandler.dump_traceback_later(2 * seconds, exit=True)  # its thread needs no interpreter
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _write_picture(path: str) -> None:

@@ -93,7 +93,10 @@ class Loaded:
             return self._ask(request)
         except (TemplateFailure, *_RUN_ERRORS) as error:
             self._live = self._turn = self._head = None
-            why = str(error) if isinstance(error, TemplateFailure) else f"{type(error).__name__}: {error}"
+            if isinstance(error, TemplateFailure):
+                why = f"its chat template {error.reason}"
+            else:
+                why = f"{type(error).__name__}: {error}"
             raise MeasurementError("failed", f"{self.name}: {why}") from error
 
     def _ask(self, request: Request) -> Reply:

@@ -58,7 +58,7 @@ def _chip() -> str | None:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or None
+        return None  # platform.processor() would run uname
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import venv
 from pathlib import Path
@@ -149,3 +150,18 @@ def test_mlx_vlm_takes_a_text_only_build_since_0_7(text_build, version, loads, t
     assert found["loaded"] is loads and code == (0 if loads else 3)
     if not loads:
         assert "Missing" in found["error"] and "vision_tower." in found["error"]
+
+
+@pytest.mark.parametrize(("template", "code"), [("while True: pass", 0), ("max(range(10 ** 12))", 1)])
+def test_a_chat_template_that_hangs_in_a_library_is_ended(template, code):
+    script = (
+        "from mlxquant.check.load_probe import _bounded\n"
+        "try:\n"
+        "    with _bounded('its chat template', 1):\n"
+        f"        exec({template!r})\n"
+        "except TimeoutError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert code or done.stdout == "its chat template renders for more than 1 s\n"

@@ -176,3 +176,15 @@ def test_modules_in_the_folder_at_hand_are_not_imported(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "RAN").exists()
+
+
+@pytest.mark.parametrize("key", ["chat_template_type", "tool_parser_type"])
+@pytest.mark.parametrize("name", ["../../evil", "evil", "..evil", "os"])
+def test_a_renderer_or_parser_is_one_of_mlx_lms_and_nothing_else(
+    pair: tuple[Path, Path, Path], key: str, name: str
+) -> None:
+    source, _, marker = pair
+    change(source / "tokenizer_config.json", **{key: name})
+    with pytest.raises(SourceError, match="cannot be loaded"):
+        load_tokenizer(source, "source", {})
+    assert not marker.exists()
