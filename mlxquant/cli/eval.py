@@ -19,9 +19,8 @@ from .bars import step_bar
 from .options import json_option
 
 if TYPE_CHECKING:
-    from ..evals.evaluate import Settings
     from ..evals.items import Suite
-    from ..evals.run import Step
+    from ..evals.run import Settings, Step
     from ..evals.sides import Side
 
 
@@ -72,8 +71,8 @@ def command(**options: Any) -> None:
     mlxquant eval --baseline http://127.0.0.1:8080/v1 --candidate http://127.0.0.1:8081/v1 \\
         --candidate-build build-4bit --tasks 50 --trace requests.jsonl -o eval.json
     """
-    from ..evals.evaluate import Files, evaluate
     from ..evals.identity import answers_as, same_sides
+    from ..evals.run import Files, evaluate
     from ..records.files import record_text
     from ..report.eval import eval_text
 
@@ -100,7 +99,7 @@ def _warn(texts: Iterable[str]) -> None:
 
 def _settings(options: dict[str, Any]) -> Settings:
     from ..evals.asking import Sampling
-    from ..evals.evaluate import Settings
+    from ..evals.run import Settings
 
     template = None
     if options["chat_template_args"]:

@@ -170,8 +170,8 @@ def _swept(
 def _evaluating(options: dict[str, Any]) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
     from ..bench.workload import parse_numbers
-    from ..evals.evaluate import Settings
     from ..evals.opening import Target, open_sides
+    from ..evals.run import Settings
     from ..evals.store.make import FEWEST_CALLS, MOST_CALLS
     from ..evals.suites.catalog import Choice, open_suites
     from ..sweep.run import Evaluating

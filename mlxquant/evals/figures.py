@@ -3,14 +3,46 @@
 Passing and an item's own checks are observed once a trial, a call's checks once for each call that was due. A unit is
 what intervals count as independent (`Item.unit`): a task, or what several items share. Depths are the buckets of
 `DEPTHS`, since errors compound.
+
+Measurements with intervals: shares of each side, and differences of candidate and baseline, clustered by task.
+
+Differences are paired: the same item, trial and call on both sides, so that what both get right or wrong cancels and
+the interval rests on the pairs that differ. All measurements are flat tables: metric, where it applies, estimate, ends.
+
+Pair by pair, who was right: both, neither, one alone, and whether those that differ lean to one side by chance.
+
+For passing an item, and for each call that was due. McNemar's exact test takes pairs as independent, so it is given
+one pair a unit: a task counts for the side that was right more often in it, and not at all where both were as often.
+With one trial a task that is the usual test of passing. The counts of pairs are of all trials, or all calls.
+
+How fast the answers of an evaluation came, and what kept some from coming. No benchmark: `bench` is one.
+
+Requests of a loop share a prompt cache and come one at a time; their times are those of this work load. Quantiles are
+over requests, intervals over tasks. The time to the first token is left out where it cannot be seen, as in calls that
+a server hands out whole; how many were seen stands in `n`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import comb
 from typing import Any
 
+from ..stats import (
+    LEAST_CLUSTERS,
+    Interval,
+    clustered_difference,
+    clustered_mean,
+    clustered_quantiles,
+    difference_of_sums,
+    mcnemar_exact,
+    share_of_sums,
+)
 from .items import CALL_CHECKS
+
+# --- figures ---
+
 
 # The number of a call in its loop: label, first, last
 DEPTHS: tuple[tuple[str, int, int | None], ...] = (
@@ -92,3 +124,165 @@ def count_pairs(
 def in_order(key: tuple[str, Where]) -> tuple[int, Where]:
     """Sort what is measured overall first, then by slice and depth."""
     return len(key[1]), key[1]
+
+
+# --- measures ---
+
+
+def as_measurement(metric: str, found: Interval, where: Where = ()) -> dict[str, Any]:
+    """One measurement of a record."""
+    return {"metric": metric, **dict(where), **found.as_dict()}
+
+
+def of_side(trials: Sequence[Trial], *, suites: bool, confidence: float) -> list[dict[str, Any]]:
+    """What one side's judged trials show: shares by slice and depth, and pass^k where there are several trials."""
+    counted = count(trials, suites=suites)
+    found = []
+    for key in sorted(counted, key=in_order):
+        metric, where = key
+        hits, totals = zip(*counted[key].values(), strict=True)
+        found.append(as_measurement(metric, share_of_sums(hits, totals, confidence=confidence), where))
+    for k, units, chances in _powers(trials):
+        found.append(as_measurement(f"pass_hat_{k}", clustered_mean(chances, units, confidence=confidence)))
+    return found
+
+
+def of_difference(
+    baseline: Sequence[Trial], candidate: Sequence[Trial], *, suites: bool, confidence: float
+) -> list[dict[str, Any]]:
+    """Candidate less baseline, over trials that both were judged in; `baseline[i]` is paired with `candidate[i]`."""
+    counted = count_pairs(baseline, candidate, suites=suites)
+    found = []
+    for key in sorted(counted, key=in_order):
+        metric, where = key
+        columns = list(zip(*counted[key].values(), strict=True))
+        totals = [sum(counts) for counts in counted[key].values()]
+        difference = difference_of_sums(columns[2], columns[1], totals, confidence=confidence)
+        found.append(as_measurement(f"{metric}_difference", difference, where))
+    for (k, units, before), (_, _, after) in zip(_powers(baseline), _powers(candidate), strict=False):
+        difference = clustered_difference(after, before, units, confidence=confidence, share=False)
+        found.append(as_measurement(f"pass_hat_{k}_difference", difference))
+    return found
+
+
+def _powers(trials: Iterable[Trial]) -> Iterator[tuple[int, list[str], list[float]]]:
+    """For each k up to the fewest trials of an item: each item's unit, and the chance that k trials all pass.
+
+    That is ``C(c, k) / C(n, k)``, c of n trials having passed (Yao et al. 2024, arXiv:2406.12045). Nothing where every
+    item has one trial.
+    """
+    runs: dict[tuple[str, str], list[bool]] = {}
+    units: dict[tuple[str, str], str] = {}
+    for trial in trials:
+        item = (trial["suite"], trial["item"])
+        runs.setdefault(item, []).append(trial["passed"])
+        units[item] = unit_of(trial)
+    if max((len(r) for r in runs.values()), default=0) < 2:
+        return
+    items = sorted(runs)
+    for k in range(1, min(len(r) for r in runs.values()) + 1):
+        yield k, [units[i] for i in items], [comb(sum(runs[i]), k) / comb(len(runs[i]), k) for i in items]
+
+
+# --- paired ---
+
+
+METRICS = ("pass", "right_call")
+
+
+def pair_up(baseline: Sequence[Trial], candidate: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
+    """The trials that both sides were judged in, in one order."""
+    second = {_key(t): t for t in candidate if t["passed"] is not None}
+    pairs = [(t, second[_key(t)]) for t in baseline if t["passed"] is not None and _key(t) in second]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def outcomes(baseline: Sequence[Trial], candidate: Sequence[Trial], *, suites: bool) -> list[dict[str, Any]]:
+    """A row for all pairs of each metric, then its depths in order, then its slices, the worst first.
+
+    Slices of too few units for an interval come last: the worst of many small ones is chance.
+    """
+    counted = count_pairs(baseline, candidate, suites=suites)
+    rows = [
+        {"metric": metric, **dict(where), **_row(units)}
+        for (metric, where), units in counted.items()
+        if metric in METRICS
+    ]
+    return sorted(rows, key=_worst_first)
+
+
+def _row(units: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    leaning = [after - before for _, before, after, _ in units.values()]
+    worse, better = sum(lean < 0 for lean in leaning), sum(lean > 0 for lean in leaning)
+    both_right, only_baseline, only_candidate, both_wrong = (sum(c) for c in zip(*units.values(), strict=True))
+    return {
+        "n": both_right + only_baseline + only_candidate + both_wrong,
+        "units": len(units),
+        "both_right": both_right,
+        "both_wrong": both_wrong,
+        "only_baseline": only_baseline,
+        "only_candidate": only_candidate,
+        "units_worse": worse,
+        "units_better": better,
+        "mcnemar_p": round(mcnemar_exact(worse, better), 6),
+    }
+
+
+def _worst_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    labels = [label for label, _, _ in DEPTHS]
+    depth = labels.index(row["depth"]) if "depth" in row else 0
+    change = (row["only_candidate"] - row["only_baseline"]) / row["n"]
+    small = "slice" in row and row["units"] < LEAST_CLUSTERS
+    return METRICS.index(row["metric"]), "slice" in row, "depth" in row, depth, small, change, row.get("slice", "")
+
+
+def _key(trial: Trial) -> tuple[str, str, int]:
+    return trial["suite"], trial["item"], trial["trial"]
+
+
+# --- serving ---
+
+
+_PERCENTILES = (50, 90, 99)
+_FIGURES = (("ttft_s", "ttft_s"), ("decode_tok_s", "decode_tok_s"), ("request_s", "seconds"))
+_TOKENS = ("input_tokens", "output_tokens", "cached_tokens")
+
+
+def of_requests(trials: Sequence[Trial], confidence: float) -> list[dict[str, Any]]:
+    """Quantiles of a side's requests, and how many trials had no answer; failed trials' answers count as well."""
+    return [*_quantiles(trials, confidence), *_failures(trials)]
+
+
+def _quantiles(trials: Sequence[Trial], confidence: float) -> Iterator[dict[str, Any]]:
+    for metric, key in _FIGURES:
+        seen = [(r[key], f"{t['suite']}/{t['unit']}") for t in trials for r in t["requests"] if r[key] is not None]
+        if not seen:
+            continue
+        values, units = zip(*seen, strict=True)
+        found = clustered_quantiles(values, units, [p / 100 for p in _PERCENTILES], confidence=confidence)
+        for percentile, interval in zip(_PERCENTILES, found, strict=True):
+            yield as_measurement(f"{metric}_p{percentile}", interval)
+
+
+def _failures(trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
+    failed = [t["failure"]["kind"] for t in trials if t["failure"]]
+    units = len({(t["suite"], t["unit"]) for t in trials})
+    for metric, hits in (("infrastructure_errors", len(failed)), ("timeouts", failed.count("timeout"))):
+        yield {
+            "metric": metric, "estimate": hits, "low": None, "high": None, "se": None, "n": len(trials),
+            "clusters": units, "reason": "a count of trials, not a sample",
+        }  # fmt: skip
+
+
+def totals(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Requests, repeats after transport errors, tokens and seconds of a side; None for tokens nobody counted."""
+    requests = [r for t in trials for r in t["requests"]]
+    counts = {key: [r[key] for r in requests if r[key] is not None] for key in _TOKENS}
+    return {
+        "requests": len(requests),
+        "repeats": sum(t["attempts"] for t in trials) - len(requests) - sum(t["failure"] is not None for t in trials),
+        **{key: sum(found) if found else None for key, found in counts.items()},
+        "seconds": round(sum(r["seconds"] for r in requests), 3),
+        "first_token_seen": sum(r["ttft_s"] is not None for r in requests),
+        "failures": dict(sorted(Counter(t["failure"]["kind"] for t in trials if t["failure"]).items())),
+    }

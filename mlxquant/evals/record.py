@@ -11,12 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..stats import kaplan_meier
-from .figures import Trial
+from .figures import Trial, of_difference, of_requests, of_side, outcomes, pair_up, totals
 from .identity import identity_notes, observed
 from .items import CALL_CHECKS
-from .measures import of_difference, of_side
-from .paired import outcomes, pair_up
-from .serving import of_requests, totals
 
 SCHEMA = "mlxquant.eval/1"
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from ..endpoint.client import StreamError
 from ..endpoint.events import CallPiece, Event
 from ..words.strict_json import read_json, whole
-from .calls import broken_calls
 from .items import Reply, Timing, ToolCall, Usage
-from .replies import reasoning_within
+from .replies import broken_calls, reasoning_within
 
 _MOST_CALLS = 1000  # of one answer
 _AT_ONCE = 1e-4  # seconds a token: nobody decodes 10,000 a second for one user, so such a stream was held back

@@ -29,12 +29,11 @@ from ..source.checkpoint import Checkpoint
 from ..source.hub.arriving import Arriving
 from ..source.hub.reader import HubReader
 from .candidates import BuildLane, Candidate, RecipeLane, Source, lanes_of
-from .hidden import SETS, Hidden
 from .options import COMPUTING, NOISE_FLOOR, HasTokens, Options, Pass, Progress
 from .ranks import Ranks
 from .routing import Taps, find_places
 from .scores import Sink
-from .state import Kept, Work, check_work
+from .state import SETS, Hidden, Kept, Work, check_work
 from .steps import Running, run_embedding, run_head, run_layer, width_of
 from .weights import Quantizer
 

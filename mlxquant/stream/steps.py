@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from ..errors import MlxquantError
 from .candidates import BuildLane, RecipeLane, Source, Step, nbytes_of
-from .hidden import Hidden
 from .model import Streamed, Tokens
 from .routing import Choice, Seen, Taps, choice_of, compare_choices
 from .scores import LayerScores, Routing, Sink, TokenScores, joined, positions_at_once, token_scores
+from .state import Hidden
 from .weights import Arrays
 
 # --- steps ---

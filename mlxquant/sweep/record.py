@@ -23,13 +23,11 @@ from ..validate.agreement import (
     common,
     disagreements,
 )
-from ..validate.caveats import caveats
-from ..validate.dates import shown
 from ..validate.evidence import NOISE_FLOOR, Evidence, Side
 from ..validate.judge import MISSING, Check, judge, verdict_of
 from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
-from ..validate.verdict import baseline_of, evidence_entry, tolerances_entry
+from ..validate.verdict import baseline_of, caveats, evidence_entry, shown, tolerances_entry
 from ..words.text import listed
 from .candidates import Candidate, candidates_of, noise_floor_of
 from .frontier import SIZES, dominated, frontier, thresholds

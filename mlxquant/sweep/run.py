@@ -35,9 +35,8 @@ from ..words.text import listed
 
 if TYPE_CHECKING:
     from ..divergence.record import Question
-    from ..evals.evaluate import Settings
     from ..evals.items import Suite
-    from ..evals.run import Step
+    from ..evals.run import Settings, Step
     from ..evals.sides import Side
     from ..plan.recipe.recipe import Recipe
     from ..source.checkpoint import Checkpoint
@@ -262,8 +261,7 @@ def evaluate_best(
 
     `open_source` opens the source anew for each build. Raises what `convert` and `evaluate` raise.
     """
-    from ..evals.evaluate import Files, evaluate
-    from ..evals.run import digest_of
+    from ..evals.run import Files, digest_of, evaluate
 
     dtype, notes = _dtype(how)
     sides = list(_sides(trials, how, open_source, dtype, folder))

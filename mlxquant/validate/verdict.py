@@ -1,21 +1,119 @@
-"""The verdict on candidates, and its record: what was judged, by what, on what evidence, and what to go back to."""
+"""The verdict on candidates, and its record: what was judged, by what, on what evidence, and what to go back to.
+
+What the evidence of a verdict cannot say, whatever it shows; only where such evidence was used.
+
+When tolerances were written, and when measurements were made: the former should come first.
+
+A file's time says when its bytes last changed here; a checkout sets it anew. So where git keeps the file and it is as
+committed, the commit's time counts (see `commits`). Where a repository keeps it but does not tell (a shallow clone, no
+git here), neither counts: a checkout's time accuses nobody.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..records.metrics import metric_named
 from .agreement import Chosen, check_machines, check_other_than_baseline, choose, common
-from .caveats import caveats
-from .dates import shown, too_new, written
+from .commits import CannotTellError, committed
 from .evidence import Evidence, Side
-from .judge import FAIL, INCONCLUSIVE, PASS, Check, judge, verdict_of
+from .judge import FAIL, INCONCLUSIVE, MISSING, PASS, Check, judge, verdict_of
 from .tolerances import Tolerances, read_tolerances
+
+# --- caveats ---
+
+
+_KL = "kl_"
+_FLIPS = ("same_top", "expert_set_changed", "first_expert_changed", "flips_weighted")
+_LONG = 151
+
+
+def caveats(checks: Sequence[Check]) -> list[str]:
+    """Sentences for the reader of a verdict."""
+    return list(_sentences([c for c in checks if c.status != MISSING], checks))
+
+
+def _sentences(used: Sequence[Check], checks: Sequence[Check]) -> Iterator[str]:
+    if any(c.tolerance.metric.startswith(_KL) for c in used):
+        yield (
+            "KL rejects bad quantizations; it does not rank near-lossless ones. Among quantizations close to the"
+            " reference its rank correlation with benchmark scores was 0.00 and -0.24 (arXiv:2606.19558)."
+        )
+    families = {metric.family for c in used if (metric := metric_named(c.tolerance.metric))}
+    if any(c.tolerance.metric in _FLIPS for c in used):
+        flips = [c for c in used if c.tolerance.metric in _FLIPS and c.interval is not None]
+        few = min(
+            (c.interval.n * min(c.interval.estimate, 1 - c.interval.estimate) for c in flips if c.interval), default=0
+        )
+        yield (
+            f"Flips are counted token by token (about {max(few, 0):,.0f} in the smallest of these samples), and a few"
+            " hundred of them say little about a 200-call loop, in which one may spoil all that follows."
+        )
+    if "compare" in families and not families & {"eval", "tau2"}:
+        yield "Nothing here was generated: a comparison scores given text, so what a build writes itself is not judged."
+    if families & {"eval", "tau2"} and not any(_deep(c) for c in used):
+        yield (
+            f"No loop of {_LONG} calls or more was judged. Errors compound: at 1 % of calls wrong, 82 % of loops of 20"
+            " calls are right throughout and 13 % of those of 200."
+        )
+    if len(checks) > 20 and any(c.status == INCONCLUSIVE for c in checks):
+        yield f"Of {len(checks)} checks some stay open by chance, even where the build is the baseline itself."
+
+
+def _deep(check: Check) -> bool:
+    depth = dict(check.where).get("depth", "")
+    first = depth.split()[-1].split("-")[0].rstrip("+") if depth else ""
+    return first.isdigit() and int(first) >= _LONG
+
+
+# --- dates ---
+
+
+COMMIT, FILE, UNKNOWN = "git commit", "file's time", "cannot be told"
+
+
+def written(path: Path) -> tuple[datetime | None, str]:
+    """When a file was last changed, and how that is known; None and why where it cannot be told."""
+    try:
+        commit = committed(path)
+    except CannotTellError as error:
+        return None, f"{UNKNOWN} ({error})"
+    if commit is not None:
+        return commit, COMMIT
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC), FILE
+
+
+def measured(evidence: Evidence) -> datetime | None:
+    """When a record's run began, as it says; a time without a zone is taken as UTC."""
+    if evidence.date is None:
+        return None
+    try:
+        found = datetime.fromisoformat(evidence.date)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def too_new(changed: datetime | None, evidence: Sequence[Evidence]) -> list[str]:
+    """Files of measurements that are older than the tolerances; none where it cannot be told."""
+    if changed is None:
+        return []
+    return [e.file for e in evidence if (at := measured(e)) is not None and at < changed]
+
+
+def shown(moment: datetime) -> str:
+    """A moment in a record."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- verdict ---
+
 
 SCHEMA = "mlxquant.validate/1"
 _POINTERS = ("manifest_sha256", "endpoint", "build", "source", "revision", "config_sha256", "file", "agent_llm")

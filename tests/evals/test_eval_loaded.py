@@ -11,11 +11,10 @@ from mlx_lm.tool_parsers import json_tools, qwen3_coder
 
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import BuildError
-from mlxquant.evals.calls import broken_calls
 from mlxquant.evals.items import ToolCall
 from mlxquant.evals.loaded import Loaded, readable
 from mlxquant.evals.opening import Target, open_sides
-from mlxquant.evals.replies import take_apart
+from mlxquant.evals.replies import broken_calls, take_apart
 from mlxquant.evals.sides import Request
 from tests.support.builds import build
 

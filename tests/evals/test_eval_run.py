@@ -15,8 +15,8 @@ from mlxquant.disk.kept import Kept, key_of
 from mlxquant.endpoint.client import parse_server
 from mlxquant.errors import MeasurementError, OutputError, UsageError
 from mlxquant.evals.asking import Sampling
-from mlxquant.evals.evaluate import Files, Settings, evaluate
 from mlxquant.evals.items import Item, Questions, Score
+from mlxquant.evals.run import Files, Settings, evaluate
 from mlxquant.evals.served import Served
 from mlxquant.evals.suites.tool_loop import ToolLoop
 from mlxquant.evals.trace import Trace, read_lines

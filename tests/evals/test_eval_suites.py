@@ -10,8 +10,8 @@ import pytest
 
 from mlxquant.divergence.texts.documents import BUILTIN_FILE
 from mlxquant.errors import DataError, UsageError
-from mlxquant.evals.evaluate import Settings, evaluate
 from mlxquant.evals.items import Item, Reply, Score, ToolCall
+from mlxquant.evals.run import Settings, evaluate
 from mlxquant.evals.sides import Variant
 from mlxquant.evals.suites.bfcl import category_of, read_bfcl
 from mlxquant.evals.suites.catalog import Choice, open_suites

@@ -11,7 +11,7 @@ import pytest
 
 from mlxquant.disk.programs import ProgramError, program_folders, run_program
 from mlxquant.validate.commits import CannotTellError, committed
-from mlxquant.validate.dates import FILE, UNKNOWN, written
+from mlxquant.validate.verdict import FILE, UNKNOWN, written
 
 DATE = datetime(2025, 12, 1, tzinfo=UTC)
 
