@@ -16,12 +16,11 @@ from typing import Any
 from ..errors import SourceError
 from ..layout.carried import VISION, spelled_out
 from ..plan.plan import Plan
-from ..source.checkpoint import INDEX, Checkpoint
+from ..source.checkpoint import INDEX, SIDE_SUFFIXES, Checkpoint
 from ..words.formats import Format
 from .write.hashing import sha256
 
-# What mlx-lm's tokenizer loader may ask for, by suffix; weights and this project's own records excepted.
-_KEPT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".jsonl")
+# Not copied though their suffix is one of SIDE_SUFFIXES: this project's own records, and what describes weights.
 _NOT_KEPT = {
     "config.json", INDEX, "hf_quant_config.json", "mlxquant.json", "audit.json", "adapter_config.json",
     "quantize_config.json", "params.json",
@@ -87,6 +86,6 @@ def side_files(names: Iterable[str], *, trust_remote_code: bool, vision: bool = 
         if name.startswith(".") or name.lower() in unwanted or name.endswith(".index.json"):
             continue
         suffix = Path(name).suffix
-        if suffix in _KEPT_SUFFIXES or (suffix == ".py" and trust_remote_code):
+        if suffix in SIDE_SUFFIXES or (suffix == ".py" and trust_remote_code):
             found.append(name)
     return found

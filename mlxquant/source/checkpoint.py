@@ -121,6 +121,8 @@ _NEEDED = (
     "*config.json", "*.safetensors", INDEX, "tokenizer*", "chat_template*", "vocab.*", "merges.txt", "*.model",
     "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "tekken.json",
 )  # fmt: skip
+# What of a source may be copied into a build, by suffix: what tokenizers and chat templates are made of.
+SIDE_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".jsonl")
 # Tables within a config that readers of it expect to be tables.
 _TABLES = ("text_config", "llm_config", "ffn_config", "vision_config", "linear_attn_config")
 
@@ -211,7 +213,7 @@ def refuse_strays(folder: Path) -> tuple[str, ...]:
     problems, notes = list[str](), list[str]()
     try:
         for name, why in strays(folder):
-            if any(fnmatchcase(name.lower(), pattern) for pattern in _NEEDED):
+            if is_needed(name):
                 problems.append(f"{shown(name)}: {why}")
             elif not name.startswith("."):
                 notes.append(f"{shown(name)}: left out, {why}")
@@ -220,6 +222,11 @@ def refuse_strays(folder: Path) -> tuple[str, ...]:
     if problems:
         raise SourceError(listed(problems))
     return tuple(notes)
+
+
+def is_needed(name: str) -> bool:
+    """Whether a source without this file would be another: config, tokenizer, template, weights."""
+    return any(fnmatchcase(name.lower(), pattern) for pattern in _NEEDED)
 
 
 def _known_as(path: Path) -> str:

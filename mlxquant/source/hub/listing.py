@@ -45,7 +45,7 @@ def read_listing(text: bytes, repository: str, revision: str | None) -> Listing:
         raise _strange(repository, "no table of JSON") from None
     commit, siblings = answer.get("sha"), answer.get("siblings")
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        raise _strange(repository, f"the commit {shown(commit, 50)}, where forty hex digits are expected")
+        raise _strange(repository, f"the commit '{shown(commit, 50)}', where forty hex digits are expected")
     if revision is not None and _COMMIT.fullmatch(revision) and revision != commit:
         raise _strange(repository, f"commit {commit[:12]} where {revision[:12]} was asked for")
     if not isinstance(siblings, list):
@@ -65,7 +65,7 @@ def _files(commit: str, siblings: list[Any], repository: str) -> Listing:
         if not isinstance(name, str):
             raise _strange(repository, f"a file without a name ({shown(entry, 40)})")
         if fault := _name_fault(name):
-            raise _strange(repository, f"a file named {shown(name, 60)} ({fault}); do not trust this repository")
+            raise _strange(repository, f"a file named '{shown(name, 60)}' ({fault})")
         folded = unicodedata.normalize("NFC", name).casefold()
         if folded in known:
             raise _strange(repository, f"{shown(name, 60)} beside {shown(known[folded], 60)}, one file on some systems")
@@ -97,7 +97,7 @@ def _name_fault(name: str) -> str:
 def _size(size: object, name: str, repository: str) -> int | None:
     if size is None or (type(size) is int and 0 <= size < 1 << 63):
         return size
-    raise _strange(repository, f"{shown(name, 60)} with the size {shown(size, 40)}")
+    raise _strange(repository, f"{shown(name, 60)} with the size '{shown(size, 40)}'")
 
 
 def _hash(lfs: object, name: str, size: int | None, repository: str) -> str:

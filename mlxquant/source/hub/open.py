@@ -61,10 +61,10 @@ def open_repository(
 ) -> Checkpoint:
     """Open a model repository on the Hub, at a branch, tag or commit. Reads headers only; raises SourceError."""
     repo = look_up(repository, revision)
-    # what lies in a folder of the repository's is no part of the checkpoint, as in a folder here
-    sizes = {name: size for name, size in repo.listing.sizes.items() if "/" not in name}
+    sizes = repo.top
     if "config.json" not in sizes:
         raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
+    left_out = repo.too_large()
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
     check_config(config, repository, read_beside(repo.download(MODELOPT)) if MODELOPT in sizes else None)
@@ -79,9 +79,9 @@ def open_repository(
         tensors,
         files,
         repo.commit,
-        notes=_unchecked(files, known),
+        notes=(*_unchecked(files, known), *(f"{name}: left out, {why}" for name, why in left_out.items())),
         scaled=scaled_tensors(config, tensors),
-        reader=HubReader(repo, keep=keep) if weights else None,
+        reader=HubReader(repo, keep=keep, left_out=left_out) if weights else None,
         hashes=known,
     )
 

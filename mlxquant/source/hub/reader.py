@@ -36,8 +36,8 @@ class HubReader:
     Reads that come without the two bring whole shards into the usual cache, as with `keep`.
     """
 
-    def __init__(self, repository: Repository, *, keep: bool = False) -> None:
-        self.repository, self.keep = repository, keep
+    def __init__(self, repository: Repository, *, keep: bool = False, left_out: Collection[str] = ()) -> None:
+        self.repository, self.keep, self._left_out = repository, keep, left_out
         self._needs: Needs = ()
         self._left: Counter[str] = Counter()
         self._order: Sequence[str] = ()
@@ -52,8 +52,8 @@ class HubReader:
     # --- before anything is written ---
 
     def beside(self) -> list[str]:
-        """Names of all files at the repository's top."""
-        return sorted(name for name in self.repository.listing.sizes if "/" not in name)
+        """Names of the files at the repository's top, but for those that are too large to be carried along."""
+        return sorted(self.repository.top.keys() - self._left_out)
 
     def read_whole(self, file: str) -> bytes:
         """Read a small file, by way of the usual cache."""

@@ -21,6 +21,7 @@ from typing import Self, TypeVar
 from ...disk import files as disk
 from ...errors import OutputError, SourceError
 from ...words.interrupts import asked_to_end
+from ..checkpoint import SIDE_SUFFIXES, is_needed
 from .client import About, Stopped, asked
 from .errors import HubError, endpoint, explained, hub_constants
 from .listing import LISTING_BYTES, Listing, read_listing
@@ -36,8 +37,8 @@ LONGEST_ASKED = 600.0
 PROGRESS = 16 << 10
 # Failures in a row of a request for a header, which somebody waits for.
 HEADER_ATTEMPTS = 3
-# Bytes of a file beside the weights.
-LARGEST_SMALL = 256 << 20
+# Bytes of a file beside the weights, and of all of them that are copied.
+LARGEST_SMALL, ALL_SMALL = 256 << 20, 1 << 30
 READ = 4 << 20
 
 
@@ -52,6 +53,11 @@ class Repository:
     def commit(self) -> str:
         """The commit's forty hex digits."""
         return self.listing.commit
+
+    @property
+    def top(self) -> dict[str, int | None]:
+        """Sizes of the files at the top: what lies in a folder is no part of a checkpoint, as in a folder here."""
+        return {name: size for name, size in self.listing.sizes.items() if "/" not in name}
 
     def size(self, file: str) -> int:
         """The size of a file as listed. Raises HubError where the listing has none."""
@@ -82,6 +88,22 @@ class Repository:
         if (size := self.size(file)) > LARGEST_SMALL:
             raise SourceError(f"{file}: {size:,} bytes; files beside the weights are read up to {LARGEST_SMALL:,}")
         return self.keep(file, threading.Event(), HEADER_ATTEMPTS)
+
+    def too_large(self) -> dict[str, str]:
+        """Files that would be copied into a build, were they not too large, and why; SourceError for a needed one."""
+        left_out: dict[str, str] = {}
+        total = 0
+        for name, size in sorted(self.top.items(), key=lambda item: item[1] or 0):
+            if Path(name).suffix not in SIDE_SUFFIXES or name.startswith("."):
+                continue
+            total += size or 0
+            if (size or 0) <= LARGEST_SMALL and total <= ALL_SMALL:
+                continue
+            why = f"{size:,} bytes; files beside the weights are copied up to {LARGEST_SMALL:,}, {ALL_SMALL:,} in all"
+            if is_needed(name):
+                raise SourceError(f"{name}: {why}")
+            left_out[name] = why
+        return left_out
 
     # --- what is large ---
 

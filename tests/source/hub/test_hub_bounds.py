@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,8 +92,20 @@ def test_a_shard_without_end_takes_no_more_of_the_disk_than_listed(hub, tmp_path
 
 def test_a_file_beside_the_weights_has_a_limit(hub, monkeypatch):
     monkeypatch.setattr("mlxquant.source.hub.repository.LARGEST_SMALL", 10)
-    assert "files beside the weights are read up to 10" in refused()
+    assert "files beside the weights are copied up to 10" in refused()
     assert not any("/resolve/" in r.path for r in hub.requests)
+
+
+def test_a_large_file_that_no_model_needs_is_left_out_and_named(hub, tmp_path, tiny_qwen):
+    shutil.copytree(tiny_qwen, tmp_path / "copy")
+    with (tmp_path / "copy/train.jsonl").open("wb") as file:
+        file.truncate((256 << 20) + 1)
+    hub.add("org/copy", tmp_path / "copy", hashed=False)
+    source = open_source("org/copy", weights=True)
+    assert any(note.startswith("train.jsonl: left out, 268,435,457 bytes") for note in source.notes)
+    assert source.reader is not None
+    assert "train.jsonl" not in source.reader.beside()
+    assert "config.json" in source.reader.beside()
 
 
 # --- too slow ---
