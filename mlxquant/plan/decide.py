@@ -17,10 +17,9 @@ this one; a note is what a recipe that serves many models must be allowed.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 from ..errors import PlanError
 from ..words.formats import MODES, Format
@@ -34,49 +33,53 @@ from .recipe.rules import SET_ORIGIN, Rule
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """Misfits so far."""
+class _Misfits:
+    """Misfits so far, each with its rule."""
 
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    problems: list[tuple[Rule, str]] = field(default_factory=list)
+    notes: list[tuple[Rule, str]] = field(default_factory=list)
 
     def add(self, rule: Rule, text: str, *, mistake: bool) -> None:
-        """File a misfit; an optional rule has only notes. What is noted of one rule at once is one note."""
-        lead = f"{rule.label} ({rule.match}): "
+        """File a misfit; an optional rule has only notes. Notes on one rule that follow each other become one."""
         if mistake and not rule.optional:
-            self.problems.append(lead + text)
-        elif self.notes and self.notes[-1].startswith(lead):
-            self.notes[-1] += f"; {text}"
+            self.problems.append((rule, text))
+        elif self.notes and self.notes[-1][0] is rule:
+            self.notes[-1] = rule, f"{self.notes[-1][1]}; {text}"
         else:
-            self.notes.append(lead + text)
+            self.notes.append((rule, text))
+
+
+def _misfit_text(rule: Rule, text: str) -> str:
+    return f"{rule.label} ({rule.match}): {text}"
 
 
 def rule_misfits(
     recipe: Recipe, modules: Sequence[Module], hits: Sequence[Sequence[Module]], n_layers: int
 ) -> tuple[list[str], list[str]]:
     """Problems and notes of each rule against a model; `hits` are the modules that each rule matches."""
-    found = _Found()
+    misfits = _Misfits()
     taken: dict[str, Rule] = {}
     for rule, matched in zip(recipe.rules, hits, strict=True):
         if not matched:
-            _matches_nothing(rule, modules, n_layers, found)
+            _matches_nothing(rule, modules, n_layers, misfits)
         else:
-            _dead_patterns(rule, modules, found)
-            _lacking_roles(rule, modules, found)
-            _shadowed(rule, matched, taken, found)
-            _without_effect(recipe, rule, [m for m in matched if m.path not in taken], found)
+            _dead_patterns(rule, modules, misfits)
+            _lacking_roles(rule, modules, misfits)
+            _shadowed(rule, matched, taken, misfits)
+            _without_effect(recipe, rule, [m for m in matched if m.path not in taken], misfits)
         for module in matched:
             taken.setdefault(module.path, rule)
-    return found.problems, found.notes
+    problems, notes = ([_misfit_text(*misfit) for misfit in kind] for kind in (misfits.problems, misfits.notes))
+    return problems, notes
 
 
-def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, found: _Found) -> None:
+def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, misfits: _Misfits) -> None:
     """Say which part of a match this model lacks."""
     match, typed = rule.match, rule.origin == SET_ORIGIN
     if rule.optional:
-        found.add(rule, "matches nothing in this model, as it may", mistake=False)
+        misfits.add(rule, "matches nothing in this model, as it may", mistake=False)
         return
-    if _dead_patterns(rule, modules, found):
+    if _dead_patterns(rule, modules, misfits):
         return
     roles = {m.role for m in modules}
     types = {m.layer_type for m in modules if m.layer_type}
@@ -88,24 +91,24 @@ def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, found
         text = f"its layers lie outside this model's {n_layers}, 0 to {n_layers - 1}"
     else:
         text = "no module of this model meets all of it"
-    found.add(rule, text, mistake=typed)
+    misfits.add(rule, text, mistake=typed)
 
 
-def _lacking_roles(rule: Rule, modules: Sequence[Module], found: _Found) -> None:
+def _lacking_roles(rule: Rule, modules: Sequence[Module], misfits: _Misfits) -> None:
     """Note those roles of a rule that this model lacks, where others of them it has."""
     lacking = set(rule.match.role) - {m.role for m in modules}
     if lacking and not rule.optional:
         named = " and no ".join(role for role in rule.match.role if role in lacking)
-        found.add(rule, f"this model has no {named}", mistake=False)
+        misfits.add(rule, f"this model has no {named}", mistake=False)
 
 
-def _dead_patterns(rule: Rule, modules: Sequence[Module], found: _Found) -> bool:
+def _dead_patterns(rule: Rule, modules: Sequence[Module], misfits: _Misfits) -> bool:
     """Report globs that match no path at all; True where there are any. An optional rule may have them."""
     dead = [glob for glob in rule.match.path if not any(fnmatchcase(m.path, glob) for m in modules)]
     if not dead or rule.optional:
         return False
     for glob in dead:
-        found.add(rule, f"path {glob!r} matches no module{_better_glob(glob, modules)}", mistake=True)
+        misfits.add(rule, f"path {glob!r} matches no module{_better_glob(glob, modules)}", mistake=True)
     return True
 
 
@@ -124,7 +127,7 @@ def _better_glob(glob: str, modules: Sequence[Module]) -> str:
     return nearest(tail, sorted({path.rpartition(".")[2] for path in paths})) + "; `plan --json` lists the paths"
 
 
-def _shadowed(rule: Rule, matched: Sequence[Module], taken: dict[str, Rule], found: _Found) -> None:
+def _shadowed(rule: Rule, matched: Sequence[Module], taken: dict[str, Rule], misfits: _Misfits) -> None:
     """A rule that earlier ones leave nothing: a mistake within one file, an override across files."""
     if any(m.path not in taken for m in matched):
         return
@@ -133,12 +136,12 @@ def _shadowed(rule: Rule, matched: Sequence[Module], taken: dict[str, Rule], fou
     by = ", ".join(before)
     if same:
         match = "matches" if len(before) == 1 else "match"
-        found.add(rule, f"never applies: {by} before it {match} all {len(matched)} of its modules", mistake=True)
+        misfits.add(rule, f"never applies: {by} before it {match} all {len(matched)} of its modules", mistake=True)
     else:
-        found.notes.append(f"{rule.label} ({rule.match}): overridden by {by} for all {len(matched)} of its modules")
+        misfits.notes.append((rule, f"overridden by {by} for all {len(matched)} of its modules"))
 
 
-def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], found: _Found) -> None:
+def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], misfits: _Misfits) -> None:
     """A rule for modules that mlx cannot quantize, or a format for what the source already stores in another."""
     if not rule.match.names or not won:
         return
@@ -148,14 +151,14 @@ def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], found: _F
         text = f"mlx has no quantized form of what it matches here ({kinds}), which stays as it is"
         if all(is_raw_router(m) for m in won):
             text = f"the routers stay at source precision anyway: {kinds} is a raw array, which mlx cannot quantize"
-        found.add(rule, text, mistake=typed and not rule.keep)
+        misfits.add(rule, text, mistake=typed and not rule.keep)
     if rule.keep or rule.use:
         return
     asked = rule.format(recipe.default)
     if stored := [m for m in won if m.prequantized and m.prequantized != asked]:
         paths = _some(stored, 1)
         text = f"asks for {asked}, but the source already stores {paths} as {stored[0].prequantized}"
-        found.add(rule, f"{text}; what is quantized is not quantized again", mistake=True)
+        misfits.add(rule, f"{text}; what is quantized is not quantized again", mistake=True)
 
 
 # --- decide ---
@@ -171,14 +174,15 @@ class Decision:
     """What becomes of one module: its format (None stays unquantized), and why.
 
     `protected` says that mlx could quantize it and a rule keeps it. `rule` is the deciding rule's label,
-    None where none matched or none was asked. `unaligned` says that its dimension allowed no quantization.
+    None where none matched or none was asked. `unaligned` is the group size that was to be, where it does not divide
+    the module's input dimension and the module therefore stays unquantized; else None.
     """
 
     format: Format | None
     protected: bool
     reason: str
     rule: str | None = None
-    unaligned: bool = False
+    unaligned: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,41 +209,6 @@ def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decis
         raise PlanError(listed([f"recipe {recipe}: {problem}" for problem in problems]))
     notes = [*recipe.notes, *notes, *_left_notes(modules, by_path), *_default_note(recipe, modules, winner)]
     return Decisions(by_path, notes, _warnings(modules, by_path, winner))
-
-
-def quant_predicate(
-    recipe: Recipe, modules: Sequence[Module], *, n_layers: int
-) -> Callable[[str, Any], bool | dict[str, Any]]:
-    """Make the `quant_predicate` that mlx-lm's own convert takes, from a recipe and a model's modules.
-
-    Roles and layers are facts of a whole model, so the modules (from `layout`) are needed beforehand. The
-    predicate answers with a format for every module that it quantizes, never with True, so that `config.json`
-    states each. mlx-lm itself first drops modules whose width `q_group_size` does not divide; give it the
-    recipe's smallest group size, which `quantize_arguments` does::
-
-        recipe = load_recipe("gates-8bit")
-        predicate = quant_predicate(recipe, layout.modules, n_layers=layout.n_layers)
-        mlx_lm.convert(source, "build", quantize=True, quant_predicate=predicate, **quantize_arguments(recipe))
-
-    Raises PlanError as `decide` does, and when asked about a module that the model did not have.
-    """
-    by_path = decide(recipe, modules, n_layers=n_layers).by_path
-    stored = {m.path for m in modules if m.prequantized}
-
-    def predicate(path: str, module: Any) -> bool | dict[str, Any]:
-        if path not in by_path:
-            raise PlanError(f"{path}: recipe {recipe} was laid over a model that has no such module")
-        chosen = by_path[path].format
-        return False if chosen is None or path in stored else chosen.as_dict()
-
-    return predicate
-
-
-def quantize_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What to pass to `mlx_lm.convert` beside the predicate: `q_bits`, `q_group_size`, `q_mode`."""
-    default = recipe.default or Format(8, 64)
-    groups = [rule.format(default).group_size for rule in recipe.rules if not rule.keep and not rule.use]
-    return {"q_bits": default.bits, "q_group_size": min([default.group_size, *groups]), "q_mode": default.mode}
 
 
 def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
@@ -294,7 +263,7 @@ def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> 
     width = module.shape[-1]
     if width % chosen.group_size == 0:
         return Decision(chosen, False, reason, label)
-    return Decision(None, False, unaligned(chosen.group_size, width), label, unaligned=True)
+    return Decision(None, False, unaligned(chosen.group_size, width), label, unaligned=chosen.group_size)
 
 
 def unquantizable(module: Module) -> str:
@@ -312,14 +281,13 @@ def _unaligned_problems(
     recipe: Recipe, modules: Sequence[Module], by_path: dict[str, Decision], winner: dict[str, Rule]
 ) -> list[str]:
     """One problem for each deciding rule and width that does not divide, naming the modules."""
-    groups: dict[tuple[str | None, int, str], list[Module]] = defaultdict(list)
+    groups: dict[tuple[str | None, int, int], list[Module]] = defaultdict(list)
     for module in modules:
         decision = by_path[module.path]
         if decision.unaligned:
-            groups[decision.rule, module.shape[-1], decision.reason.split(" does not")[0]].append(module)
+            groups[decision.rule, module.shape[-1], decision.unaligned].append(module)
     problems = []
-    for (label, width, reason), members in groups.items():
-        size = int(reason.rsplit(" ", 1)[1])
+    for (label, width, size), members in groups.items():
         rule = winner.get(members[0].path)
         mode = (_asked(recipe, rule) if rule and rule.use != "model" else recipe.default or Format(8, 64)).mode
         fitting = [str(g) for g in MODES[mode][0] if width % g == 0]

@@ -113,6 +113,7 @@ class PlannedModule:
             "protected": self.decision.protected,
             "rule": self.decision.rule,
             "reason": self.decision.reason,
+            **({"unaligned": self.decision.unaligned} if self.decision.unaligned else {}),
         }
 
 

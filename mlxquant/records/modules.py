@@ -28,6 +28,18 @@ def stored_as(module: Module) -> str:
     return stored_in(Format.from_dict(module["format"]) if module["format"] else None, str(module["dtype"]))
 
 
+# How records said it before they had the field `unaligned` (builds of mlxquant 0.1.0 before 2026-11-28)
+_UNALIGNED = "left unquantized: group size "
+
+
+def is_unaligned(module: Module) -> bool:
+    """Whether a module stays unquantized because the group size does not divide its input dimension.
+
+    The field `unaligned` has that group size. Records without the field are recognized by their reason, only here.
+    """
+    return bool(module.get("unaligned")) or str(module["reason"]).startswith(_UNALIGNED)
+
+
 def relative_error(module: Module) -> float | None:
     """A module's relative RMS error, None where none was measured or it is not a number."""
     value = (module.get("errors") or {}).get("relative_rms_error")

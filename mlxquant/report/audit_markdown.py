@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from ..records.modules import is_unaligned
 from ..words.formats import Format
-from ..words.modules import is_unaligned
 from ..words.units import show_bytes
 from .plan import recipe_text, unaligned_text
 
@@ -150,7 +150,7 @@ def protected_text(record: Mapping[str, Any]) -> str:
 
 def unaligned_of(record: Mapping[str, Any]) -> str:
     """How many modules stay as they are because the group size does not divide them; nothing where none do."""
-    return unaligned_text(m["role"] for m in record["modules"] if is_unaligned(m["reason"]))
+    return unaligned_text(m["role"] for m in record["modules"] if is_unaligned(m))
 
 
 def bits(bpw: float | None) -> str:

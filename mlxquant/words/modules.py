@@ -40,9 +40,6 @@ LAYER_TYPE_WORDS: dict[str, str] = {
 CARRIED = "carried"
 
 
-_UNALIGNED = "left unquantized: group size"
-
-
 @dataclass(frozen=True, slots=True)
 class Array:
     """One array of a module: its suffix (`weight`, `bias`, …), logical shape, dtype in source and build."""
@@ -107,9 +104,4 @@ def is_raw_router(module: Module) -> bool:
 
 def unaligned(group_size: int, width: int) -> str:
     """Why a module whose input dimension the group size does not divide stays as it is."""
-    return f"{_UNALIGNED} {group_size} does not divide its input dimension {width}"
-
-
-def is_unaligned(reason: str) -> bool:
-    """Whether a record's reason is what `unaligned` gave."""
-    return reason.startswith(_UNALIGNED)
+    return f"left unquantized: group size {group_size} does not divide its input dimension {width}"

@@ -307,3 +307,12 @@ def test_a_layout_serves_many_recipes(paper_config):
     layout: Layout = read_layout(source)
     sizes = [make_plan(layout, load_recipe(r), source).totals["bytes"] for r in ("gates-8bit", "none", "gates-8bit")]
     assert sizes[0] == sizes[2] < sizes[1]
+
+
+def test_a_plan_record_says_by_a_field_which_modules_the_group_size_does_not_divide(shared):
+    plan = plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", unaligned="keep")
+    entries = plan.as_dict()["modules"]
+    without_format = [e for e in entries if e["reason"].startswith("left unquantized: group size 128 does not")]
+    assert without_format
+    assert [e for e in entries if "unaligned" in e] == without_format
+    assert {e["unaligned"] for e in without_format} == {128}

@@ -134,7 +134,7 @@ def test_a_dimension_that_does_not_divide_is_an_error_that_names_the_modules() -
 def test_unaligned_keep_leaves_them_and_says_so_without_calling_them_protected() -> None:
     decisions = on_tiny(load_recipe("uniform-8bit", unaligned="keep"), tiny(down_proj=(8, 256, 96)))
     left = decisions.by_path["model.layers.0.mlp.switch_mlp.down_proj"]
-    assert (left.format, left.protected, left.unaligned) == (None, False, True)
+    assert (left.format, left.protected, left.unaligned) == (None, False, 128)
     assert left.reason == "left unquantized: group size 128 does not divide its input dimension 96"
     assert any(note.startswith("2 modules are left unquantized") for note in decisions.notes)
 
@@ -157,7 +157,7 @@ def test_under_use_model_the_defaults_group_must_divide_first_as_in_mlx_lm() -> 
     odd = [replace(m, model_rule=Format(8, 32)) if m.role == "router" else m for m in tiny(gate=(8, 96))]
     decisions = on_tiny(load_recipe("mlx-lm-default"), odd)
     assert decisions.by_path["model.layers.0.mlp.gate"].format is None
-    assert decisions.by_path["model.layers.0.mlp.gate"].unaligned
+    assert decisions.by_path["model.layers.0.mlp.gate"].unaligned == 64
 
 
 @pytest.mark.parametrize(

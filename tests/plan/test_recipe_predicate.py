@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from mlx_lm.utils import load_model, quantize_model
 
 from mlxquant.errors import PlanError
 from mlxquant.layout.layout import Layout, read_layout
-from mlxquant.plan.decide import decide, quant_predicate, quantize_arguments
+from mlxquant.plan.decide import decide
+from mlxquant.plan.predicate import quant_predicate, quantize_arguments
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.words.formats import Format
@@ -110,3 +112,19 @@ def test_a_quant_predicate_refuses_another_models_modules() -> None:
 
 def test_a_quant_predicate_leaves_prequantized_modules_to_mlx_lm() -> None:
     assert quant_predicate(rules(), stored(), n_layers=2)("model.layers.0.mlp.switch_mlp.up_proj", None) is False
+
+
+def test_a_quant_predicate_refuses_a_module_of_another_shape(checkpoint: Path, layout: Layout) -> None:
+    model, _ = load_model(checkpoint, lazy=True)
+    path, module = next((p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized"))
+    other = [replace(m, arrays=(replace(m.weight, shape=(9, 64)),)) if m.path == path else m for m in layout.modules]
+    predicate = quant_predicate(load_recipe("uniform-8bit", unaligned="keep"), other, n_layers=layout.n_layers)
+    with pytest.raises(PlanError, match=r"shape \[9, 64\] expected, .* found; recipe uniform-8bit"):
+        predicate(path, module)
+
+
+def test_a_quant_predicate_refuses_what_mlx_lm_would_drop(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "source", "qwen3_5_moe_vision")
+    layout = read_layout(open_checkpoint(tmp_path / "source"), keep=("vision",))
+    with pytest.raises(PlanError, match=r"mlx-lm's model has no vision part, so mlx_lm\.convert would drop it"):
+        quant_predicate(load_recipe("gates-8bit", unaligned="keep"), layout.modules, n_layers=layout.n_layers)

@@ -9,6 +9,7 @@ import pytest
 
 from mlxquant.records.modules import (
     grouped,
+    is_unaligned,
     nonfinite_note,
     not_a_number,
     pooled_errors,
@@ -66,3 +67,10 @@ def test_groups_come_in_the_order_of_their_first_member_with_their_errors():
 def test_a_module_s_own_error_is_that_of_the_record():
     assert relative_error({"errors": {"relative_rms_error": 0.005}}) == 0.005
     assert relative_error({"errors": None}) is None
+
+
+def test_a_module_that_the_group_size_does_not_divide_is_known_by_its_field_and_in_old_records_by_its_reason():
+    old = "left unquantized: group size 64 does not divide its input dimension 96"
+    assert is_unaligned({"reason": "worded otherwise", "unaligned": 64})
+    assert is_unaligned({"reason": old})
+    assert not is_unaligned({"reason": "a rule keeps it"})

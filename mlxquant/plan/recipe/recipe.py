@@ -149,17 +149,18 @@ def load_recipe(
     problems: list[str] = []
     chain = read_chain(name_or_path, problems)
     recipe = _resolved(chain, problems)
-    given = {key: v for key, v in (("bits", bits), ("group_size", group_size), ("mode", mode)) if v is not None}
-    if mistakes := format_problems(given, "command line"):
+    changes = {key: v for key, v in (("bits", bits), ("group_size", group_size), ("mode", mode)) if v is not None}
+    if mistakes := format_problems(changes, "command line"):
         problems += mistakes
-        given = {}
+        changes = {}
     if unaligned not in (None, *UNALIGNED):
         problems.append(f"--unaligned is {' or '.join(UNALIGNED)}, not {unaligned!r}")
-    sets_read = [parse_set(text, index=i, problems=problems) for i, text in enumerate(sets, 1)]
+    set_rules = [parse_set(text, index=i, problems=problems) for i, text in enumerate(sets, 1)]
+    readable = [(text, rule) for text, rule in zip(sets, set_rules, strict=True) if rule]
     if recipe is None:
         raise RecipeError(listed(problems))
     sound = not problems
-    recipe = _overridden(recipe, given, [rule for rule in sets_read if rule], unaligned, problems)
+    recipe = _overridden(recipe, changes, readable, unaligned, problems)
     if sound or recipe.default:
         problems += _unsupported(recipe)
     if problems:
@@ -240,31 +241,35 @@ def _quantize(
     if not isinstance(value, dict):
         problems.append(f"{where}: a table with bits, or false, not {value!r}")
         return base, unaligned
-    found = unknown_keys(value, QUANTIZE_KEYS, where) + format_problems(value, where)
+    faults = unknown_keys(value, QUANTIZE_KEYS, where) + format_problems(value, where)
     if value.get("unaligned", unaligned) not in UNALIGNED:
-        found.append(f"{where}: unaligned is {' or '.join(UNALIGNED)}, not {value['unaligned']!r}")
+        faults.append(f"{where}: unaligned is {' or '.join(UNALIGNED)}, not {value['unaligned']!r}")
     if base is None and "bits" not in value and "mode" not in value:
-        found.append(f"{where}: bits is missing")
-    problems += found
-    if found:
+        faults.append(f"{where}: bits is missing")
+    problems += faults
+    if faults:
         return base, unaligned
     default = merged(base, value.get("bits"), value.get("group_size"), value.get("mode"))
     return default, value.get("unaligned", unaligned)
 
 
 def _overridden(
-    recipe: Recipe, given: dict[str, Any], sets: Sequence[Rule], unaligned: str | None, problems: list[str]
+    recipe: Recipe,
+    changes: dict[str, Any],
+    sets: Sequence[tuple[str, Rule]],
+    unaligned: str | None,
+    problems: list[str],
 ) -> Recipe:
-    """Lay the command line's words over a recipe."""
+    """Lay the command line's words over a recipe; `sets` are the texts behind `--set`, each with its rule."""
     default, notes = recipe.default, []
-    flags = [f"--{key.replace('_', '-')} {value}" for key, value in given.items()]
-    if given and default is None:
+    flags = [f"--{key.replace('_', '-')} {value}" for key, value in changes.items()]
+    if changes and default is None:
         problems.append(
             f"{' '.join(flags)}: {recipe.name} has no default format to change; use another recipe or --set"
         )
-    elif given:
-        default = merged(default, given.get("bits"), given.get("group_size"), given.get("mode"))
-    for key in given:
+    elif changes:
+        default = merged(default, changes.get("bits"), changes.get("group_size"), changes.get("mode"))
+    for key in changes:
         own = [rule.label for rule in recipe.rules if getattr(rule, key) is not None]
         if own:
             notes.append(f"--{key.replace('_', '-')} changes the default; {', '.join(own)} give their own {key}")
@@ -273,25 +278,25 @@ def _overridden(
     return replace(
         recipe,
         default=default,
-        rules=(*sets, *recipe.rules),
+        rules=(*(rule for _, rule in sets), *recipe.rules),
         unaligned=unaligned or recipe.unaligned,
-        overrides=(*flags, *(rule.reason.partition(": ")[2] for rule in sets)),
+        overrides=(*flags, *(f"--set {text}" for text, _ in sets)),
         notes=(*recipe.notes, *notes),
     )
 
 
 def _unsupported(recipe: Recipe) -> list[str]:
     """Formats that mlx does not have, in the default and in rules."""
-    found = []
+    problems = []
     if recipe.default and (problem := recipe.default.problem()):
-        found.append(f"{recipe}: default: {problem}")
+        problems.append(f"{recipe}: default: {problem}")
     for rule in recipe.rules:
         if rule.keep:
             continue
         if rule.use and recipe.default is None:
-            found.append(f"{rule.label} ({rule.match}): use = {rule.use!r} needs a default; give [quantize] bits")
-        elif not rule.use and (problem := (asked := rule.format(recipe.default)).problem()):
-            meant = not rule.mode and replace(asked, mode="affine").problem() is None
+            problems.append(f"{rule.label} ({rule.match}): use = {rule.use!r} needs a default; give [quantize] bits")
+        elif not rule.use and (problem := (own := rule.format(recipe.default)).problem()):
+            meant = not rule.mode and replace(own, mode="affine").problem() is None
             hint = "; the rule leaves its mode to the default, which may not be what it means" if meant else ""
-            found.append(f"{rule.label} ({rule.match}): {problem}{hint}")
-    return found
+            problems.append(f"{rule.label} ({rule.match}): {problem}{hint}")
+    return problems

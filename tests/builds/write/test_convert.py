@@ -15,8 +15,8 @@ from mlxquant.builds.write import convert as convert_module
 from mlxquant.builds.write import pieces
 from mlxquant.builds.write.shards import place
 from mlxquant.layout.layout import read_layout
-from mlxquant.plan.decide import quant_predicate, quantize_arguments
 from mlxquant.plan.plan import Plan, make_plan
+from mlxquant.plan.predicate import quant_predicate, quantize_arguments
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from tests.support.builds import build, config_of, contents, stored

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlxquant.layout.layout import read_layout
-from mlxquant.plan.decide import quant_predicate, quantize_arguments
+from mlxquant.plan.predicate import quant_predicate, quantize_arguments
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.words.formats import MODES, Format
