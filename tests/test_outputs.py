@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlxquant.cli import main
+from tests.builds.write.faults import hooked
 from tests.support.builds import build
 
 GATE = '[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n'
@@ -181,6 +183,20 @@ def test_other_records_replace_nothing_not_even_their_own(inputs: dict[str, Path
     before = (tmp_path / "out").read_bytes()
     assert "already exists" in refused(run(command, inputs, tmp_path / "out"), 3)
     assert (tmp_path / "out").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["compare --from", "sweep --from"])
+def test_figures_are_shown_also_where_the_disk_takes_no_record(inputs: dict[str, Path], tmp_path: Path, command: str):
+    def fail(operation: str, path: str) -> None:
+        if operation == "write":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    with hooked(fail):
+        done = run(command, inputs, tmp_path / "out")
+    assert done.exit_code == 3
+    assert "kl_nats" in done.stdout or "KL" in done.stdout
+    assert "cannot be written (No space left on device)" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 
 
 def test_a_file_that_keeps_a_run_is_not_its_trace(inputs: dict[str, Path], tmp_path: Path):

@@ -207,8 +207,6 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
     from ..report.bench_tables import bench_csv, bench_jsonl, bench_sql
 
     output: Path | None = options["output"]
-    if output is not None:
-        Output("-o", output).write(f"{record_text(record)}\n")
     writers: dict[str, Callable[[dict[str, Any]], str]] = {
         "as_md": bench_markdown,
         "as_csv": bench_csv,
@@ -217,7 +215,11 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
         "as_sql": bench_sql,
     }
     write = next((writers[name] for name in _FORMATS if options[name]), bench_text)
-    click.echo(write(record))
+    try:
+        if output is not None:
+            Output("-o", output).write(f"{record_text(record)}\n")
+    finally:  # what took hours is shown also where the disk takes no record
+        click.echo(write(record))
 
 
 def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> None:

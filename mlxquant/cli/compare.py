@@ -88,12 +88,14 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
         record = _measured(source, recipes, builds, options)
     if record is None:
         return  # another rank tells
-    text = record_text(record)
-    if output is not None:
-        Output("-o", output).write(f"{text}\n")
     from ..report.compare import compare_text
 
-    click.echo(text if options["as_json"] else compare_text(record, options["by"]))
+    text = record_text(record)
+    try:
+        if output is not None:
+            Output("-o", output).write(f"{text}\n")
+    finally:  # what took hours is shown also where the disk takes no record
+        click.echo(text if options["as_json"] else compare_text(record, options["by"]))
 
 
 def _measured(

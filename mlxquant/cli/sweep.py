@@ -82,9 +82,11 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
     from ..report.sweep import convert_words, sweep_text
 
     text = record_text(record)
-    if written is not None:
-        written.write(f"{text}\n")
-    click.echo(text if as_json else sweep_text(record))
+    try:
+        if written is not None:
+            written.write(f"{text}\n")
+    finally:  # what took hours is shown also where the disk takes no record
+        click.echo(text if as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
     if (words := convert_words(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
@@ -102,7 +104,7 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
     if source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
     from ..stream.ranks import launched
-    from ..sweep.run import Folder, load_trials, tolerances_before
+    from ..sweep.run import UNQUANTIZED, Folder, load_trials, tolerances_before
 
     tolerances = tolerances_before(options["tolerances"], evaluated=options["few"] > 0)
     trials, notes = load_trials(_words(options), **_overrides(options))
@@ -110,7 +112,8 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
         work = options["work"] or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
         try:
             folder = Folder(work, options["fresh"])
-            folder.check(_inputs(source, options))
+            names = [UNQUANTIZED, *(trial.name for trial in trials)] if options["few"] else []
+            folder.check(_inputs(source, options), names)
             stack.enter_context(folder.claimed(shared=launched()))
             return _swept(source, trials, tolerances, notes, folder, options)
         except KeyboardInterrupt:

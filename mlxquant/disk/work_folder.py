@@ -69,7 +69,9 @@ class WorkFolder:
         advice: str = "choose another folder",
         busy: str | None = None,
     ) -> None:
-        self.path, self.command = path, command
+        # a person may keep large work on another disk; what mlxquant names itself is no link of anybody's
+        self.path = path.resolve() if not named and path.is_symlink() and path.is_dir() else path
+        self.command = command
         self.names = frozenset(names)
         self._earlier, self._strangers, self._shared = earlier, strangers, shared
         self._named, self._advice = named, advice

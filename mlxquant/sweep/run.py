@@ -13,6 +13,7 @@ Nothing is measured twice while the folder stands. The engine and `eval` do the 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -58,6 +59,8 @@ class Trial:
 # What a question has, by which the folder of a version without markers is known
 _QUESTION = {"source", "candidates", "data", "question", "options"}
 ASKED, COMPARISON = "asked.json", "compare.json"
+# The baseline's name, where it is the source itself
+UNQUANTIZED = "unquantized"
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,19 @@ class Folder:
         """A candidate's build."""
         return self.path / "builds" / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
-    def check(self, inputs: Sequence[tuple[str, Path]] = ()) -> None:
-        """Raise UsageError where an input lies in the folder or holds it, OutputError where it is somebody else's."""
+    def check(self, inputs: Sequence[tuple[str, Path]] = (), names: Sequence[str] = ()) -> None:
+        """Raise UsageError where an input lies in the folder or holds it, OutputError where it is somebody else's.
+
+        `names` are the candidates whose builds may be written.
+        """
         from ..stream.state import check_work
 
         check_apart(self.path, inputs)
         self._work().check()
         check_work(self.passing, ())
-        if self.fresh:
-            for build in self._builds():
+        builds = self._builds() if self.fresh else [self.build(name) for name in names]
+        for build in builds:
+            if os.path.lexists(build):
                 _check_build(build)
 
     def claimed(self, *, shared: bool = False) -> AbstractContextManager[None]:
@@ -298,7 +305,7 @@ def _sides(
     from ..evals.loaded import Loaded
     from ..plan.recipe.recipe import load_recipe
 
-    unquantized = Trial("unquantized", load_recipe("none"))
+    unquantized = Trial(UNQUANTIZED, load_recipe("none"))
     if how.baseline is not None:
         yield how.baseline
     for trial in trials if how.baseline is not None else (unquantized, *trials):

@@ -126,6 +126,17 @@ def test_an_empty_folder_that_was_there_before_stays(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_to_a_folder_on_another_disk_may_be_a_work_folder(tmp_path: Path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "work").symlink_to(tmp_path / "large")
+    work = folder(tmp_path / "work")
+    with work.claimed():
+        assert (tmp_path / "large" / LOCK).is_file()
+        work.leave()
+    assert (tmp_path / "work").is_symlink()
+    assert list((tmp_path / "large").iterdir()) == []
+
+
 def test_a_marker_that_names_a_file_outside_the_folder_does_not_reach_it(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years of work")
     work = folder(tmp_path / "work")

@@ -135,6 +135,14 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
     assert (tmp_path / "e.partial").read_text() == "my notes\n"
 
 
+def test_two_runs_towards_one_record_are_told_apart(tmp_path):
+    first = Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"})
+    with pytest.raises(OutputError, match="another mlxquant is writing it right now"):
+        Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"})
+    first.close()
+    Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}).close()
+
+
 @pytest.mark.parametrize("text", ["", "my notes", '{"kept": "hours"}\n', '{"schema": "mine/1"}\n'])
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_file_that_no_evaluation_began_is_neither_written_nor_deleted(tmp_path, text, fresh):

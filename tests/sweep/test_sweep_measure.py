@@ -139,6 +139,9 @@ def test_what_somebody_puts_beside_the_records_stays_and_starting_over_refuses_t
     done = run(*asked["words"], "--fresh")
     assert (done.exit_code, "builds/mine: holds what mlxquant did not leave there" in done.stderr) == (3, True)
     assert theirs.read_text() == "mine"
+    theirs.parent.rename(work / "builds" / "unquantized")
+    done = run(*asked["words"], "--eval", "1")
+    assert (done.exit_code, "builds/unquantized: holds what mlxquant did not" in done.stderr) == (3, True)
     shutil.rmtree(work / "builds")
     assert (work / "notes.txt").read_text() == "mine"
 
