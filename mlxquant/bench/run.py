@@ -25,7 +25,7 @@ from ..records.head import describe_machine, describe_versions
 from ..words.secrets import redacted
 from .conditions import Reading, between, condition_notes, gpu_cores, power_mode, read_conditions, unreadable
 from .record import SCHEMA, finish
-from .served import stream_notes
+from .served import model_notes, stream_notes
 from .workload import Settings, Subject, Workload, distinct
 
 
@@ -142,7 +142,7 @@ class Bench:
             builds.append(
                 {"name": name, **self.subjects[index].describe(self.settings), "load_s": self.loads.get(index, [])}
             )
-        notes += stream_notes(self.rows)
+        notes += [*model_notes(builds), *stream_notes(self.rows)]
         notes += condition_notes(self.rows, start, machine.get("cores")) if here else []
         record = finish(
             {

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ..endpoint.client import Answer, Server, stream
+from ..endpoint.client import Answer, Server, is_other_model, stream
 from ..errors import MeasurementError, UsageError
 from ..words.secrets import redact
 from .prompts import Prompts, words_of_text
@@ -44,6 +44,7 @@ class Endpoint:
     chat: bool = False
     _line: tuple[float, float] | None = field(default=None, repr=False)
     _words: dict[int, float] = field(default_factory=dict, repr=False)
+    _others: dict[str, None] = field(default_factory=dict, repr=False)  # other models than asked for, which answered
 
     @property
     def name(self) -> str:
@@ -61,6 +62,7 @@ class Endpoint:
             "manifest_sha256": None,
             "config_sha256": None,
             "traffic": None,
+            **({"answers_as": sorted(self._others)} if self._others else {}),
         }
 
     def open(self) -> None:
@@ -157,8 +159,13 @@ class Endpoint:
         text = words_of_text(self.prompts, max(words, 1))
         body: dict[str, Any] = {"model": self.model, "max_tokens": tokens, "temperature": 0}
         if self.chat:
-            return stream(self.server, "/chat/completions", {**body, "messages": [{"role": "user", "content": text}]})
-        return stream(self.server, "/completions", {**body, "prompt": text})
+            body["messages"] = [{"role": "user", "content": text}]
+            answer = stream(self.server, "/chat/completions", body)
+        else:
+            answer = stream(self.server, "/completions", {**body, "prompt": text})
+        if answer.model and is_other_model(self.model, answer.model):
+            self._others[answer.model] = None
+        return answer
 
 
 def check_endpoint(settings: Settings, builds: tuple[str, ...], models: tuple[str, ...]) -> None:
@@ -169,6 +176,16 @@ def check_endpoint(settings: Settings, builds: tuple[str, ...], models: tuple[st
         raise UsageError("--endpoint needs --model NAME, as the server lists it; give it again for each model")
     if settings.batch != 1:
         raise UsageError("-b: several sequences at once are measured on builds, not through a server")
+
+
+def model_notes(builds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which servers answer as another model than was asked for."""
+    for build in builds:
+        if others := build.get("answers_as"):
+            yield (
+                f"{build['name']}: the server answers as {', '.join(others[:3])}; its figures are of what answered,"
+                " which may be another model"
+            )
 
 
 def stream_notes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -193,5 +193,7 @@ def _check_measured(record: dict[str, Any]) -> None:
 
     for candidate in record["candidates"]:
         if not candidate["paired"]:
-            notes = "; ".join(record["notes"])
-            raise MeasurementError("unmeasured", f"{candidate['name']}: no item was answered on both sides; {notes}")
+            first = next(
+                (trial["failure"]["message"] for trial in record["trials"] if trial["failure"]), "none was asked"
+            )
+            raise MeasurementError("unmeasured", f"{candidate['name']}: no item was answered on both sides: {first}")

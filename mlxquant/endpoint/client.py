@@ -32,7 +32,7 @@ _LONGEST = 30 * 86400  # seconds; a timeout above it was meant otherwise
 _ANY_MODEL = ("default_model", "default")  # what asks for the model that the server was started with
 _ADDED = re.compile(r"(?:[-:@](?:[\d-]+|latest))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
-_EXAMPLE = "http://127.0.0.1:1234/v1 is of the form expected"
+_EXAMPLE = "an address such as http://127.0.0.1:1234/v1 expected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +154,17 @@ def _address_faults(url: str) -> Iterator[str]:
         yield str(error)
         return
     if parts.scheme not in ("http", "https"):
-        yield "an address that begins with http:// or https:// expected"
+        yield "it begins with neither http:// nor https://"
     elif parts.username is not None or parts.password is not None:
-        yield "an address without a user or password expected; a key goes into an environment variable"
+        yield "a user or password stands in it; a key goes into an environment variable"
     elif not host:
         yield "it names no host"
     elif not _is_host(host):
         yield f"{host!r} is no host's name"
     elif not _is_port(parts):
-        yield "it names no port: 1 to 65535 expected"
+        yield "it names no port from 1 to 65535"
     elif parts.query or parts.fragment or "?" in url or "#" in url:
-        yield "an address without query or fragment expected"
+        yield "a query or fragment stands in it"
     elif not parts.path.isascii():
         yield "letters outside ASCII stand in its path; write them as %XX"
 

@@ -210,6 +210,18 @@ def test_a_run_through_a_server_makes_a_record():
     assert all(s["others_cores"] is None for s in record["samples"])
 
 
+def test_a_server_that_answers_as_another_model_is_told_in_the_record():
+    def other(body):
+        yield (
+            SSE + event("a") + event("b", "stop", model="totally-other") + usage(len(body["prompt"].split()), 2) + DONE
+        )
+
+    with server(other) as running:
+        record = Bench([model(running)], Settings(prompts=(), generate=(2,), repetitions=1), served=True).run()
+    assert record["builds"][0]["answers_as"] == ["totally-other"]
+    assert any(n.startswith("tiny: the server answers as totally-other; its figures") for n in record["notes"])
+
+
 # --- answers that are none ---
 
 

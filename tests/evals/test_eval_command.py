@@ -150,7 +150,7 @@ def test_a_key_that_the_server_repeats_is_nowhere(tmp_path, status):
     texts = [result.output, *(p.read_text() for p in tmp_path.iterdir())]
     assert len(texts) == 3
     for text in texts:
-        assert "SECRET" not in text and "KEY+1" not in text and coded not in text and "[redacted]" in text
+        assert "SECRET" not in text and "KEY+1" not in text and coded not in text and "[redacted" in text
 
 
 def test_a_traceback_has_no_key_in_it(tmp_path):
