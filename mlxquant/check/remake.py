@@ -29,13 +29,12 @@ from ..builds.write.pieces import Job, Piece, jobs, pieces
 from ..errors import BuildError, SourceError
 from ..layout.carried import MTP_FILE
 from ..layout.layout import Layout, read_layout
-from ..layout.views.strided import Read
 from ..plan.plan import OutputArray, Plan, make_plan
 from ..plan.recipe.infer import recipe_of
 from ..plan.recipe.recipe import Recipe, parse_recipe
 from ..records.head import describe_versions
 from ..source.checkpoint import Checkpoint, read_file_header
-from ..source.headers import Tensor
+from ..source.headers import Read, Tensor
 from ..words.formats import FLOATS, TORCH_DTYPES
 from ..words.progress import Progress, Watch, unwatched
 from .verify import Sample, Verified

@@ -171,10 +171,7 @@ class Checkpoint:
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
         assert self.reader is not None, "a config alone has no weights"
-        if "/" in file:  # no file: a tensor that is made of others
-            self.scaled[file.partition("/")[2]].read_into(self.reader.read_into, start, buffer)
-        else:
-            self.reader.read_into(file, start, buffer)
+        self.reader.read_into(file, start, buffer)
 
     def close(self) -> None:
         """Let go of what reads have opened."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeGuard
@@ -29,6 +29,9 @@ MAX_NAME = 1000
 # Tables within tables of a JSON file; configs have five or so, and code that walks them may recurse.
 MAX_DEPTH = 50
 
+# What fills a buffer with bytes of a file: (file, first byte, buffer), as Checkpoint.read_into
+Read = Callable[[str, int, memoryview], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -43,8 +46,12 @@ class Tensor:
 
     @property
     def stored(self) -> tuple[Tensor, ...]:
-        """The tensors in the files that its values are made of: itself, unless it is `fp8.Scaled`."""
+        """The tensors in the files that its values are made of: itself, unless it is `quantized.Scaled`."""
         return (self,)
+
+    def read_into(self, read: Read, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes of its values from byte `start` of them on; `read` brings what is stored."""
+        read(self.file, self.start + start, buffer)
 
 
 def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dict[str, Any]:

@@ -22,7 +22,7 @@ quantized a second time, or its packed integers be taken for weights, and is ref
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ..errors import SourceError
 from ..words.formats import DTYPES, FLOATS, carrier, nbytes, widen
 from ..words.text import listed
-from .headers import Tensor, shown
+from .headers import Read, Tensor, shown
 
 # --- prequantized ---
 
@@ -118,8 +118,6 @@ def _refusal(name: str, why: str) -> SourceError:
 # --- quantized ---
 
 
-Read = Callable[[str, int, memoryview], None]  # (file, start, buffer), as Checkpoint.read_into
-
 SUFFIX = "_scale_inv"
 _SCALES = (*FLOATS, "F8_E8M0")  # dtypes of scales
 BLOCK = (128, 128)  # what mlx-lm takes for granted where there are several scales
@@ -136,7 +134,8 @@ _QUIET_NAN = np.uint16(0x7FC0)
 class Scaled(Tensor):
     """A bfloat16 tensor that is stored as FP8 `codes` with one of `scales` for each block of (rows, columns).
 
-    `scales` has the shape (matrices or 1, rows of blocks, columns of blocks).
+    `scales` has the shape (matrices or 1, rows of blocks, columns of blocks). `file` and `start` are those of the
+    codes; `nbytes` counts the bfloat16 values, which are in no file.
     """
 
     codes: Tensor
@@ -149,7 +148,7 @@ class Scaled(Tensor):
         return self.codes, self.scales
 
     def read_into(self, read: Read, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the values from byte `start` on; `read` brings what is stored."""
+        """Fill `buffer` with bfloat16 values, from byte `start` of them on; `read` brings codes and scales."""
         assert start % 2 == 0 and len(buffer) % 2 == 0, "half of a value was asked for"
         out = np.frombuffer(buffer, np.uint16)
         width, done, at = self.shape[-1], 0, start // 2
@@ -260,8 +259,8 @@ def _scaled(codes: Tensor, scales: Tensor, declared: tuple[int, int] | None) -> 
         name=codes.name,
         dtype="BF16",
         shape=shape,
-        file=f"{codes.file}/{codes.name}",  # no file of a checkpoint has a slash in its name
-        start=0,
+        file=codes.file,
+        start=codes.start,
         nbytes=nbytes("BF16", shape),
         codes=codes,
         scales=replace(scales, shape=(grids, *grid)),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mlxquant.cli import main
 from mlxquant.errors import LayoutError, MlxquantError, SourceError
 from mlxquant.layout.layout import read_layout
+from mlxquant.layout.views.strided import Strided
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.headers import Tensor
 from mlxquant.source.quantized import Scaled, decode, scaled_tensors
@@ -178,6 +179,23 @@ def test_any_run_of_values_can_be_read_by_itself(shape, block, data):
     found = bytearray(2 * (stop - start))
     tensor.read_into(read, 2 * start, memoryview(found))
     assert bytes(found) == whole[start:stop].tobytes()
+
+
+def test_a_view_reads_an_fp8_tensor_by_the_files_of_its_codes_and_scales_alone():
+    codes, scale, wanted = quantized(mx.random.normal((2, 64), key=mx.random.key(2)), (128, 128), "F32")
+    raw = {"codes": np.array(codes).tobytes(), "scales": np.array(scale).tobytes()}
+    tensors = {
+        "x": Tensor("x", "F8_E4M3", (2, 64), "codes", 0, len(raw["codes"])),
+        "x_scale_inv": Tensor("x_scale_inv", "F32", tuple(scale.shape), "scales", 0, len(raw["scales"])),
+    }
+    tensor = scaled_tensors({"quantization_config": {"quant_method": "fp8"}}, tensors)["x"]
+
+    def read(file: str, at: int, buffer: memoryview) -> None:
+        buffer[:] = raw[file][at : at + len(buffer)]
+
+    values = np.empty((1, 128), np.uint8)
+    Strided.whole(tensor, 2).read_rows(read, 1, values)
+    assert values.tobytes() == np.array(wanted.view(mx.uint16))[1].tobytes()
 
 
 # --- FP8 that cannot be right ---

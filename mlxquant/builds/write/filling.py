@@ -32,9 +32,9 @@ from ...disk import files as disk
 from ...disk.journal import Finished, Journal
 from ...errors import MlxquantError
 from ...kernels import BlockFault, ErrorSums, Quantized, quantize_rows
-from ...layout.views.strided import Read
 from ...plan.plan import OutputArray
 from ...source.checkpoint import Checkpoint
+from ...source.headers import Read
 from ...words.formats import Format
 from ...words.progress import Progress, Watch
 from .hashing import FollowingHasher

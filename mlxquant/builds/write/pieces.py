@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 from ...errors import NonFiniteError
 from ...layout.views.bytes import MLX_DTYPES, to_mlx, to_numpy
 from ...layout.views.read import Segment, read_rows, row_wise, rows_in, segments
-from ...layout.views.strided import SPAN, Read, Strided
+from ...layout.views.strided import SPAN, Strided
 from ...layout.views.view import Joined, View, views_among
 from ...plan.plan import OutputArray, Plan
-from ...source.headers import Tensor
-from ...source.quantized import Scaled
+from ...source.headers import Read
 from ...words.formats import DTYPES, FLOATS
 
 # --- pieces ---
@@ -200,7 +199,7 @@ def needs_of(pieces: Iterable[Piece]) -> list[frozenset[str]]:
 def _files(view: View, start: int, rows: int) -> Iterator[str]:
     match view.expr:
         case Strided() as s:
-            yield from _stored(s.tensor)
+            yield from (t.file for t in s.tensor.stored)
         case Joined(axis, parts) if axis == view.ndim - 1:
             for part in parts:
                 yield from _files(part, start, rows)
@@ -222,10 +221,3 @@ def _files(view: View, start: int, rows: int) -> Iterator[str]:
                 return
             for argument in views_among([view.expr.args, view.expr.kwargs]):
                 yield from _files(argument, 0, rows_in(argument))
-
-
-def _stored(tensor: Tensor) -> Iterator[str]:
-    if isinstance(tensor, Scaled):
-        yield from (t.file for t in tensor.stored)
-    else:
-        yield tensor.file

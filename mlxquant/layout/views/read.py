@@ -16,8 +16,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...source.headers import Read
 from .bytes import to_mlx, to_numpy
-from .strided import Read, Strided
+from .strided import Strided
 from .view import Computed, Joined, View, astype, map_views
 
 # Functions of one array and scalars whose rows depend on the same rows alone

@@ -10,7 +10,6 @@ What this leaves out: arithmetic (see `views`), and reshapes that no strides can
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -18,9 +17,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ...source.headers import Tensor
-
-Read = Callable[[str, int, memoryview], None]  # (file, start, buffer): Checkpoint.read_into
+from ...source.headers import Read, Tensor
 
 # Bytes of source that one read may span while rows are gathered out of it.
 SPAN = 4 << 20
@@ -181,9 +178,9 @@ class Strided:
         """Gather one evenly spaced matrix: rows `strides[-2]` apart, columns `strides[-1]` apart."""
         rows, cols = len(out), self.shape[-1]
         row_step, col_step = self.strides[-2], self.strides[-1]
-        start, size = self.tensor.start + offset, self.itemsize
+        size = self.itemsize
         if col_step == size and (row_step == cols * size or rows == 1):
-            read(self.tensor.file, start, out.data.cast("B"))
+            self.tensor.read_into(read, offset, out.data.cast("B"))
             return
         lines = out.view(f"u{size}")
         line_step, line_count, n, step = row_step, rows, cols, col_step
@@ -196,14 +193,14 @@ class Strided:
         for i in range(0, line_count, per_read):
             k = min(per_read, line_count - i)
             span = scratch[: (k - 1) * line_step + extent]
-            read(self.tensor.file, start + i * line_step, span.data)
-            found = np.ndarray((k, n), lines.dtype, span, strides=(line_step, step))
+            self.tensor.read_into(read, offset + i * line_step, span.data)
+            picked = np.ndarray((k, n), lines.dtype, span, strides=(line_step, step))
             if self.transposed:
                 from .tiles import copy_tiles
 
-                copy_tiles(lines[i : i + k], found)
+                copy_tiles(lines[i : i + k], picked)
             else:
-                lines[i : i + k] = found
+                lines[i : i + k] = picked
 
 
 def row_major(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
