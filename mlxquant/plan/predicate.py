@@ -7,6 +7,7 @@ has no class for. What it would not make as the recipe says is refused here, bef
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import gcd
 from typing import Any
 
 from ..errors import PlanError
@@ -17,7 +18,7 @@ from .recipe.recipe import Recipe
 
 
 def quant_predicate(
-    recipe: Recipe, modules: Sequence[Module], *, n_layers: int
+    recipe: Recipe, modules: Sequence[Module], *, n_layers: int, q_group_size: int | None = None
 ) -> Callable[[str, Any], bool | dict[str, Any]]:
     """Make the `quant_predicate` that `mlx_lm.convert` takes, from a recipe and a model's modules.
 
@@ -30,6 +31,8 @@ def quant_predicate(
         predicate = quant_predicate(recipe, layout.modules, n_layers=layout.n_layers)
         mlx_lm.convert(source, "build", quantize=True, quant_predicate=predicate, **quantize_arguments(recipe))
 
+    With `q_group_size`, the one that `mlx_lm.convert` is given, modules that it would drop are refused.
+
     Raises PlanError as `decide` does, and for parts that mlx-lm has no class for, such as a vision tower that is
     carried along. The predicate raises PlanError when it is asked about a module that the model did not have, or had
     in another shape.
@@ -40,6 +43,15 @@ def quant_predicate(
         raise PlanError(
             f"{carried[0].path}: mlx-lm's model has no {carried[0].role} part, so mlx_lm.convert would drop it;"
             " read the layout without it, or use mlxquant's convert"
+        )
+    dropped = [m for m in modules if q_group_size and by_path[m.path].format and m.shape[-1] % q_group_size]
+    if dropped:
+        width = gcd(*(m.shape[-1] for m in dropped))
+        smaller = next((size for size in (64, 32, 16) if width % size == 0), None)
+        raise PlanError(
+            f"{dropped[0].path}: q_group_size={q_group_size} does not divide its {dropped[0].shape[-1]} inputs, so"
+            f" mlx_lm.convert would leave it unquantized, and {len(dropped) - 1:,} others; "
+            + (f"give both q_group_size={smaller}" if smaller else "use mlxquant's convert")
         )
     by_name = {m.path: m for m in modules}
 

@@ -65,6 +65,9 @@ def rows(record: Mapping[str, Any] | str | Path, table: str | None = None) -> li
         raise UsageError(f"{schema} has no list {wanted!r} of tables; it has: {', '.join(_lists(contents)) or 'none'}")
     flat = [dict(_cells(entry)) for entry in entries]
     columns = dict.fromkeys(column for row in flat for column in row)
+    for absent in [c for c in columns if any(other.startswith(f"{c}.") for other in columns)]:
+        if all(row.get(absent) is None for row in flat):  # a table elsewhere, nothing here
+            del columns[absent]
     return [{column: row.get(column) for column in columns} for row in flat]
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..bench.speeds import bench_sides
 from ..errors import RecordError
 from ..records.files import check_modules, read_hashed
 from ..records.schemas import kind_of
@@ -57,6 +56,8 @@ def _sides(record: Mapping[str, Any], schema: str, where: str) -> tuple[Side | N
             raise RecordError(listed([f"{where}: {schema}: {problem}" for problem in problems]))
         return None, (_sized(record),)
     if schema.startswith("mlxquant.bench/"):
+        from ..bench.speeds import bench_sides
+
         return bench_sides(record, where)
     if problems := list(_problems(record)) or list(senseless(record)):
         raise RecordError(listed([f"{where}: {schema}: {problem}" for problem in problems], limit=5))
