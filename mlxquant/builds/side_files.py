@@ -31,10 +31,10 @@ _VISION_FILES = {"preprocessor_config.json", "processor_config.json", "video_pre
 def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     """config.json of the build, keys sorted as mlx-lm writes it."""
     # a class that has a vision tower of its own (muse_spark) needs the config to build it
-    sees = VISION in plan.keeps or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
+    sees = VISION in plan.carried or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
     left_out = {"_name_or_path", "quantization_config"} | (set() if sees else {"vision_config"})
     kept = {k: v for k, v in config.items() if k not in left_out}
-    if VISION in plan.keeps:
+    if VISION in plan.carried:
         kept = spelled_out(kept)
     if isinstance(text := kept.get("text_config"), dict):
         kept["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
@@ -60,9 +60,9 @@ def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> di
     """Read the source's other files that belong into the build: name -> bytes. Raises SourceError."""
     if source.reader is None:
         return {}
-    vision = VISION in plan.keeps
+    vision = VISION in plan.carried
     try:
-        found = side_files(source.reader.beside(), trust_remote_code=trust_remote_code, vision=vision)
+        found = side_files(source.reader.listing(), trust_remote_code=trust_remote_code, vision=vision)
         return {name: source.reader.read_whole(name) for name in found}
     except OSError as error:
         raise SourceError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from None
@@ -72,7 +72,7 @@ def hashed_files(source: Checkpoint, sides: Mapping[str, bytes]) -> dict[str, di
     """Size and SHA-256 of the source's small files: its config, its index, and `sides`."""
     found = dict(sides)
     if source.reader is not None:
-        present = {"config.json", INDEX}.intersection(source.reader.beside())
+        present = {"config.json", INDEX}.intersection(source.reader.listing())
         found |= {name: source.reader.read_whole(name) for name in present}
     return {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in found.items()}
 

@@ -179,7 +179,7 @@ def _device(build: Build, notes: list[str]) -> str:
 
 def _names(found: Mapping[str, Tensor], plan: Plan) -> Iterator[str]:
     """Where the build has other tensors than the plan gives."""
-    expected = {a.name: a for a in (*plan.arrays(), *plan.arrays_beside())}
+    expected = {a.name: a for a in (*plan.arrays(), *plan.carried_arrays())}
     for name, array in expected.items():
         if name not in found:
             yield f"{name}: missing; the source gives {array.dtype} {list(array.shape)}"

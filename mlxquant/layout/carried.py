@@ -1,6 +1,6 @@
 """What a checkpoint has besides the model that mlx-lm builds, and how a build may carry it along.
 
-mlx-lm reads text models: its `sanitize` drops a vision tower and a next-token head by name. Both can be kept:
+mlx-lm reads text models: its `sanitize` drops a vision tower and a next-token head by name. Both can be carried along:
 
 - a vision tower goes into the build's shards under the names that mlx-vlm gives it, convolutions turned the way mlx
   has them, so that mlx-vlm loads the build and mlx-lm drops the tower once more;
@@ -79,24 +79,24 @@ TOWERS: dict[str, Tower] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Companions:
-    """What is carried along: modules within the build's shards and beside them, and where their values come from."""
+class Carried:
+    """What is carried along: modules in the build's shards, modules in a file apart, and the views that fill them."""
 
-    inside: tuple[Module, ...] = ()
-    beside: tuple[Module, ...] = ()
+    in_shards: tuple[Module, ...] = ()
+    apart: tuple[Module, ...] = ()
     views: Mapping[str, View] = field(default_factory=dict)
 
 
-def keep_companions(
+def carry(
     source: Checkpoint, keep: Collection[str], dropped: Collection[str], *, n_layers: int, dtype: str | None
-) -> Companions:
+) -> Carried:
     """Find what `keep` ("vision", "mtp") asks for among the tensors that mlx-lm drops.
 
     Floats are cast to `dtype` as the rest of the build is. Raises UsageError for what a source does not have,
     LayoutError for a tower that mlx-vlm's names are not known of.
     """
     if not keep:
-        return Companions()
+        return Carried()
     if not source.tensors:
         raise UsageError(
             f"{source.name}: a config alone does not tell the tensors that --keep-{sorted(keep)[0]} asks for;"
@@ -104,9 +104,9 @@ def keep_companions(
         )
     tower = _vision_views(source, dropped) if VISION in keep else {}
     head = _mtp_views(source, dropped, n_layers) if MTP in keep else {}
-    return Companions(
-        inside=tuple(_modules(tower, VISION, dtype)),
-        beside=tuple(_modules(head, MTP, dtype)),
+    return Carried(
+        in_shards=tuple(_modules(tower, VISION, dtype)),
+        apart=tuple(_modules(head, MTP, dtype)),
         views={**tower, **head},
     )
 
@@ -156,10 +156,10 @@ def _vision_views(source: Checkpoint, dropped: Collection[str]) -> dict[str, Vie
 
 
 def _mtp_views(source: Checkpoint, dropped: Collection[str], n_layers: int) -> dict[str, View]:
-    found = {n: source_view(t) for n, t in source.weights.items() if n in dropped and kind_of(n, n_layers) == MTP}
-    if not found:
+    views = {n: source_view(t) for n, t in source.weights.items() if n in dropped and kind_of(n, n_layers) == MTP}
+    if not views:
         raise UsageError(f"{source.name}: has no next-token head that mlx-lm drops; leave --keep-mtp out")
-    return found
+    return views
 
 
 def _modules(views: Mapping[str, View], role: str, dtype: str | None) -> Iterable[Module]:

@@ -29,7 +29,7 @@ from .arrays import (
     stored_formats,
     tensors_of,
 )
-from .carried import keep_companions
+from .carried import carry
 from .mlx_lm import MODEL_ERRORS, build_model, decode_floats
 from .roles import Found, expert_shares, find_roles
 from .views.view import View
@@ -41,8 +41,9 @@ class Layout:
 
     `modules` are in the order in which mlx-lm writes them. `views` maps each MLX array's name to where its
     values come from (empty for a config alone); `dropped` are source tensors that no array is made of.
-    `expert_shares` maps each expert module to (experts that one token uses, experts there are). `beside` are the
-    modules of a next-token head that is kept in a file of its own; a vision tower that is kept is in `modules`.
+    `expert_shares` maps each expert module to (experts that one token uses, experts there are). `carried_apart` are
+    the modules of a next-token head that is carried along in a file of its own; those of a vision tower that is
+    carried along are in `modules`.
     """
 
     model_type: str
@@ -54,14 +55,14 @@ class Layout:
     expert_shares: Mapping[str, tuple[int, int]]
     dtype: str | None
     notes: tuple[str, ...]
-    beside: tuple[Module, ...] = ()
+    carried_apart: tuple[Module, ...] = ()
 
 
 def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collection[str] = ()) -> Layout:
     """Lay a source out as the MLX model that mlx-lm would load from it.
 
     `dtype` (bfloat16, float16, float32) is what floats are cast to, by default what mlx-lm takes from the
-    config. `keep` ("vision", "mtp") carries along what mlx-lm would drop (see `companions`).
+    config. `keep` ("vision", "mtp") carries along what mlx-lm would drop (see `carried`).
 
     Raises LayoutError for an architecture that mlx-lm lacks, names it does not expect or misses, and shapes that
     contradict the config; all of them at once.
@@ -77,19 +78,19 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collectio
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
     modules, found = lay_modules(model, config, parameters, dtypes, prequantized)
     n_layers = len(found.layers)
-    kept = keep_companions(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target)
-    views = {**views, **kept.views}
+    carried = carry(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target)
+    views = {**views, **carried.views}
     return Layout(
         model_type=config["model_type"],
         model=model,
-        modules=(*modules, *kept.inside),
+        modules=(*modules, *carried.in_shards),
         views=views,
         dropped=_dropped(source, views),
         n_layers=n_layers,
         expert_shares=expert_shares(model, modules, config, found),
         dtype=target,
         notes=tuple(notes),
-        beside=kept.beside,
+        carried_apart=carried.apart,
     )
 
 

@@ -127,23 +127,23 @@ class Plan:
     dropped: dict[str, Any]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-    beside: tuple[PlannedModule, ...] = ()
+    carried_apart: tuple[PlannedModule, ...] = ()
 
     def arrays(self) -> Iterator[OutputArray]:
         """Every array of the build's shards, in mlx-lm's order."""
         for m in self.modules:
             yield from m.arrays()
 
-    def arrays_beside(self) -> Iterator[OutputArray]:
-        """Every array of `mtp.safetensors`; none unless a next-token head is kept."""
-        for m in self.beside:
+    def carried_arrays(self) -> Iterator[OutputArray]:
+        """Every array of `mtp.safetensors`; none unless a next-token head is carried along."""
+        for m in self.carried_apart:
             yield from m.arrays()
 
     @property
-    def keeps(self) -> tuple[str, ...]:
-        """What is carried along of what mlx-lm drops: "vision", "mtp"."""
+    def carried(self) -> tuple[str, ...]:
+        """The parts that are carried along of what mlx-lm drops: "vision", "mtp"."""
         sees = any(m.module.role == VISION and m.module.kind == CARRIED for m in self.modules)
-        return (*((VISION,) if sees else ()), *((MTP,) if self.beside else ()))
+        return (*((VISION,) if sees else ()), *((MTP,) if self.carried_apart else ()))
 
     @property
     def quantized(self) -> tuple[PlannedModule, ...]:
@@ -184,16 +184,16 @@ class Plan:
                 "modules": len(self.protected),
                 "by_role": dict(Counter(m.module.role for m in self.protected)),
             },
-            "beside": self.files_beside(),
+            "beside": self.carried_files(),
             "dropped": self.dropped,
             "notes": list(self.notes),
             "warnings": list(self.warnings),
             "modules": [m.as_dict() for m in self.modules],
         }
 
-    def files_beside(self) -> dict[str, Any]:
-        """Files of tensors beside the model's shards, which `totals` does not count."""
-        sizes = [a.nbytes for a in self.arrays_beside()]
+    def carried_files(self) -> dict[str, Any]:
+        """Files of carried tensors beside the model's shards, which `totals` does not count."""
+        sizes = [a.nbytes for a in self.carried_arrays()]
         return {MTP_FILE: {"tensors": len(sizes), "bytes": sum(sizes)}} if sizes else {}
 
 
@@ -209,7 +209,9 @@ def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
         dropped=_dropped(layout, source),
         notes=(*source.notes, *layout.notes, *_source_notes(source), *decisions.notes),
         warnings=tuple(decisions.warnings),
-        beside=tuple(PlannedModule(m, Decision(None, False, unquantizable(m)), (0, 1)) for m in layout.beside),
+        carried_apart=tuple(
+            PlannedModule(m, Decision(None, False, unquantizable(m)), (0, 1)) for m in layout.carried_apart
+        ),
     )
 
 

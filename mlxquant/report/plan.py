@@ -95,7 +95,7 @@ def _totals(plan: Plan) -> str:
         ("active", t["active_parameters"], f"parameters that one token uses{_top_k(plan)}"),
         ("", active, f"bytes read to decode it, {show_bytes(active)}"),
     ]
-    for name, entry in plan.files_beside().items():
+    for name, entry in plan.carried_files().items():
         lines.append(("beside", entry["bytes"], f"{name}, {entry['tensors']:,} tensors that the model does not load"))
     wide = max(len(f"{amount:,}") for _, amount, _ in lines)
     return "\n".join(f"{label:<{_INDENT}}{amount:>{wide},}  {text}".rstrip() for label, amount, text in lines)

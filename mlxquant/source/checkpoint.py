@@ -35,7 +35,7 @@ class Reader(Protocol):
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of `file`, from any thread. Raises SourceError."""
 
-    def beside(self) -> list[str]:
+    def listing(self) -> list[str]:
         """Names of the files that lie there, shards and all."""
 
     def read_whole(self, file: str) -> bytes:
@@ -64,7 +64,7 @@ class FolderReader:
             raise SourceError(f"{file}: cannot be read at byte {start:,} ({error.strerror})") from error
         read_at(handle, file, start, buffer)
 
-    def beside(self) -> list[str]:
+    def listing(self) -> list[str]:
         """Names of the files that lie there, shards and all."""
         return own_files(self.folder)
 
@@ -196,7 +196,7 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
     notes = refuse_strays(path)
     config = read_config(path / "config.json", path / "generation_config.json")
-    check_config(config, known, read_beside(path / MODELOPT))
+    check_config(config, known, read_optional(path / MODELOPT))
     tensors, files = read_tensors(path)
     check_names(config, tensors, known)
     return Checkpoint(known, path, config, tensors, files, revision, notes, scaled_tensors(config, tensors))
@@ -256,7 +256,7 @@ def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
     return config
 
 
-def read_beside(path: Path) -> dict[str, Any] | None:
+def read_optional(path: Path) -> dict[str, Any] | None:
     """Read a JSON file that may be there or not. Raises SourceError."""
     try:
         return load_json(path.read_bytes(), path.name, duplicates=True) if path.is_file() else None

@@ -91,9 +91,9 @@ class Once:
         at = start - tensor.start
         np.frombuffer(buffer, np.uint8)[:] = held[at : at + len(buffer)]
 
-    def beside(self) -> list[str]:
+    def listing(self) -> list[str]:
         """Names of the files that lie there."""
-        return self._reader.beside()
+        return self._reader.listing()
 
     def read_whole(self, file: str) -> bytes:
         """Read a small file."""

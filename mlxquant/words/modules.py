@@ -36,7 +36,7 @@ LAYER_TYPE_WORDS: dict[str, str] = {
     "-": "mlp", "E": "moe",
 }  # fmt: skip
 
-# The kind of a module that mlx-lm has no class for: it is carried along for other readers (see `companions`).
+# The kind of a module that mlx-lm has no class for: it is carried along for other readers (see `layout.carried`).
 CARRIED = "carried"
 
 

@@ -107,7 +107,7 @@ def test_a_snapshot_in_the_hubs_cache_is_read_and_one_that_links_further_is_not(
         (snapshot / path.name).symlink_to(f"../../blobs/{i}")
     opened = open_checkpoint(snapshot)
     assert opened.tensors and opened.notes == ()
-    assert opened.reader is not None and "tokenizer.json" in opened.reader.beside()
+    assert opened.reader is not None and "tokenizer.json" in opened.reader.listing()
     for target in ("../../../secret", "../../blobs/out", "../../refs/main"):
         (repository / "blobs" / "out").unlink(missing_ok=True)
         (repository / "blobs" / "out").symlink_to(tmp_path / "secret")

@@ -129,12 +129,12 @@ class _Work:
     def __init__(self, source: Checkpoint, layout: Layout, plan: Plan, options: Options) -> None:
         self.source, self.plan, self.options = source, plan, options
         self.indexed = place(list(plan.arrays()))
-        self.shards = [*self.indexed, *place_beside(MTP_FILE, list(plan.arrays_beside()))]
+        self.shards = [*self.indexed, *place_beside(MTP_FILE, list(plan.carried_arrays()))]
         self.nbytes = sum(s.nbytes for s in self.shards)
         self.todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
         self.workers = _worker_count(self.todo, options)
         self.sides = read_sides(source, plan, trust_remote_code=options.trust_remote_code)
-        keep = {"keep": list(plan.keeps)}
+        keep = {"keep": list(plan.carried)}
         self.staging = source.reader if isinstance(source.reader, HubReader) else None
         needs = needs_of(self.todo) if self.staging is not None else []
         if self.staging is not None:

@@ -94,7 +94,7 @@ class Piece:
 def jobs(plan: Plan, views: Mapping[str, View]) -> list[Job]:
     """What there is to make, in the order of the build's arrays."""
     grouped: dict[str, list[OutputArray]] = {}
-    for array in (*plan.arrays(), *plan.arrays_beside()):
+    for array in (*plan.arrays(), *plan.carried_arrays()):
         grouped.setdefault(array.source, []).append(array)
     return [Job(name, views[name], parts[0].values, tuple(parts)) for name, parts in grouped.items()]
 

@@ -106,6 +106,6 @@ def open_tokenizer(source: Checkpoint) -> Any:
     if source.folder is not None:
         return load_tokenizer(source.folder, source.name, source.config)
     with tempfile.TemporaryDirectory(prefix="mlxquant-") as folder:
-        for name in ("config.json", *side_files(source.reader.beside(), trust_remote_code=False)):
+        for name in ("config.json", *side_files(source.reader.listing(), trust_remote_code=False)):
             (Path(folder) / name).write_bytes(source.reader.read_whole(name))
         return load_tokenizer(Path(folder), source.name, source.config)

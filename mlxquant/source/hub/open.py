@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ...errors import SourceError, UsageError
-from ..checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_beside, read_config, read_index
+from ..checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_config, read_index, read_optional
 from ..headers import Tensor, header_length, parse_header
 from ..quantized import MODELOPT, check_config, check_names, scaled_tensors
 from .errors import HubError, endpoint
@@ -67,7 +67,7 @@ def open_repository(
     left_out = repo.too_large()
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
-    check_config(config, repository, read_beside(repo.download(MODELOPT)) if MODELOPT in sizes else None)
+    check_config(config, repository, read_optional(repo.download(MODELOPT)) if MODELOPT in sizes else None)
     wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
     tensors, files = gather_tensors(repository, wanted, sizes, _read_headers(repo, wanted, sizes))
     check_names(config, tensors, repository)

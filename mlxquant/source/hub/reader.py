@@ -51,7 +51,7 @@ class HubReader:
 
     # --- before anything is written ---
 
-    def beside(self) -> list[str]:
+    def listing(self) -> list[str]:
         """Names of the files at the repository's top, but for those that are too large to be carried along."""
         return sorted(self.repository.top.keys() - self._left_out)
 

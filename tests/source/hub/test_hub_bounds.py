@@ -104,8 +104,8 @@ def test_a_large_file_that_no_model_needs_is_left_out_and_named(hub, tmp_path, t
     source = open_source("org/copy", weights=True)
     assert any(note.startswith("train.jsonl: left out, 268,435,457 bytes") for note in source.notes)
     assert source.reader is not None
-    assert "train.jsonl" not in source.reader.beside()
-    assert "config.json" in source.reader.beside()
+    assert "train.jsonl" not in source.reader.listing()
+    assert "config.json" in source.reader.listing()
 
 
 # --- too slow ---

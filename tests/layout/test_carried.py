@@ -116,7 +116,7 @@ def test_a_plan_counts_the_tower_to_the_byte_and_says_what_it_is(source, kept):
     recipe = load_recipe("gates-8bit", group_size=32)
     plan = make_plan(read_layout(opened, keep=["vision", "mtp"]), recipe, opened)
     assert plan.totals["bytes"] == sum(len(data) for _, _, data in stored(kept).values())
-    assert plan.files_beside() == {MTP_FILE: {"tensors": 19, "bytes": sum(len(t[2]) for t in beside(kept).values())}}
+    assert plan.carried_files() == {MTP_FILE: {"tensors": 19, "bytes": sum(len(t[2]) for t in beside(kept).values())}}
     assert plan.dropped == {"tensors": 0, "bytes": 0, "by_kind": {}}
     tower = [m for m in plan.modules if m.module.role == "vision"]
     assert len(tower) == 11 and not any(m.format or m.decision.protected for m in tower)
