@@ -38,6 +38,7 @@ def test_the_wheel_holds_every_recipe_and_module_and_nothing_of_the_tests(wheel)
     assert {f"mlxquant/recipes/{name}" for name in RECIPES} <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "mlxquant").rglob("*.py")} <= names
     assert "mlxquant/evals/store/model/chat_template.jinja" in names
+    assert {str(p.relative_to(ROOT)) for p in (ROOT / "mlxquant" / "records" / "schemas").glob("*.json")} <= names
     assert {f"mlxquant/report/page/page.{kind}" for kind in ("css", "js", "html.jinja")} <= names
     assert {name.split("/")[0] for name in names} == {"mlxquant", f"mlxquant-{mlxquant.__version__}.dist-info"}
 

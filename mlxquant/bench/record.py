@@ -108,52 +108,7 @@ def unmeasured(record: Mapping[str, Any]) -> list[str]:
 
 def read_bench(path: Path) -> dict[str, Any]:
     """Read a record and check what is counted on. Raises RecordError with all that is wrong."""
-    return read_checked(path, SCHEMA, "bench", problems_of)
-
-
-def problems_of(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a record lacks that pooling and judging count on."""
-    wanted = {"machine": dict, "versions": dict, "settings": dict, "builds": list, "samples": list, "notes": list}
-    wrong = [f"{k}: {t.__name__} expected, {type(record.get(k)).__name__} found" for k, t in wanted.items()
-             if not isinstance(record.get(k), t)]  # fmt: skip
-    yield from wrong
-    if wrong:
-        return
-    if not isinstance(record["settings"].get("batch"), int) or record["settings"]["batch"] < 1:
-        yield "settings: batch is not a number above 0"
-    if not isinstance(record["settings"].get("repetitions"), int):
-        yield "settings: repetitions is no number"
-    for i, build in enumerate(record["builds"]):
-        if not isinstance(build, dict) or not isinstance(build.get("name"), str) or "load_s" not in build:
-            yield f"builds, {i}: a table with name and load_s expected"
-    seen = dict[tuple[int, str, int], int]()
-    for i, sample in enumerate(record["samples"]):
-        if problem := _sample_problem(sample, len(record["builds"])):
-            yield f"samples, {i}: {problem}"
-        elif seen.setdefault(key := (sample["build"], sample["test"], sample["round"]), i) != i:
-            yield f"samples, {i}: build {key[0]}, {key[1]}, round {key[2]} stands at {seen[key]} already"
-
-
-def _sample_problem(sample: Any, builds: int) -> str | None:
-    if not isinstance(sample, dict) or type(sample.get("round")) is not int:
-        return "a table with build, test and round expected"
-    if type(sample.get("build")) is not int or not 0 <= sample["build"] < builds:
-        return f"build {sample.get('build')!r} is none of the record's {builds}"
-    try:
-        Workload.parse(sample["test"] if isinstance(sample.get("test"), str) else "")
-    except ValueError as error:
-        return f"test {error}"
-    if "failure" in sample:
-        failure = sample["failure"]
-        return None if isinstance(failure, dict) and {"kind", "message"} <= set(failure) else "failure without a reason"
-    rates = [sample.get(k) for k in ("seconds", "tok_s")]
-    if not all(_is_positive(r) for r in rates) or not isinstance(sample.get("token_s"), list):
-        return "seconds and tok_s above 0 and a list token_s expected"
-    return None
-
-
-def _is_positive(value: Any) -> bool:
-    return type(value) in (int, float) and bool(value > 0)
+    return read_checked(path, "bench")
 
 
 def pool(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:

@@ -11,11 +11,8 @@ from math import log
 from statistics import median
 from typing import Any
 
-from ..errors import RecordError
 from ..stats import Interval, clustered_mean
 from ..validate.evidence import Figure, Side, counted, exactly, identity_of, pointer_of
-from ..words.text import listed
-from .record import problems_of
 
 Sample = Mapping[str, Any]
 _Value = Callable[[Sample], float | None]
@@ -41,14 +38,11 @@ def _figures_of(test: str) -> dict[str, _Value]:
     }
 
 
-def bench_sides(record: Mapping[str, Any], where: str) -> tuple[Side | None, tuple[Side, ...]]:
+def bench_sides(record: Mapping[str, Any]) -> tuple[Side | None, tuple[Side, ...]]:
     """The first build as the baseline, the later ones as candidates; a lone build is a candidate without a baseline.
 
-    Raises RecordError for a record that bench did not write.
+    `record` has been checked.
     """
-    problems = list(problems_of(record))
-    if problems or not record["builds"]:
-        raise RecordError(listed([f"{where}: {problem}" for problem in problems or ["builds: none"]], limit=5))
     samples = [s for s in record["samples"] if "failure" not in s]
     tests = list(dict.fromkeys(s["test"] for s in samples))
     sides = []

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..disk.files import read_regular
-from ..errors import BuildError, MlxquantError, SourceError
+from ..errors import BuildError, MlxquantError, RecordError
 from ..plan.plan import Plan
+from ..records.files import parse_record
 from ..records.head import describe_machine, describe_versions
+from ..records.schemas import check
 from ..source.checkpoint import Checkpoint, plain_name
-from ..source.headers import load_json, shown
-from ..words.text import listed
+from ..source.headers import shown
 from .side_files import hashed_files
 from .write.shards import Shard
 
@@ -31,10 +32,6 @@ _SEAL = b'"manifest_sha256": "'
 _OPEN = b"0" * 64
 # What says where a build comes from; a build of the same origin is the same build, made on whatever machine.
 _ORIGIN = ("schema", "versions", "source", "recipe", "options", "totals")
-_FILE: dict[str, tuple[type, ...]] = {"bytes": (int,), "sha256": (str, type(None))}
-_TENSOR: dict[str, tuple[type, ...]] = {
-    "file": (str,), "dtype": (str,), "shape": (list,), "xxh3_64": (str, type(None)),
-}  # fmt: skip
 
 
 def describe_origin(
@@ -115,17 +112,14 @@ def read_manifest(build: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        manifest = load_json(read_regular(path), MANIFEST)
+        manifest = parse_record(read_regular(path), MANIFEST)
+        check(manifest, MANIFEST, kinds=("manifest",))
     except OSError as error:
         raise BuildError(f"{MANIFEST}: cannot be read ({error.strerror})") from None
-    except SourceError as error:
+    except RecordError as error:
         raise BuildError(str(error)) from None
-    if manifest.get("schema") != SCHEMA:
-        found = repr(manifest.get("schema"))[:60]
-        raise BuildError(f"{MANIFEST}: schema {SCHEMA} expected, {found} found; made by another version?")
-    problems = list(_faults(manifest))
-    if problems:
-        raise BuildError(listed([f"{MANIFEST}: {problem}" for problem in problems], limit=5))
+    if outside := [name for name in manifest["files"] if not plain_name(name)]:
+        raise BuildError(f"{MANIFEST}: files: {shown(outside[0])} lies outside the folder")
     return manifest
 
 
@@ -143,21 +137,3 @@ def is_build_of(folder: Path, origin: Mapping[str, Any]) -> bool:
         for name, entry in manifest["files"].items()
     )
     return present and all(manifest[key] == wanted[key] for key in _ORIGIN)
-
-
-def _faults(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """What a manifest lacks of what its schema promises."""
-    for key in (*_ORIGIN[1:], "machine", "files", "tensors", "run"):
-        if not isinstance(manifest.get(key), dict):
-            yield f"{key}: a table expected, {type(manifest.get(key)).__name__} found"
-    for section, expected in (("files", _FILE), ("tensors", _TENSOR)):
-        table = manifest.get(section)
-        for name, entry in table.items() if isinstance(table, dict) else ():
-            if section == "files" and not plain_name(name):
-                yield f"{section}: {shown(name)} lies outside the folder"
-            if not isinstance(entry, dict):
-                yield f"{section}: {shown(name)}: a table expected, {type(entry).__name__} found"
-                continue
-            for key, types in expected.items():
-                if type(entry.get(key)) not in types or key not in entry:
-                    yield f"{section}: {shown(name)}: {key} is {str(entry.get(key))[:40]!r}"

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..builds.audit_record import SCHEMA, Entry, make_record
+from ..builds.audit_record import Entry, make_record
 from ..builds.read.build import Build, read_build
 from ..builds.read.formats import Stored
 from ..disk.files import read_regular
-from ..errors import SourceError
+from ..errors import RecordError
 from ..kernels import ErrorSums
 from ..plan.decide import unquantizable
+from ..records.files import parse_record
 from ..records.modules import nonfinite_note, not_a_number
-from ..source.headers import load_json
+from ..records.schemas import check
 from ..words.formats import Format
 from ..words.modules import CARRIED, Module, unaligned
 from .against_source import Comparison
@@ -63,49 +64,15 @@ def _own_record(build: Build, disagreements: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = load_json(read_regular(path), RECORD)
-    except (SourceError, OSError) as error:
-        disagreements.append(str(error))
+        record = parse_record(read_regular(path), RECORD)
+        check(record, RECORD, kinds=("audit",))
+    except OSError as error:
+        disagreements.append(f"{RECORD}: cannot be read ({error.strerror}); it is left aside")
         return {}
-    if record.get("schema") != SCHEMA:
-        disagreements.append(f"{RECORD}: schema {SCHEMA} expected, {record.get('schema')!r} found; it is left aside")
-        return {}
-    if not _well_formed(record):
-        disagreements.append(f"{RECORD}: not as mlxquant writes it; it is left aside")
+    except RecordError as error:
+        disagreements.append(f"{str(error).splitlines()[0]}; it is left aside")
         return {}
     return record
-
-
-def _well_formed(record: Mapping[str, Any]) -> bool:
-    """Whether the parts of a record that are taken over are of the right kind."""
-    source, recipe, entries, notes = (record.get(key) for key in ("source", "recipe", "modules", "notes"))
-    return (
-        (source is None or (isinstance(source, dict) and all(_scalar(v) for v in source.values())))
-        and (recipe is None or (isinstance(recipe, dict) and _names_a_recipe(recipe)))
-        and isinstance(entries, list)
-        and all(isinstance(e, dict) and isinstance(e.get("path"), str) and _has_reason(e) for e in entries)
-        and isinstance(notes, list)
-        and all(isinstance(n, str) for n in notes)
-    )
-
-
-def _names_a_recipe(recipe: Mapping[str, Any]) -> bool:
-    """Whether this is a recipe's identity; records of before 2026-11-21 have no overrides."""
-    overrides = recipe.get("overrides", [])
-    return (
-        recipe.keys() - {"overrides"} == {"name", "sha256"}
-        and all(isinstance(recipe[key], str) for key in ("name", "sha256"))
-        and isinstance(overrides, list)
-        and all(isinstance(o, str) for o in overrides)
-    )
-
-
-def _scalar(value: Any) -> bool:
-    return value is None or isinstance(value, str | int)
-
-
-def _has_reason(entry: Mapping[str, Any]) -> bool:
-    return isinstance(entry.get("reason"), str) and isinstance(entry.get("rule", 0), str | None)
 
 
 def _confirmed(build: Build, own: Mapping[str, Any], disagreements: list[str]) -> dict[str, dict[str, Any]]:

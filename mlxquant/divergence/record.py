@@ -16,8 +16,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import DataError, UsageError
+from ..layout.layout import read_layout
+from ..plan.plan import source_record
 from ..records.head import describe_machine, describe_versions
-from ..records.measurements import SCHEMA
 from ..records.metrics import CAVEAT
 from ..source.checkpoint import Checkpoint
 from ..stream.candidates import Candidate
@@ -39,6 +40,7 @@ from .tally import ACCUMULATED, LAYER_FIELDS, Tally, shared_tokens
 from .texts.documents import BUILTIN, Documents, read_documents
 from .texts.tokens import open_tokenizer
 
+SCHEMA = "mlxquant.compare/1"
 DEFAULTS = Options()
 _MUCH_SHARED = 0.05
 _ROUTED = LAYER_FIELDS.index("routed")
@@ -114,7 +116,7 @@ def make_record(
         "versions": describe_versions(),
         "confidence": question.confidence,
         "margin_nats": question.margin,
-        "source": done.source,
+        "source": source_record(read_layout(source, dtype=options.dtype), source),
         "data": _data(str(name), documents, tally),
         "options": _options(question, options),
         "pass": {**_pass(done), "sha256_checked": source.sha256_checked},

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UsageError
 from ..words.secrets import register, register_url
-from ..words.strict_json import read_json, whole
+from ..words.strict_json import read_json
 from .events import Event, error_text, read_event
 from .wire import ANSWER, DOCUMENT, LINE, Reader, StreamError, exchange, shown
 
@@ -29,7 +29,6 @@ __all__ = ["Answer", "Chunk", "Event", "Server", "StreamError", "events", "parse
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LONGEST = 30 * 86400  # seconds; a timeout above it was meant otherwise
-_LONGEST_NAME = 2000  # characters; a path may be long
 _ANY_MODEL = ("default_model", "default")  # what asks for the model that the server was started with
 _ADDED = re.compile(r"(?:[-:@](?:[\d-]+|latest))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
@@ -220,13 +219,6 @@ def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple
             yield at, None
             return
         yield at, read_event(data, where)
-
-
-def checked_model(name: str | None, option: str) -> str | None:
-    """Give a model's name as it was typed. Raises UsageError where that is no text or has no end."""
-    if name is not None and (name != whole(name) or len(name) > _LONGEST_NAME):
-        raise UsageError(f"{option} {name[:80]!r}: a name as the server lists it expected, in UTF-8")
-    return name
 
 
 def is_other_model(asked: str, answered: str | None) -> bool:

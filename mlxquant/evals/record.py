@@ -1,15 +1,17 @@
 """The record of an evaluation: sides, measurements with intervals, pairs, survival, and every trial.
 
 All figures are worked out from the trials by `finish`, which keeps them, so that another confidence or another slice
-needs no new run. `reading` reads one back. No model here.
+needs no new run. No model here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..records.files import read_checked
 from ..stats import kaplan_meier
 from .figures import Trial, of_difference, of_requests, of_side, outcomes, pair_up, totals
 from .identity import identity_notes, observed
@@ -84,6 +86,11 @@ def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Map
     settings = record["settings"]
     if settings["trials"] > 1 and not settings["temperature"]:
         yield "at temperature 0 trials of one item repeat each other; pass^k says what --temperature would vary"
+
+
+def read_eval(path: Path) -> dict[str, Any]:
+    """Read a record and check what is counted on. Raises RecordError with what is wrong with it."""
+    return read_checked(path, "eval")
 
 
 def measurement(side: Mapping[str, Any], metric: str, **where: str) -> dict[str, Any] | None:

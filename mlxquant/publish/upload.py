@@ -21,7 +21,8 @@ from ..builds.write.hashing import sha256
 from ..check.verify import verify
 from ..disk.files import read_regular
 from ..errors import BuildError, RecordError, UsageError
-from ..records.files import check_modules, read_record
+from ..records.files import read_record
+from ..records.schemas import check
 from ..report.card import card
 from ..source.checkpoint import plain_name
 from ..source.headers import shown
@@ -72,7 +73,7 @@ def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_
     files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()} | {MANIFEST: len(text)}
     hashes = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()} | {MANIFEST: sha256(text)}
     audit = read_record(build / "audit.json")
-    check_modules(audit, "audit.json")
+    check(audit, "audit.json", kinds=("audit",))
     measured = [_measurement(path, hashes[MANIFEST]) for path in benches]
     return Upload(build, repository, files, hashes, card(repository, manifest, audit, measured, base_model=base_model))
 

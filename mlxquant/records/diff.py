@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import RecordError
 from ..words.formats import Format
 from ..words.layers import layers_text
-from .files import check_modules
+from .schemas import check
 
 SCHEMA = "mlxquant.diff/1"
-SIDES = ("mlxquant.plan/1", "mlxquant.audit/1")
+SIDES = ("plan", "audit")
 
 Record = Mapping[str, Any]
 
@@ -57,9 +56,7 @@ def diff_records(a: Record, b: Record, names: tuple[str, str]) -> dict[str, Any]
 
 def check_side(record: Record, where: str) -> None:
     """Check that this is a whole plan or audit record. Raises RecordError."""
-    if record.get("schema") not in SIDES:
-        raise RecordError(f"{where}: a plan or audit record expected, schema {record.get('schema')!r} found")
-    check_modules(record, where)
+    check(record, where, kinds=SIDES)
 
 
 def stored(module: Record) -> str:

@@ -2,7 +2,7 @@
 
 A record is a table that names its `schema`. What stands in long lists (modules, tensors) takes one line an
 entry, so that a record of thousands of modules is small, and two of them can be compared by `diff`. Records are
-read as if a stranger had written them: what a reader counts on is checked first, and all faults are told at once.
+read as if a stranger had written them; what they must hold stands in `schemas`.
 """
 
 from __future__ import annotations
@@ -11,32 +11,18 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..disk.files import read_regular
 from ..errors import RecordError
-from ..words.formats import Format
 from ..words.secrets import redacted
-from ..words.text import listed
+from ..words.text import printable
+from .schemas import check
 
-_NUMBER = (int, float)
-_MAYBE = type(None)
-
-# What plan and audit records say of each module, and of all of them
-_MODULE: dict[str, tuple[type, ...]] = {
-    "path": (str,), "role": (str,), "layer": (int, _MAYBE), "layer_type": (str, _MAYBE), "shape": (list,),
-    "parameters": (int,), "format": (dict, _MAYBE), "dtype": (str,), "bytes": (int,), "protected": (bool,),
-    "rule": (str, _MAYBE), "reason": (str,), "errors": (dict, _MAYBE),
-}  # fmt: skip
-_ERRORS: dict[str, tuple[type, ...]] = {"relative_rms_error": (*_NUMBER, _MAYBE)}
-_TOTALS: dict[str, tuple[type, ...]] = {
-    "parameters": (int,), "bytes": (int,), "bpw": (*_NUMBER, _MAYBE), "active_bytes_per_token": (int, _MAYBE),
-}  # fmt: skip
-_DEEPEST = 10_000
-_DIGITS = 300  # of a whole number; a float holds 308
-_OPTIONAL = {"rule", "errors", "active_bytes_per_token"}
+_DIGITS = 25  # of a whole number of 64 bits, with room for zeros
+_DEEPEST = 50  # tables within tables; records have six or so, and code that walks them may recurse
 
 
 def record_text(record: Mapping[str, Any]) -> str:
@@ -69,26 +55,26 @@ def read_hashed(path: Path) -> tuple[dict[str, Any], str]:
     """
     try:
         text = read_regular(path)
-        record = _parsed(text)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: a JSON record expected: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
-        raise RecordError(f"{path}: no record of mlxquant: it names no schema; give what a command's --json printed")
-    return record, hashlib.sha256(text).hexdigest()
+    return parse_record(text, str(path)), hashlib.sha256(text).hexdigest()
 
 
-def read_checked(
-    path: Path, schema: str, command: str, problems_of: Callable[[Mapping[str, Any]], Iterable[str]]
-) -> dict[str, Any]:
-    """Read a record of one kind, which `command` writes. Raises RecordError with all that `problems_of` finds."""
+def read_checked(path: Path, kind: str) -> dict[str, Any]:
+    """Read a whole record of one kind. Raises RecordError with what is wrong with it."""
     record = read_record(path)
-    if record["schema"] != schema:
-        raise RecordError(f"{path}: schema {schema} expected, {record['schema']!r} found; give what {command} -o wrote")
-    problems = list(problems_of(record))
-    if problems:
-        raise RecordError(listed([f"{path}: {problem}" for problem in problems], limit=5))
+    check(record, str(path), kinds=(kind,), whole=True)
+    return record
+
+
+def parse_record(text: bytes, where: str) -> dict[str, Any]:
+    """Parse a record as `read_hashed` does. Raises RecordError, naming `where`."""
+    try:
+        record = _parsed(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{where}: a JSON record expected: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), str):
+        raise RecordError(f"{where}: no record of mlxquant: it names no schema; give what a command's --json printed")
     return record
 
 
@@ -99,7 +85,20 @@ def _parsed(text: bytes) -> Any:
     if re.search(rb"\\u[dD][89a-fA-F]", text):  # a half of a pair is no text: nothing could write or show it
         whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
         value = json.loads(whole, object_pairs_hook=unique_keys)
+    if deeper_than(value, _DEEPEST):
+        raise ValueError(f"tables within tables more than {_DEEPEST} deep")
     return value
+
+
+def deeper_than(value: Any, depth: int) -> bool:
+    """Whether tables and lists are nested deeper than that."""
+    level = [value]
+    for _ in range(depth):
+        inner = (v for table in level for v in (table.values() if isinstance(table, dict) else table))
+        level = [v for v in inner if isinstance(v, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,73 +110,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         seen: set[str] = set()
         twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {_short(twice)} stands twice")
+        raise ValueError(f"the key {printable(twice[:80])} stands twice")
     return table
-
-
-def _short(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:80])
-
-
-def check_modules(record: Mapping[str, Any], where: str) -> None:
-    """Check that a plan or audit record has what its schema promises. Raises RecordError with all that it lacks."""
-    problems = list(_module_problems(record))
-    problems += _faults(record, {"source": (dict, _MAYBE), "recipe": (dict, _MAYBE)}, "record")
-    problems += _faults(record.get("totals"), _TOTALS, "totals")
-    problems += _faults(record.get("protected"), {"modules": (int,)}, "protected")
-    if problems:
-        raise RecordError(listed([f"{where}: {record.get('schema')}: {problem}" for problem in problems], limit=5))
-
-
-def _module_problems(record: Mapping[str, Any]) -> Iterator[str]:
-    modules = record.get("modules")
-    if not isinstance(modules, list):
-        yield f"modules: a list expected, {type(modules).__name__} found"
-        return
-    seen = set()
-    for number, module in enumerate(modules):
-        place = f"modules[{number}]"
-        faults = list(_faults(module, _MODULE, place))
-        yield from faults
-        if faults:
-            continue
-        if module["path"] in seen:
-            yield f"{place}: {module['path']!r} stands twice"
-        seen.add(module["path"])
-        yield from _impossible(module, place)
-        try:
-            if module["format"] is not None:
-                Format.from_dict(module["format"])
-        except (KeyError, TypeError, ValueError):
-            yield f"{place}: {module['format']} is no format: bits and group_size expected"
-        if module.get("errors") is not None:
-            yield from _faults(module["errors"], _ERRORS, f"{place}: errors")
-
-
-def _impossible(module: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Numbers that no model has; what counts layers would count for ever."""
-    if any(type(n) is not int for n in module["shape"]):
-        yield f"{place}: shape is {str(module['shape'])[:40]}, a list of ints expected"
-    if not all(0 <= module[key] < 1 << 63 for key in ("bytes", "parameters")):
-        yield f"{place}: bytes and parameters lie between 0 and 2**63"
-    if module["layer"] is not None and not 0 <= module["layer"] < _DEEPEST:
-        yield f"{place}: layer is {module['layer']}, 0 to {_DEEPEST - 1} expected"
-
-
-def _faults(table: Any, expected: Mapping[str, tuple[type, ...]], place: str) -> Iterator[str]:
-    """What a table lacks or has of the wrong type; True is no int here."""
-    if not isinstance(table, dict):
-        yield f"{place}: a table expected, {type(table).__name__} found"
-        return
-    for key, types in expected.items():
-        if key not in table and key in _OPTIONAL:
-            continue
-        if type(table.get(key)) is int and abs(table[key]) >= 1 << 63:
-            yield f"{place}: {key} is larger than any model's"
-        elif key not in table or type(table[key]) not in types:
-            found = repr(table[key])[:40] if key in table else "nothing"
-            names = " or ".join("null" if t is _MAYBE else t.__name__ for t in types)
-            yield f"{place}: {key} is {found}, {names} expected"
 
 
 def _value(value: Any) -> str:
@@ -201,9 +135,10 @@ def _json(value: Any) -> str:
 
 
 def _whole(text: str) -> int:
-    if len(text) > _DIGITS:
-        raise ValueError(f"a number of {len(text):,} digits, which is larger than any figure")
-    return int(text)
+    value = int(text) if len(text) <= _DIGITS else None
+    if value is None or abs(value) >= 1 << 64:
+        raise ValueError(f"a whole number of {len(text):,} digits; none of more than 64 bits is a figure")
+    return value
 
 
 def _finite(text: str) -> float | None:

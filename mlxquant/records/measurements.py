@@ -9,13 +9,6 @@ from typing import Any
 
 from .files import read_checked
 
-SCHEMA = "mlxquant.compare/1"
-_NUMBERS = (int, float)
-# what a reader shows of the pass and of the data
-_COUNTED = {
-    "pass": ("layers", "source_bytes", "bytes_read", "seconds", "peak_memory_bytes", "ranks"),
-    "data": ("documents", "scored_tokens"),
-}
 OVER = ("slice", "depth", "turn", "layer", "against", "case")
 
 Measured = Mapping[str, Any]
@@ -23,63 +16,7 @@ Measured = Mapping[str, Any]
 
 def read_comparison(path: Path) -> dict[str, Any]:
     """Read a comparison's record and check what readers count on. Raises RecordError with all that is wrong."""
-    return read_checked(path, SCHEMA, "compare", comparison_problems)
-
-
-def comparison_problems(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a record of a comparison lacks that readers count on."""
-    for key in ("source", "data", "pass", "machine", "versions"):
-        if not isinstance(record.get(key), dict):
-            yield f"{key}: a table expected"
-    if not all(type(record.get(key)) in _NUMBERS for key in ("margin_nats", "confidence")):
-        yield "margin_nats, confidence: numbers expected"
-    for key, wanted in _COUNTED.items():
-        table = record.get(key)
-        if isinstance(table, dict) and (wrong := [k for k in wanted if type(table.get(k)) not in _NUMBERS]):
-            yield f"{key}: {', '.join(wrong)}: numbers expected"
-    candidates, baseline = record.get("candidates"), record.get("baseline")
-    if not isinstance(candidates, list) or not candidates:
-        yield "candidates: a list of at least one expected"
-        return
-    for place, table in [("baseline", baseline), *((f"candidates[{i}]", c) for i, c in enumerate(candidates))]:
-        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-            yield f"{place}: a table with a name expected"
-        elif not isinstance(table.get("measurements"), list):
-            yield f"{place}: measurements: a list expected"
-        elif faults := [m for m in table["measurements"] if not _is_measurement(m)]:
-            yield f"{place}: {str(faults[0])[:60]}: metric, estimate, low, high, n and clusters expected"
-        elif not all(_is_verdict(v) for v in _verdicts(table)):
-            yield f"{place}: verdict, beside: tables with verdict, against and kl_nats_difference expected"
-
-
-def _verdicts(candidate: Mapping[str, Any]) -> Iterator[Any]:
-    beside = candidate.get("beside", [])
-    yield from beside if isinstance(beside, list) else [beside]
-    yield from [candidate["verdict"]] if "verdict" in candidate else []
-
-
-def _is_verdict(value: Any) -> bool:
-    found = value.get("kl_nats_difference") if isinstance(value, dict) else None
-    return (
-        isinstance(found, dict)
-        and _is_measurement({"metric": "kl_nats_difference", **found})
-        and all(isinstance(value.get(key), str) for key in ("verdict", "against"))
-        and type(value.get("margin_nats")) in _NUMBERS
-        and type(value.get("documents_needed")) in (int, type(None))
-    )
-
-
-def _is_measurement(value: Any) -> bool:
-    """Whether a figure has what a reader counts on; ends come together or not at all."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("metric"), str)
-        and all(key in value and type(value[key]) in (*_NUMBERS, type(None)) for key in ("estimate", "low", "high"))
-        and (value["low"] is None) == (value["high"] is None)
-        and all(type(value.get(key)) is int for key in ("n", "clusters"))
-        and all(isinstance(value.get(key), str | None) for key in ("slice", "depth", "turn", "against", "case"))
-        and type(value.get("layer")) in (int, type(None))
-    )
+    return read_checked(path, "compare")
 
 
 class Figures:

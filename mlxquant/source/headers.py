@@ -16,7 +16,7 @@ from math import prod
 from typing import Any, TypeGuard
 
 from ..errors import SourceError
-from ..records.files import unique_keys
+from ..records.files import deeper_than, unique_keys
 from ..words.formats import DTYPES
 
 # The limit of the safetensors library itself; a longer header is refused there too.
@@ -65,7 +65,7 @@ def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dic
         raise SourceError(f"{where}: not readable as JSON ({shown(error)}); download it again") from None
     if not isinstance(value, dict):
         raise SourceError(f"{where}: a JSON object expected, {type(value).__name__} found; download it again")
-    if _deeper(value, MAX_DEPTH):
+    if deeper_than(value, MAX_DEPTH):
         raise SourceError(f"{where}: tables within tables more than {MAX_DEPTH} deep; download it again")
     return value
 
@@ -141,17 +141,6 @@ def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
             f" {end - begin:,}; download it again"
         )
     return Tensor(name, dtype, tuple(shape), file, data_start + begin, size)
-
-
-def _deeper(value: Any, depth: int) -> bool:
-    """Whether tables and lists are nested deeper than that."""
-    level = [value]
-    for _ in range(depth):
-        inner = (v for table in level for v in (table.values() if isinstance(table, dict) else table))
-        level = [v for v in inner if isinstance(v, (dict, list))]
-        if not level:
-            return False
-    return True
 
 
 def _naturals(value: Any, most: int) -> TypeGuard[list[int]]:

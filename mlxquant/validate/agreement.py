@@ -103,6 +103,9 @@ def same_builds(chosen: Chosen) -> tuple[list[str], list[str]]:
         if e.baseline is None:
             continue
         of = f"{e.file}: candidate {side.name!r} and baseline {e.baseline.name!r}"
+        if same := side.pointer.get("same_as_baseline"):
+            certain.append(f"{of} are one {same}, as the record says")
+            continue
         manifests = [x.identity.get("manifest_sha256") for x in (side, e.baseline)]
         if None not in manifests and manifests[0] == manifests[1]:
             certain.append(f"{of} are one build (manifest_sha256 {_short(manifests[0])})")

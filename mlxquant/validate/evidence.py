@@ -15,10 +15,9 @@ from ..records.schemas.sense import COUNTED, SIZES
 from ..stats import Interval
 
 NOISE_FLOOR = "noise floor"
-# beginnings of schemas -> what figures are clustered by
+# kinds of records that are judged -> what their figures are clustered by
 UNITS = {
-    "mlxquant.compare/": "documents", "mlxquant.eval/": "tasks", "mlxquant.tau2/": "tasks", "mlxquant.bench/": "rounds",
-    "mlxquant.plan/": "builds", "mlxquant.audit/": "builds",
+    "compare": "documents", "eval": "tasks", "tau2": "tasks", "bench": "rounds", "plan": "builds", "audit": "builds",
 }  # fmt: skip
 # what is the same build wherever it was measured; equal where both know it
 IDENTITY = ("manifest_sha256", "config_sha256", "recipe_sha256")
@@ -81,7 +80,7 @@ class Evidence:
     @property
     def unit(self) -> str:
         """What more of would narrow an interval."""
-        return next((unit for start, unit in UNITS.items() if self.schema.startswith(start)), "samples")
+        return UNITS.get(self.kind, "samples")
 
     @property
     def kind(self) -> str:
@@ -107,7 +106,16 @@ def pointer_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of where a side is to be found."""
     found = {
         k: entry[k]
-        for k in ("manifest_sha256", "config_sha256", "endpoint", "model", "build", "revision", "file")
+        for k in (
+            "manifest_sha256",
+            "config_sha256",
+            "endpoint",
+            "model",
+            "build",
+            "revision",
+            "file",
+            "same_as_baseline",
+        )
         if isinstance(entry.get(k), str)
     }
     recipe = table_of(entry.get("recipe"))

@@ -15,6 +15,7 @@ from ..errors import RecordError
 from ..records.files import read_record
 from ..records.head import describe_machine, describe_versions
 from ..records.metrics import metric_named
+from ..records.schemas import check
 from ..report.verdict import name
 from .revalidate import DEPENDS, Change, changes
 from .tolerances import read_tolerances
@@ -72,6 +73,7 @@ def _stack(path: Path) -> Mapping[str, Any]:
     record = read_record(path)
     if not isinstance(record.get("versions"), dict) or not isinstance(record.get("machine"), dict):
         raise RecordError(f"{path}: does not say what it was made on: no machine or versions in it")
+    check(record, str(path), only=("machine", "versions"))
     return record
 
 

@@ -71,6 +71,11 @@ def counted(n: int, noun: str) -> str:
 # --- names ---
 
 
+def printable(text: str) -> str:
+    """A stranger's text on one line: "?" in place of line ends, control characters and halves of surrogates."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
 def cut(text: str, width: int, at: Literal["start", "middle", "end"] = "middle") -> str:
     """Cut a text to `width` characters, with an ellipsis at one place.
 

@@ -68,13 +68,22 @@ def test_a_record_is_read_back_as_it_was_written(record, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"schema": "mlxquant.plan/1"}, "schema mlxquant.bench/1 expected, 'mlxquant.plan/1' found"),
-        ({"samples": None}, "samples: list expected, NoneType found"),
-        ({"samples": [{"build": 7, "round": 1, "test": "pp512"}]}, "samples, 0: build 7 is none of the record's 2"),
-        ({"samples": [{"build": 0, "round": 1, "test": "fast"}]}, "samples, 0: test 'fast': pp512, tg128 or"),
-        ({"samples": [{"build": 0, "round": 1, "test": "pp1", "tok_s": -1}]}, "seconds and tok_s above 0"),
-        ({"builds": [{}]}, "builds, 0: a table with name and load_s expected"),
-        ({"settings": {}}, "settings: batch is not a number above 0"),
+        ({"schema": "mlxquant.plan/1"}, "a record of bench expected, schema 'mlxquant.plan/1' found"),
+        ({"samples": None}, "samples: a list expected, null found"),
+        (
+            {"samples": [{"build": 7, "round": 1, "test": "pp512"}]},
+            "samples[0].build: one of the record's 2 builds expected, 7 found",
+        ),
+        (
+            {"samples": [{"build": 0, "round": 1, "test": "fast"}]},
+            'samples[0].test: a text such as pp512 or tg128 or tg128 @ d4096 expected, "fast" found',
+        ),
+        (
+            {"samples": [{"build": 0, "round": 1, "test": "pp1", "tok_s": -1}]},
+            "samples[0].tok_s: a number above 0 expected, -1 found",
+        ),
+        ({"builds": [{}]}, "builds[0].load_s: a list expected, nothing found"),
+        ({"settings": {}}, "settings.batch: a whole number expected, nothing found"),
     ],
 )
 def test_a_damaged_record_is_refused_with_the_reason(record, tmp_path, change, told):

@@ -118,13 +118,18 @@ def test_a_record_from_before_overrides_were_kept_is_read(own, tmp_path):
     assert (record["recipe"].keys(), record["disagreements"]) == ({"name", "sha256"}, [])
 
 
-@pytest.mark.parametrize("overrides", ["--bits 4", [4], None])
-def test_a_record_with_strange_overrides_is_left_aside(own, tmp_path, overrides):
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ("--bits 4", '.overrides: a list expected, "--bits 4" found'),
+        ([4], ".overrides[0]: a text expected, 4 found"),
+        (None, ".overrides: a list expected, null found"),
+    ],
+)
+def test_a_record_with_strange_overrides_is_left_aside(own, tmp_path, overrides, fault):
     build = copied(own, tmp_path / "b")
     edit_json(build / "audit.json", lambda record: record["recipe"].update(overrides=overrides))
-    assert audit_build(read_build(build))["disagreements"] == [
-        "audit.json: not as mlxquant writes it; it is left aside"
-    ]
+    assert audit_build(read_build(build))["disagreements"] == [f"audit.json: recipe{fault}; it is left aside"]
 
 
 def test_our_own_build_is_audited_to_the_record_that_convert_wrote(own):

@@ -292,7 +292,7 @@ def test_layers_are_told_as_a_whole_where_they_are_all_of_a_type() -> None:
         ([AUDITS / "base.plan.json", ROOT / "pyproject.toml", "--source", "x"], 3, "unknown key 'build-system'"),
         ([AUDITS / "base.plan.json", ROOT / "LICENSE"], 3, "a JSON record expected"),
         ([AUDITS / "base.plan.json", ROOT / "tests"], 3, "config.json"),
-        ([AUDITS / "base.plan.json", AUDITS / "base-agentic.diff.json"], 3, "a plan or audit record expected"),
+        ([AUDITS / "base.plan.json", AUDITS / "base-agentic.diff.json"], 3, "a record of audit, plan expected"),
         ([AUDITS / "base.plan.json", AUDITS / "base.plan.json", "--json", "--md"], 2, "exclude each other"),
         (["only-one"], 2, "Missing argument 'B'"),
     ],
@@ -311,15 +311,21 @@ def test_a_manifest_is_no_side_but_its_folder_is(builds: dict[str, Path]) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"modules": None}, "modules: a list expected, NoneType found"),
-        ({"modules": [module("a", bytes="12")]}, "modules[0]: bytes is '12', int expected"),
-        ({"modules": [module("a", protected=1)]}, "modules[0]: protected is 1, bool expected"),
-        ({"modules": [module("a", format={"bits": 8})]}, "is no format"),
-        ({"modules": [module("a"), module("a")]}, "'a' stands twice"),
-        ({"modules": ["a"]}, "modules[0]: a table expected, str found"),
-        ({"totals": {"bytes": 1}}, "totals: bpw is nothing, int or float or null expected"),
-        ({"protected": []}, "protected: a table expected, list found"),
-        ({"schema": "mlxquant.audit/9"}, "a plan or audit record expected, schema 'mlxquant.audit/9' found"),
+        ({"modules": None}, "modules: a list expected, null found"),
+        ({"modules": [module("a", bytes="12")]}, 'modules[0].bytes: a whole number expected, "12" found'),
+        ({"modules": [module("a", protected=1)]}, "modules[0].protected: true or false expected, 1 found"),
+        (
+            {"modules": [module("a", format={"bits": 8})]},
+            "modules[0].format.group_size: a whole number expected, nothing found",
+        ),
+        ({"modules": [module("a"), module("a")]}, "modules[1].path: 'a' stands at [0] already"),
+        ({"modules": ["a"]}, 'modules[0]: a table expected, "a" found'),
+        ({"totals": {"bytes": 1}}, "totals.bpw: a number or null expected, nothing found"),
+        ({"protected": []}, "protected: a table expected, a list found"),
+        (
+            {"schema": "mlxquant.audit/9"},
+            "schema mlxquant.audit/9 found, but this version of mlxquant reads mlxquant.audit/1",
+        ),
     ],
 )
 def test_a_record_that_lacks_what_its_schema_promises_is_refused(change: dict[str, Any], said: str) -> None:

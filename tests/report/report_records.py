@@ -106,7 +106,7 @@ def bench(rounds: int = 5) -> dict[str, Any]:
 def unknown() -> dict[str, Any]:
     """A record that a later version may write."""
     return {
-        "schema": "mlxquant.eval/7", "mlxquant": "9.9", "pass_1": 0.511, "by_task": {"refund": 12, "cancel": 9},
+        "schema": "mlxquant.later/7", "mlxquant": "9.9", "pass_1": 0.511, "by_task": {"refund": 12, "cancel": 9},
         "tasks": [{"id": i, "passed": i % 2 == 0} for i in range(30)], "missing": None,
     }  # fmt: skip
 
@@ -121,7 +121,7 @@ def hostile() -> list[dict[str, Any]]:
         "rule": HOSTILE,
         "kind": HOSTILE,
     }
-    source = dict.fromkeys(("name", "revision", "kind", "model_type", "layers", "dtype"), HOSTILE)
+    source = dict.fromkeys(("name", "revision", "kind", "model_type", "dtype", "other"), HOSTILE)
     evil = record(
         [
             module(HOSTILE, **bad, errors=errors(0.01)),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mlxquant.errors import RecordError
-from mlxquant.evals.reading import problems_of
 from mlxquant.records.loading import Loaded, load
+from mlxquant.records.schemas import check
 from mlxquant.report.page.eval import evaluation
 from mlxquant.report.page.page import make_report
 from tests.evals.test_eval_record import damaged, record_of
@@ -67,8 +67,11 @@ def test_a_record_with_anything_broken_is_told_or_shown_but_never_a_traceback():
             for key in at[:-1]:
                 inner = inner[key]
             inner[at[-1]] = value
-            if not list(problems_of(record)):
-                assert evaluation(Loaded("e", "e.json", "0", record), 1, draw=False)["title"], at
+            try:
+                check(record, "e.json", kinds=("eval",), whole=True)
+            except RecordError:
+                continue
+            assert evaluation(Loaded("e", "e.json", "0", record), 1, draw=False)["title"], at
 
 
 def test_a_file_that_lacks_what_is_counted_on_is_refused_with_the_place(tmp_path):
@@ -79,5 +82,8 @@ def test_a_file_that_lacks_what_is_counted_on_is_refused_with_the_place(tmp_path
     path.write_text(json.dumps(record))
     with pytest.raises(RecordError) as error:
         load(path)
-    assert "candidates[0]: paired: a list expected" in str(error.value)
-    assert "survival[0]: times, survival and failed" in str(error.value)
+    assert 'survival[0].times[0]: a number expected, "soon" found' in str(error.value)
+    record["survival"] = []
+    path.write_text(json.dumps(record))
+    with pytest.raises(RecordError, match=r"candidates\[0\]\.paired: expected, nothing found"):
+        load(path)

@@ -163,7 +163,7 @@ def test_a_prediction_stands_beside_what_was_published(tmp_path: Path) -> None:
 
 def test_a_record_of_an_unknown_schema_is_a_note_and_its_top_level(tmp_path: Path) -> None:
     page = page_of(*write(tmp_path, later=unknown()))
-    assert "has no section for <code>mlxquant.eval/7</code>" in page
+    assert "has no section for <code>mlxquant.later/7</code>" in page
     assert "0.511" in page and "by_task: refund" in page and "… and 10 more." in page
 
 
@@ -334,14 +334,24 @@ def test_a_builds_folder_stands_for_its_audit(tmp_path: Path) -> None:
         ("[1, 2]", "it names no schema"),
         ('{"schema": 3}', "it names no schema"),
         ("[" * 100_000, "a JSON record expected"),
-        (json.dumps(audit() | {"modules": [{"path": 3}]}), "modules[0]: path is 3, str expected"),
-        (json.dumps(record([module("a", layer=10**9)])), "layer is 1000000000, 0 to 9999 expected"),
-        (json.dumps(record([module("a", bytes=10**30)])), "bytes is larger than any model's"),
-        (json.dumps(record([module("a", shape=["<b>"])])), "a list of ints expected"),
-        (json.dumps(bench() | {"results": [{"test": "tg", "build": 7}]}), "build 7 is none of the record's 2"),
-        (json.dumps(bench() | {"results": [{"test": "tg", "build": 0, "tok_s": {"mean": 1}}]}), "mean, min and max"),
-        (json.dumps({"schema": "mlxquant.diff/1"}), "a: a table with name and totals expected"),
-        (json.dumps({"schema": "mlxquant.predict/1", "builds": [{"name": "x"}]}), "chips: a list of tables expected"),
+        (json.dumps(record([module("a") | {"path": 3}])), "modules[0].path: a text expected, 3 found"),
+        (json.dumps(unknown() | {"schema": "mlxquant.eval/7"}), "this version of mlxquant reads mlxquant.eval/1"),
+        (json.dumps(record([module("a", layer=10**9)])), "modules[0].layer: 9999 or less expected, 1000000000 found"),
+        (json.dumps(record([module("a", bytes=10**30)])), "none of more than 64 bits is a figure"),
+        (json.dumps(record([module("a", shape=["<b>"])])), 'modules[0].shape[0]: a whole number expected, "<b>" found'),
+        (
+            json.dumps(bench() | {"results": [{"test": "tg", "build": 7}]}),
+            "results[0].build: one of the record's 2 builds expected, 7 found",
+        ),
+        (
+            json.dumps(bench() | {"results": [{"test": "tg", "build": 0, "tok_s": {"mean": 1}}]}),
+            "results[0].tok_s.min: a number expected, nothing found",
+        ),
+        (json.dumps({"schema": "mlxquant.diff/1"}), "a: a table expected, nothing found"),
+        (
+            json.dumps({"schema": "mlxquant.predict/1", "builds": [{"name": "x"}]}),
+            "chips: a list expected, nothing found",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_and_nothing_is_written(tmp_path: Path, content: str | None, said: str) -> None:

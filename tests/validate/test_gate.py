@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from mlxquant.cli import main
 from mlxquant.validate import read_evidence
+from tests.report.report_records import audit as audit_record
 from tests.validate.validate_records import RECIPE, bench, compare, evaluation, measure, tau2, write
 
 KL = '[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n'
@@ -66,7 +67,7 @@ GOOD = {"estimate": 0.001, "low": 0.0, "high": 0.002, "se": 0.0005, "n": 999, "c
         ({"se": -1.0}, "se: 0 or more expected"),
         ({"df": 0}, "df: from 1 to the number of observations expected"),
         ({"df": 1e-9, "confidence": 0.999}, "df: from 1"),
-        ({"confidence": None}, "measurements[0]"),
+        ({"confidence": None}, "measurements[0].confidence: a number expected, null found"),
         ({"confidence": "x"}, "measurements[0]"),
         ({"confidence": True}, "measurements[0]"),
         ({"df": "x", "confidence": 0.9}, "measurements[0]"),
@@ -98,10 +99,15 @@ def test_more_lost_trials_than_trials_are_refused(tmp_path: Path) -> None:
     refused(judged(tmp_path, text, evaluation(measure("timeouts", 7, None, n=5, clusters=5))), 3, "from 0 to 5")
 
 
-@pytest.mark.parametrize("size", [-5, 0, -0.5])
-def test_a_build_of_no_bytes_is_refused(tmp_path: Path, size: float) -> None:
+@pytest.mark.parametrize(
+    ("size", "words"), [(-5, "0 or more expected"), (0, "above 0 expected"), (-0.5, "a whole number or null expected")]
+)
+def test_a_build_of_no_bytes_is_refused(tmp_path: Path, size: float, words: str) -> None:
     text = '[[tolerance]]\nmetric = "bytes"\nmax = 10\n'
-    refused(judged(tmp_path, text, evaluation(side={"bytes": size})), 3, "bytes: a number above 0")
+    refused(judged(tmp_path, text, evaluation(side={"bytes": size})), 3, "candidates[0].bytes:", words)
+    plan = audit_record()
+    plan["totals"]["bytes"] = size
+    refused(judged(tmp_path, text, plan), 3, "totals.bytes:")
 
 
 def test_the_baseline_is_checked_as_the_candidate_is(tmp_path: Path) -> None:
@@ -118,10 +124,10 @@ def test_a_bench_round_stands_once_and_is_a_whole_number(tmp_path: Path) -> None
     text = '[[tolerance]]\nmetric = "decode_tok_s"\nmin_ratio = 0.9\nmin_clusters = 5\n'
     record = bench()
     record["samples"].append(record["samples"][0] | {"tok_s": 400.0})
-    refused(judged(tmp_path, text, record), 3, "stands at 0 already")
+    refused(judged(tmp_path, text, record), 3, "stands at [0] already")
     record = bench()
     record["samples"][0] |= {"round": True}
-    refused(judged(tmp_path, text, record), 3, "samples, 0")
+    refused(judged(tmp_path, text, record), 3, "samples[0].round: a whole number expected, true found")
 
 
 # --- names and schemas ---
@@ -165,7 +171,7 @@ def test_a_whole_number_that_no_float_holds_is_one_line(tmp_path: Path, found: s
     assert found in text
     (file,), path = write(tmp_path, t=KL), tmp_path / "huge.json"
     path.write_text(text.replace(found, f"{found.partition(':')[0]}: {HUGE}"))
-    refused(run("validate", path, "-t", file), 3, "a number of 401 digits")
+    refused(run("validate", path, "-t", file), 3, "none of more than 64 bits is a figure")
 
 
 @pytest.mark.parametrize("notes", [5, "text", [5], {"a": 1}])
@@ -237,6 +243,7 @@ def test_a_limit_on_the_side_that_counts_is_taken(tmp_path: Path, metric: str, l
     [
         ({"manifest_sha256": "0" * 64}, {}, "are one build (manifest_sha256 000000000000)"),
         ({"manifest_sha256": None, "recipe": RECIPE}, {"recipe": RECIPE}, "of one recipe (sha256 aaaaaaaaaaaa)"),
+        ({"manifest_sha256": None, "same_as_baseline": "place"}, {}, "are one place, as the record says"),
         (
             {"manifest_sha256": None, "endpoint": "http://127.0.0.1:1/v1", "model": "m"},
             {"manifest_sha256": None, "endpoint": "http://127.0.0.1:1/v1", "model": "m"},

@@ -349,7 +349,7 @@ def test_what_is_nothing_to_judge_is_refused(tmp_path: Path, schema: str) -> Non
     (path,) = write(tmp_path, a={"schema": schema})
     (file,) = write(tmp_path, t=tolerance('metric = "kl_nats"\nmax = 1'))
     done = run(path, "-t", file)
-    assert done.exit_code == 3 and "nothing to judge" in done.output
+    assert done.exit_code == 3 and "a record of audit, bench, compare, eval, plan, tau2 expected" in done.output
 
 
 @pytest.mark.parametrize("broken", [

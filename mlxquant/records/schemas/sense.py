@@ -1,8 +1,8 @@
-"""What a schema cannot say of measurements: figures that no measuring can give, and what stands twice.
+"""What a schema cannot say of a record: figures that contradict each other, and what stands twice.
 
-A record passes a schema by its types. A gate must not pass one by figures that contradict each other: an estimate
-outside its interval, more clusters than observations, a share of 1.2. What is checked here holds for every record that
-`compare`, `eval`, `tau2` and `sweep` write; what a figure means, and whether it is good, is for others to say.
+A record passes a schema by its types. A gate must not pass one by figures that no measuring can give: an estimate
+outside its interval, more clusters than observations, a share of 1.2; nor by a candidate or a measurement that stands
+twice, of which a reader would find either. What a figure means, and whether it is good, is for others to say.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
+from ...words.text import printable
 from ..metrics import RATE, SECONDS, SHARE, metric_named
 
 # where a measurement applies, in the order in which readers name it
@@ -30,17 +31,63 @@ _LEAST_DF = 0.99
 Side = Mapping[str, Any]
 
 
-def senseless(record: Mapping[str, Any]) -> Iterator[str]:
-    """Name every contradiction in a record of measured sides, with its path in the record."""
-    kind = str(record.get("schema")).removeprefix("mlxquant.").partition("/")[0]
-    yield from _confidence(record, "record")
+def senseless(kind: str, record: Mapping[str, Any]) -> Iterator[str]:
+    """Name every contradiction in a record that its schema lets through, with its path in the record."""
+    if kind in ("plan", "audit"):
+        yield from _modules(record)
+    elif kind == "bench":
+        yield from _samples(record)
+    elif kind in ("compare", "eval", "tau2"):
+        yield from _sides(kind, record)
+    elif kind == "sweep":
+        sides = [(f"candidates[{number}]", side) for number, side in enumerate(record["candidates"])]
+        yield from names_twice(sides)
+    if kind == "eval":
+        yield from _curves(record.get("survival", ()))
+
+
+def _modules(record: Mapping[str, Any]) -> Iterator[str]:
+    seen: dict[str, int] = {}
+    for number, module in enumerate(record["modules"]):
+        if seen.setdefault(module["path"], number) != number:
+            yield f"modules[{number}].path: {_short(module['path'])!r} stands at [{seen[module['path']]}] already"
+
+
+def _samples(record: Mapping[str, Any]) -> Iterator[str]:
+    """A benchmark's runs: each of a build that is there, each build, test and round once, each with its figures."""
+    builds = record["builds"]
+    yield from names_twice([(f"builds[{number}]", build) for number, build in enumerate(builds)])
+    for number, build in enumerate(builds):
+        yield from sizes_of(build, f"builds[{number}]")
+    seen: dict[tuple[int, str, int], int] = {}
+    for number, sample in enumerate(record["samples"]):
+        place, key = f"samples[{number}]", (sample["build"], sample["test"], sample["round"])
+        if sample["build"] >= len(builds):
+            yield f"{place}.build: one of the record's {len(builds)} builds expected, {sample['build']} found"
+        if seen.setdefault(key, number) != number:
+            yield f"{place}: build {key[0]}, {key[1]}, round {key[2]} stands at [{seen[key]}] already"
+        if "failure" not in sample and any(sample.get(k) is None for k in ("seconds", "tok_s", "token_s")):
+            yield f"{place}: seconds, tok_s and token_s expected, or a failure"
+    for number, result in enumerate(record.get("results", ())):
+        if result["build"] >= len(builds):
+            yield f"results[{number}].build: one of the record's {len(builds)} builds expected, {result['build']} found"
+
+
+def _sides(kind: str, record: Mapping[str, Any]) -> Iterator[str]:
+    yield from _confidence(record, "")
     baseline = record.get("baseline")
-    sides: list[tuple[str, Side]] = [] if baseline is None or kind == "sweep" else [("baseline", baseline)]
+    sides: list[tuple[str, Side]] = [] if baseline is None else [("baseline", baseline)]
     sides += [(f"candidates[{number}]", side) for number, side in enumerate(record["candidates"])]
     yield from names_twice(sides)
     for place, side in sides:
         yield from sizes_of(side, place)
         yield from measured(side["measurements"], f"{place}.measurements", kind)
+
+
+def _curves(curves: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for number, curve in enumerate(curves):
+        if len({len(curve[key]) for key in ("times", "survival", "failed")}) > 1:
+            yield f"survival[{number}]: times, survival and failed of one length expected"
 
 
 def names_twice(sides: Sequence[tuple[str, Side]]) -> Iterator[str]:
@@ -63,11 +110,10 @@ def measured(entries: Sequence[Mapping[str, Any]], place: str, kind: str) -> Ite
     """Contradictions within each measurement of a side, and measurements of one place that stand twice."""
     seen: dict[tuple[str, ...], int] = {}
     for number, entry in enumerate(entries):
-        where = f"{place}[{number}] ({label(entry)})"
         key = (str(entry["metric"]), *(str(entry.get(p)) if entry.get(p) is not None else "" for p in PLACES))
         if seen.setdefault(key, number) != number:
-            yield f"{where}: stands at [{seen[key]}] already; a figure is measured once"
-        yield from (f"{where}: {problem}" for problem in _impossible(entry, kind))
+            yield f"{place}[{number}] ({label(entry)}): stands at [{seen[key]}] already; a figure is measured once"
+        yield from (f"{place}[{number}] ({label(entry)}): {problem}" for problem in _impossible(entry, kind))
 
 
 def label(entry: Mapping[str, Any]) -> str:
@@ -140,5 +186,5 @@ def _figure(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = printable(str(value)[:41])
     return text if len(text) <= 40 else f"{text[:39]}…"
