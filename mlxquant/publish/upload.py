@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from ..records.schemas import check
 from ..report.card import card
 from ..source.checkpoint import plain_name
 from ..source.headers import shown
+from ..source.hub.client import own_headers
 from ..source.hub.errors import HubError, endpoint, explained
+from ..source.hub.repository import look_up
+from ..source.hub.session import apart
 from ..source.links import strays
 from ..words.text import listed
 
@@ -80,19 +84,16 @@ def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_
 
 def upload(what: Upload, *, public: bool = False) -> Uploaded:
     """Create the repository if need be, bring the files there, and look whether they arrived. Raises HubError."""
-    from huggingface_hub import HfApi, get_token
-
-    if get_token() is None:
+    if "authorization" not in own_headers():
         raise HubError(f"{what.repository}: not logged in; hf auth login with a token that may write, or set HF_TOKEN")
-    api = HfApi()
-    _claim(api, what.repository, public=public)
+    _claim(what.repository, public=public)
     with tempfile.TemporaryDirectory(prefix="mlxquant-upload-") as name:
         folder = Path(name)
         for file in what.files:
             (folder / file).symlink_to((what.folder / file).absolute())
         (folder / README).write_text(what.card)
-        _send(api, what.repository, folder)
-    return _arrived(api, what)
+        _send(what.repository, folder)
+    return _arrived(what)
 
 
 def _problems(build: Path, files: Mapping[str, Any]) -> list[str]:
@@ -116,47 +117,53 @@ def _measurement(path: Path, manifest_sha256: str) -> dict[str, Any]:
     return record
 
 
-def _claim(api: Any, repository: str, *, public: bool) -> None:
+def _claim(repository: str, *, public: bool) -> None:
     """Create the repository. One that is there must be as private as asked for."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub import HfApi
 
-    with explained(repository, None):
-        try:
-            there = api.model_info(repository, timeout=60)
-        except RepositoryNotFoundError:
-            api.create_repo(repository, repo_type="model", private=not public, exist_ok=True)
-            return
-    if not public and not there.private:
+    try:
+        there = look_up(repository, None)
+    except HubError as error:
+        if not error.missing:
+            raise
+        with explained(repository, None):
+            make = partial(HfApi().create_repo, repository, repo_type="model", private=not public, exist_ok=True)
+            apart(make, repository)
+        return
+    if not public and not there.listing.private:
         raise HubError(f"{repository}: is there already and is public; pass --public to upload to it all the same")
 
 
-def _send(api: Any, repository: str, folder: Path) -> None:
+def _send(repository: str, folder: Path) -> None:
     """Upload a folder: huggingface_hub has called it differently over time."""
+    from huggingface_hub import HfApi
+
+    api: Any = HfApi()
+    if hasattr(api, "upload_large_folder"):  # before 2.0
+        send = partial(api.upload_large_folder, repository, folder, repo_type="model", print_report=False)
+    else:
+        message = "Upload a build of mlxquant"
+        send = partial(api.upload_folder, repo_id=repository, folder_path=folder, commit_message=message)
     with explained(repository, None):
         try:
-            if hasattr(api, "upload_large_folder"):  # before 2.0
-                api.upload_large_folder(repository, folder, repo_type="model", print_report=False)
-            else:
-                api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a build of mlxquant")
+            apart(send, repository)
         except RuntimeError as error:  # what it wraps failures of single files in
             if isinstance(error.__cause__, Exception):
                 raise error.__cause__ from None
             raise HubError(f"{repository}: the upload failed ({error}); run the same command again") from error
 
 
-def _arrived(api: Any, what: Upload) -> Uploaded:
+def _arrived(what: Upload) -> Uploaded:
     """Hold the Hub's listing against the build."""
-    with explained(what.repository, None):
-        info = api.model_info(what.repository, files_metadata=True, timeout=60)
-    there = {f.rfilename: f for f in info.siblings or ()}
+    there = look_up(what.repository, None).listing
     problems = []
     for name, size in what.files.items():
-        file = there.get(name)
-        if file is None or (file.size is not None and file.size != size):
-            problems.append(f"{name}: {size:,} bytes expected, {'nothing' if file is None else file.size} there")
-        elif file.lfs is not None and file.lfs.sha256 != what.hashes[name]:
-            problems.append(f"{name}: SHA-256 {what.hashes[name]} expected, {file.lfs.sha256} there")
+        found = there.sizes.get(name, "nothing")
+        if found not in (None, size):
+            problems.append(f"{name}: {size:,} bytes expected, {found} there")
+        elif there.hashes.get(name, what.hashes[name]) != what.hashes[name]:
+            problems.append(f"{name}: SHA-256 {what.hashes[name]} expected, {there.hashes[name]} there")
     if problems:
         raise HubError(f"{what.repository}: not all arrived; run the same command again:\n{listed(problems)}")
-    others = sorted(there.keys() - what.files.keys() - {README, ".gitattributes"})
-    return Uploaded(f"{endpoint()}/{what.repository}", str(info.sha), tuple(others))
+    others = sorted(there.sizes.keys() - what.files.keys() - {README, ".gitattributes"})
+    return Uploaded(f"{endpoint()}/{what.repository}", there.commit, tuple(others))

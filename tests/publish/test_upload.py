@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from click.testing import CliRunner, Result
 
@@ -90,8 +95,8 @@ def test_an_upload_that_broke_off_goes_on_with_the_same_command(hub, made):
 def test_bytes_that_arrive_otherwise_are_told(hub, made, monkeypatch):
     real = upload._send
 
-    def spoil(api: object, repository: str, folder: Path) -> None:
-        real(api, repository, folder)
+    def spoil(repository: str, folder: Path) -> None:
+        real(repository, folder)
         (hub.repositories["me/build"].folder / "config.json").write_text("{}")
 
     monkeypatch.setattr(upload, "_send", spoil)
@@ -126,6 +131,54 @@ def test_a_token_that_is_refused_is_told_and_not_shown(hub, made, monkeypatch):
 
 
 # --- what does not ---
+
+
+@pytest.mark.skipif(huggingface_hub.__version__.startswith("1."), reason="it sleeps between tries, 60 s at most")
+def test_a_wait_of_years_is_a_no(hub, made):
+    hub.fail("/api/repos/create", status=429, headers={"Retry-After": "99999999"}, times=99)
+    done = run(made, "me/build")
+    assert done.exit_code == 3
+    assert "(429); try again in 1,157 days" in done.output
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [({"endless": True}, "answers without end"), ({"gzip": True}, "compressed (gzip), unasked")]
+)
+def test_an_answer_is_bounded(hub, made, fault, message):
+    hub.fail("/api/repos/create", times=99, **fault)
+    done = run(made, "me/build")
+    assert done.exit_code == 3
+    assert message in done.output
+
+
+def command(hub: HubServer, made: Path, tmp_path: Path, endpoint: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.upper().endswith("_PROXY")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    words = [sys.executable, "-c", "from mlxquant.cli import main; main()", "upload", str(made), "me/build"]
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_signal_ends_an_upload_whatever_its_threads_wait_for(hub, made, tmp_path):
+    hub.fail("^/lfs/", stall=60, times=99)
+    with command(hub, made, tmp_path, hub.url) as run:
+        until = time.monotonic() + 60
+        while not any(r.path.startswith("/lfs/") for r in hub.requests) and time.monotonic() < until:
+            time.sleep(0.05)
+        run.terminate()
+        assert run.wait(10) == 130
+        assert run.stderr is not None
+        assert run.stderr.read().endswith("mlxquant: stopped\n")
+
+
+@pytest.mark.skipif(huggingface_hub.__version__.startswith("1."), reason="it uploads to no address with a password")
+def test_the_log_of_the_client_shows_no_password(hub, made, tmp_path):
+    hub.tokens.add("Basic dXNlcjpQQVNTV09SRA==")
+    hub.fail("^/lfs/", status=503, times=1)
+    with command(hub, made, tmp_path, hub.url.replace("://", "://user:PASSWORD@")) as run:
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert "503" in err, "huggingface_hub tells that it tries again"
+    assert "PASSWORD" not in out + err
 
 
 def test_a_dry_run_shows_the_card_and_the_files_and_asks_the_hub_nothing(hub, made):

@@ -198,7 +198,7 @@ class _Request(threading.Thread):
 
             raise OfflineModeIsEnabled("offline")
         client = get_session()
-        headers = {**_own_headers(self._login, with_token=self._with_token), **self._headers}
+        headers = {**own_headers(self._login, with_token=self._with_token), **self._headers}
         request = client.build_request("GET", self._url, headers=headers, timeout=self.timeout)
         response = client.send(request, stream=True, follow_redirects=False)
         try:
@@ -225,8 +225,8 @@ class _Request(threading.Thread):
         return False
 
 
-def _own_headers(login: str | None, *, with_token: bool) -> dict[str, str]:
-    """What huggingface_hub sends of itself, with the token that is set where that may go."""
+def own_headers(login: str | None = None, *, with_token: bool = True) -> dict[str, str]:
+    """What huggingface_hub sends of itself, with the token that is set where that may go. Raises HubError."""
     from huggingface_hub.utils import build_hf_headers
 
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 from ...errors import SourceError, UsageError
-from ...words.secrets import register_url
+from ...words.secrets import redact, register_url
 
 _SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 _LIMITED = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})(?!\d)", re.ASCII)
@@ -25,12 +26,15 @@ _LIMITED = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})(?!\d)", re.ASCII)
 class HubError(SourceError):
     """The Hub could not be asked, or would not answer: no fault of the checkpoint's.
 
-    `passing` says that it may work when it is tried again, after `wait` seconds if the Hub gave a time.
+    `passing` says that it may work when it is tried again, after `wait` seconds if the Hub gave a time; `missing` that
+    the Hub has no such repository, or shows none to this account.
     """
 
-    def __init__(self, message: str, *, passing: bool = False, wait: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, passing: bool = False, wait: float | None = None, missing: bool = False
+    ) -> None:
         super().__init__(message)
-        self.passing, self.wait = passing, wait
+        self.passing, self.wait, self.missing = passing, wait, missing
 
 
 def hub_constants() -> ModuleType:
@@ -42,11 +46,21 @@ def hub_constants() -> ModuleType:
             f"a variable HF_… of the environment has a value that huggingface_hub refuses ({error})"
         ) from None
     register_url(constants.ENDPOINT)
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_redact_line)
     return constants
 
 
+def _redact_line(line: logging.LogRecord) -> bool:
+    """Let huggingface_hub's log show no secret: it names addresses with the password of HF_ENDPOINT."""
+    line.msg, line.args = redact(line.getMessage()), ()
+    if line.exc_info:
+        line.exc_text, line.exc_info = redact(logging.Formatter().formatException(line.exc_info)), None
+    return True
+
+
 def http_library() -> ModuleType:
-    """The HTTP library that huggingface_hub uses: httpx, or httpx2 from its version 2.4 on."""
+    """The HTTP library that huggingface_hub uses: httpx, or httpx2 from its version 2 on."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
@@ -80,7 +94,8 @@ def from_status(repository: str, revision: str | None, status: int, headers: Map
     """What an answer means that is not the one asked for. `headers` have names in lower case."""
     wait = _wait(status, headers)
     text = f"{repository}: {_status(repository, revision, status, headers, wait)}"
-    return HubError(text, passing=status in (408, 429) or status >= 500, wait=wait)
+    missing = headers.get("x-error-code") == "RepoNotFound" or (status == 404 and "x-error-code" not in headers)
+    return HubError(text, passing=status in (408, 429) or status >= 500, wait=wait, missing=missing)
 
 
 def _from_exception(error: Exception, repository: str, revision: str | None, library: ModuleType) -> HubError:

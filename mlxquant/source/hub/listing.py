@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import SourceError
@@ -35,6 +35,7 @@ class Listing:
     sizes: Mapping[str, int | None]
     hashes: Mapping[str, str] = field(default_factory=dict)
     blobs: Mapping[str, str] = field(default_factory=dict)
+    private: bool = False
 
 
 def read_listing(text: bytes, repository: str, revision: str | None) -> Listing:
@@ -52,7 +53,7 @@ def read_listing(text: bytes, repository: str, revision: str | None) -> Listing:
         raise _strange(repository, f"{shown(siblings, 40)} where a list of files is expected")
     if len(siblings) > MOST_FILES:
         raise HubError(f"{repository}: {endpoint()} lists {len(siblings):,} files; up to {MOST_FILES:,} are read")
-    return _files(commit, siblings, repository)
+    return replace(_files(commit, siblings, repository), private=answer.get("private") is True)
 
 
 def _files(commit: str, siblings: list[Any], repository: str) -> Listing:
