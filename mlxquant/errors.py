@@ -7,6 +7,12 @@ an ordinary exception with a traceback, because it is our bug.
 
 from __future__ import annotations
 
+# What third-party model code raises on a config, weights or inputs that it cannot use
+MODEL_ERRORS = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, AssertionError,
+    RuntimeError,
+)  # fmt: skip
+
 
 class MlxquantError(Exception):
     """Base of every error whose message is meant for the person at the keyboard. Exit code 3."""

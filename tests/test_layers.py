@@ -34,7 +34,6 @@ UPWARD: dict[str, str] = {
     "report.page.eval": "evals",
     "report.page.sweep": "sweep",
     "report.plan": "plan",
-    "report.predict": "bench",
     "report.sweep": "plan sweep validate",
 }
 

@@ -30,13 +30,10 @@ from ..builds.manifest import MANIFEST
 from ..builds.read.build import Build
 from ..builds.read.loading import load_build
 from ..builds.write.hashing import sha256
-from ..errors import MeasurementError, MlxquantError
-from ..layout.mlx_lm import MODEL_ERRORS
+from ..errors import MODEL_ERRORS, MeasurementError, MlxquantError
 from .predict import traffic_of_build
 from .prompts import Prompts, rows_of_tokens
 from .workload import Sample, Settings, Workload
-
-_RUN_ERRORS = (*MODEL_ERRORS, RuntimeError, NotImplementedError)
 
 
 @dataclass
@@ -86,15 +83,7 @@ class LocalModel:
             return self._measure(workload, settings)
         except MlxquantError:
             raise
-        except (
-            ValueError,
-            TypeError,
-            RuntimeError,
-            NotImplementedError,
-            IndexError,
-            KeyError,
-            AttributeError,
-        ) as error:
+        except MODEL_ERRORS as error:
             raise MeasurementError(
                 "failed", f"{self.name}, {workload.label}: {type(error).__name__}: {error}"
             ) from error

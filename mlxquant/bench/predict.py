@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LayoutError
 from ..words.modules import Module
+from ..words.text import distinct
 from .chips import Chip
+from .workload import Settings
 
 if TYPE_CHECKING:
     from ..builds.read.build import Build
@@ -209,3 +211,61 @@ def _values(module: Module) -> int:
     for n in module.shape:
         count *= n
     return count
+
+
+# --- record ---
+
+
+def prediction(traffics: Sequence[Traffic], chips: Sequence[Chip], settings: Settings) -> dict[str, Any]:
+    """Make the record of a prediction: each build's traffic, and what each chip allows with it."""
+    from .. import __version__
+
+    names = distinct([t.name for t in traffics])
+    return {
+        "schema": SCHEMA,
+        "mlxquant": __version__,
+        "settings": {
+            "depths": list(settings.depths),
+            "prompts": [n for n in settings.prompts if n],
+            "batch": settings.batch,
+            "prefill_step_size": settings.prefill_step_size,
+        },
+        "builds": [
+            {"name": name, **t.as_dict(settings.depths), "published": _published(t)}
+            for name, t in zip(names, traffics, strict=True)
+        ],
+        "chips": [_chip(chip, traffics, settings) for chip in chips],
+    }
+
+
+def _published(traffic: Traffic) -> dict[str, Any] | None:
+    p = traffic.published
+    if p is None:
+        return None
+    return {
+        "label": p.label,
+        "chip": p.chip,
+        "where": p.where,
+        "prefill_tok_s": p.prefill_tok_s,
+        "decode_tok_s": p.decode_tok_s,
+    }
+
+
+def _chip(chip: Chip, traffics: Sequence[Traffic], settings: Settings) -> dict[str, Any]:
+    def estimate(traffic: Traffic, n: int) -> float | None:
+        tok_s = traffic.prefill_estimate(chip, n, settings.prefill_step_size)
+        return None if tok_s is None else round(tok_s, 2)
+
+    return {
+        "chip": chip.name,
+        "gpu_cores": chip.gpu_cores,
+        "bandwidth_gbs": chip.bandwidth_gbs,
+        "source": chip.source,
+        "seen": chip.seen,
+        "tflops_fp32": chip.tflops_fp32,
+        "decode_ceiling_tok_s": {
+            str(d): [round(t.decode_ceiling(chip.bandwidth, d, settings.batch), 3) for t in traffics]
+            for d in settings.depths
+        },
+        "prefill_estimate_tok_s": {str(n): [estimate(t, n) for t in traffics] for n in settings.prompts if n},
+    }

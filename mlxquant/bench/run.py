@@ -13,7 +13,7 @@ failure with its reason and is in no average.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,21 +22,13 @@ from typing import Any
 
 from ..errors import MeasurementError
 from ..records.head import describe_machine, describe_versions
+from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redacted
+from ..words.text import distinct
 from .conditions import Reading, between, condition_notes, gpu_cores, power_mode, read_conditions, unreadable
 from .record import SCHEMA, finish
 from .served import model_notes, stream_notes
-from .workload import Settings, Subject, Workload, distinct
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is measured next, for whoever watches."""
-
-    done: int
-    total: int
-    build: str
-    test: str
+from .workload import Settings, Subject, Workload
 
 
 @dataclass
@@ -53,7 +45,7 @@ class Bench:
     served: bool = False
     machine: dict[str, Any] = field(default_factory=dict)
     prompt: dict[str, Any] = field(default_factory=dict)
-    watch: Callable[[Step], None] = lambda _: None
+    watch: Watch = unwatched
     rows: list[dict[str, Any]] = field(default_factory=list)
     loads: dict[int, list[float]] = field(default_factory=dict)
     warm: set[int] = field(default_factory=set)
@@ -131,7 +123,7 @@ class Bench:
 
     def _tell(self, index: int, what: str) -> None:
         total = self.settings.repetitions * len(self.settings.workloads()) * len(self.subjects)
-        self.watch(Step(len(self.rows), total, self.subjects[index].name, what))
+        self.watch(Progress(len(self.rows), total, what, self.subjects[index].name))
 
     def _record(self, date: datetime, start: Reading, notes: list[str]) -> dict[str, Any]:
         here = "unknown" not in self.machine

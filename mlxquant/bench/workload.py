@@ -8,7 +8,6 @@ that 4,096 tokens were in the cache before the clock started.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -154,34 +153,3 @@ class Subject(Protocol):
 
     def measure(self, workload: Workload, settings: Settings, run: int) -> Sample:
         """Run a workload once; `run` counts the runs. Raises MeasurementError."""
-
-
-def parse_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Read `512,2048`. Raises UsageError.
-
-    >>> parse_numbers("0,4096", "-d")
-    (0, 4096)
-    """
-    try:
-        return tuple(int(part) for part in _parts(text))
-    except ValueError:
-        raise UsageError(
-            f"{option} {text!r}: whole numbers with commas between them expected, such as 512,2048"
-        ) from None
-
-
-def _parts(text: str) -> Iterator[str]:
-    yield from (part.strip().replace("_", "") for part in text.split(","))
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """Number equal names apart: `build`, `build` becomes `build`, `build#2`."""
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-    again: dict[str, int] = {}
-    out = []
-    for name in names:
-        again[name] = again.get(name, 0) + 1
-        out.append(name if again[name] == 1 else f"{name}#{again[name]}")
-    return out

@@ -11,14 +11,14 @@ import click
 from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..words.secrets import secret_from
-from .bars import step_bar
+from .bars import subject_bar
 from .options import json_option, recipe_files
 
 if TYPE_CHECKING:
     from ..bench.chips import Chip
     from ..bench.predict import Traffic
     from ..bench.prompts import Prompts
-    from ..bench.run import Bench, Step
+    from ..bench.run import Bench
     from ..bench.workload import Settings
 
 _HEADROOM = 1.15  # activations and caches beside the weights
@@ -95,7 +95,8 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    from ..bench.workload import Settings, parse_numbers
+    from ..bench.workload import Settings
+    from .options import parse_numbers
 
     def numbers(name: str, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
         return parse_numbers(",".join(options[name]), option) if options[name] else default
@@ -181,10 +182,7 @@ def _bandwidth(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(bench: Bench) -> dict[str, Any]:
-    def say(step: Step) -> str:
-        return f"{step.build[-24:]} {step.test}"
-
-    with step_bar("run", say) as watch:
+    with subject_bar("run") as watch:
         bench.watch = watch
         return bench.run()
 
@@ -223,8 +221,9 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> None:
+    from ..bench.predict import prediction
     from ..records.files import record_text
-    from ..report.predict import prediction, prediction_text
+    from ..report.predict import prediction_text
 
     if options["endpoint"] or options["kept"]:
         raise UsageError("--predict goes with builds or with SOURCE and --recipe")
@@ -264,9 +263,9 @@ def _chips(options: dict[str, Any]) -> list[Chip]:
 
     if options["bandwidth"] is not None:
         return [Chip("given", 0, options["bandwidth"], "given with --bandwidth", "-", None)]
-    found = [chip for name in options["chips"] for chip in chips_named(name)]
+    chips = [chip for name in options["chips"] for chip in chips_named(name)]
     unknown = [name for name in options["chips"] if not chips_named(name)]
     if unknown:
         known = ", ".join(dict.fromkeys(chip.name for chip in CHIPS))
         raise UsageError(f"--chip {unknown[0]!r}: not in the table; it has {known}. --bandwidth takes any other")
-    return found or list(CHIPS)
+    return chips or list(CHIPS)

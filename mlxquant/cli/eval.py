@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,12 @@ from ..disk import files as disk
 from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..words.secrets import redact, secret_from
-from .bars import step_bar
+from .bars import subject_bar
 from .options import json_option
 
 if TYPE_CHECKING:
     from ..evals.items import Suite
-    from ..evals.run import Settings, Step
+    from ..evals.run import Settings
     from ..evals.sides import Side
 
 
@@ -83,7 +82,7 @@ def command(**options: Any) -> None:
     sides = _sides(options)
     if sys.stderr.isatty():  # who watches may stop here; all others read it at the end
         _warn(same_sides(sides))
-    with trial_bar() as watch:
+    with subject_bar("trial") as watch:
         record = evaluate(sides, suites, settings, files, watch)
     _check_measured(record)
     _warn([*same_sides(sides), *answers_as(record)])
@@ -114,8 +113,8 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _suites(options: dict[str, Any]) -> list[Suite]:
-    from ..bench.workload import parse_numbers
     from ..evals.suites.catalog import Choice, open_suites
+    from .options import parse_numbers
 
     calls = parse_numbers(options["calls"], "--calls")
     for name, value in (
@@ -180,11 +179,6 @@ def _publish(output: Path, text: str) -> None:
     partial = _partial(output)
     assert partial is not None
     disk.remove(partial)
-
-
-def trial_bar() -> AbstractContextManager[Callable[[Step], None]]:
-    """A bar of trials on stderr."""
-    return step_bar("trial", lambda step: f"{step.side[-24:]} {step.item}")
 
 
 def _check_measured(record: dict[str, Any]) -> None:

@@ -103,3 +103,17 @@ def shipped() -> list[str]:
     from ..plan.recipe.recipe import available
 
     return [entry.name for entry in available()]
+
+
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Read `512,2048`. Raises UsageError.
+
+    >>> parse_numbers("0,4096", "-d")
+    (0, 4096)
+    """
+    try:
+        return tuple(int(part.strip().replace("_", "")) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option} {text!r}: whole numbers with commas between them expected, such as 512,2048"
+        ) from None

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,14 +173,14 @@ def _swept(
 
 def _evaluating(options: dict[str, Any]) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
-    from ..bench.workload import parse_numbers
     from ..evals.opening import Target, open_sides
     from ..evals.run import Settings
     from ..evals.store.make import FEWEST_CALLS, MOST_CALLS
     from ..evals.suites.catalog import Choice, open_suites
     from ..sweep.run import Evaluating
+    from .bars import subject_bar
     from .convert import progress_bar
-    from .eval import trial_bar
+    from .options import parse_numbers
 
     calls = parse_numbers(options["calls"], "--calls")
     for n in calls:
@@ -193,7 +194,7 @@ def _evaluating(options: dict[str, Any]) -> Evaluating:
         dtype=options["dtype"],
         baseline=open_sides([Target("baseline", baseline)], 600.0)[0] if baseline else None,
         writing=progress_bar,
-        playing=trial_bar,
+        playing=partial(subject_bar, "trial"),
     )
 
 
@@ -216,6 +217,6 @@ def _group_sizes(options: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
-    from ..bench.workload import parse_numbers
+    from .options import parse_numbers
 
     return parse_numbers(text, option)

@@ -25,13 +25,12 @@ from ..bench.local import describe_build
 from ..builds.read.build import Build
 from ..builds.read.loading import load_build
 from ..builds.read.templates import TemplateFailure
-from ..errors import BuildError, MeasurementError
+from ..errors import MODEL_ERRORS, BuildError, MeasurementError
 from .items import Message, Reply, Timing, Usage
 from .replies import take_apart
 from .sides import Request, Variant
 
 _STEP = 2048  # prompt tokens at a time, mlx-lm's default
-_RUN_ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError, IndexError, KeyError, AttributeError)
 
 
 @dataclass
@@ -91,7 +90,7 @@ class Loaded:
         """Answer. Raises MeasurementError where the model cannot run."""
         try:
             return self._ask(request)
-        except (TemplateFailure, *_RUN_ERRORS) as error:
+        except (TemplateFailure, *MODEL_ERRORS) as error:
             self._live = self._turn = self._head = None
             if isinstance(error, TemplateFailure):
                 why = f"its chat template {error.reason}"
@@ -144,7 +143,7 @@ class Loaded:
         except TemplateFailure as error:
             if error.overrun:
                 raise BuildError(str(error)) from error
-        except _RUN_ERRORS:
+        except MODEL_ERRORS:
             pass  # a template of mlx-lm's own may want more; items say so
 
     def _prompt(self, request: Request, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:

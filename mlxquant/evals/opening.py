@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..bench.workload import distinct
 from ..builds.read.build import read_build
 from ..endpoint.client import parse_server
 from ..errors import UsageError
 from ..words.secrets import redact
+from ..words.text import distinct
 from .served import Served, the_model
 from .sides import Side
 

@@ -15,7 +15,7 @@ the trials alone, so a run that was killed ten times gives the record of one tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -23,11 +23,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..bench.workload import distinct
 from ..disk.kept import Kept, Key
 from ..errors import MeasurementError, UsageError
 from ..records.head import describe_machine, describe_versions
+from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redacted
+from ..words.text import distinct
 from .asking import Asking, Sampling
 from .identity import same_as
 from .items import CALL_CHECKS, CallMade, Item, Played, Suite
@@ -42,16 +43,6 @@ from .trace import Trace
 _GONE = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is played next, for whoever watches."""
-
-    done: int
-    total: int
-    side: str
-    item: str
-
-
 @dataclass
 class Evaluation:
     """One run: the first of `sides` is the baseline. `kept` may be None, where nothing is to survive a stop."""
@@ -64,7 +55,7 @@ class Evaluation:
     backoff_s: float = 1.0
     kept: Kept | None = None
     trace: Trace | None = None
-    watch: Callable[[Step], None] = lambda _: None
+    watch: Watch = unwatched
     _in_a_row: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> list[dict[str, Any]]:
@@ -78,7 +69,7 @@ class Evaluation:
         if before == total:
             return [trials[key] for key in keys]
         for done, (suite, item, trial, side) in enumerate(self._due(trials)):
-            self.watch(Step(before + done, total, self.sides[side].variant.name, item.id))
+            self.watch(Progress(before + done, total, item.id, self.sides[side].variant.name))
             result: dict[str, Any] = redacted(self._play(suite, item, trial, side))
             trials[(suite.name, item.id, side, trial)] = result
             if self.kept is not None:
@@ -220,7 +211,7 @@ def evaluate(
     suites: Sequence[Suite],
     settings: Settings,
     files: Files | None = None,
-    watch: Callable[[Step], None] = lambda _: None,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Play all items of `suites` through `sides`, the baseline first, and make the record.
 

@@ -20,13 +20,12 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..errors import LayoutError, SourceError
+from ..errors import MODEL_ERRORS, LayoutError, SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.headers import Tensor
 from ..source.quantized import quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from ..words.text import listed
-from .mlx_lm import MODEL_ERRORS
 from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
 from .views.record import recording
 from .views.strided import Strided

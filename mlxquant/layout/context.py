@@ -22,10 +22,10 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import LayoutError
+from ..errors import MODEL_ERRORS, LayoutError
 from ..words.formats import DTYPES, FLOATS
 from ..words.modules import Module
-from .mlx_lm import MODEL_ERRORS, build_model, decode_floats, mlx_lm_module
+from .mlx_lm import build_model, decode_floats, mlx_lm_module
 from .views.bytes import MLX_DTYPES
 
 # Prompt lengths. mlx-lm's own caches grow by the token once their step is set to 1, so that a few tokens tell;
@@ -74,7 +74,7 @@ def context_cost(config: Mapping[str, Any], modules: Sequence[Module]) -> Contex
         return ContextCost(tuple(_asked(decoded, modules)), "model")
     except _Evaluated as error:
         why = f"its forward pass cannot be run without weights: it calls {error}"
-    except (*MODEL_ERRORS, RuntimeError) as error:
+    except MODEL_ERRORS as error:
         why = f"its forward pass failed: {type(error).__name__}: {error}"
     growth = _from_config(decoded, modules)
     return ContextCost((growth,), "formula", f"the cache is layers × 2 × KV heads × head size from config.json; {why}")

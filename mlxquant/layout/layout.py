@@ -13,7 +13,7 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import LayoutError
+from ..errors import MODEL_ERRORS, LayoutError
 from ..source.checkpoint import Checkpoint
 from ..words.formats import MODE_DEFAULTS, Format
 from ..words.modules import Array, Module
@@ -30,7 +30,7 @@ from .arrays import (
     tensors_of,
 )
 from .carried import carry
-from .mlx_lm import MODEL_ERRORS, build_model, decode_floats
+from .mlx_lm import build_model, decode_floats
 from .roles import Found, expert_shares, find_roles
 from .views.view import View
 

@@ -18,14 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import LayoutError
+from ..errors import MODEL_ERRORS, LayoutError
 from ..source.headers import shown
 
-# What third-party model code raises on a config or weights that it cannot use.
-MODEL_ERRORS = (
-    KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, AssertionError,
-    RuntimeError,
-)  # fmt: skip
 # Far more than any model has; a damaged config with more would be built until memory ends.
 _MOST_LAYERS = 10_000
 _SIZES = re.compile(r"^(hidden_size|(moe_)?intermediate_size|vocab_size|head_dim|num_(hidden_layers|.*heads))$")

@@ -25,11 +25,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import LayoutError
+from ..errors import MODEL_ERRORS, LayoutError
 from ..source.headers import shown
 from ..words.modules import LAYER_TYPE_WORDS, Module
 from .arrays import module_at
-from .mlx_lm import MODEL_ERRORS
 
 # --- layer types ---
 

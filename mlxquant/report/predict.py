@@ -1,114 +1,57 @@
-"""A prediction as a record and as text of 80 columns: ceilings for each chip, arithmetic, and what was published."""
+"""A prediction's record as text of 80 columns: ceilings for each chip, arithmetic, and what was published."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..bench.chips import Chip
-from ..bench.predict import SCHEMA, Traffic
-from ..bench.workload import Settings, distinct
+from ..words.text import WIDTH, cut, table
 from ..words.units import show_bytes
-
-WIDTH = 80
-
-
-def prediction(traffics: Sequence[Traffic], chips: Sequence[Chip], settings: Settings) -> dict[str, Any]:
-    """Work out the record: each build's traffic, and what each chip makes of it."""
-    from .. import __version__
-
-    names = distinct([t.name for t in traffics])
-    return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
-        "settings": {
-            "depths": list(settings.depths),
-            "prompts": [n for n in settings.prompts if n],
-            "batch": settings.batch,
-            "prefill_step_size": settings.prefill_step_size,
-        },
-        "builds": [
-            {"name": name, **t.as_dict(settings.depths), "published": _published(t)}
-            for name, t in zip(names, traffics, strict=True)
-        ],
-        "chips": [_chip(chip, traffics, settings) for chip in chips],
-    }
-
-
-def _published(traffic: Traffic) -> dict[str, Any] | None:
-    p = traffic.published
-    if p is None:
-        return None
-    return {
-        "label": p.label,
-        "chip": p.chip,
-        "where": p.where,
-        "prefill_tok_s": p.prefill_tok_s,
-        "decode_tok_s": p.decode_tok_s,
-    }
-
-
-def _chip(chip: Chip, traffics: Sequence[Traffic], settings: Settings) -> dict[str, Any]:
-    def estimate(traffic: Traffic, n: int) -> float | None:
-        found = traffic.prefill_estimate(chip, n, settings.prefill_step_size)
-        return None if found is None else round(found, 2)
-
-    return {
-        "chip": chip.name,
-        "gpu_cores": chip.gpu_cores,
-        "bandwidth_gbs": chip.bandwidth_gbs,
-        "source": chip.source,
-        "seen": chip.seen,
-        "tflops_fp32": chip.tflops_fp32,
-        "decode_ceiling_tok_s": {
-            str(d): [round(t.decode_ceiling(chip.bandwidth, d, settings.batch), 3) for t in traffics]
-            for d in settings.depths
-        },
-        "prefill_estimate_tok_s": {str(n): [estimate(t, n) for t in traffics] for n in settings.prompts if n},
-    }
 
 
 def prediction_text(record: dict[str, Any]) -> str:
     """Write a prediction for a reader."""
     parts = (
-        _traffic_table(record),
-        *(_decode_table(record, depth) for depth in map(str, record["settings"]["depths"])),
-        *(_prefill_table(record, n) for n in map(str, record["settings"]["prompts"])),
+        _traffictable(record),
+        *(_decodetable(record, depth) for depth in map(str, record["settings"]["depths"])),
+        *(_prefilltable(record, n) for n in map(str, record["settings"]["prompts"])),
         "\n".join(_published_lines(record)),
         "\n".join(_remarks(record)),
     )
     return "\n\n".join(part for part in parts if part)
 
 
-def _traffic_table(record: dict[str, Any]) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("bytes of all weights", *(_bytes(b["bytes"]) for b in record["builds"])),
-        ("weights that a token reads", *(_bytes(b["active_bytes_per_token"]) for b in record["builds"])),
+def _traffictable(record: dict[str, Any]) -> str:
+    builds = record["builds"]
+    rows = [
+        _amounts("bytes of all weights", [b["bytes"] for b in builds], _bytes),
+        _amounts("weights that a token reads", [b["active_bytes_per_token"] for b in builds], _bytes),
     ]
     for depth in map(str, record["settings"]["depths"]):
-        rows.append((f"cache that it reads at d{depth}", *(_bytes(b["cache_bytes"][depth]) for b in record["builds"])))
-    formats = dict.fromkeys(fmt for b in record["builds"] for fmt in b["prefill_flops_per_token"])
-    for fmt in formats:
-        amounts = [b["prefill_flops_per_token"].get(fmt, 0) / 1e9 for b in record["builds"]]
-        rows.append((f"GFLOP a prompt token, {fmt}", *(f"{a:.3f}" for a in amounts)))
-    totals = [sum(b["prefill_flops_per_token"].values()) / 1e9 for b in record["builds"]]
-    rows.append(("GFLOP a prompt token, in all", *(f"{t:.3f}" for t in totals)))
-    if len(record["builds"]) == 2:
-        rows = [(*row, _change(row)) for row in rows]
-    heads = ("", *(_short(b["name"], _room(record)) for b in record["builds"]))
-    return _table((*heads, "change") if len(record["builds"]) == 2 else heads, rows)
+        rows.append(_amounts(f"cache that it reads at d{depth}", [b["cache_bytes"][depth] for b in builds], _bytes))
+    for fmt in dict.fromkeys(fmt for b in builds for fmt in b["prefill_flops_per_token"]):
+        flops = [b["prefill_flops_per_token"].get(fmt, 0) for b in builds]
+        rows.append(_amounts(f"GFLOP a prompt token, {fmt}", flops, _gflop))
+    flops = [sum(b["prefill_flops_per_token"].values()) for b in builds]
+    rows.append(_amounts("GFLOP a prompt token, in all", flops, _gflop))
+    heads = ("", *(_short(b["name"], _room(record)) for b in builds))
+    return table((*heads, "change") if len(builds) == 2 else heads, rows)
 
 
-def _change(row: tuple[str, ...]) -> str:
-    """The second figure against the first, where both are of one unit and of one size."""
-    (first, *unit), (second, *other) = (cell.split() for cell in row[1:])
-    if unit != other or not float(first) or not 0.5 < float(second) / float(first) < 2:
+def _amounts(label: str, values: Sequence[int | None], shown: Callable[[int | None], str]) -> tuple[str, ...]:
+    """A row: the amount in each build and, of two builds, the change from the first to the second."""
+    return (label, *(shown(value) for value in values), *((_change(*values),) if len(values) == 2 else ()))
+
+
+def _change(first: int | None, second: int | None) -> str:
+    """The second amount against the first, where both are of one size."""
+    if not first or second is None or not 0.5 < second / first < 2:
         return "-"
-    return f"{100 * (float(second) / float(first) - 1):+.1f} %"
+    return f"{100 * (second / first - 1):+.1f} %"
 
 
-def _decode_table(record: dict[str, Any], depth: str) -> str:
+def _decodetable(record: dict[str, Any], depth: str) -> str:
     rows = []
     for chip in record["chips"]:
         ceilings = chip["decode_ceiling_tok_s"][depth]
@@ -116,10 +59,10 @@ def _decode_table(record: dict[str, Any], depth: str) -> str:
     at = f" at depth {int(depth):,}" if int(depth) else ""
     batch = record["settings"]["batch"]
     many = f", {batch} sequences" if batch > 1 else ""
-    return f"Decode ceiling in tok/s{at}{many}: bandwidth over bytes read\n" + _table(_heads(record, "GB/s"), rows)
+    return f"Decode ceiling in tok/s{at}{many}: bandwidth over bytes read\n" + table(_heads(record, "GB/s"), rows)
 
 
-def _prefill_table(record: dict[str, Any], n: str) -> str:
+def _prefilltable(record: dict[str, Any], n: str) -> str:
     rows = []
     for chip in record["chips"]:
         estimates = chip["prefill_estimate_tok_s"][n]
@@ -129,7 +72,7 @@ def _prefill_table(record: dict[str, Any], n: str) -> str:
     if not rows:
         return ""
     title = f"Prefill of {int(n):,} tokens in tok/s: an estimate from FP32 teraflops, no ceiling"
-    return f"{title}\n{_table(_heads(record, 'TFLOPS'), rows)}"
+    return f"{title}\n{table(_heads(record, 'TFLOPS'), rows)}"
 
 
 def _heads(record: dict[str, Any], unit: str) -> tuple[str, ...]:
@@ -163,7 +106,7 @@ def _published_lines(record: dict[str, Any]) -> Iterator[str]:
         )
         for i, build, p in told
     ]
-    yield _table(("build", f"ceiling d{depth}", "decode", "share", "estimate", "prefill"), rows)
+    yield table(("build", f"ceiling d{depth}", "decode", "share", "estimate", "prefill"), rows)
     if len(told) == 2:
         pair = [i for i, _, _ in told]
         yield _compared(told[0][2], told[1][2], [ceilings[i] for i in pair], [estimates[i] for i in pair])
@@ -211,15 +154,12 @@ def _room(record: dict[str, Any]) -> int:
 
 
 def _short(name: str, width: int) -> str:
-    return name if len(name) <= width else f"…{name[1 - width :]}"
+    return cut(name, width, at="start")
 
 
 def _bytes(n: int | None) -> str:
     return "-" if n is None else show_bytes(n)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from tabulate import tabulate
-
-    sides = ["left"] + ["right"] * (len(header) - 1)
-    return str(tabulate(rows, headers=header, tablefmt="simple", colalign=sides, disable_numparse=True))
+def _gflop(n: int | None) -> str:
+    return "-" if n is None else f"{n / 1e9:.3f}"

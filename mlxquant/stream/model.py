@@ -24,9 +24,9 @@ import numpy as np
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from ..errors import LayoutError, MlxquantError
+from ..errors import MODEL_ERRORS, LayoutError, MlxquantError
 from ..layout.arrays import module_at
-from ..layout.mlx_lm import MODEL_ERRORS, mlx_lm_module
+from ..layout.mlx_lm import mlx_lm_module
 from ..words.formats import Format
 
 # --- shape ---

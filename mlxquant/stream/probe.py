@@ -19,9 +19,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..errors import LayoutError
+from ..errors import MODEL_ERRORS, LayoutError
 from ..layout.arrays import module_at
-from ..layout.mlx_lm import MODEL_ERRORS
 from .model import Call, Shape, Streamed, Tokens, advance, refusal
 
 

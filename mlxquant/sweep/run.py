@@ -37,7 +37,7 @@ from ..words.text import listed
 if TYPE_CHECKING:
     from ..divergence.record import Question
     from ..evals.items import Suite
-    from ..evals.run import Settings, Step
+    from ..evals.run import Settings
     from ..evals.sides import Side
     from ..plan.recipe.recipe import Recipe
     from ..source.checkpoint import Checkpoint
@@ -258,7 +258,7 @@ class Evaluating:
     dtype: str | None
     baseline: Side | None
     writing: Callable[[], AbstractContextManager[Watch]]
-    playing: Callable[[], AbstractContextManager[Callable[[Step], None]]]
+    playing: Callable[[], AbstractContextManager[Watch]]
 
 
 def evaluate_best(

@@ -106,6 +106,19 @@ def unknown_keys(table: Mapping[str, Any], valid: Sequence[str], where: str) -> 
     ]
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """Number equal names apart: `build`, `build` becomes `build`, `build#2`."""
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+    again: dict[str, int] = {}
+    out = []
+    for name in names:
+        again[name] = again.get(name, 0) + 1
+        out.append(name if again[name] == 1 else f"{name}#{again[name]}")
+    return out
+
+
 # --- figures ---
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from mlxquant.bench.prompts import own_text, random_tokens, rows_of_tokens, text_from, words_of_text
 from mlxquant.bench.record import unmeasured
 from mlxquant.bench.run import Bench
-from mlxquant.bench.workload import Sample, Settings, Workload, distinct, parse_numbers
+from mlxquant.bench.workload import Sample, Settings, Workload
+from mlxquant.cli.options import parse_numbers
 from mlxquant.errors import UsageError
+from mlxquant.words.text import distinct
 from tests.bench.bench_cases import Paced
 
 counts = st.integers(0, 100_000)

@@ -147,12 +147,13 @@ def test_a_build_that_mlx_lm_cannot_load_is_told_as_such(folders, tmp_path):
         subject.open()
 
 
-def test_a_model_that_cannot_run_gives_a_failure_and_no_figure(local, monkeypatch):
+@pytest.mark.parametrize("kind", [ValueError, AssertionError, ZeroDivisionError, OverflowError, NotImplementedError])
+def test_a_model_that_cannot_run_gives_a_failure_and_no_figure(local, monkeypatch, kind):
     def fails(*_, **__):
-        raise ValueError("[gather_mm] unsupported")
+        raise kind("[gather_mm] unsupported")
 
     monkeypatch.setattr(local, "model", fails)
     monkeypatch.setattr("mlxquant.bench.local._new_cache", lambda _: [])
-    with pytest.raises(MeasurementError, match=r"gates-8bit, pp4: ValueError: \[gather_mm\]") as error:
+    with pytest.raises(MeasurementError, match=rf"gates-8bit, pp4: {kind.__name__}: \[gather_mm\]") as error:
         local.measure(Workload(n_prompt=4), SMALL, 1)
     assert error.value.kind == "failed"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mlxquant.bench.chips import CHIPS, Chip, chips_named, find_chip
-from mlxquant.bench.predict import traffic_of_build, traffic_of_plan
+from mlxquant.bench.predict import prediction, traffic_of_build, traffic_of_plan
 from mlxquant.bench.workload import Settings
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import LayoutError
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
-from mlxquant.report.predict import prediction, prediction_text
+from mlxquant.report.predict import prediction_text
 from mlxquant.source.checkpoint import open_checkpoint
 from tests.support.builds import build
 
@@ -155,3 +155,11 @@ def test_the_record_gives_every_chips_source_and_ceilings(tiny):
 def test_all_chips_fit_a_terminal_of_80_columns(paper):
     lines = prediction_text(prediction(paper, CHIPS, Settings(depths=(0, 65536), prompts=(512, 2048)))).splitlines()
     assert max(map(len, lines)) <= 80
+
+
+def test_the_change_from_one_build_to_the_other_is_that_of_the_amounts_not_of_their_rounded_texts(paper):
+    record = prediction(paper, chips_named("M3 Ultra"), Settings())
+    for entry, amount in zip(record["builds"], (1_000_400_000, 1_099_600_000), strict=True):
+        entry["prefill_flops_per_token"] = {"8-bit g64": amount}
+    row = next(line for line in prediction_text(record).splitlines() if "token, 8-bit g64" in line)
+    assert row.split()[-4:] == ["1.000", "1.100", "+9.9", "%"]  # 1.1000 over 1.0000 would be +10.0 %
