@@ -142,7 +142,7 @@ def convert(
 
     opened = _opened(source, weights=True)
     layout = read_layout(opened, dtype=dtype, keep=keep)
-    options = Options(dtype=dtype, max_memory=max_memory, jobs=jobs or cpu_count() or 1)
+    options = Options(dtype=dtype, max_memory=max_memory, threads=jobs or cpu_count() or 1)
     watch = unwatched if progress is None else (lambda event: progress(event.done, event.total))
     convert(opened, layout, make_plan(layout, _loaded(recipe), opened), Path(out), options, watch)
     return read_build(out)

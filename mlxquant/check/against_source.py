@@ -1,19 +1,18 @@
-"""A build held against the checkpoint it was made from: quantization errors, and whether the rest is the same.
+"""A build compared with the checkpoint it was made from: quantization errors, and whether the rest is the same.
 
 Both sides are read by blocks, cut as `convert` cuts them and cast as the build was, so that the sums come out as
-convert's do; memory is workers × block. The source's weights are what mlx-lm's own sanitize makes of them, as in
-`layout`. What cannot be measured (the source stores it quantized already) says so in `notes`.
+convert's do; memory is threads × block. The source's weights are what mlx-lm's own sanitize makes of them, as in
+`layout`. What cannot be measured (the source stores it quantized already) is in `notes`. Nothing is made again here:
+see `remake`.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import local
 from typing import Any
 
 import numpy as np
@@ -21,28 +20,27 @@ from numpy.typing import NDArray
 
 from ..builds.read.build import Build
 from ..builds.read.formats import Stored
-from ..builds.write.pieces import Job, Piece, Scratch, pieces, read_block, worker_stream
+from ..builds.write.making import read_block
+from ..builds.write.pieces import Output, Piece, pieces
+from ..builds.write.workers import Scratch, ordered_map
 from ..errors import LayoutError, SourceError, UsageError
-from ..kernels import ErrorSums, Quantized, measure_rows
+from ..kernels import ErrorSums, Quantized, measure_rows, merged_sums
 from ..layout.carried import VISION
 from ..layout.layout import Layout, read_layout
-from ..layout.views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
+from ..layout.views.bytes import SAFETENSORS_DTYPES
 from ..layout.views.read import read_rows
 from ..layout.views.view import View
 from ..source.checkpoint import Checkpoint
-from ..words.formats import Format
+from ..words.formats import Format, carrier
 from ..words.progress import Progress, Watch, unwatched
-
-# numpy's types for values and scales, as the kernels take them
-_VALUES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What holding a build against a source gave.
+    """The result of comparing a build with a source.
 
-    `errors` by module path; `disagreements` name what should be equal and is not, `notes` what was not measured.
-    `equal` counts arrays that were compared byte for byte and found the same.
+    `errors` are by module path; `disagreements` name what should be equal and is not, `notes` what was not measured.
+    `equal` counts arrays that are the same byte for byte.
     """
 
     source: dict[str, Any]
@@ -56,16 +54,16 @@ class Comparison:
 class _Task:
     """One array of the source and what the build has in its place: packed in `format`, or as it is."""
 
-    job: Job
+    output: Output
     path: str
     stored: Mapping[str, View]
     format: Format | None
 
 
 def compare_with_source(
-    build: Build, source: Checkpoint, *, jobs: int | None = None, watch: Watch = unwatched
+    build: Build, source: Checkpoint, *, threads: int | None = None, watch: Watch = unwatched
 ) -> Comparison:
-    """Read both sides through and sum what quantization cost.
+    """Read both sides through and sum what quantization cost. Progress is in bytes of the source.
 
     Raises SourceError where the source cannot be laid out or is of another model.
     """
@@ -83,15 +81,15 @@ def compare_with_source(
     tasks = list(_tasks(build, layout, disagreements, notes))
     errors: dict[str, ErrorSums] = {}
     differing: dict[str, tuple[int, int]] = {}
-    done, total = 0, sum(t.job.view.nbytes for t in tasks)
-    for task, piece, result in _read_through(tasks, build.checkpoint, source, jobs or os.cpu_count() or 1):
+    done, total = 0, sum(t.output.view.nbytes for t in tasks)
+    for task, piece, result in _read_through(tasks, build.checkpoint, source, threads or os.cpu_count() or 1):
         if isinstance(result, ErrorSums):
             before = errors.get(task.path)
             errors[task.path] = result if before is None else before.merge(result, piece.start)
         elif result[0]:
-            rows, first = differing.get(task.job.name, (0, piece.start + result[1]))
-            differing[task.job.name] = (rows + result[0], first)
-        done += piece.rows * task.job.columns * task.job.view.itemsize
+            rows, first = differing.get(task.output.name, (0, piece.start + result[1]))
+            differing[task.output.name] = (rows + result[0], first)
+        done += piece.rows * task.output.source_row_bytes
         watch(Progress(done, total, task.path))
     for name, (rows, first) in differing.items():
         disagreements.append(f"{name}: not the source's: {rows:,} rows differ, the first is {first:,}")
@@ -109,7 +107,7 @@ def _layout(build: Build, source: Checkpoint, dtype: str | None) -> Layout:
 
 
 def _tasks(build: Build, layout: Layout, disagreements: list[str], notes: list[str]) -> Iterator[_Task]:
-    """Pair the arrays of both sides; what has no partner, or none of its shape, is said."""
+    """Pair the arrays of both sides; what has no partner of its shape is a disagreement or a note."""
     sources = {m.path: m for m in layout.modules}
     skipped: Counter[str] = Counter()
     for path, stored in build.stored.items():
@@ -138,60 +136,35 @@ def _module_tasks(stored: Stored, layout: Layout, dtype: str) -> Iterator[_Task]
     weight = layout.views.get(f"{path}.weight")
     if fmt and weight is not None and f"{path}.scales" not in layout.views:
         values = SAFETENSORS_DTYPES[packed["scales"].dtype] if fmt.mode == "affine" else dtype
-        yield _Task(Job(f"{path}.weight", weight, values, ()), path, packed, fmt)
+        yield _Task(Output(f"{path}.weight", path, weight, values, ()), path, packed, fmt)
     for suffix, view in stored.views.items():
         name = f"{path}.{suffix}" if suffix else path
         theirs = layout.views.get(name)
         if theirs is not None and theirs.shape == view.shape:
-            yield _Task(Job(name, theirs, SAFETENSORS_DTYPES[view.dtype], ()), path, {"": view}, None)
+            yield _Task(Output(name, path, theirs, SAFETENSORS_DTYPES[view.dtype], ()), path, {"": view}, None)
 
 
 # --- reading both sides ---
-
-
-class _Local(local):
-    """A thread's own buffer and mlx stream."""
-
-    def __init__(self) -> None:
-        self.scratch = Scratch()
-        self.stream = worker_stream()
 
 
 _Result = ErrorSums | tuple[int, int]
 
 
 def _read_through(
-    tasks: Iterable[_Task], build: Checkpoint, source: Checkpoint, workers: int
+    tasks: Iterable[_Task], build: Checkpoint, source: Checkpoint, threads: int
 ) -> Iterator[tuple[_Task, Piece, _Result]]:
-    """Compare piece by piece on threads, and yield the results in order."""
-    own = _Local()
+    """Compare piece by piece on threads, and yield the results in order: error sums, or rows that differ."""
 
-    def compare(task: _Task, piece: Piece) -> _Result:
-        import mlx.core as mx
+    def compare(item: tuple[_Task, Piece], scratch: Scratch) -> _Result:
+        task, piece = item
+        if task.format is None:
+            return _rows_that_differ(task, piece, build, source, scratch)
+        return _measured(task, task.format, piece, build, source, scratch)
 
-        with mx.stream(own.stream):
-            if task.format is None:
-                return _rows_that_differ(task, piece, build, source, own.scratch)
-            return _measured(task, task.format, piece, build, source, own.scratch)
-
-    waiting: deque[tuple[_Task, Piece, Future[_Result]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool:
-        try:
-            for task in tasks:
-                for piece in pieces(task.job):
-                    waiting.append((task, piece, pool.submit(compare, task, piece)))
-                    if len(waiting) > 2 * workers:
-                        first, at, future = waiting.popleft()
-                        yield first, at, future.result()
-            while waiting:
-                first, at, future = waiting.popleft()
-                yield first, at, future.result()
-        except BaseException:
-            if source.reader is not None:
-                source.reader.stop()  # reads that wait for their file
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    work = ((task, piece) for task in tasks for piece in pieces(task.output))
+    stop = source.reader.stop if source.reader is not None else lambda: None
+    for (task, piece), result in ordered_map(compare, work, threads, stop=stop):
+        yield task, piece, result
 
 
 def _measured(
@@ -199,30 +172,30 @@ def _measured(
 ) -> ErrorSums:
     """The errors of one piece of a packed matrix."""
     total: ErrorSums | None = None
-    dtype = task.job.dtype
+    dtype = task.output.dtype
     for start, rows in piece.blocks:
-        values = read_block(task.job, source.read_into, start, rows, scratch).view(_VALUES[dtype])
+        values = read_block(task.output, source.read_into, start, rows, scratch).view(carrier(dtype))
         packed = {s: _block(v, build, start, rows) for s, v in task.stored.items()}
         errors = measure_rows(values, dtype, Quantized(packed["weight"], packed["scales"], packed.get("biases")), fmt)
-        total = errors if total is None else total.merge(errors, start - piece.start)
+        total = merged_sums(total, errors, start - piece.start)
     assert total is not None, "a piece has blocks"
     return total
 
 
 def _block(view: View, build: Checkpoint, start: int, rows: int) -> NDArray[Any]:
-    """Rows of a stored array, with the numpy type that the kernels take."""
-    out = np.empty((rows, view.shape[-1] * view.itemsize), np.uint8)
-    read_rows(view, build.read_into, start, out)
-    return out.view(np.uint32 if view.dtype == MLX_DTYPES["U32"] else _VALUES[SAFETENSORS_DTYPES[view.dtype]])
+    """Rows of a stored array, (rows, columns) of the numpy dtype that the kernels take."""
+    block = np.empty((rows, view.shape[-1] * view.itemsize), np.uint8)
+    read_rows(view, build.read_into, start, block)
+    return block.view(carrier(SAFETENSORS_DTYPES[view.dtype]))
 
 
 def _rows_that_differ(
     task: _Task, piece: Piece, build: Checkpoint, source: Checkpoint, scratch: Scratch
 ) -> tuple[int, int]:
-    """How many rows of a piece differ, and which is the first."""
+    """How many rows of a piece differ, and the first of them, counted within the piece."""
     count, first, view = 0, 0, task.stored[""]
     for start, rows in piece.blocks:
-        theirs = read_block(task.job, source.read_into, start, rows, scratch)
+        theirs = read_block(task.output, source.read_into, start, rows, scratch)
         ours = np.empty_like(theirs)
         read_rows(view, build.read_into, start, ours)
         differs = (ours != theirs).any(axis=1)

@@ -6,7 +6,7 @@ With a and b the values that the bits of the two stand for, over a whole matrix,
 
 in float64 over float32 values, added up in row order. For a = (1, −1), b = (0.99, −1) it is sqrt(0.0001 / 2) =
 0.00707. Where both keep the source's values it is 0; an 8-bit build is about 0.005 from one that keeps them, a
-4-bit build about 0.1. Both sides are read by blocks of about `BLOCK` values, so memory is workers × a few blocks,
+4-bit build about 0.1. Both sides are read by blocks of about `BLOCK` values, so memory is threads × a few blocks,
 whatever the model.
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +23,17 @@ from numpy.typing import NDArray
 
 from ..builds.read.build import Build
 from ..builds.read.formats import Stored
+from ..builds.write.workers import ordered_map
 from ..kernels import Quantized, dequantize_rows
 from ..layout.views.read import read_rows
 from ..layout.views.view import View
 from ..source.checkpoint import Checkpoint
-from ..words.formats import FLOATS
+from ..words.formats import FLOATS, carrier, widen
+from ..words.modules import stored_as
 from ..words.progress import Progress, Watch, unwatched
 
 # Values of one block: 4 MB as float32
 BLOCK = 1 << 20
-
-_NUMPY: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +49,22 @@ class Compared:
     unmeasured: str | None = None
 
 
-def compare_builds(a: Build, b: Build, *, jobs: int | None = None, watch: Watch = unwatched) -> dict[str, Any]:
+def compare_builds(
+    a: Build, b: Build, *, threads: int | None = None, watch: Watch = unwatched, block: int = BLOCK
+) -> dict[str, Any]:
     """Compare the bytes and values of all modules that both builds have; the `tensors` of a diff record.
 
-    Raises SourceError where a file cannot be read.
+    Values are read `block` at a time; progress is in bytes of both. Raises SourceError where a file cannot be read.
     """
     paths = [path for path in a.stored if path in b.stored]
     total = sum(a.stored[p].nbytes + b.stored[p].nbytes for p in paths)
-    found: list[Compared] = []
+    compared: list[Compared] = []
     done = 0
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1, thread_name_prefix="diff") as pool:
-        try:
-            for one in pool.map(lambda path: _compare(path, a, b), paths):
-                found.append(one)
-                done += a.stored[one.path].nbytes + b.stored[one.path].nbytes
-                watch(Progress(done, total, one.path))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    same = [c for c in found if c.equal is not None]
+    for path, result in ordered_map(lambda path, _: _compare(path, a, b, block), paths, threads or os.cpu_count() or 1):
+        compared.append(result)
+        done += a.stored[path].nbytes + b.stored[path].nbytes
+        watch(Progress(done, total, path))
+    same = [c for c in compared if c.equal is not None]
     return {
         "same_format": {
             "modules": len(same),
@@ -75,35 +72,31 @@ def compare_builds(a: Build, b: Build, *, jobs: int | None = None, watch: Watch 
             "different": [c.path for c in same if not c.equal],
             "distances": [_entry(c) for c in same if c.distance is not None],
         },
-        "other_format": [_entry(c) for c in found if c.equal is None and c.distance is not None],
-        "unmeasured": [{"path": c.path, "reason": c.unmeasured} for c in found if c.unmeasured],
+        "other_format": [_entry(c) for c in compared if c.equal is None and c.distance is not None],
+        "unmeasured": [{"path": c.path, "reason": c.unmeasured} for c in compared if c.unmeasured],
     }
 
 
-def _entry(found: Compared) -> dict[str, Any]:
-    assert found.distance is not None, "only what was measured is listed"
-    distance = float(f"{found.distance:.7g}")  # what roots of different machines agree on
-    return {"path": found.path, "role": found.role, "a": found.a, "b": found.b, "relative_rms_distance": distance}
+def _entry(module: Compared) -> dict[str, Any]:
+    assert module.distance is not None, "only what was measured is listed"
+    distance = float(f"{module.distance:.7g}")  # what roots of different machines agree on
+    return {"path": module.path, "role": module.role, "a": module.a, "b": module.b, "relative_rms_distance": distance}
 
 
-def _compare(path: str, a: Build, b: Build) -> Compared:
+def _compare(path: str, a: Build, b: Build, block: int) -> Compared:
     left, right = a.stored[path], b.stored[path]
-    what = (path, left.module.role, _named(left), _named(right))
+    what = (path, left.module.role, stored_as(left.format, left.dtype), stored_as(right.format, right.dtype))
     same = left.format == right.format and left.dtype == right.dtype and _alike(left, right)
-    if same and all(_equal(v, a.checkpoint, right.views[s], b.checkpoint) for s, v in left.views.items()):
+    if same and all(_equal(v, a.checkpoint, right.views[s], b.checkpoint, block) for s, v in left.views.items()):
         return Compared(*what, True, None)
     equal = False if same else None
     reason = _incomparable(left, right)
     if reason is None:
-        distance = _distance(left, a.checkpoint, right, b.checkpoint)
+        distance = _distance(left, a.checkpoint, right, b.checkpoint, block)
         if math.isfinite(distance):
             return Compared(*what, equal, distance)
         reason = "NaN or infinity among the values, or all of a's are zero"
     return Compared(*what, equal, None, reason)
-
-
-def _named(stored: Stored) -> str:
-    return str(stored.format) if stored.format else stored.dtype.lower()
 
 
 def _alike(left: Stored, right: Stored) -> bool:
@@ -132,22 +125,22 @@ def _values(stored: Stored) -> View | None:
     return stored.views.get(stored.module.weight.name)
 
 
-def _equal(one: View, a: Checkpoint, other: View, b: Checkpoint) -> bool:
+def _equal(one: View, a: Checkpoint, other: View, b: Checkpoint, block: int) -> bool:
     width = _columns(one) * one.itemsize
-    for start, rows in _blocks(one, max(1, BLOCK * 4 // max(width, 1))):
+    for start, rows in _blocks(one, max(1, block * 4 // max(width, 1))):
         left, right = (_read(v, c, start, rows) for v, c in ((one, a), (other, b)))
         if not np.array_equal(left, right):
             return False
     return True
 
 
-def _distance(left: Stored, a: Checkpoint, right: Stored, b: Checkpoint) -> float:
-    """sqrt(Σ(b−a)² / Σa²) over a module's weight; 0 where nothing differs."""
+def _distance(left: Stored, a: Checkpoint, right: Stored, b: Checkpoint, block: int) -> float:
+    """sqrt(Σ(b−a)² / Σa²) over a module's weight; 0 where nothing differs, infinite where all of a's are 0."""
     shape = left.module.shape
     columns = shape[-1] if shape else 1
     count = math.prod(shape) // columns if columns else 0
     apart, size = [0.0], [0.0]
-    for start in range(0, count, rows := max(1, BLOCK // max(columns, 1))):
+    for start in range(0, count, rows := max(1, block // max(columns, 1))):
         taken = min(rows, count - start)
         ours = _dequantized(left, a, start, taken).astype(np.float64)
         theirs = _dequantized(right, b, start, taken)
@@ -164,23 +157,17 @@ def _dequantized(stored: Stored, checkpoint: Checkpoint, start: int, rows: int) 
     if stored.format is None:
         view = _values(stored)
         assert view is not None, "checked by _incomparable"
-        return _widened(_read(view, checkpoint, start, rows).view(_NUMPY[stored.dtype]), stored.dtype)
+        return widen(_read(view, checkpoint, start, rows).view(carrier(stored.dtype)), stored.dtype)
     parts = {
         s: _read(stored.views[s], checkpoint, start, rows) for s in ("weight", "scales", "biases") if s in stored.views
     }
-    floats = _NUMPY[stored.dtype]
+    scales = carrier(stored.dtype)
     packed = Quantized(
         parts["weight"].view(np.uint32),
-        parts["scales"].view(floats),
-        parts["biases"].view(floats) if "biases" in parts else None,
+        parts["scales"].view(scales),
+        parts["biases"].view(scales) if "biases" in parts else None,
     )
     return dequantize_rows(packed, stored.dtype, stored.format)
-
-
-def _widened(block: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":  # a bfloat16 is the upper half of a float32
-        return (block.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return block.astype(np.float32, copy=False)
 
 
 def _read(view: View, checkpoint: Checkpoint, start: int, rows: int) -> NDArray[np.uint8]:

@@ -1,9 +1,10 @@
 """Whether a build is what its source and recipe make: pieces of it are made again and compared byte by byte.
 
-The plan is drawn up anew, from the recipe in the manifest or, for another tool's build, from the formats that it has;
-names, shapes and dtypes must come out the same, and of our own builds the config and the copied files. Then workers
-make pieces as `convert` does, and what they would write is held against what is there. A sample takes some of every
-role and format first, then pieces at random until `SHARE` of the bytes are covered; a seed makes it repeatable.
+The plan is made anew, from the recipe in the manifest or, for another tool's build, from the formats that it has;
+names, shapes and dtypes must come out the same, and in mlxquant's own builds the config and the copied files. Then
+threads make pieces as `convert` does, and what they would write is compared with what is there. A sample takes one
+piece of every role and format first, then pieces at random until `SHARE` of the bytes are covered; a seed makes it
+repeatable. Nothing is written.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from numpy.typing import NDArray
 from ..builds.manifest import MANIFEST
 from ..builds.read.build import Build, read_build
 from ..builds.side_files import config_text, read_sides
-from ..builds.write.filling import Settings, Target, Workers
-from ..builds.write.pieces import Job, Piece, jobs, pieces
+from ..builds.write.making import Maker, Target
+from ..builds.write.pieces import SIZES, Output, Piece, Sizes, outputs, pieces
+from ..builds.write.workers import ordered_map
 from ..errors import BuildError, SourceError
+from ..kernels import Encoder, Rounding
 from ..layout.carried import MTP_FILE
 from ..layout.layout import Layout, read_layout
 from ..plan.plan import OutputArray, Plan, make_plan
@@ -50,12 +53,16 @@ def verify_source(
     *,
     everything: bool = False,
     seed: int = 0,
-    workers: int | None = None,
+    threads: int | None = None,
     watch: Watch = unwatched,
+    encoder: Encoder | None = None,
+    sizes: Sizes = SIZES,
+    at_least: int = AT_LEAST,
 ) -> Verified:
-    """Add to what `verify` found what making pieces again from the source gives.
+    """Make pieces again from the source, and add what they give to the result of `verify`.
 
-    Raises SourceError or BuildError where one of both cannot be read at all.
+    `encoder` is `Rounding` unless one is given. A sample has at least `at_least` bytes; progress is in output bytes.
+    Raises SourceError or BuildError where either cannot be read at all.
     """
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to hold the build against")
@@ -66,17 +73,17 @@ def verify_source(
     differences = [*_names(tensors, plan)]
     if build.manifest is not None:
         differences += _files(build, source, plan)
-    todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
-    there = [p for p in todo if all(_fits(part, tensors) for part in p.job.parts)]
-    chosen = there if everything else choose(there, plan, seed)
+    todo = [p for output in outputs(plan, layout.views) for p in pieces(output, sizes)]
+    comparable = [p for p in todo if all(_fits(part, tensors) for part in p.output.parts)]
+    chosen = comparable if everything else choose(comparable, plan, seed, at_least)
     target = _Comparing({}, tensors, build.checkpoint.read_into)
-    settings = Settings(errors=False, allow_nonfinite=True, device=_device(build, notes))
+    encoder = encoder or Rounding(allow_nonfinite=True, device=_device(build, notes))
+    maker = Maker(source.read_into, target, encoder, errors=False, allow_nonfinite=True)
     stop = source.reader.stop if source.reader is not None else lambda: None
-    pool = Workers(workers or os.cpu_count() or 1, source.read_into, target, settings, stop)
     done, total = 0, sum(p.nbytes for p in chosen)
-    for piece, _ in pool.run(chosen):
+    for piece, _ in ordered_map(maker.make, chosen, threads or os.cpu_count() or 1, stop=stop):
         done += piece.nbytes
-        watch(Progress(done, total, piece.job.name))
+        watch(Progress(done, total, piece.output.module))
     source.close()
     build.checkpoint.close()
     sample = Sample(source.name, len(chosen), len(todo), done, sum(p.nbytes for p in todo), seed)
@@ -94,45 +101,49 @@ def verify_source(
     )
 
 
-def choose(todo: Sequence[Piece], plan: Plan, seed: int) -> list[Piece]:
-    """Choose pieces at random: one of each role and format, then more until `SHARE` of the bytes are covered."""
+def choose(todo: Sequence[Piece], plan: Plan, seed: int, at_least: int = AT_LEAST) -> list[Piece]:
+    """Choose pieces at random: one of each role and format, then more until `SHARE` of the bytes are covered.
+
+    No fewer than `at_least` bytes, if there are as many.
+    """
     kinds = {a.source: (m.module.role, str(m.format), a.part) for m in plan.modules for a in m.arrays()}
     shuffled = random.Random(seed).sample(todo, len(todo))
-    seen: set[Any] = set()
-    first = [p for p in shuffled if (kind := kinds.get(p.job.name)) not in seen and not seen.add(kind)]  # type: ignore[func-returns-value]
-    taken = {(p.job.name, p.start) for p in first}
-    wanted = max(AT_LEAST, SHARE * sum(p.nbytes for p in todo))
-    chosen, held = list(first), sum(p.nbytes for p in first)
+    first: dict[Any, Piece] = {}
     for piece in shuffled:
-        if held >= wanted:
+        first.setdefault(kinds.get(piece.output.name), piece)
+    chosen = list(first.values())
+    keys, covered = {p.key for p in chosen}, sum(p.nbytes for p in chosen)
+    enough = max(at_least, SHARE * sum(p.nbytes for p in todo))
+    for piece in shuffled:
+        if covered >= enough:
             break
-        if (piece.job.name, piece.start) not in taken:
+        if piece.key not in keys:
             chosen.append(piece)
-            held += piece.nbytes
+            covered += piece.nbytes
     return chosen
 
 
 @dataclass(frozen=True)
 class _Comparing(Target):
-    """Where workers would write, but what they bring is held against what is there."""
+    """Compares what would be written with what is there; `first_rows` has the first row that differs, by array."""
 
     tensors: Mapping[str, Tensor]
     read: Read
     first_rows: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def write(self, job: Job, part: OutputArray, row: int, data: NDArray[Any]) -> None:
+    def write(self, output: Output, part: OutputArray, row: int, data: NDArray[Any]) -> None:
         """Compare rows of one array, from `row` on."""
-        wanted = memoryview(data.data).cast("B")
+        expected = memoryview(data.data).cast("B")
         tensor = self.tensors[part.name]
-        width = job.row_bytes(part)
-        found = memoryview(bytearray(len(wanted)))
-        self.read(tensor.file, tensor.start + row * width, found)
-        if found == wanted:
+        width = output.row_bytes(part)
+        stored = memoryview(bytearray(len(expected)))
+        self.read(tensor.file, tensor.start + row * width, stored)
+        if stored == expected:
             return
-        differing = next(i for i in range(0, len(wanted), width) if found[i : i + width] != wanted[i : i + width])
+        at = next(i for i in range(0, len(expected), width) if stored[i : i + width] != expected[i : i + width])
         with self.lock:
-            self.first_rows[part.name] = min(self.first_rows.get(part.name, 1 << 62), row + differing // width)
+            self.first_rows[part.name] = min(self.first_rows.get(part.name, 1 << 62), row + at // width)
 
 
 def _plan_again(build: Build, source: Checkpoint, notes: list[str]) -> tuple[Layout, Plan]:
@@ -144,10 +155,11 @@ def _plan_again(build: Build, source: Checkpoint, notes: list[str]) -> tuple[Lay
         return layout, make_plan(layout, recipe, source)
     recipe = parse_recipe(recipe_of(build.modules, build.formats, n_layers=build.n_layers))
     notes.append("the recipe was found from the build's formats, and files beside the weights were not compared")
-    return _laid_out(build, source), make_plan(_laid_out(build, source), recipe, source)
+    layout = _layout_in_dtype_of(build, source)
+    return layout, make_plan(layout, recipe, source)
 
 
-def _laid_out(build: Build, source: Checkpoint) -> Layout:
+def _layout_in_dtype_of(build: Build, source: Checkpoint) -> Layout:
     """Lay the source out in the dtype that most of the build's floats have."""
     floats = Counter[str]()
     for tensor in build.checkpoint.tensors.values():
@@ -177,24 +189,25 @@ def _device(build: Build, notes: list[str]) -> str:
     return "cpu"
 
 
-def _names(found: Mapping[str, Tensor], plan: Plan) -> Iterator[str]:
+def _names(tensors: Mapping[str, Tensor], plan: Plan) -> Iterator[str]:
     """Where the build has other tensors than the plan gives."""
     expected = {a.name: a for a in (*plan.arrays(), *plan.carried_arrays())}
     for name, array in expected.items():
-        if name not in found:
+        if name not in tensors:
             yield f"{name}: missing; the source gives {array.dtype} {list(array.shape)}"
-        elif not _fits(array, found):
-            tensor = found[name]
+        elif not _fits(array, tensors):
+            tensor = tensors[name]
             yield (
                 f"{name} ({tensor.file}): {array.dtype} {list(array.shape)} expected from the source,"
                 f" {tensor.dtype} {list(tensor.shape)} found"
             )
-    for name in found.keys() - expected.keys():
-        yield f"{name} ({found[name].file}): the source gives no such tensor"
+    for name in tensors.keys() - expected.keys():
+        yield f"{name} ({tensors[name].file}): the source gives no such tensor"
 
 
-def _fits(array: OutputArray, found: Mapping[str, Tensor]) -> bool:
-    tensor = found.get(array.name)
+def _fits(array: OutputArray, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the build has this array, of its dtype and shape."""
+    tensor = tensors.get(array.name)
     return tensor is not None and (tensor.dtype, tensor.shape) == (array.dtype, array.shape)
 
 
@@ -215,18 +228,18 @@ def _files(build: Build, source: Checkpoint, plan: Plan) -> Iterator[str]:
         config = json.loads((build.folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise BuildError(f"{build.folder / 'config.json'}: cannot be read ({error})") from None
-    wanted = json.loads(config_text(source.config, plan))
-    for key in sorted(wanted.keys() | config.keys()):
-        if wanted.get(key) != config.get(key):
+    from_source = json.loads(config_text(source.config, plan))
+    for key in sorted(from_source.keys() | config.keys()):
+        if from_source.get(key) != config.get(key):
             yield f"config.json: {key} is not what source and recipe give"
 
 
 def _versions(build: Build) -> list[str]:
-    """What of the stack is another than the build was made with, and may explain a difference."""
+    """The versions that differ from those which the build was made with, and may explain a difference."""
     if build.manifest is None:
         return []
-    made, now = build.manifest["versions"], describe_versions()
-    changed = [f"{n} {made.get(n)} then, {now[n]} now" for n in ("mlxquant", "mlx", "mlx-lm") if made.get(n) != now[n]]
+    then, now = build.manifest["versions"], describe_versions()
+    changed = [f"{n} {then.get(n)} then, {now[n]} now" for n in ("mlxquant", "mlx", "mlx-lm") if then.get(n) != now[n]]
     if not changed:
         return []
     return [f"{MANIFEST} names other versions, which alone may make a difference: {', '.join(changed)}"]

@@ -12,7 +12,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import xxhash
 
 from ..builds.manifest import MANIFEST, read_manifest, seal_holds
 from ..builds.read.build import read_build
+from ..builds.write.workers import ordered_map
 from ..disk.files import read_regular
 from ..errors import BuildError, MlxquantError, RecipeError, SourceError
 from ..plan.recipe.recipe import Recipe
@@ -98,7 +98,7 @@ class Verified:
         }
 
 
-def verify(folder: Path, *, jobs: int | None = None, watch: Watch = unwatched) -> Verified:
+def verify(folder: Path, *, threads: int | None = None, watch: Watch = unwatched) -> Verified:
     """Read a build through. Raises BuildError only where there is no build at all to read."""
     if not folder.is_dir():
         raise BuildError(f"{folder}: no such folder; a build is a folder with config.json and model*.safetensors")
@@ -110,9 +110,8 @@ def verify(folder: Path, *, jobs: int | None = None, watch: Watch = unwatched) -
         differences += _listing(folder, manifest, notes)
         hashed = [n for n, entry in manifest["files"].items() if (folder / n).is_file()]
         reader = _Reader(folder, manifest, watch)
-        with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-            found = list(pool.map(reader.check, hashed))
-        differences += [difference for file in found for difference in file]
+        for _, problems in ordered_map(lambda name, _: reader.check(name), hashed, threads or os.cpu_count() or 1):
+            differences += problems
         notes += reader.notes()
         files, tensors, nbytes = len(hashed) + 1, reader.tensors, reader.done
     differences += _against_each_other(folder, notes)

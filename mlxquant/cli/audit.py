@@ -60,7 +60,7 @@ def _measure(build: Build, source: str, jobs: int | None) -> Comparison:
     from .convert import progress_bar
 
     with progress_bar() as watch:
-        return compare_with_source(build, open_source(source, weights=True), jobs=jobs, watch=watch)
+        return compare_with_source(build, open_source(source, weights=True), threads=jobs, watch=watch)
 
 
 def _shown(record: dict[str, Any], name: str, by: str, as_json: bool, as_csv: bool, as_md: bool) -> str:

@@ -115,7 +115,7 @@ def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_has
     return Options(
         audit=not no_audit,
         hash=not no_hash,
-        jobs=jobs or os.cpu_count() or 1,
+        threads=jobs or os.cpu_count() or 1,
         max_memory=None if max_memory is None else parse_memory(max_memory),
         **others,
     )

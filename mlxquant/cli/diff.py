@@ -68,4 +68,4 @@ def _compare(a: Build, b: Build, jobs: int | None) -> dict[str, Any]:
     from .convert import progress_bar
 
     with progress_bar() as watch:
-        return compare_builds(a, b, jobs=jobs, watch=watch)
+        return compare_builds(a, b, threads=jobs, watch=watch)

@@ -41,9 +41,9 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
     from .convert import progress_bar
 
     with progress_bar() as watch:
-        found = verify(build, jobs=jobs, watch=watch)
+        found = verify(build, threads=jobs, watch=watch)
     if source is not None:
-        found = _against_source(found, build, source, everything=everything, seed=seed, workers=jobs)
+        found = _against_source(found, build, source, everything=everything, seed=seed, threads=jobs)
     click.echo(record_text(found.as_dict()) if as_json else _text(found, build))
     count = len(found.differences)
     if count:

@@ -34,7 +34,7 @@ class Finished:
     `checked` says that its values were found finite; a run with --allow-nonfinite does not look.
     """
 
-    job: str
+    output: str
     start: int
     checksums: tuple[str, ...]
     errors: Mapping[str, Any] | None
@@ -43,7 +43,7 @@ class Finished:
     def as_dict(self) -> dict[str, Any]:
         """Its entry in the journal."""
         return {
-            "job": self.job,
+            "job": self.output,
             "start": self.start,
             "xxh3_64": self.checksums,
             "errors": self.errors,
@@ -57,7 +57,7 @@ class Finished:
 
 
 class Journal:
-    """The journal of one OUT.partial, opened for this run; `finished` is what earlier runs left, by job and start.
+    """The journal of one OUT.partial, opened for this run; `finished` is what earlier runs left, by output and start.
 
     `pieces` is how many lines there may be. Raises OutputError where it belongs to other work, with the
     differences, or cannot be read.
@@ -69,14 +69,14 @@ class Journal:
         entries, self._end = read_entries(path)
         if entries:
             self._compare(entries[0], signature)
-        found = [Finished.from_dict(e) for e in entries[1:] if e is not None]
-        self.finished = {(f.job, f.start): f for f in found}
-        self.empty = not found
+        finished = [Finished.from_dict(e) for e in entries[1:] if e is not None]
+        self.finished = {(f.output, f.start): f for f in finished}
+        self.empty = not finished
         self._handle = disk.open_to_write(path)
         try:
             if not entries:
                 self._append(_line(signature))
-            self._make_room(self._end + LINE_BYTES * max(0, pieces - len(found)))
+            self._make_room(self._end + LINE_BYTES * max(0, pieces - len(finished)))
             disk.flush(self._handle, path)
             disk.flush_folder(path.parent)
         except BaseException:

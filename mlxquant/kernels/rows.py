@@ -31,16 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NonFiniteError
-from ..words.formats import Format
+from ..words.formats import FLOATS, Format, carrier, nonfinite, widen
 from .error_sums import ErrorSums
-
-_ARRAYS: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-}
-# the bits of infinity; a magnitude at or above them is not finite
-_INFINITY = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
 
 
 class BlockFault(NonFiniteError):
@@ -51,8 +43,8 @@ class BlockFault(NonFiniteError):
     """
 
     def __init__(self, kind: str, row: int, column: int) -> None:
-        found = "a group whose range overflows its scale" if kind == "overflow" else kind
-        super().__init__(f"row {row}, column {column}: finite values expected, {found} found")
+        what = "a group whose range overflows its scale" if kind == "overflow" else kind
+        super().__init__(f"row {row}, column {column}: finite values expected, {what} found")
         self.kind, self.row, self.column = kind, row, column
 
 
@@ -74,7 +66,7 @@ class Quantized:
         groups = (rows, cols // fmt.group_size)
         if fmt.mode != "affine":
             return cls(packed, np.empty(groups, np.uint8), None)
-        return cls(packed, np.empty(groups, _ARRAYS[dtype]), np.empty(groups, _ARRAYS[dtype]))
+        return cls(packed, np.empty(groups, carrier(dtype)), np.empty(groups, carrier(dtype)))
 
     def rows(self, which: Any) -> Quantized:
         """Some of the rows, by slice, index array or mask."""
@@ -83,7 +75,7 @@ class Quantized:
 
 def has_fast_path(fmt: Format, dtype: str) -> bool:
     """Whether the compiled kernels do this on the CPU, rather than mlx."""
-    return fmt.mode == "affine" and fmt.problem() is None and dtype in _ARRAYS and sys.byteorder == "little"
+    return fmt.mode == "affine" and fmt.problem() is None and dtype in FLOATS and sys.byteorder == "little"
 
 
 def quantize_rows(
@@ -107,10 +99,10 @@ def quantize_rows(
     if device == "cpu" and has_fast_path(fmt, dtype):
         return _quantize_fast(w, dtype, fmt, out, errors, allow_nonfinite)
     if not allow_nonfinite:
-        _refuse(w, dtype, fmt, _nonfinite_rows(w, dtype))
+        _refuse(w, dtype, fmt, _bad_rows(w, dtype))
     _quantize_with_mlx(w, dtype, fmt, out, device)
     if not allow_nonfinite and fmt.mode == "affine":
-        _refuse(w, dtype, fmt, _nonfinite_rows(out.scales, dtype))
+        _refuse(w, dtype, fmt, _bad_rows(out.scales, dtype))
     return out, measure_rows(w, dtype, out, fmt) if errors else None
 
 
@@ -122,13 +114,13 @@ def dequantize_rows(q: Quantized, dtype: str, fmt: Format) -> NDArray[np.float32
         return kernels_mlx.dequantize(q.packed, q.scales, fmt)
     rows, groups = q.scales.shape
     if has_fast_path(fmt, dtype):
-        from . import compiled as fast
+        from . import compiled
 
-        made = np.empty((rows, groups * fmt.group_size), np.float32)
-        fast.run(fast.DEQUANTIZE, dtype, fmt.group_size, fmt.bits, made, q.packed, q.scales, q.biases, dtype)
-        return made
+        values = np.empty((rows, groups * fmt.group_size), np.float32)
+        compiled.run(compiled.DEQUANTIZE, dtype, fmt.group_size, fmt.bits, values, q.packed, q.scales, q.biases, dtype)
+        return values
     levels = _levels(q.packed, fmt).astype(np.float32)
-    return (levels * _widen(q.scales, dtype)[..., None] + _widen(q.biases, dtype)[..., None]).reshape(rows, -1)
+    return (levels * widen(q.scales, dtype)[..., None] + widen(q.biases, dtype)[..., None]).reshape(rows, -1)
 
 
 def measure_rows(
@@ -140,9 +132,11 @@ def measure_rows(
     """
     stored = stored_dtype or dtype
     if q.biases is not None and has_fast_path(fmt, dtype) and has_fast_path(fmt, stored):
-        from . import compiled as fast
+        from . import compiled
 
-        sums, flags = fast.run(fast.MEASURE, dtype, fmt.group_size, fmt.bits, w, q.packed, q.scales, q.biases, stored)
+        sums, flags = compiled.run(
+            compiled.MEASURE, dtype, fmt.group_size, fmt.bits, w, q.packed, q.scales, q.biases, stored
+        )
         return _errors(w, dtype, fmt, q, stored, sums, flags)
     return _errors(w, dtype, fmt, q, stored, np.empty((len(w), 4)), np.ones(len(w), np.uint8))
 
@@ -150,12 +144,12 @@ def measure_rows(
 def _quantize_fast(
     w: NDArray[Any], dtype: str, fmt: Format, out: Quantized, errors: bool, allow_nonfinite: bool
 ) -> tuple[Quantized, ErrorSums | None]:
-    from . import compiled as fast
+    from . import compiled
 
     assert out.biases is not None  # affine has biases
-    task = fast.QUANTIZE_AND_SUM if errors else fast.QUANTIZE
-    sums, flags = fast.run(task, dtype, fmt.group_size, fmt.bits, w, out.packed, out.scales, out.biases, dtype)
-    bad = (flags & fast.NONFINITE) != 0
+    task = compiled.QUANTIZE_AND_SUM if errors else compiled.QUANTIZE
+    sums, flags = compiled.run(task, dtype, fmt.group_size, fmt.bits, w, out.packed, out.scales, out.biases, dtype)
+    bad = (flags & compiled.NONFINITE) != 0
     if bad.any():
         if not allow_nonfinite:
             _refuse(w, dtype, fmt, bad)
@@ -183,7 +177,7 @@ def _refuse(w: NDArray[Any], dtype: str, fmt: Format, bad: NDArray[np.bool_]) ->
     if not bad.any():
         return
     row = int(np.argmax(bad))
-    values = _widen(w[row], dtype)
+    values = widen(w[row], dtype)
     wrong = ~np.isfinite(values)
     if wrong.any():
         column = int(np.argmax(wrong))
@@ -204,25 +198,25 @@ def _errors(
     flags: NDArray[np.uint8],
 ) -> ErrorSums:
     """Join the rows' (rows, 4) sums, after redoing flagged rows in float64."""
-    from . import compiled as kernels_numba
+    from . import compiled
 
     again = flags != 0
     if again.any():
         sums[again] = _exact_sums(w[again], dtype, fmt, q.rows(again), stored)
-    return ErrorSums(*kernels_numba.summarize(sums))
+    return ErrorSums(*compiled.summarize(sums))
 
 
 def _exact_sums(w: NDArray[Any], dtype: str, fmt: Format, q: Quantized, stored: str) -> NDArray[np.float64]:
     """Σe², Σw², max|e| and the largest share of each row, in float64: for rows out of float32's reach, and mx modes."""
     rows = len(w)
     with np.errstate(invalid="ignore", over="ignore"):
-        source = _widen(w, dtype).astype(np.float64).reshape(rows, -1, fmt.group_size)
+        source = widen(w, dtype).astype(np.float64).reshape(rows, -1, fmt.group_size)
         if q.biases is None:
-            made = dequantize_rows(q, stored, fmt).astype(np.float64).reshape(source.shape)
+            restored = dequantize_rows(q, stored, fmt).astype(np.float64).reshape(source.shape)
         else:
-            scales, biases = (_widen(a, stored).astype(np.float64)[..., None] for a in (q.scales, q.biases))
-            made = _levels(q.packed, fmt) * scales + biases
-        error = np.abs(source - made)
+            scales, biases = (widen(a, stored).astype(np.float64)[..., None] for a in (q.scales, q.biases))
+            restored = _levels(q.packed, fmt) * scales + biases
+        error = np.abs(source - restored)
         worst, spread = error.max(axis=2), source.max(axis=2) - source.min(axis=2)
         share = np.divide(worst, spread, out=(worst != 0).astype(np.float64), where=spread != 0)
         squares = [(a**2).sum(axis=(1, 2)) for a in (error, source)]
@@ -235,13 +229,6 @@ def _levels(packed: NDArray[np.uint32], fmt: Format) -> NDArray[Any]:
     return (bits.reshape(-1, fmt.bits) @ (1 << np.arange(fmt.bits))).reshape(len(packed), -1, fmt.group_size)
 
 
-def _widen(a: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":
-        return (a.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return a.astype(np.float32, copy=False)
-
-
-def _nonfinite_rows(a: NDArray[Any], dtype: str) -> NDArray[np.bool_]:
-    bits: NDArray[Any] = a.view(np.uint32 if dtype == "F32" else np.uint16)
-    size = bits & bits.dtype.type((1 << (8 * bits.itemsize - 1)) - 1)
-    return np.asarray((size >= _INFINITY[dtype]).any(axis=1))
+def _bad_rows(a: NDArray[Any], dtype: str) -> NDArray[np.bool_]:
+    """Which rows hold NaN or infinity."""
+    return np.asarray(nonfinite(a, dtype).any(axis=1))

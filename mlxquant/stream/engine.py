@@ -21,13 +21,13 @@ import mlx.core as mx
 import numpy as np
 import xxhash
 
-from ..builds.write.signature import source_signature
 from ..errors import UsageError
 from ..layout.layout import read_layout
 from ..records.head import describe_machine, describe_versions, peak_memory
 from ..source.checkpoint import Checkpoint
 from ..source.hub.arriving import Arriving
 from ..source.hub.reader import HubReader
+from ..source.stamps import source_signature
 from .candidates import BuildLane, Candidate, RecipeLane, Source, lanes_of
 from .options import COMPUTING, NOISE_FLOOR, HasTokens, Options, Pass, Progress
 from .ranks import Ranks

@@ -33,7 +33,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builds.write.pieces import BLOCK, nonfinite
+from ..builds.write.making import nonfinite_error
+from ..builds.write.pieces import SIZES
 from ..kernels import BlockFault, Quantized, has_fast_path, quantize_rows
 from ..layout.arrays import tensors_of
 from ..layout.views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES, to_mlx, to_numpy
@@ -262,7 +263,7 @@ class Quantizer:
         assert fmt is not None
         rows = raw.rows(dtype)
         made = Quantized.empty(len(rows), rows.shape[1], dtype, fmt)
-        step = max(1, BLOCK // max(1, rows.shape[1] * rows.itemsize))
+        step = max(1, SIZES.block // max(1, rows.shape[1] * rows.itemsize))
         if not has_fast_path(fmt, dtype) or self._device != "cpu":
             step = len(rows)  # mlx does it, on this thread
         cuts = [(at, min(at + step, len(rows))) for at in range(0, len(rows), step)]
@@ -279,7 +280,7 @@ class Quantizer:
                     device=self._device,
                 )
             except BlockFault as fault:
-                raise nonfinite(out.source, cut[0] + fault.row, fault.column, fault.kind) from None
+                raise nonfinite_error(out.source, cut[0] + fault.row, fault.column, fault.kind) from None
 
         for _ in self._pool.map(run, cuts) if len(cuts) > 1 else map(run, cuts):
             pass

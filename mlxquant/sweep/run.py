@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..builds.manifest import MANIFEST, read_manifest
 from ..builds.write.hashing import sha256
-from ..builds.write.signature import source_signature
 from ..disk import files as disk
 from ..disk.journal import differences
 from ..disk.work_folder import WorkFolder, check_apart
 from ..errors import BuildError, OutputError
 from ..plan.recipe.variation import load_variation, name_of
 from ..records.files import record_text
+from ..source.stamps import source_signature
 from ..validate.judge import FAIL, MISSING, PASS
 from ..validate.tolerances import Tolerances, read_tolerances
 from ..words.text import listed

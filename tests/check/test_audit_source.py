@@ -100,9 +100,9 @@ def test_errors_are_those_that_numpy_finds_between_weights_and_mlxs_dequantized_
     assert entry["worst_row_relative_rms_error"] == pytest.approx(rows.max(), rel=1e-4)
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_errors_measured_anew_are_to_the_last_digit_those_that_convert_summed(own, tiny_qwen, jobs):
-    record = audit_build(read_build(own), compared(own, tiny_qwen, jobs=jobs))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_errors_measured_anew_are_to_the_last_digit_those_that_convert_summed(own, tiny_qwen, threads):
+    record = audit_build(read_build(own), compared(own, tiny_qwen, threads=threads))
     written = json.loads((own / "audit.json").read_text())
     assert record["modules"] == written["modules"]
     assert record["by_role"] == written["by_role"]

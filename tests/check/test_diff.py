@@ -139,11 +139,10 @@ def test_one_flipped_byte_is_found_and_its_distance_is_told(builds: dict[str, Pa
     assert "lm_head" in text.split("as a share of a's:")[1]
 
 
-def test_blocks_of_any_size_give_the_same_distances(builds: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_size_give_the_same_distances(builds: dict[str, Path]) -> None:
     a, b = read_build(builds["base"]), read_build(builds["small"])
-    whole = compare_builds(a, b, jobs=1)
-    monkeypatch.setattr(build_distance, "BLOCK", 1000)
-    assert compare_builds(a, b, jobs=2) == whole
+    whole = compare_builds(a, b, threads=1)
+    assert compare_builds(a, b, threads=2, block=1000) == whole
 
 
 def test_memory_is_that_of_blocks_not_of_tensors(builds: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,9 +154,8 @@ def test_memory_is_that_of_blocks_not_of_tensors(builds: dict[str, Path], monkey
         read.append(block.nbytes)
         return block
 
-    monkeypatch.setattr(build_distance, "BLOCK", 2048)
     monkeypatch.setattr(build_distance, "_read", watched)
-    compare_builds(read_build(builds["base"]), read_build(builds["small"]))
+    compare_builds(read_build(builds["base"]), read_build(builds["small"]), block=2048)
     assert max(read) <= 4 * 2048
 
 

@@ -14,7 +14,7 @@ import pytest
 from mlxquant.builds.manifest import manifest_text, read_manifest, seal_holds
 from mlxquant.check.verify import verify
 from mlxquant.errors import BuildError
-from tests.builds.write.test_convert import RECIPES, theirs
+from tests.builds.cases import RECIPES, made_with_mlx_lm
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build, flip, place_of, stored
 
@@ -165,13 +165,13 @@ def test_a_tensor_in_another_place_than_the_manifest_says_is_found(copy):
 def test_a_lost_manifest_of_our_own_is_a_difference_and_of_others_a_note(copy, source, tmp_path):
     (copy / "mlxquant.json").unlink()
     assert "mlxquant.json: missing" in "\n".join(verify(copy).differences)
-    found = verify(theirs(source, tmp_path / "theirs", RECIPES["uniform"]()))
+    found = verify(made_with_mlx_lm(source, tmp_path / "theirs", RECIPES["uniform"]()))
     assert found.differences == ()
     assert "another tool made this build" in found.notes[0]
 
 
 def test_another_tools_build_is_held_against_itself(source, tmp_path):
-    folder = theirs(source, tmp_path / "theirs", RECIPES["uniform"]())
+    folder = made_with_mlx_lm(source, tmp_path / "theirs", RECIPES["uniform"]())
     config = json.loads((folder / "config.json").read_text())
     for block in (config["quantization"], config["quantization_config"]):
         block["language_model.lm_head"]["bits"] = 4

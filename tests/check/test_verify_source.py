@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mlxquant.builds.write import pieces
-from mlxquant.check import remake as module
+from mlxquant.builds.write.pieces import Sizes
+from mlxquant.check import remake
 from mlxquant.check.remake import verify_source
 from mlxquant.check.verify import Verified, verify
 from mlxquant.cli import main
-from mlxquant.source.checkpoint import open_checkpoint
-from tests.builds.write.test_convert import RECIPES, theirs
+from mlxquant.layout.layout import Layout, read_layout
+from mlxquant.source.checkpoint import Checkpoint, open_checkpoint
+from mlxquant.words.progress import Progress
+from tests.builds.cases import RECIPES, Halved, made_with_mlx_lm
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build, flip, place_of
 
@@ -83,7 +85,7 @@ def test_another_config_or_tokenizer_than_the_sources_is_found(copy, source, tmp
 @pytest.mark.parametrize("recipe", ["uniform", "default", "deepseek", "none", "mxfp4"])
 def test_another_tools_build_is_made_again_from_the_formats_it_has(source, tmp_path, recipe):
     dtype = "float32" if recipe == "none" else None
-    folder = theirs(source, tmp_path / "theirs", RECIPES[recipe](), dtype)
+    folder = made_with_mlx_lm(source, tmp_path / "theirs", RECIPES[recipe](), dtype)
     found = against(folder, source, everything=True)
     assert found.differences == ()
     path, start = place_of(folder, "language_model.model.layers.1.mlp.switch_mlp.down_proj.weight")
@@ -92,26 +94,37 @@ def test_another_tools_build_is_made_again_from_the_formats_it_has(source, tmp_p
     assert "language_model.model.layers.1.mlp.switch_mlp.down_proj.weight (model.safetensors): not what" in text
 
 
-def test_a_sample_takes_some_of_every_kind_is_repeatable_and_says_its_share(made, source, monkeypatch):
-    seen: list[list[pieces.Piece]] = []
-    choose = module.choose
-
-    def chosen(*args: Any) -> list[pieces.Piece]:
-        seen.append(choose(*args))
-        return seen[-1]
-
-    monkeypatch.setattr(pieces, "PIECE", 16 << 10)
-    monkeypatch.setattr(module, "AT_LEAST", 0)
-    monkeypatch.setattr(module, "choose", chosen)
+def test_a_sample_takes_some_of_every_kind_is_repeatable_and_says_its_share(made, source):
+    samples: list[list[tuple[int, str]]] = []
     for seed in (0, 0, 1):
-        found = against(made, source, seed=seed)
-        assert found.differences == ()
-        assert found.sample is not None
-        assert 0.02 <= found.sample.share < 0.5
-    names = [[(p.job.name, p.start) for p in chosen] for chosen in seen]
-    assert names[0] == names[1] != names[2]
-    roles = {p.job.name.rpartition(".")[0].rpartition(".")[2] for p in seen[0]}
-    assert {"lm_head", "embed_tokens", "gate"} <= roles
+        steps: list[Progress] = []
+        result = against(made, source, seed=seed, sizes=Sizes(piece=16 << 10), at_least=0, watch=steps.append)
+        assert result.differences == ()
+        assert result.sample is not None
+        assert 0.02 <= result.sample.share < 0.5
+        samples.append([(step.done, step.item) for step in steps])
+    assert samples[0] == samples[1] != samples[2]
+    names = {path.rpartition(".")[2] for _, path in samples[0]}
+    assert {"lm_head", "embed_tokens", "gate"} <= names
+
+
+def test_a_source_is_laid_out_once_for_another_tool_s_build(source, tmp_path, monkeypatch):
+    runs: list[str | None] = []
+
+    def counted(checkpoint: Checkpoint, dtype: str | None = None, **options: Any) -> Layout:
+        runs.append(dtype)
+        return read_layout(checkpoint, dtype=dtype, **options)
+
+    monkeypatch.setattr(remake, "read_layout", counted)
+    folder = made_with_mlx_lm(source, tmp_path / "theirs", RECIPES["uniform"]())
+    assert against(folder, source, everything=True).differences == ()
+    assert runs == [None]
+
+
+def test_an_encoder_that_a_build_was_made_with_makes_its_pieces_again(source, tmp_path):
+    build(source, tmp_path / "halved", "gates-8bit", encoder=Halved())
+    assert against(tmp_path / "halved", source, everything=True, encoder=Halved()).differences == ()
+    assert against(tmp_path / "halved", source, everything=True).differences != ()
 
 
 # --- the command ---

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxquant.builds.write.convert import Converted, Options, convert
+from mlxquant.kernels import Encoder
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
@@ -25,6 +26,7 @@ def build(
     recipe: Recipe | str = "gates-8bit",
     watch: Callable[[Progress], None] = lambda _: None,
     keep: Collection[str] = (),
+    encoder: Encoder | None = None,
     **options: Any,
 ) -> Converted:
     """Convert a checkpoint as the command does. A recipe's name means group 32, since tiny models are narrow."""
@@ -32,7 +34,8 @@ def build(
         recipe = load_recipe(recipe) if recipe == "none" else load_recipe(recipe, group_size=32, unaligned="keep")
     opened = open_checkpoint(source)
     layout = read_layout(opened, dtype=options.get("dtype"), keep=keep)
-    return convert(opened, layout, make_plan(layout, recipe, opened), out, Options(**{"jobs": 2, **options}), watch)
+    plan = make_plan(layout, recipe, opened)
+    return convert(opened, layout, plan, out, Options(**{"threads": 2, **options}), watch, encoder=encoder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,9 +1,11 @@
 """Writing the build that a plan describes, in bounded memory, so that a crash costs little.
 
 All that can be refused is refused before anything is written. Then shards are filled in ``OUT.partial/build`` (see
-`fill`), the files beside them are written, the manifest last, and when all of it is on the disk one rename makes it
+`filling`), the files beside them are written, the manifest last, and when all of it is on the disk one rename makes it
 OUT; nothing with that name exists before. A rerun of the same command takes up where the last one ended, wherever
-that was. Memory is workers × block, whatever the model.
+that was. Memory is threads × block, whatever the model.
+
+What numbers become is the encoder's (see `kernels.encoder`): by default rounding, byte for byte as mlx-lm rounds.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ...disk import files as disk
 from ...disk.journal import Journal
 from ...disk.work_folder import check_apart
 from ...errors import MlxquantError, NonFiniteError, OutputError, SourceError, UsageError
+from ...kernels import Encoder, Rounding
 from ...layout.carried import MTP_FILE
 from ...layout.layout import Layout
 from ...plan.plan import Plan, recipe_record
@@ -32,15 +35,13 @@ from ...words.units import show_bytes
 from ..audit_record import entries_of, make_record
 from ..manifest import MANIFEST, describe_origin, is_build_of, make_manifest, manifest_text
 from ..side_files import config_text, read_sides
-from .filling import Filling, Settings
+from .filling import Filling
 from .hashing import sha256
 from .partial import Partial
-from .pieces import SPAN_COST, Job, Piece, jobs, needs_of, pieces
+from .pieces import SIZES, SPAN_COST, Piece, Sizes, needs_of, outputs, pieces
 from .shards import index, place, place_beside
 from .signature import make_signature
 
-# A refused input that got no further than this leaves nothing behind.
-WORTH_KEEPING = 256 << 20
 _RECORDS = ("audit.json", "AUDIT.md", MANIFEST)
 # Room on the disk for the files beside the weights.
 SLACK = 64 << 20
@@ -52,7 +53,9 @@ BASE_MEMORY = 300 << 20
 class Options:
     """How to convert. `audit` sums errors, `hash` takes SHA-256 and tensor checksums.
 
-    With `reuse` an OUT that is this very build already is taken as it is; else any OUT is refused.
+    `threads` work side by side, fewer where they would need more than `max_memory` bytes. `fresh` throws unfinished
+    work away. With `reuse` an OUT that is this very build already is taken as it is; else any OUT is refused. `sizes`
+    are the portions of work, which no byte of the build depends on but those of shards and of error sums.
     """
 
     dtype: str | None = None
@@ -61,13 +64,14 @@ class Options:
     allow_nonfinite: bool = False
     trust_remote_code: bool = False
     device: str = "cpu"
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     max_memory: int | None = None
     fresh: bool = False
     reuse: bool = False
+    sizes: Sizes = SIZES
 
     def recorded(self) -> dict[str, Any]:
-        """The options that the manifest tells of: all but those that only change how fast it goes."""
+        """The options that the manifest records: all but those that only change how fast it goes."""
         return {**self.that_change_bytes(), "allow_nonfinite": self.allow_nonfinite}
 
     def that_change_bytes(self) -> dict[str, Any]:
@@ -92,9 +96,16 @@ class Converted:
 
 
 def convert(
-    source: Checkpoint, layout: Layout, plan: Plan, out: Path, options: Options, watch: Watch = unwatched
+    source: Checkpoint,
+    layout: Layout,
+    plan: Plan,
+    out: Path,
+    options: Options,
+    watch: Watch = unwatched,
+    *,
+    encoder: Encoder | None = None,
 ) -> Converted:
-    """Write the build to `out`, which appears only when complete.
+    """Write the build to `out`, which appears only when complete; `encoder` is `Rounding` unless one is given.
 
     Raises OutputError (OUT exists, no room, held by another run), SourceError (a file that changed or ended
     early), NonFiniteError. What is finished stays in ``OUT.partial`` for the next run of the same command.
@@ -102,11 +113,11 @@ def convert(
     began = time.monotonic()
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to convert; give the checkpoint's folder")
-    work = _Work(source, layout, plan, options)
+    work = _Work(source, layout, plan, options, encoder or Rounding(options.allow_nonfinite, options.device))
     if options.reuse and is_build_of(out, work.origin):
         source.close()
         return Converted(out, work.nbytes, time.monotonic() - began, work.nbytes)
-    partial = Partial(out, work.names, source.files if work.staging is not None else ())
+    partial = Partial(out, work.names, source.files if work.hub is not None else ())
     try:
         _check_out(partial, work)
     except OSError as error:
@@ -126,22 +137,24 @@ def convert(
 class _Work:
     """What one conversion comes down to, known before anything is written."""
 
-    def __init__(self, source: Checkpoint, layout: Layout, plan: Plan, options: Options) -> None:
-        self.source, self.plan, self.options = source, plan, options
-        self.indexed = place(list(plan.arrays()))
+    def __init__(self, source: Checkpoint, layout: Layout, plan: Plan, options: Options, encoder: Encoder) -> None:
+        self.source, self.plan, self.options, self.encoder = source, plan, options, encoder
+        self.indexed = place(list(plan.arrays()), options.sizes.shard)
         self.shards = [*self.indexed, *place_beside(MTP_FILE, list(plan.carried_arrays()))]
         self.nbytes = sum(s.nbytes for s in self.shards)
-        self.todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
-        self.workers = _worker_count(self.todo, options)
+        self.todo = [p for output in outputs(plan, layout.views) for p in pieces(output, options.sizes)]
+        self.threads = _thread_count(self.todo, options)
         self.sides = read_sides(source, plan, trust_remote_code=options.trust_remote_code)
-        keep = {"keep": list(plan.carried)}
-        self.staging = source.reader if isinstance(source.reader, HubReader) else None
-        needs = needs_of(self.todo) if self.staging is not None else []
-        if self.staging is not None:
-            self.staging.prepare(needs)
+        more: dict[str, Any] = {"keep": list(plan.carried)}
+        if encoder.signature:
+            more["encoder"] = dict(encoder.signature)
+        self.hub = source.reader if isinstance(source.reader, HubReader) else None
+        needs = needs_of(self.todo) if self.hub is not None else []
+        if self.hub is not None:
+            self.hub.prepare(needs)
         read = frozenset[str]().union(*needs)
-        self.origin = describe_origin(plan, source, self.sides, {**options.recorded(), **keep}, read)
-        self.signature = make_signature(source, plan, {**options.that_change_bytes(), **keep}, self.sides)
+        self.origin = describe_origin(plan, source, self.sides, {**options.recorded(), **more}, read)
+        self.signature = make_signature(source, plan, {**options.that_change_bytes(), **more}, self.sides)
         self.names = {s.name for s in self.shards} | {"config.json", INDEX, *self.sides, *_RECORDS}
 
     def files(self, errors: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
@@ -161,19 +174,21 @@ def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
     options, filling = work.options, None
     journal = _open_journal(work, partial)
     try:
-        filling = Filling(work.shards, partial.build, work.source, journal, watch)
+        filling = Filling(work.shards, partial.build, work.source, journal, watch, options.sizes)
         filling.open(hash_files=options.hash)
-        if work.staging is not None:
-            begun = {i for i, p in enumerate(work.todo) if (p.job.name, p.start) in journal.finished}
-            work.staging.start(partial.source, begun)
-            filling.release = work.staging.release
-        filling.fill(work.todo, work.workers, Settings(options.audit, options.allow_nonfinite, options.device))
+        if work.hub is not None:
+            begun = {i for i, piece in enumerate(work.todo) if piece.key in journal.finished}
+            work.hub.start(partial.source, begun)
+            filling.release = work.hub.release
+        filling.fill(
+            work.todo, work.threads, work.encoder, errors=options.audit, allow_nonfinite=options.allow_nonfinite
+        )
         _finish(work, filling, partial.build, began)
         return filling.resumed
     except (MlxquantError, KeyboardInterrupt) as error:
         work.source.close()  # nothing comes any more
         if isinstance(error, NonFiniteError) and filling is not None:
-            worthless = filling.made + filling.resumed <= WORTH_KEEPING
+            worthless = filling.made + filling.resumed <= options.sizes.worth_keeping
         else:
             worthless = journal.empty and not partial.holds_source()
         if worthless:
@@ -224,7 +239,7 @@ def _finish(work: _Work, filling: Filling, folder: Path, began: float) -> None:
         "seconds": round(seconds, 3),
         "bytes_per_second": round(filling.made / max(seconds, 1e-9)),
         "resumed_bytes": filling.resumed,
-        "jobs": work.options.jobs,
+        "jobs": work.options.threads,
     }
     arrays = filling.hasher.arrays if filling.hasher is not None else {}
     manifest = make_manifest(work.origin, work.shards, arrays, files, run)
@@ -253,7 +268,7 @@ def _check_out(partial: Partial, work: _Work) -> None:
     if folder is not None:
         check_apart(partial.folder, [("the checkpoint", folder)], "folder for unfinished work")
     held, free = partial.held_bytes(), disk.free_bytes(parent)
-    shards = work.staging.check_room(out, work.nbytes, held) if work.staging is not None else 0
+    shards = work.hub.check_room(out, work.nbytes, held) if work.hub is not None else 0
     if work.nbytes + shards + SLACK - held > free:
         also = f" and the shards that it is made from {shards:,} at a time" if shards else ""
         raise OutputError(
@@ -262,12 +277,12 @@ def _check_out(partial: Partial, work: _Work) -> None:
         )
 
 
-def _worker_count(todo: Sequence[Piece], options: Options) -> int:
-    """As many workers as asked, fewer where `max_memory` allows no more. Raises UsageError below one."""
-    if options.jobs < 1:
-        raise UsageError(f"--jobs: at least 1 expected, {options.jobs} given")
+def _thread_count(todo: Sequence[Piece], options: Options) -> int:
+    """As many threads as the options say, fewer where `max_memory` allows no more. Raises UsageError below one."""
+    if options.threads < 1:
+        raise UsageError(f"--jobs: at least 1 expected, {options.threads} given")
     if options.max_memory is None:
-        return options.jobs
+        return options.threads
     cost = max((_block_cost(p) for p in todo), default=0)
     fit = (options.max_memory - BASE_MEMORY) // max(cost, 1)
     if fit < 1:
@@ -276,12 +291,11 @@ def _worker_count(todo: Sequence[Piece], options: Options) -> int:
             f"--max-memory: {show_bytes(need)} are needed for one worker on this model,"
             f" {show_bytes(options.max_memory)} given; give --max-memory {-(-need // (1 << 20))}MB or more"
         )
-    return min(options.jobs, fit)
+    return min(options.threads, fit)
 
 
 def _block_cost(piece: Piece) -> int:
-    """Bytes that a worker may hold at once for a piece: source rows, their cast, the packed result, a read."""
-    job: Job = piece.job
+    """Bytes that a thread may hold at once for a piece: source rows, their cast, the packed result, a read."""
+    output = piece.output
     rows = max(n for _, n in piece.blocks)
-    row = job.columns * job.view.itemsize
-    return rows * (2 * row + sum(job.row_bytes(p) for p in job.parts)) + SPAN_COST
+    return rows * (2 * output.source_row_bytes + sum(output.row_bytes(p) for p in output.parts)) + SPAN_COST

@@ -34,7 +34,7 @@ def made_by_us(source: Path, out: Path, recipe: Recipe | str, *, keep: tuple[str
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     opened = open_source(str(source))
     layout = read_layout(opened, keep=keep)
-    convert(opened, layout, make_plan(layout, recipe, opened), out, Options(jobs=2, **options))
+    convert(opened, layout, make_plan(layout, recipe, opened), out, Options(threads=2, **options))
     return out
 
 

@@ -18,8 +18,8 @@ import pytest
 from mlxquant.disk import files as disk
 from mlxquant.kernels import quantize_rows
 from mlxquant.words.formats import Format
+from tests.builds.write.cases import Run, runner
 from tests.builds.write.faults import hooked
-from tests.builds.write.test_crash import Run, runner, small_pieces
 
 
 def in_child(run: Run, out: Path, die_at: int | None) -> int:
@@ -54,7 +54,6 @@ def warm_up() -> None:
 def main() -> None:
     source, folder, points = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     with pytest.MonkeyPatch.context() as monkeypatch:
-        small_pieces(monkeypatch)
         monkeypatch.setattr(disk, "_sync", lambda handle: None)
         run = runner(source)
         warm_up()

@@ -62,6 +62,14 @@ class Die:
             raise Dead
 
 
+class AtRename:
+    """Dies when all is done but the renaming."""
+
+    def __call__(self, operation: str, path: str) -> None:
+        if operation == "rename":
+            raise Dead
+
+
 class PowerCut(Die):
     """Dies like `Die`; `lose` then takes from the disk all that was not flushed by then.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxquant.builds.write import convert as convert_module
-from mlxquant.builds.write import pieces
-from mlxquant.builds.write.shards import place
+from mlxquant.builds.write.pieces import Sizes
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import Plan, make_plan
-from mlxquant.plan.predicate import quant_predicate, quantize_arguments
-from mlxquant.plan.recipe.recipe import Recipe, load_recipe
+from mlxquant.plan.recipe.recipe import Recipe
 from mlxquant.source.checkpoint import open_checkpoint
+from tests.builds.cases import RECIPES, made_with_mlx_lm
 from tests.support.builds import build, config_of, contents, stored
-
-
-def theirs(source: Path, out: Path, recipe: Recipe, dtype: str | None = None) -> Path:
-    """What mlx_lm.convert writes when it is given a recipe's decisions."""
-    from mlx_lm.convert import convert
-
-    how: dict[str, Any] = {}
-    if recipe.name == "mlx-lm-default":  # no predicate: what mlx-lm decides by itself is to come out
-        how = {"quantize": True, **quantize_arguments(recipe)}
-    elif recipe.name != "none":
-        layout = read_layout(open_checkpoint(source), dtype=dtype)
-        predicate = quant_predicate(recipe, layout.modules, n_layers=layout.n_layers)
-        how = {"quantize": True, "quant_predicate": predicate, **quantize_arguments(recipe)}
-    convert(str(source), str(out), dtype=dtype, **how)
-    return out
 
 
 def planned(source: Path, recipe: Recipe, dtype: str | None = None) -> Plan:
@@ -50,16 +32,6 @@ def logits(folder: Path, tokens: Any = None) -> mx.array:
     return made
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    "uniform": lambda: load_recipe("uniform-8bit", group_size=32, unaligned="keep"),
-    "default": lambda: load_recipe("mlx-lm-default", group_size=32),
-    "mixed": lambda: load_recipe("mixed-3-6", unaligned="keep"),
-    "deepseek": lambda: load_recipe("deepseek-4bit", unaligned="keep"),
-    "none": lambda: load_recipe("none"),
-    "mxfp4": lambda: load_recipe("uniform-8bit", bits=4, group_size=32, mode="mxfp4", unaligned="keep"),
-    "mxfp8": lambda: load_recipe("uniform-8bit", bits=8, group_size=32, mode="mxfp8", unaligned="keep"),
-    "nvfp4": lambda: load_recipe("uniform-8bit", bits=4, group_size=16, mode="nvfp4", unaligned="keep"),
-}
 QUICK = [("default", None), ("none", "float32")]
 LONG = [(name, dtype) for name in RECIPES for dtype in (None, "bfloat16", "float16", "float32")]
 LONG = [how for how in LONG if how not in QUICK]
@@ -70,7 +42,7 @@ def pair(tiny_any: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """Give each architecture's uniform 8-bit build, ours and mlx-lm's."""
     folder = tmp_path_factory.mktemp(tiny_any.name)
     build(tiny_any, folder / "ours", RECIPES["uniform"]())
-    return folder / "ours", theirs(tiny_any, folder / "theirs", RECIPES["uniform"]())
+    return folder / "ours", made_with_mlx_lm(tiny_any, folder / "theirs", RECIPES["uniform"]())
 
 
 def test_every_architecture_at_8_bits_has_the_bytes_of_mlx_lm(pair):
@@ -87,7 +59,7 @@ def test_every_build_loads_in_mlx_lm_and_gives_identical_logits(pair):
 @pytest.mark.parametrize(("recipe", "dtype"), QUICK)
 def test_every_architecture_has_the_bytes_of_mlx_lm(tiny_any, tmp_path, recipe, dtype):
     build(tiny_any, tmp_path / "ours", RECIPES[recipe](), dtype=dtype)
-    theirs(tiny_any, tmp_path / "theirs", RECIPES[recipe](), dtype)
+    made_with_mlx_lm(tiny_any, tmp_path / "theirs", RECIPES[recipe](), dtype)
     assert stored(tmp_path / "ours") == stored(tmp_path / "theirs")
 
 
@@ -151,11 +123,10 @@ def test_the_index_is_mlx_lms(tiny_any, pair):
     assert ours["metadata"]["total_parameters"] == planned(tiny_any, RECIPES["uniform"]()).totals["parameters"]
 
 
-def test_shards_are_split_before_the_limit_and_a_larger_tensor_gets_its_own(tiny_qwen, tmp_path, monkeypatch):
+def test_shards_are_split_before_the_limit_and_a_larger_tensor_gets_its_own(tiny_qwen, tmp_path):
     build(tiny_qwen, tmp_path / "one", "gates-8bit")
     limit = 100_000
-    monkeypatch.setattr(convert_module, "place", lambda arrays: place(arrays, limit=limit))
-    build(tiny_qwen, tmp_path / "many", "gates-8bit")
+    build(tiny_qwen, tmp_path / "many", "gates-8bit", sizes=Sizes(shard=limit))
     assert stored(tmp_path / "many") == stored(tmp_path / "one")
     shards = sorted(p.name for p in (tmp_path / "many").glob("*.safetensors"))
     assert len(shards) > 10
@@ -182,21 +153,17 @@ def test_every_shard_says_that_it_is_mlxs_and_opens_with_the_safetensors_library
 
 
 def test_the_number_of_workers_changes_no_byte_of_any_file(tiny_qwen, tmp_path):
-    build(tiny_qwen, tmp_path / "1", jobs=1)
-    for jobs, memory in ((2, None), (8, None), (8, 400 << 20)):
-        build(tiny_qwen, tmp_path / f"{jobs}-{memory}", jobs=jobs, max_memory=memory)
-        assert contents(tmp_path / f"{jobs}-{memory}") == contents(tmp_path / "1")
+    build(tiny_qwen, tmp_path / "1", threads=1)
+    for threads, memory in ((2, None), (8, None), (8, 400 << 20)):
+        build(tiny_qwen, tmp_path / f"{threads}-{memory}", threads=threads, max_memory=memory)
+        assert contents(tmp_path / f"{threads}-{memory}") == contents(tmp_path / "1")
 
 
 @pytest.mark.parametrize(("block", "piece"), [(1 << 13, 1 << 14), (20_000, 50_000), (1 << 16, 1 << 30)])
 @pytest.mark.parametrize("architecture", ["qwen3_5_moe", "llama4", "deepseek_v3_fp8"])
-def test_the_sizes_of_blocks_and_pieces_change_no_byte_of_a_tensor(
-    tiny, architecture, block, piece, tmp_path, monkeypatch
-):
+def test_the_sizes_of_blocks_and_pieces_change_no_byte_of_a_tensor(tiny, architecture, block, piece, tmp_path):
     build(tiny(architecture), tmp_path / "whole")
-    monkeypatch.setattr(pieces, "BLOCK", block)
-    monkeypatch.setattr(pieces, "PIECE", piece)
-    build(tiny(architecture), tmp_path / "cut")
+    build(tiny(architecture), tmp_path / "cut", sizes=Sizes(block=block, piece=piece))
     assert stored(tmp_path / "cut") == stored(tmp_path / "whole")
 
 

@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlxquant.cli import main
+from mlxquant.plan.recipe.recipe import load_recipe
+from tests.builds.write.faults import AtRename, Dead, hooked
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build, contents, stored
 
@@ -147,10 +149,6 @@ def test_a_warning_of_the_plan_is_shown(source):
 
 
 def test_a_run_that_finds_its_work_done_says_what_it_took_over(source, tmp_path):
-    from mlxquant.plan.recipe.recipe import load_recipe
-    from tests.builds.write.faults import Dead, hooked
-    from tests.builds.write.test_resume import AtRename
-
     with hooked(AtRename()), pytest.raises(Dead):
         build(source, tmp_path / "out", load_recipe("gates-8bit"))
     done = run("source", "-r", "gates-8bit", "-o", "out")
@@ -159,9 +157,6 @@ def test_a_run_that_finds_its_work_done_says_what_it_took_over(source, tmp_path)
 
 
 def test_fresh_starts_over_where_other_work_stands_in_the_way(source, tmp_path):
-    from tests.builds.write.faults import Dead, hooked
-    from tests.builds.write.test_resume import AtRename
-
     with hooked(AtRename()), pytest.raises(Dead):
         build(source, tmp_path / "out", "uniform-8bit")
     refused = run("source", "-r", "gates-8bit", "-o", "out")

@@ -17,8 +17,8 @@ from mlxquant.disk import files as disk
 from mlxquant.errors import MlxquantError, NonFiniteError, OutputError, SourceError, UsageError
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.words.units import parse_memory
+from tests.builds.cases import RECIPES, made_with_mlx_lm
 from tests.builds.write.faults import hooked
-from tests.builds.write.test_convert import RECIPES, theirs
 from tests.support.builds import build, patch, stored
 
 NAN, INF = b"\xc0\x7f", b"\x80\xff"  # bf16, little endian
@@ -67,7 +67,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_place(source, tmp_path, te
 def test_allowed_it_is_stored_as_mlx_stores_it(source, tmp_path, tensor, at, values):
     patch(source, tensor, values, at)
     build(source, tmp_path / "ours", RECIPES["uniform"](), allow_nonfinite=True)
-    theirs(source, tmp_path / "theirs", RECIPES["uniform"]())
+    made_with_mlx_lm(source, tmp_path / "theirs", RECIPES["uniform"]())
     assert stored(tmp_path / "ours") == stored(tmp_path / "theirs")
 
 

@@ -17,11 +17,7 @@ from typing import Any
 
 import pytest
 
-from mlxquant.builds.write import convert as convert_module
-from mlxquant.builds.write import filling as fill
-from mlxquant.builds.write import pieces
-from mlxquant.builds.write.convert import Converted, Options, convert
-from mlxquant.builds.write.shards import place
+from mlxquant.builds.write.convert import Options, convert
 from mlxquant.disk import files as disk
 from mlxquant.errors import NonFiniteError, OutputError
 from mlxquant.layout.layout import read_layout
@@ -29,32 +25,15 @@ from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.words.progress import Progress
+from tests.builds.write.cases import SMALL, Run, runner
 from tests.builds.write.faults import Count, Dead, Die, Fail, PowerCut, hooked
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import contents, patch, stored
-
-Run = Callable[[Path], Converted]
-
-
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let half a megabyte be cut into pieces, shards and flushes as half a terabyte is."""
-    monkeypatch.setattr(pieces, "PIECE", 128 << 10)
-    monkeypatch.setattr(pieces, "BLOCK", 96 << 10)
-    monkeypatch.setattr(fill, "UNFLUSHED", 192 << 10)
-    monkeypatch.setattr(convert_module, "place", lambda arrays: place(arrays, limit=96 << 10))
-
-
-def runner(source: Path) -> Run:
-    """Give a function that converts to a folder; the plan is made once."""
-    layout = read_layout(open_checkpoint(source))
-    plan = make_plan(layout, load_recipe("gates-8bit", group_size=32), open_checkpoint(source))
-    return lambda out: convert(open_checkpoint(source), layout, plan, out, Options(jobs=1))
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     write_tiny(tmp_path / "source", "mixtral", Size(layers=1, experts=2))
-    small_pieces(monkeypatch)
     # what a flush is for shows in a power cut alone, which is played by hand
     monkeypatch.setattr(disk, "_sync", lambda handle: None)
     return runner(tmp_path / "source")
@@ -290,6 +269,13 @@ def test_progress_is_told_for_what_was_taken_over_as_well(run, tmp_path):
     seen: list[Progress] = []
     layout = read_layout(open_checkpoint(tmp_path / "source"))
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32), open_checkpoint(tmp_path / "source"))
-    convert(open_checkpoint(tmp_path / "source"), layout, plan, tmp_path / "out", Options(jobs=1), seen.append)
+    convert(
+        open_checkpoint(tmp_path / "source"),
+        layout,
+        plan,
+        tmp_path / "out",
+        Options(threads=1, sizes=SMALL),
+        seen.append,
+    )
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == seen[-1].total == seen[0].total

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from mlxquant.builds.write.convert import Converted, Options, convert
-from mlxquant.builds.write.pieces import Scratch, jobs, needs_of, pieces, read_block
+from mlxquant.builds.write.making import read_block
+from mlxquant.builds.write.pieces import Sizes, needs_of, outputs, pieces
+from mlxquant.builds.write.workers import Scratch
 from mlxquant.errors import MlxquantError, OutputError
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
@@ -67,7 +69,7 @@ def from_hub(out: Path, source: str = "org/many", keep: bool = False, watch: Any
     opened = open_source(source, weights=True, keep=keep)
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
-    return convert(opened, layout, plan, out, Options(**{"jobs": 2, **options}), watch or (lambda _: None))
+    return convert(opened, layout, plan, out, Options(**{"threads": 2, **options}), watch or (lambda _: None))
 
 
 def reader_of(source: str) -> staging.HubReader:
@@ -187,7 +189,7 @@ def test_only_a_few_shards_are_on_the_disk_at_once(hub, tmp_path, checkpoint):
     looking = threading.Thread(target=look)
     looking.start()
     try:
-        from_hub(tmp_path / "out", jobs=1)
+        from_hub(tmp_path / "out", threads=1)
     finally:
         done.set()
         looking.join()
@@ -260,7 +262,7 @@ def test_a_connection_that_is_cut_is_taken_up_where_it_broke(hub, tmp_path, expe
     hub.faults[0].times = 2
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
-    convert(opened, layout, plan, tmp_path / "out", Options(jobs=2))
+    convert(opened, layout, plan, tmp_path / "out", Options(threads=2))
     assert same(tmp_path / "out", expected)
     starts = [r.headers.get("range") for r in hub.requests if r.path.startswith("/cdn/") and "00002-of" in r.path]
     assert "bytes=50000-" in starts
@@ -274,7 +276,7 @@ def broken_after_headers(hub: HubServer, out: Path, *, until: int | None = None,
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
     hub.fail("safetensors", times=10**6, **fault)
     with pytest.raises(MlxquantError) as error:
-        convert(opened, layout, plan, out, Options(jobs=2))
+        convert(opened, layout, plan, out, Options(threads=2))
     hub.faults.clear()
     return str(error.value)
 
@@ -299,7 +301,7 @@ def test_too_many_requests_are_waited_out(hub, tmp_path, expected):
     hub.fail("resolve/.*safetensors", status=429, headers={"Retry-After": "0"}, times=1)
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
-    convert(opened, layout, plan, tmp_path / "out", Options(jobs=2))
+    convert(opened, layout, plan, tmp_path / "out", Options(threads=2))
     assert same(tmp_path / "out", expected)
 
 
@@ -341,17 +343,13 @@ def test_a_hub_that_sends_other_bytes_than_it_lists_is_told(hub, tmp_path, check
 # --- interrupted ---
 
 
-def test_a_run_that_ends_midway_is_continued_without_the_shards_that_it_is_done_with(
-    hub, tmp_path, expected, monkeypatch
-):
-    monkeypatch.setattr("mlxquant.builds.write.filling.UNFLUSHED", 1)
-
+def test_a_run_that_ends_midway_is_continued_without_the_shards_that_it_is_done_with(hub, tmp_path, expected):
     def stop(progress: Progress) -> None:
         if progress.done > progress.total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        from_hub(tmp_path / "out", watch=stop)
+        from_hub(tmp_path / "out", watch=stop, sizes=Sizes(unflushed=1))
     first = set(downloaded(hub))
     hub.requests.clear()
     done = from_hub(tmp_path / "out")
@@ -392,14 +390,13 @@ def test_the_killed_command_goes_on_at_its_commit_though_the_branch_moved_on(hub
 
 def test_another_revision_than_the_unfinished_ones_is_refused_with_both_commits(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "ATTEMPTS", 1)
-    monkeypatch.setattr("mlxquant.builds.write.filling.UNFLUSHED", 1)
     before = hub.repositories["org/many"].commit
 
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        from_hub(tmp_path / "out", watch=stop)
+        from_hub(tmp_path / "out", watch=stop, sizes=Sizes(unflushed=1))
     hub.repositories["org/many"].commit = "f" * 40
     with pytest.raises(OutputError) as error:
         from_hub(tmp_path / "out", source="org/many@main")
@@ -472,9 +469,9 @@ def test_each_piece_needs_the_files_that_it_reads_and_no_others(tiny_any, monkey
     source = open_checkpoint(tiny_any)
     layout = read_layout(source)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), source)
-    todo = [p for job in jobs(plan, layout.views) for p in pieces(job)]
+    todo = [p for output in outputs(plan, layout.views) for p in pieces(output)]
     for piece, needed in zip(todo, needs_of(todo), strict=True):
         seen.clear()
         for start, rows in piece.blocks:
-            read_block(piece.job, source.read_into, start, rows, Scratch())
-        assert seen == needed, piece.job.name
+            read_block(piece.output, source.read_into, start, rows, Scratch())
+        assert seen == needed, piece.output.name

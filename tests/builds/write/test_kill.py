@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxquant.builds.write.pieces import jobs, pieces
+from mlxquant.builds.write.pieces import outputs, pieces
 from mlxquant.disk.journal import read_entries
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
@@ -111,7 +111,7 @@ def piece_sizes(source: Path) -> dict[tuple[str, int], int]:
     opened = open_checkpoint(source)
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("uniform-8bit"), opened)
-    return {(job.name, p.start): p.nbytes for job in jobs(plan, layout.views) for p in pieces(job)}
+    return {p.key: p.nbytes for output in outputs(plan, layout.views) for p in pieces(output)}
 
 
 def journaled(out: Path, sizes: dict[tuple[str, int], int]) -> int:

@@ -6,39 +6,38 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_hexdigest
 
-from mlxquant.builds.write import convert as convert_module
-from mlxquant.builds.write import filling as fill
-from mlxquant.builds.write import pieces
+from mlxquant.builds.write.convert import Converted
 from mlxquant.builds.write.partial import Partial
+from mlxquant.builds.write.pieces import Sizes
 from mlxquant.disk import files as disk
 from mlxquant.disk.journal import read_entries
 from mlxquant.errors import MlxquantError, NonFiniteError, OutputError
 from mlxquant.plan.recipe.recipe import Recipe, parse_recipe
-from tests.builds.write.faults import Dead, hooked
+from tests.builds.write.faults import AtRename, Dead, hooked
 from tests.checkpoints import Size, write_tiny
-from tests.support.builds import build, contents, flip, patch
+from tests.support import builds
+from tests.support.builds import contents, flip, patch
 
 NAN = b"\xc0\x7f"
+SMALL = Sizes(piece=64 << 10, unflushed=128 << 10)
 
 
-class AtRename:
-    """Dies when all is done but the renaming."""
-
-    def __call__(self, operation: str, path: str) -> None:
-        if operation == "rename":
-            raise Dead
+def build(*args: Any, **options: Any) -> Converted:
+    """Convert in small portions."""
+    return builds.build(*args, **{"sizes": SMALL, **options})
 
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pieces, "PIECE", 64 << 10)
-    monkeypatch.setattr(fill, "UNFLUSHED", 128 << 10)
     monkeypatch.setattr(disk, "_sync", lambda handle: None)
     write_tiny(tmp_path / "source", "mixtral", Size(layers=1, experts=2))
     return tmp_path / "source"
@@ -48,13 +47,13 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def out(source: Path, tmp_path: Path) -> Path:
     """Give an OUT whose OUT.partial holds a whole build, journaled and not yet published."""
     with hooked(AtRename()), pytest.raises(Dead):
-        build(source, tmp_path / "out", jobs=1)
+        build(source, tmp_path / "out", threads=1)
     return tmp_path / "out"
 
 
 @pytest.fixture
 def whole(source: Path, tmp_path: Path) -> dict[str, bytes]:
-    build(source, tmp_path / "whole", jobs=1)
+    build(source, tmp_path / "whole", threads=1)
     return contents(tmp_path / "whole")
 
 
@@ -97,6 +96,16 @@ def test_a_missing_or_damaged_file_of_the_unfinished_build_is_written_anew(sourc
     assert contents(out) == whole
 
 
+def test_pieces_whose_error_sums_an_earlier_version_named_otherwise_are_made_again(source, out, whole):
+    journal = partial(out) / "journal.jsonl"
+    texts = [line.partition(b" ")[2] for line in journal.read_bytes().rstrip(b"\0").splitlines()]
+    assert sum(b"worst_row_relative_rms_error" in text for text in texts) > 3
+    renamed = [text.replace(b"worst_row_relative_rms_error", b"worst_row_error") for text in texts]
+    journal.write_bytes(b"".join(b"%s %s\n" % (xxh3_64_hexdigest(text).encode(), text) for text in renamed))
+    assert 0 < build(source, out).resumed_bytes < sum(len(data) for data in whole.values()) // 2
+    assert contents(out) == whole
+
+
 @pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
@@ -122,10 +131,10 @@ def test_a_journal_that_was_cut_or_damaged_anywhere_costs_work_but_never_bytes(s
             text[at:] = data.draw(st.binary(max_size=200))
     journal.write_bytes(text)
     try:
-        build(source, out, jobs=1)
+        build(source, out, threads=1)
     except OutputError as error:
         assert "--fresh" in str(error)  # the signature itself was hit
-        build(source, out, jobs=1, fresh=True)
+        build(source, out, threads=1, fresh=True)
     assert contents(out) == whole
     assert not partial(out).exists()
 
@@ -135,7 +144,7 @@ def test_a_journal_that_was_cut_or_damaged_anywhere_costs_work_but_never_bytes(s
 
 def refusal(*args: object, **options: object) -> str:
     with pytest.raises(OutputError) as error:
-        build(*args, **options)  # type: ignore[arg-type]
+        build(*args, **options)
     return str(error.value)
 
 
@@ -157,7 +166,7 @@ def test_a_recipe_file_that_was_changed_is_told_as_one_and_not_by_its_hashes(sou
 
     out = tmp_path / "out"
     with hooked(AtRename()), pytest.raises(Dead):
-        build(source, out, recipe(8, "why"), jobs=1)
+        build(source, out, recipe(8, "why"), threads=1)
     other, worded = refusal(source, out, recipe(4, "why")), refusal(source, out, recipe(8, "because"))
     assert other.splitlines()[1:-1] == ["  recipe: mine had other rules or another default then"]
     assert worded.splitlines()[1:-1] == [
@@ -174,7 +183,7 @@ def test_every_option_that_changes_a_byte_is_part_of_the_signature(source, out):
 
 
 def test_options_that_change_no_byte_do_not_stop_a_run(source, out, whole):
-    build(source, out, jobs=3, max_memory=1 << 40)
+    build(source, out, threads=3, max_memory=1 << 40)
     assert contents(out) == whole
 
 
@@ -205,15 +214,15 @@ def test_a_shard_replaced_by_another_of_the_same_size_and_time_is_noticed(source
     assert "model-00001-of-00003.safetensors.sample" in refusal(source, out)
 
 
-def test_values_that_nobody_looked_at_are_made_again_by_a_run_that_looks(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(convert_module, "WORTH_KEEPING", 0)
+def test_values_that_nobody_looked_at_are_made_again_by_a_run_that_looks(source, tmp_path):
+    sizes = replace(SMALL, worth_keeping=0)
     patch(source, "lm_head.weight", NAN, at=4000)
     out = tmp_path / "out"
     with hooked(AtRename()), pytest.raises(Dead):
-        build(source, out, "none", allow_nonfinite=True)
+        build(source, out, "none", allow_nonfinite=True, sizes=sizes)
     with pytest.raises(NonFiniteError, match=r"lm_head.weight: row 15, column 80"):
-        build(source, out, "none")
-    done = build(source, out, "none", allow_nonfinite=True)
+        build(source, out, "none", sizes=sizes)
+    done = build(source, out, "none", allow_nonfinite=True, sizes=sizes)
     assert done.resumed_bytes > 0
     build(source, tmp_path / "whole", "none", allow_nonfinite=True)
     assert contents(out) == contents(tmp_path / "whole")
@@ -337,7 +346,10 @@ def test_a_second_run_on_the_same_out_is_told_so(source, out, whole):
 
 HOLD = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from mlxquant.builds.write.convert import Converted
 from mlxquant.builds.write.partial import Partial
 with Partial(Path(sys.argv[1])).claimed():
     print("held", flush=True)
