@@ -1,13 +1,12 @@
 """The arrays of an MLX model: their shapes, the source bytes that each is made of, their dtypes.
 
 mlx-lm's own `sanitize` is run over recording views, so every layout that mlx-lm knows is known here, without a
-table of our own. Modules and roles come later (see `layout`).
+table of our own. One thing is added after it (`stacked`): Qwen's FP8 repositories, and whatever transformers 5 saved,
+have `mlp.experts.7.down_proj.weight` where the bf16 ones have one `mlp.experts.down_proj`, and the `sanitize` of
+qwen3_5_moe knows only the latter (mlx-lm 0.32.2; pull request 1224). Experts that it leaves over one by one are
+stacked into the array that the model wants: (experts, out, in).
 
-Experts that a checkpoint stores one by one, where mlx-lm's class expects them fused.
-
-Qwen's FP8 repositories, and whatever transformers 5 saved, have `mlp.experts.7.down_proj.weight` where the bf16 ones
-have one `mlp.experts.down_proj`, and the `sanitize` of qwen3_5_moe knows only the latter (mlx-lm 0.32.2; pull request
-1224). What it leaves over is stacked here, after it, into the array that the model wants: (experts, out, in).
+Modules and roles come later (see `layout`).
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ from .views.record import recording
 from .views.strided import Strided
 from .views.view import Computed, Joined, View, source_view, stack
 
-# --- arrays ---
-
-
-# More misfits than this have one cause, and are told as one.
+# More mismatches than this have one cause, and are reported as one.
 EXAMPLES = 5
 
 
@@ -71,24 +67,24 @@ def stored_formats(
     """Modules that the source already stores quantized (gpt-oss: MXFP4 experts), by path."""
     if not has_tensors:
         return _claimed_formats(model, quantization_of(config))
-    found: dict[str, Format] = {}
+    formats: dict[str, Format] = {}
     for path, module in quantizable(model):
         scales, weight = views.get(f"{path}.scales"), views.get(f"{path}.weight")
         if scales is not None and weight is not None:
-            found[path] = _stored_format(path, module, weight, scales)
-    return found
+            formats[path] = _stored_format(path, module, weight, scales)
+    return formats
 
 
 def _claimed_formats(model: Any, settings: Mapping[str, Any]) -> dict[str, Format]:
-    """What a config alone tells: in mxfp4 and int4 checkpoints the experts are packed, but for those it excepts."""
+    """Formats by a config alone: in mxfp4 and int4 checkpoints the experts are packed, but for those it excepts."""
     kinds = {"mxfp4": "mxfp4", "mxfp4-pack-quantized": "mxfp4", "pack-quantized": "affine"}
     method = str(settings.get("quant_method"))
     mode = kinds.get(str(settings.get("format")) if method == "compressed-tensors" else method)
     if mode is None:
         return {}
-    kept = [str(p).replace("*", "") for p in settings.get("modules_to_not_convert") or ()]
+    excepted = [str(p).replace("*", "") for p in settings.get("modules_to_not_convert") or ()]
     experts = [p for p, module in quantizable(model) if hasattr(module, "num_experts")]
-    return {p: Format(4, 32, mode) for p in experts if not any(k in p for k in kept)}
+    return {p: Format(4, 32, mode) for p in experts if not any(k in p for k in excepted)}
 
 
 def _stored_format(path: str, module: Any, weight: View, scales: View) -> Format:
@@ -97,10 +93,10 @@ def _stored_format(path: str, module: Any, weight: View, scales: View) -> Format
         raise LayoutError(f"{path}: stored with scales of shape {list(scales.shape)}, which no mode of mlx has")
     group, bits = width // scales.shape[-1], weight.shape[-1] * 32 // width
     modes = {(4, 16): "nvfp4", (4, 32): "mxfp4", (8, 32): "mxfp8"}
-    found = Format(bits, group, modes.get((bits, group), "none") if scales.dtype == mx.uint8 else "affine")
-    if found.problem():
+    stored = Format(bits, group, modes.get((bits, group), "none") if scales.dtype == mx.uint8 else "affine")
+    if stored.problem():
         raise LayoutError(f"{path}: stored with {bits} bits and group size {group}, which no mode of mlx has")
-    return found
+    return stored
 
 
 def quantizable(model: Any) -> list[tuple[str, Any]]:
@@ -134,7 +130,10 @@ def _flat(parameters: Any) -> list[tuple[str, mx.array]]:
 
 
 def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View], source: Checkpoint) -> None:
-    """Check that the views are what the class asks for. Raises LayoutError: a few misfits are told each by each."""
+    """Check that the views are what the class asks for.
+
+    Raises LayoutError, which lists up to EXAMPLES mismatches one by one.
+    """
     wrong = [
         f"{name}: {_giver(name, views[name])} shape {list(views[name].shape)}, config.json asks for {list(shape)}"
         for name, shape in parameters.items()
@@ -151,7 +150,7 @@ def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, 
     count, among = sum(map(len, kinds)), len(parameters.keys() | views.keys())
     if 0 < count <= EXAMPLES:
         raise LayoutError(listed([problem for kind in kinds for problem in kind]))
-    if count:  # one cause: some of each kind tell which
+    if count:  # one cause: some of each kind show which
         each = -(-EXAMPLES // len(kinds))
         lead = f"config.json does not describe these shards: {count:,} of {among:,} arrays differ; the first:"
         raise LayoutError("\n".join([lead, *(problem for kind in kinds for problem in kind[:each])]))
@@ -234,7 +233,7 @@ def array_dtypes(
     parameters: Mapping[str, tuple[int, ...]],
     views: Mapping[str, View],
     config: Mapping[str, Any],
-    asked: str | None,
+    override: str | None,
     notes: list[str],
 ) -> tuple[dict[str, tuple[str, str]], str | None]:
     """Array name -> (dtype in the source, dtype in the build), and what floats are cast to.
@@ -243,26 +242,26 @@ def array_dtypes(
     cast_predicate says no.
     """
     text = config.get("text_config") or {}
-    named = asked or config.get("torch_dtype") or text.get("dtype")
+    named = override or config.get("torch_dtype") or text.get("dtype")
     target = TORCH_DTYPES.get(str(named))
     casts = getattr(model, "cast_predicate", None) or (lambda _: True)
     if views:
-        found = {}
+        pairs = {}
         for name in parameters:
             dtype = SAFETENSORS_DTYPES[views[name].dtype]
             cast = target is not None and dtype in FLOATS and casts(name)
-            found[name] = (source_dtype(views[name]), str(target) if cast else dtype)
-        return found, target
+            pairs[name] = (source_dtype(views[name]), str(target) if cast else dtype)
+        return pairs, target
     dtypes = (config.get("torch_dtype"), text.get("dtype"), config.get("dtype"), text.get("torch_dtype"))
     stored = TORCH_DTYPES.get(str(next(filter(None, dtypes), None)))
     if stored is None:
         stored = "BF16"
         notes.append("config.json names no dtype; bfloat16 is assumed")
-    found = {}
+    pairs = {}
     for name in parameters:
         source = stored if casts(name) else "F32"
-        found[name] = (source, target if target is not None and casts(name) else source)
-    return found, target
+        pairs[name] = (source, target if target is not None and casts(name) else source)
+    return pairs, target
 
 
 # --- expert stacks ---
@@ -277,13 +276,13 @@ def stacked(views: Mapping[str, View], parameters: Mapping[str, tuple[int, ...]]
 
     A set with a gap in its numbers, or of another size than the model's, is left for `check_arrays` to name.
     """
-    found: dict[str, dict[int, str]] = {}
+    experts: dict[str, dict[int, str]] = {}
     for name in views:
         if name not in parameters and (match := _ONE.fullmatch(name)):
-            found.setdefault(f"{match['block']}.{_STACKED}.{match['rest']}", {})[int(match["number"])] = name
-    kept = dict(views)
-    for target, members in found.items():
+            experts.setdefault(f"{match['block']}.{_STACKED}.{match['rest']}", {})[int(match["number"])] = name
+    arrays = dict(views)
+    for target, members in experts.items():
         wanted = parameters.get(target)
         if wanted and target not in views and sorted(members) == list(range(wanted[0])):
-            kept[target] = stack([kept.pop(members[number]) for number in range(wanted[0])])
-    return kept
+            arrays[target] = stack([arrays.pop(members[number]) for number in range(wanted[0])])
+    return arrays

@@ -124,8 +124,8 @@ def _cast(model: Any, modules: Sequence[Module]) -> None:
 
 def _usual_dtype(modules: Sequence[Module]) -> str:
     """The float dtype that most modules have."""
-    found = [m.weight.dtype for m in modules if m.weight.dtype in FLOATS]
-    return max(set(found), key=found.count, default="BF16")
+    dtypes = [m.weight.dtype for m in modules if m.weight.dtype in FLOATS]
+    return max(set(dtypes), key=dtypes.count, default="BF16")
 
 
 def _new_cache(model: Any) -> list[Any]:

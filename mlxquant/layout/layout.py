@@ -31,7 +31,7 @@ from .arrays import (
 )
 from .carried import carry
 from .mlx_lm import build_model, decode_floats
-from .roles import Found, expert_shares, find_roles
+from .roles import Roles, expert_shares, find_roles
 from .views.view import View
 
 
@@ -76,8 +76,8 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collectio
         check_decoded(model, views, prequantized, source)
         check_arrays(parameters, views, source)
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
-    modules, found = lay_modules(model, config, parameters, dtypes, prequantized)
-    n_layers = len(found.layers)
+    modules, roles = lay_modules(model, config, parameters, dtypes, prequantized)
+    n_layers = len(roles.layers)
     carried = carry(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target)
     views = {**views, **carried.views}
     return Layout(
@@ -87,7 +87,7 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collectio
         views=views,
         dropped=_dropped(source, views),
         n_layers=n_layers,
-        expert_shares=expert_shares(model, modules, config, found),
+        expert_shares=expert_shares(model, modules, config, roles),
         dtype=target,
         notes=tuple(notes),
         carried_apart=carried.apart,
@@ -106,16 +106,16 @@ def lay_modules(
     parameters: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, tuple[str, str]],
     prequantized: Mapping[str, Format],
-) -> tuple[tuple[Module, ...], Found]:
+) -> tuple[tuple[Module, ...], Roles]:
     """Group a model's arrays (name -> shape, name -> dtype in source and build) into modules with roles."""
     owners = _owners(model, list(parameters))
-    found = find_roles(model, {p: o for p, o, _ in owners}, config)
+    roles = find_roles(model, {p: o for p, o, _ in owners}, config)
     answers = _class_answers(model)
     modules = tuple(
-        _module(path, owner, names, parameters, dtypes, model, found, answers, prequantized)
+        _module(path, owner, names, parameters, dtypes, model, roles, answers, prequantized)
         for path, owner, names in owners
     )
-    return modules, found
+    return modules, roles
 
 
 # --- modules ---
@@ -163,7 +163,7 @@ def _module(
     parameters: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, tuple[str, str]],
     model: Any,
-    found: Found,
+    roles: Roles,
     answers: Mapping[str, Format | bool],
     prequantized: Mapping[str, Format],
 ) -> Module:
@@ -177,13 +177,13 @@ def _module(
         shape = tuple(module.weight.shape) if stored and suffix == "weight" else parameters[name]
         if not (stored and suffix in ("scales", "biases")):
             arrays.append(Array(suffix, shape, source, build))
-    layer = found.layer_of(path)
+    layer = roles.layer_of(path)
     return Module(
         path=path,
         kind=type(module).__name__ if owner == path else "array",
-        role=found.roles[path],
+        role=roles.roles[path],
         layer=layer,
-        layer_type=None if layer is None else found.layer_types[layer],
+        layer_type=None if layer is None else roles.layer_types[layer],
         arrays=tuple(arrays),
         quantizable=hasattr(module, "to_quantized") and owner == path,
         model_rule=answers.get(path),

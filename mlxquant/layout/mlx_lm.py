@@ -34,10 +34,10 @@ def build_model(config: Mapping[str, Any]) -> Any:
     try:
         return model_class(args_class.from_dict(dict(config)))
     except MODEL_ERRORS as error:
-        said, doubts = str(error).partition("\n")[0], "; ".join(_unusual(config))
+        reason, doubts = str(error).partition("\n")[0], "; ".join(_unusual(config))
         raise LayoutError(
             f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
-            f" ({type(error).__name__}: {said})"
+            f" ({type(error).__name__}: {reason})"
             + (f"; whole numbers above 0 are usual, but {doubts}" if doubts else "")
         ) from error
 
@@ -63,12 +63,12 @@ def _check_counts(config: Mapping[str, Any], where: str = "config.json") -> None
 
 def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """The Model and ModelArgs classes that mlx-lm has for a config's `model_type`. Raises LayoutError."""
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(said):  # a module that lacks another package may say so and exit (olmo)
+        with redirect_stdout(output):  # a module that lacks another package may say so and exit (olmo)
             return _found_classes(config)
     except SystemExit:
-        why = shown(said.getvalue().strip()) or "it ends the process"
+        why = shown(output.getvalue().strip()) or "it ends the process"
     except ImportError as error:
         why = shown(error)
     raise LayoutError(f"config.json: mlx-lm's {shown(config['model_type'])} cannot be imported ({why})")
@@ -172,8 +172,8 @@ def module_name(config: Mapping[str, Any]) -> str:
     tables = _remappings()
     model_type = str(config["model_type"])
     for architecture in _architectures(config):
-        if (found := tables["MODEL_ARCHITECTURE_REMAPPING"].get((model_type, architecture))) is not None:
-            return found
+        if (remapped := tables["MODEL_ARCHITECTURE_REMAPPING"].get((model_type, architecture))) is not None:
+            return remapped
     name = tables["MODEL_REMAPPING"].get(model_type, model_type)
     if not name.replace("_", "").replace("-", "").isalnum():
         raise _unknown(config)

@@ -142,22 +142,22 @@ def find_fits(layout: Layout, source: Checkpoint, recipes: Sequence[Recipe | Fit
     from .plan import make_plan, source_record
 
     cost = context_cost(source.config, layout.modules)
-    cache, found = cost.at(tokens), list[Fit]()
+    cache, fits = cost.at(tokens), list[Fit]()
     for recipe in recipes:
         if isinstance(recipe, Fit):
-            found.append(recipe)
+            fits.append(recipe)
             continue
         try:
             totals = make_plan(layout, recipe, source).totals
         except MlxquantError as error:
-            found.append(unfit(recipe.name, error))
+            fits.append(unfit(recipe.name, error))
             continue
         needed = totals["bytes"] + cache
         spare = memory.usable - needed
-        found.append(Fit(recipe.name, recipe.sha256, totals["bytes"], totals["bpw"], needed, spare))
-    found.sort(key=lambda f: -(f.bpw or 0))
+        fits.append(Fit(recipe.name, recipe.sha256, totals["bytes"], totals["bpw"], needed, spare))
+    fits.sort(key=lambda f: -(f.bpw or 0))
     overrides = next((recipe.overrides for recipe in recipes if isinstance(recipe, Recipe)), ())
-    return Fits(source_record(layout, source), overrides, memory, tokens, cost, tuple(found))
+    return Fits(source_record(layout, source), overrides, memory, tokens, cost, tuple(fits))
 
 
 def unfit(recipe: str, error: MlxquantError) -> Fit:

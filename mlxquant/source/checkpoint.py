@@ -1,11 +1,10 @@
 """A checkpoint in the Hub's layout: its config, its tensors, and reads of their bytes.
 
 Opening reads headers only. `Checkpoint.read_into` brings bytes by position into a caller's buffer, from any
-thread, so memory is the caller's to bound; a `Reader` does it, for a folder by `preadv`. Which tensors make which
-MLX array is not known here (see `layout`), nor where a checkpoint that is no folder lies (see `hub`). A lone
-config.json is a checkpoint without tensors.
+thread, so memory is the caller's to bound. A `Reader` does it: for a folder `FolderReader`, by `preadv`; for a
+repository on the Hub `hub.reader`. A lone config.json is a checkpoint without tensors.
 
-Where the bytes of a checkpoint's files come from: a folder here, or a repository on the Hub (see `staging`).
+Which tensors make which MLX array is not known here (see `layout`), nor how the Hub is asked (see `hub`).
 """
 
 from __future__ import annotations
@@ -165,7 +164,7 @@ class Checkpoint:
     @property
     def weights(self) -> dict[str, Tensor]:
         """The tensors as they are to be read: FP8 ones as bfloat16, without the scales."""
-        taken = {t.name for made in self.scaled.values() for t in made.stored}
+        taken = {t.name for scaled in self.scaled.values() for t in scaled.stored}
         return {n: self.scaled.get(n, t) for n, t in self.tensors.items() if n in self.scaled or n not in taken}
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
@@ -305,11 +304,11 @@ def gather_tensors(
     problems = [] if wanted is not None else _missing_numbers(shards)
     for file in names:
         try:
-            found, files[file] = header_of(file)
+            in_file, files[file] = header_of(file)
         except SourceError as error:
             problems.append(str(error))
             continue
-        for tensor in found:
+        for tensor in in_file:
             if tensor.name in tensors:
                 problems.append(f"{file}: tensor {tensor.name} is in {tensors[tensor.name].file} too")
             tensors[tensor.name] = tensor
@@ -366,8 +365,8 @@ def _missing_numbers(shards: Sequence[str]) -> list[str]:
     """Where an index is lacking: numbers that files named ``…-00001-of-00003.safetensors`` leave out."""
     series: dict[tuple[str, str], set[int]] = {}
     for file in shards:
-        if found := _NUMBERED.fullmatch(file):
-            series.setdefault((found["stem"], found["count"]), set()).add(int(found["number"]))
+        if match := _NUMBERED.fullmatch(file):
+            series.setdefault((match["stem"], match["count"]), set()).add(int(match["number"]))
     return [
         f"{stem}-{number:0{len(count)}}-of-{count}.safetensors: is missing; download it"
         for (stem, count), present in series.items()

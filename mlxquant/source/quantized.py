@@ -1,4 +1,8 @@
-"""FP8 checkpoints, read as the bfloat16 ones that they stand for.
+"""Sources that are quantized already: which of them can be read, why the others are refused, and FP8 as bfloat16.
+
+What mlx-lm's `sanitize` turns into floats (FP8 with block scales) or into modules in one of mlx's own formats (MXFP4,
+MXFP8, int4 of compressed-tensors) is a source like any other; the latter stay as they are. Everything else would be
+quantized a second time, or its packed integers be taken for weights, and is refused by name.
 
 DeepSeek-V3, MiniMax-M2 and Qwen's FP8 repositories store a linear layer as E4M3 bytes and one scale for every block
 of 128 × 128 of them, under the weight's name and `_scale_inv`; Mistral stores one scale for a whole tensor or expert:
@@ -12,12 +16,6 @@ Worked: the byte 0x3C is 1.5; under the scale 0.25 it is 0.375.
 
 Left alone are bytes that stay packed: MXFP8, a power of two for each 32 values (minimax_m3_vl, deepseek_v41). mlx
 has that format itself. A grid of scales that no block size explains is left to the model's class.
-
-Sources that are quantized already: which of them can be read, and why the others are refused.
-
-What mlx-lm's `sanitize` turns into floats (FP8 with block scales) or into modules in one of mlx's own formats (MXFP4,
-MXFP8, int4 of compressed-tensors) is a source like any other; the latter stay as they are. Everything else would be
-quantized a second time, or its packed integers be taken for weights, and is refused by name.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from ..words.formats import DTYPES, FLOATS, carrier, nbytes, widen
 from ..words.text import listed
 from .headers import Read, Tensor, shown
 
-# --- prequantized ---
+# --- what can be read ---
 
 
 # quant_method -> how people call it
@@ -115,7 +113,7 @@ def _refusal(name: str, why: str) -> SourceError:
     )
 
 
-# --- quantized ---
+# --- FP8 as bfloat16 ---
 
 
 SUFFIX = "_scale_inv"
@@ -203,8 +201,8 @@ def scaled_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     if problems:
         raise SourceError(listed(problems))
     block = _block_size(settings)
-    made = {t.name: _scaled(t, tensors[t.name + SUFFIX], block) for t in fp8}
-    return {name: tensor for name, tensor in made.items() if tensor is not None}
+    scaled = {t.name: _scaled(t, tensors[t.name + SUFFIX], block) for t in fp8}
+    return {name: tensor for name, tensor in scaled.items() if tensor is not None}
 
 
 def _stays_packed(settings: Mapping[str, Any]) -> bool:

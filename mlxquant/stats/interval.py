@@ -1,9 +1,8 @@
-"""One measured quantity with its interval, and the quantiles that intervals are made of.
+"""One measured quantity with its interval, the quantiles that intervals are made of, and how many samples are missing.
 
 An interval keeps what it takes to state it again at another confidence: its standard error, its degrees of freedom,
-and how many observations and clusters it rests on. It does not keep the data.
-
-How many more documents or tasks would settle a question that an interval leaves open.
+and how many observations and clusters it rests on. It does not keep the data. `samples_needed` says how many more
+documents or tasks would settle a question that an interval leaves open.
 """
 
 from __future__ import annotations
@@ -54,17 +53,17 @@ class Interval:
 
     def as_dict(self) -> dict[str, Any]:
         """The interval in a record; `confidence`, `method`, `df` and `reason` only where they are not the default."""
-        found: dict[str, Any] = {k: _recorded(getattr(self, k)) for k in ("estimate", "low", "high", "se")}
-        found |= {"n": self.n, "clusters": self.clusters}
+        record: dict[str, Any] = {k: _recorded(getattr(self, k)) for k in ("estimate", "low", "high", "se")}
+        record |= {"n": self.n, "clusters": self.clusters}
         if self.confidence != CONFIDENCE:
-            found["confidence"] = self.confidence
+            record["confidence"] = self.confidence
         if self.method != T_METHOD:
-            found["method"] = self.method
+            record["method"] = self.method
         if self.df is not None and not math.isclose(self.df, self.clusters - 1):
-            found["df"] = _recorded(self.df)
+            record["df"] = _recorded(self.df)
         if self.reason is not None:
-            found["reason"] = self.reason
-        return found
+            record["reason"] = self.reason
+        return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Interval:
@@ -198,7 +197,9 @@ def _recorded(value: float | None) -> float | None:
 MOST = 10_000_000
 
 
-def samples_needed(found: Interval, bound: float, *, confidence: float | None = None, power: float = 0.8) -> int | None:
+def samples_needed(
+    interval: Interval, bound: float, *, confidence: float | None = None, power: float = 0.8
+) -> int | None:
     """Clusters to add until the interval leaves `bound` out with a chance of `power`, if the estimate is the truth.
 
     The standard error falls with the square root of the number of clusters G, so the total is the least G with
@@ -209,20 +210,20 @@ def samples_needed(found: Interval, bound: float, *, confidence: float | None = 
     number of clusters, all alike, whose Clopper-Pearson interval ends before the bound. None where nothing can be
     said: no spread is known, the estimate is on the bound, or more than ten million would be needed.
     """
-    wanted = found.confidence if confidence is None else confidence
-    distance = abs(found.estimate - bound)
+    wanted = interval.confidence if confidence is None else confidence
+    distance = abs(interval.estimate - bound)
     if distance == 0 or not math.isfinite(distance):
         return None
-    if found.method == EXACT_METHOD:
+    if interval.method == EXACT_METHOD:
         if distance >= 1:
             return 0
         total = math.ceil(math.log((1 - wanted) / 2) / math.log1p(-distance))
-        return max(0, total - found.clusters) if total <= MOST else None
-    if found.low is None or not found.se:
-        return max(1, LEAST_CLUSTERS - found.clusters) if found.clusters < LEAST_CLUSTERS else None
+        return max(0, total - interval.clusters) if total <= MOST else None
+    if interval.low is None or not interval.se:
+        return max(1, LEAST_CLUSTERS - interval.clusters) if interval.clusters < LEAST_CLUSTERS else None
     from scipy.special import ndtri
 
-    luck, spread = float(ndtri(power)), found.se * math.sqrt(found.clusters)
+    luck, spread = float(ndtri(power)), interval.se * math.sqrt(interval.clusters)
     total = LEAST_CLUSTERS
     for _ in range(64):  # t depends on the total, so the formula is applied until it stands
         reach = (t_quantile(wanted, total - 1) + luck) * spread / distance
@@ -233,4 +234,4 @@ def samples_needed(found: Interval, bound: float, *, confidence: float | None = 
             total = max(following, total)
             break
         total = following
-    return max(0, total - found.clusters)
+    return max(0, total - interval.clusters)

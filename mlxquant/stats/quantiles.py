@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .interval import CONFIDENCE, EXACT_METHOD, LEAST_CLUSTERS, Interval, t_quantile, too_few, without_ends
-from .sums import Clusters, _numbered, share_of_sums
+from .sums import Clusters, numbered, share_of_sums
 
 WOODRUFF = "Woodruff on clusters"
 BOOTSTRAP = "cluster bootstrap"
@@ -37,31 +37,31 @@ def clustered_quantiles(
     v = np.asarray(values, np.float64)
     if not len(v):
         raise ValueError("no values; an empty group has no quantiles")
-    ids, count = _numbered(clusters, len(v))
+    ids, count = numbered(clusters, len(v))
     order = np.argsort(v, kind="stable")
     ordered, owners = v[order], ids[order]
     sizes = np.bincount(ids, minlength=count).astype(np.float64)
-    found = []
+    intervals = []
     for q in qs:
         estimate = _at(ordered, q)
         if count < LEAST_CLUSTERS:
-            found.append(without_ends(estimate, len(v), count, confidence, too_few(count)))
+            intervals.append(without_ends(estimate, len(v), count, confidence, too_few(count)))
             continue
         if not 0 < q < 1:
-            found.append(without_ends(estimate, len(v), count, confidence, "an extreme; it has no interval"))
+            intervals.append(without_ends(estimate, len(v), count, confidence, "an extreme; it has no interval"))
             continue
         below = round(q * len(v))
         share = share_of_sums(np.bincount(owners[:below], minlength=count), sizes, confidence=confidence)
         if share.low is None or share.high is None or share.method == EXACT_METHOD:
-            found.append(without_ends(estimate, len(v), count, confidence, "too few values beyond it"))
+            intervals.append(without_ends(estimate, len(v), count, confidence, "too few values beyond it"))
             continue
         low, high = share.low * len(v), share.high * len(v)  # as ranks
         if low < 1 or high > len(v) - 1:
-            found.append(without_ends(estimate, len(v), count, confidence, "too few values beyond it"))
+            intervals.append(without_ends(estimate, len(v), count, confidence, "too few values beyond it"))
             continue
         ends = float(ordered[math.floor(low) - 1]), float(ordered[math.ceil(high)])
-        found.append(Interval(estimate, *ends, None, len(v), count, confidence, WOODRUFF))
-    return found
+        intervals.append(Interval(estimate, *ends, None, len(v), count, confidence, WOODRUFF))
+    return intervals
 
 
 def bootstrap_quantile(
@@ -77,7 +77,7 @@ def bootstrap_quantile(
     v = np.asarray(values, np.float64)
     if not len(v):
         raise ValueError("no values; an empty group has no quantiles")
-    ids, count = _numbered(clusters, len(v))
+    ids, count = numbered(clusters, len(v))
     estimate = float(np.quantile(v, q))
     if count < LEAST_CLUSTERS:
         return without_ends(estimate, len(v), count, confidence, too_few(count))

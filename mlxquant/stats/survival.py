@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .interval import CONFIDENCE, LEAST_CLUSTERS, t_quantile, too_few
 from .quantiles import percentile_ends
-from .sums import Clusters, _numbered
+from .sums import Clusters, numbered
 
 Curve = NDArray[np.float64]
 RESAMPLES = 2000
@@ -54,13 +54,13 @@ class Survival:
     def as_dict(self) -> dict[str, Any]:
         """The curve in a record."""
         ends = {k: None if v is None else _rounded(v) for k, v in (("low", self.low), ("high", self.high))}
-        found = {
+        record = {
             "times": self.times.tolist(), "at_risk": self.at_risk.tolist(), "failed": self.failed.tolist(),
             "survival": _rounded(self.survival), **ends, "median": self.median, "median_low": self.median_low,
             "median_high": self.median_high, "n": self.n, "clusters": self.clusters, "confidence": self.confidence,
             "method": self.method,
         }  # fmt: skip
-        return found | ({} if self.reason is None else {"reason": self.reason})
+        return record | ({} if self.reason is None else {"reason": self.reason})
 
 
 def kaplan_meier(
@@ -79,7 +79,7 @@ def kaplan_meier(
     t, seen = np.asarray(times, np.float64), np.asarray(observed, bool)
     if not len(t) or t.shape != seen.shape or not (t > 0).all():
         raise ValueError("a positive time and whether it was seen to fail expected for each of at least one run")
-    ids, count = _numbered(range(len(t)) if clusters is None else clusters, len(t))
+    ids, count = numbered(range(len(t)) if clusters is None else clusters, len(t))
     grid = np.unique(t[seen])
     at_risk, failed = _counts(t, seen, np.ones(len(t)), grid)
     curve = _product(at_risk, failed)
@@ -142,8 +142,8 @@ def _resampled(
     for i in range(RESAMPLES):
         weights = np.bincount(draw.integers(0, count, count), minlength=count)[ids].astype(np.float64)
         curves[i] = _product(*_counts(t, seen, weights, grid))
-        found = _first_below(grid, curves[i])
-        medians[i] = math.inf if found is None else found
+        median = _first_below(grid, curves[i])
+        medians[i] = math.inf if median is None else median
     ends = [percentile_ends(curves[:, j], count, confidence) for j in range(len(grid))]
     with np.errstate(invalid="ignore"):
         low, high = percentile_ends(np.minimum(medians, 1e300), count, confidence)

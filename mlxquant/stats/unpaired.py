@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import log, sqrt
 
-from . import Interval
-from .interval import t_quantile
+from .interval import Interval, t_quantile
 
 METHOD = "MOVER, unpaired"
 
@@ -49,15 +48,15 @@ def log_ratio_between(a: Interval, b: Interval, confidence: float) -> Interval:
     return difference_between(_mapped(first, log), _mapped(second, log), confidence)
 
 
-def stated(found: Interval, confidence: float) -> Interval:
+def stated(interval: Interval, confidence: float) -> Interval:
     """The interval at a confidence; a wider one that cannot be stated again stands for it."""
-    again = found.at(confidence)
-    if again.low is None and found.low is not None and found.confidence >= confidence:
-        return found
+    again = interval.at(confidence)
+    if again.low is None and interval.low is not None and interval.confidence >= confidence:
+        return interval
     return again
 
 
-def _mapped(found: Interval, function: Callable[[float], float]) -> Interval:
-    ends = [None if end is None or end <= 0 else function(end) for end in (found.low, found.high)]
-    reason = None if None not in ends else found.reason or "its interval reaches 0"
-    return replace(found, estimate=function(found.estimate), low=ends[0], high=ends[1], se=None, reason=reason)
+def _mapped(interval: Interval, function: Callable[[float], float]) -> Interval:
+    ends = [None if end is None or end <= 0 else function(end) for end in (interval.low, interval.high)]
+    reason = None if None not in ends else interval.reason or "its interval reaches 0"
+    return replace(interval, estimate=function(interval.estimate), low=ends[0], high=ends[1], se=None, reason=reason)

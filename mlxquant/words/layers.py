@@ -69,17 +69,17 @@ def _span(part: object) -> Span:
     if isinstance(part, bool) or not isinstance(part, int | str):
         raise ValueError(f"{part!r} is no layer; write {_FORMS}")
     text = str(part).strip()
-    found = _PART.fullmatch(text)
-    if found is None or not text:
+    match = _PART.fullmatch(text)
+    if match is None or not text:
         raise ValueError(f"{text!r} is no layer; write {_FORMS}")
-    if not found["dots"]:
-        if found["start"] is None or found["stop"] is not None or found["step"] is not None:
+    if not match["dots"]:
+        if match["start"] is None or match["stop"] is not None or match["step"] is not None:
             raise ValueError(f"{text!r} is no layer; a step needs a range, as in {_FORMS}")
-        start = _point(found["start"])
+        start = _point(match["start"])
         return Span(text, start, Point(start.numerator, start.denominator, start.offset + 1))
-    start = _point(found["start"] or "0")
-    stop = _point(found["stop"]) if found["stop"] else Point(1, 1, 0)
-    step = int(found["step"] or 1)
+    start = _point(match["start"] or "0")
+    stop = _point(match["stop"]) if match["stop"] else Point(1, 1, 0)
+    step = int(match["step"] or 1)
     if step < 1:
         raise ValueError(f"{text!r}: a step is at least 1")
     if start.numerator * stop.denominator == stop.numerator * start.denominator and start.offset >= stop.offset:

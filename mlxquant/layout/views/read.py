@@ -67,7 +67,7 @@ def segments(view: View) -> list[Segment]:
         case Joined(axis, parts) if axis < view.ndim - 1:
             cut = [segments(p) for p in parts]
             outer = prod(view.shape[:axis])
-            if outer > 1 and all(s.divisible for found in cut for s in found):
+            if outer > 1 and all(s.divisible for part in cut for s in part):
                 return [Segment(0, rows, True)]
             return _interleaved(cut, [rows_in(p) // outer for p in parts], outer) or [Segment(0, rows, False)]
         case Joined(_, parts):
@@ -79,9 +79,9 @@ def segments(view: View) -> list[Segment]:
 def _interleaved(cut: Sequence[Sequence[Segment]], spans: Sequence[int], outer: int) -> list[Segment]:
     """Segments of parts that take turns, `spans` rows of each, `outer` times. Empty where one crosses a turn."""
     turns: list[list[list[Segment]]] = []
-    for found, span in zip(cut, spans, strict=True):
+    for part, span in zip(cut, spans, strict=True):
         rows: list[list[Segment]] = [[] for _ in range(outer)]
-        for s in found:
+        for s in part:
             if not s.divisible and s.start // max(span, 1) != (s.start + s.rows - 1) // max(span, 1):
                 return []
             at = s.start

@@ -9,14 +9,12 @@ rows can be made from its own source rows alone. A view is one of
 - a `Joined` list of views along an axis (`mx.stack`, `mx.concatenate`),
 - a `Computed` call of a real mlx function on other views, done by mlx when its values are wanted.
 
+`ArrayLike` gives a view the methods and operators of mx.array: it turns transpose, moveaxis, split, indexing and the
+rest into six primitives, which `View` keeps symbolic where it can. Methods that mx.array has and `ArrayLike` does not
+name are recorded as calls; those that need a value raise TypeError, since headers hold no values.
+
 Shapes and dtypes of computed views come from mlx too: the function is called on lazy zeros, which are never
 evaluated. This module does not know any architecture, and imports mlx but not mlx_lm.
-
-What model code asks of an array, said in terms of a few movements: the methods and operators of mx.array.
-
-`ArrayLike` turns transpose, moveaxis, split, indexing and the rest into six primitives, which `views.View` keeps
-symbolic where it can. Methods that mx.array has and this class does not name are recorded as calls; those that
-need a value raise, since headers tell no values.
 """
 
 from __future__ import annotations
@@ -146,11 +144,11 @@ class ArrayLike(ABC):
         keys = key if isinstance(key, tuple) else (key,)
         if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in keys):
             return self._compute(operator.getitem, self, key)
-        given = sum(k is not None and k is not Ellipsis for k in keys)
+        consumed = sum(k is not None and k is not Ellipsis for k in keys)
         view, axis = self, 0
         for k in keys if Ellipsis in keys else (*keys, Ellipsis):
             if k is Ellipsis:
-                axis += self.ndim - given
+                axis += self.ndim - consumed
             elif k is None:
                 view, axis = view._insert(axis), axis + 1
             elif isinstance(k, int):
@@ -322,8 +320,8 @@ class View(ArrayLike):
         return self._compute(mx.expand_dims, self, axis)
 
     def _compute(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> View:
-        made: View = compute(function, *args, **kwargs)
-        return made
+        view: View = compute(function, *args, **kwargs)
+        return view
 
 
 def source_view(tensor: Tensor) -> View:

@@ -27,12 +27,12 @@ class Shipped:
 
 def available() -> list[Shipped]:
     """The shipped recipes, by name. Reads only their heads; `load_recipe` checks them."""
-    found = []
+    recipes = []
     for file in sorted(_shipped_folder().iterdir(), key=lambda file: file.name):
         if file.name.endswith(".toml"):
             table = _toml(file.read_text(encoding="utf-8"))
-            found.append(Shipped(table["name"], table["summary"], str(file)))
-    return found
+            recipes.append(Shipped(table["name"], table["summary"], str(file)))
+    return recipes
 
 
 def _shipped_folder() -> Traversable:

@@ -154,12 +154,14 @@ def _rules(subject: Sequence[Module], label: _Label, default: Format | None, n_l
 
 def _exceptions(members: Sequence[Module], label: _Label, base: Format | None, n_layers: int) -> list[_Exception]:
     """Describe those of a role that differ from its base format, one group for each format."""
-    found = []
+    exceptions = []
     for chosen in dict.fromkeys(label(m) for m in members):
         if chosen != base:
             group = [m for m in members if label(m) == chosen]
-            found += [_Exception(match, chosen, tuple(part)) for match, part in _described(group, members, n_layers)]
-    return found
+            exceptions += [
+                _Exception(match, chosen, tuple(part)) for match, part in _described(group, members, n_layers)
+            ]
+    return exceptions
 
 
 def _described(

@@ -1,15 +1,12 @@
-"""Rules: what they match and what they ask for.
+"""Rules: what they match, what they ask for, and how they are written.
 
 A rule is data. It names modules by role, layer type, layers and path (all that are given must hold; none given
 matches every module) and asks for one thing: to keep them at source precision, to quantize them in a format, or
 to take the answer of someone else (`use`).
 
-How rules are written is `rule_syntax`'s; which rule wins for a module, and whether the model allows it, `decide`'s.
-
-How rules are written: a TOML table, or `MATCH:ACTION` behind `--set`.
-
-Reading reports every mistake, never only the first: each function adds to a list of problems, one a line, that
-say where, what was found and what is valid.
+A rule is written as a TOML table, or as `MATCH:ACTION` behind `--set`. Reading one reports every mistake, never only
+the first: each function adds to a list of problems, one a line, that say where, what was found and what is valid.
+Which rule wins for a module, and whether the model allows it, is decided in `decide`.
 """
 
 from __future__ import annotations
@@ -122,8 +119,8 @@ class Rule:
         """What it asks for, in the TOML form."""
         if self.keep:
             return {"keep": True}
-        asked = {"bits": self.bits, "group_size": self.group_size, "mode": self.mode, "use": self.use}
-        return {key: value for key, value in asked.items() if value is not None}
+        keys = {"bits": self.bits, "group_size": self.group_size, "mode": self.mode, "use": self.use}
+        return {key: value for key, value in keys.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """The rule in full; `parse_rule` reads it back."""
@@ -162,21 +159,21 @@ def parse_rule(table: object, *, origin: str, index: int, where: str, problems: 
     if not isinstance(table, dict):
         problems.append(f"{where}: a rule is a table, not {table!r}; write [[rules]]")
         return None
-    found = unknown_keys(table, RULE_KEYS, where)
-    match = _match(table.get("match", {}), where, found)
-    found += format_problems(table, where)
+    mistakes = unknown_keys(table, RULE_KEYS, where)
+    match = _match(table.get("match", {}), where, mistakes)
+    mistakes += format_problems(table, where)
     for key in ("keep", "optional"):
         if not isinstance(table.get(key, False), bool):
-            found.append(f"{where}: {key} is true or false, not {table[key]!r}")
+            mistakes.append(f"{where}: {key} is true or false, not {table[key]!r}")
     use = table.get("use")
     if use is not None and use not in USES:
-        found.append(f"{where}: use is {' or '.join(USES)}, not {use!r}{nearest(use, USES)}")
-    found += _action_problems(table, where)
+        mistakes.append(f"{where}: use is {' or '.join(USES)}, not {use!r}{nearest(use, USES)}")
+    mistakes += _action_problems(table, where)
     reason = table.get("reason")
     if not isinstance(reason, str) or not reason.strip():
-        found.append(f"{where}: every rule needs a reason; it ends up in the audit")
-    problems += found
-    if found:
+        mistakes.append(f"{where}: every rule needs a reason; it ends up in the audit")
+    problems += mistakes
+    if mistakes:
         return None
     return Rule(
         match=match,
@@ -194,27 +191,27 @@ def parse_rule(table: object, *, origin: str, index: int, where: str, problems: 
 
 def format_problems(table: Mapping[str, Any], where: str) -> list[str]:
     """What is wrong with the types and names of bits, group_size and mode; their combination is checked later."""
-    found = []
+    mistakes = []
     for key in ("bits", "group_size"):
         value = table.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            found.append(f"{where}: {key} is a whole number, not {value!r}")
+            mistakes.append(f"{where}: {key} is a whole number, not {value!r}")
     mode = table.get("mode")
     if mode is not None and not (isinstance(mode, str) and mode in MODES):
-        found.append(f"{where}: unknown mode {mode!r}{nearest(mode, MODES)}; mlx has {', '.join(MODES)}")
-    return found
+        mistakes.append(f"{where}: unknown mode {mode!r}{nearest(mode, MODES)}; mlx has {', '.join(MODES)}")
+    return mistakes
 
 
 def _action_problems(table: Mapping[str, Any], where: str) -> list[str]:
     keeps = table.get("keep") is True
     formats = [key for key in ("bits", "group_size", "mode") if key in table]
-    asked = (["keep"] if keeps else []) + formats + (["use"] if "use" in table else [])
-    if not asked and table.get("keep") is False:
+    actions = (["keep"] if keeps else []) + formats + (["use"] if "use" in table else [])
+    if not actions and table.get("keep") is False:
         return [f"{where}: keep = false means nothing; use=default gives the default, whatever a later rule says"]
-    if not asked:
+    if not actions:
         return [f"{where}: it asks for nothing; give keep = true, bits, group_size, mode or use"]
-    if len(asked) > len(formats) and len(asked) > 1:
-        return [f"{where}: {' and '.join(asked)} exclude each other; give one"]
+    if len(actions) > len(formats) and len(actions) > 1:
+        return [f"{where}: {' and '.join(actions)} exclude each other; give one"]
     return []
 
 
@@ -267,16 +264,16 @@ def parse_set(text: str, *, index: int, problems: list[str]) -> Rule | None:
     if not colon:
         problems.append(f'{where}: no ":" found; write MATCH:ACTION, as in "role=attention:bits=6"')
         return None
-    found: list[str] = []
-    match = {key: values[0] if len(values) == 1 else values for key, values in _pairs(match_text, where, found)}
+    mistakes: list[str] = []
+    match = {key: values[0] if len(values) == 1 else values for key, values in _pairs(match_text, where, mistakes)}
     action: dict[str, Any] = {}
-    for key, values in _pairs(action_text, where, found, flags=("keep", "optional")):
+    for key, values in _pairs(action_text, where, mistakes, flags=("keep", "optional")):
         if key in ("match", "reason"):
-            found.append(f"{where}: {key} cannot stand behind the colon")
+            mistakes.append(f"{where}: {key} cannot stand behind the colon")
         words = [_value(word) for word in values]
         action[key] = words[0] if len(words) == 1 else words
-    if found:
-        problems += found
+    if mistakes:
+        problems += mistakes
         return None
     table = {"match": match, "reason": f"asked for on the command line: --set {text}", **action}
     return parse_rule(table, origin=SET_ORIGIN, index=index, where=where, problems=problems)

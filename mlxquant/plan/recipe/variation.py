@@ -31,22 +31,22 @@ def split_variation(text: str) -> tuple[str, dict[str, Any]]:
     name, colon, changes = text.rpartition(":")
     if not colon or "=" not in changes:  # a path may have a colon of its own
         return text, {}
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     problems = []
     for change in changes.split(","):
         key, _, value = (part.strip() for part in change.partition("="))
         key = key.replace("-", "_")
         if key not in KEYS:
             problems.append(f"{text}: unknown key {key!r}{nearest(key, KEYS)}; valid: {', '.join(KEYS)}")
-        elif key in found:
+        elif key in arguments:
             problems.append(f"{text}: {key} is given twice")
         elif key in _NUMBERS and not value.isdecimal():
             problems.append(f"{text}: {key} is a whole number, not {value!r}")
         else:
-            found[key] = int(value) if key in _NUMBERS else value
+            arguments[key] = int(value) if key in _NUMBERS else value
     if problems:
         raise RecipeError(listed(problems))
-    return name, found
+    return name, arguments
 
 
 def load_variation(text: str, *, sets: Sequence[str] = (), **overrides: Any) -> Recipe:
@@ -55,8 +55,8 @@ def load_variation(text: str, *, sets: Sequence[str] = (), **overrides: Any) -> 
     Raises RecipeError with every mistake.
     """
     name, changes = split_variation(text)
-    given = {key: value for key, value in overrides.items() if value is not None}
-    return load_recipe(name, sets=sets, **{**given, **changes})
+    shared = {key: value for key, value in overrides.items() if value is not None}
+    return load_recipe(name, sets=sets, **{**shared, **changes})
 
 
 def name_of(text: str, recipe: Recipe) -> str:
