@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -29,6 +29,7 @@ __all__ = ["Answer", "Chunk", "Event", "Server", "StreamError", "events", "parse
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LONGEST = 30 * 86400  # seconds; a timeout above it was meant otherwise
+_NO_GAP = "leaves out the empty line between events"
 _ANY_MODEL = ("default_model", "default")  # what asks for the model that the server was started with
 _ADDED = re.compile(r"(?:[-:@](?:[\d-]+|latest))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
@@ -215,10 +216,20 @@ def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple
     asked, _ = next(lines)
     yield asked, None
     for at, data in _data(lines, where):
-        if data == "[DONE]":
-            yield at, None
-            return
-        yield at, read_event(data, where)
+        parts = _parts(data)
+        for part in parts:
+            if part == "[DONE]":
+                yield at, None
+                return
+            event = read_event(part, where)
+            yield at, event if len(parts) == 1 else replace(event, ways=(*event.ways, _NO_GAP))
+
+
+def _parts(data: str) -> list[str]:
+    """The events within the data of one: several where each line is a table of its own (`_NO_GAP`)."""
+    lines = [line for line in data.split("\n") if line.strip()]
+    whole_lines = all((line.startswith("{") and line.endswith("}")) or line == "[DONE]" for line in lines)
+    return lines if lines and whole_lines else [data]
 
 
 def is_other_model(asked: str, answered: str | None) -> bool:

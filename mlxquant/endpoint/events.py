@@ -62,10 +62,10 @@ def read_event(data: str, where: str) -> Event:
     if not isinstance(delta, dict):
         raise _malformed(where, "`delta` of an event is no table", delta)
     return Event(
-        _texts(delta, ("content", "text"), where, ways),
+        _texts(delta, ("content", "text", "refusal"), where, ways),
         _texts(delta, ("reasoning_content", "reasoning"), where, ways),
         tuple(_calls(delta, where, ways)),
-        _word(choice, "finish_reason", where, _WORD),
+        _word(choice, "finish_reason", where, _WORD) or None,  # some send "" until the end
         _usage(event, where),
         _word(event, "model", where, 10 * _WORD),
         tuple(ways),
@@ -102,6 +102,8 @@ def _texts(delta: Mapping[str, Any], keys: Sequence[str], where: str, ways: dict
         if isinstance(value, list):
             ways[f"sends `{key}` as a list of parts"] = None
             value = "".join(_part(part, key, where) for part in value)
+        if key == "refusal" and value and not text:
+            ways["sends refusals in a field of their own, which are read as the answer"] = None
         if not isinstance(value, str) and value is not None:
             raise _malformed(where, f"`{key}` of an event is no text", value)
         text = text or value or ""
@@ -117,6 +119,9 @@ def _part(part: Any, key: str, where: str) -> str:
 
 def _calls(delta: Mapping[str, Any], where: str, ways: dict[str, None]) -> Iterator[CallPiece]:
     pieces = delta.get("tool_calls") or []
+    if not pieces and delta.get("function_call") is not None:
+        ways["sends a call as `function_call`, the API's old form"] = None
+        pieces = [{"index": 0, "function": delta["function_call"]}]
     if not isinstance(pieces, list) or not all(isinstance(piece, dict) for piece in pieces):
         raise _malformed(where, "`tool_calls` of an event is no list of tables", pieces)
     for piece in pieces:

@@ -98,6 +98,11 @@ def redact(text: str) -> str:
     return _without_beginnings(_pattern.sub(lambda m: (m[m.lastindex] if m.lastindex else "") + REDACTED, text))
 
 
+def shortened(text: str, most: int) -> str:
+    """Redact a text, then cut it to so many characters: half a secret would not be known any more."""
+    return redact(text)[:most]
+
+
 def redacted(value: Any) -> Any:
     """Give a value of JSON with every text in it redacted, keys of tables included; itself where nothing is secret."""
     if _pattern is None:

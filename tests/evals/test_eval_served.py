@@ -9,9 +9,11 @@ import pytest
 
 from mlxquant.endpoint.client import StreamError, is_other_model
 from mlxquant.errors import MeasurementError, UsageError
-from mlxquant.evals.items import ToolCall
+from mlxquant.evals.items import Reply, ToolCall
 from mlxquant.evals.served import Served, the_model
 from mlxquant.evals.sides import Request, worth_repeating
+from mlxquant.evals.suites.scoring import judged
+from mlxquant.words import secrets
 from tests.bench.test_endpoint import DONE, SSE, address, server
 
 TOOLS = ({"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}},)
@@ -273,3 +275,26 @@ def test_every_mark_of_reasoning_of_mlx_lm_is_known():
 )  # fmt: skip
 def test_another_model_is_known_by_its_name(asked_for, answered, other):
     assert is_other_model(asked_for, answered) is other
+
+
+def test_what_older_and_careless_servers_send_is_read_and_named():
+    begin, rest = {"name": "find", "arguments": '{"id"'}, {"arguments": ": 1}"}
+    old = [chunk({"function_call": part}) for part in (begin, rest)] + [chunk({}, "function_call"), DONE]
+    reply, _, _ = asked(*old)
+    assert reply.tool_calls == (ToolCall("find", '{"id": 1}'),) and "old form" in reply.ways[0]
+    parts = (chunk({"content": "4"}), chunk({"content": "2"}, "stop"), DONE)
+    lines = b"".join(part.replace(b"\n\n", b"\n") for part in parts)
+    reply, _, _ = asked(lines)
+    assert reply.text == "42" and reply.ways == ("leaves out the empty line between events",)
+    reply, _, _ = asked(chunk({"content": "4"}, ""), 0.02, chunk({"content": "2"}, ""), chunk({}, "stop"), DONE)
+    assert (reply.text, reply.finish_reason, reply.ways) == ("42", "stop", ()) and reply.timing.seconds >= 0.02
+    reply, _, _ = asked(chunk({"refusal": "I cannot."}), chunk({}, "stop"), DONE)
+    assert reply.text == "I cannot." and "refusals" in reply.ways[0]
+
+
+def test_reasons_hold_no_part_of_a_key_that_a_model_repeats():
+    secrets.register("sk-SECRETKEY-0123456789")
+    text = "x" * 50 + " sk-SECRETKEY-0123456789"
+    for spec in ({"kind": "exact", "answer": "x"}, {"kind": "json_schema", "schema": {"maxLength": 3}}):
+        score = judged(spec, Reply(text if spec["kind"] == "exact" else json.dumps(text)))
+        assert score.said and "sk-SE" not in score.said

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ...words.secrets import shortened
 from ...words.strict_json import read_json
 from .database import Store
 from .tasks import Call, Task, Turn, compact
@@ -318,9 +319,9 @@ def validator(name: str) -> Any:
 def schema_problem(name: str, arguments: Any) -> str | None:
     """Say why a call breaks its tool's schema; None where it does not."""
     if name not in BY_NAME:
-        return f"no tool {name!a:.80}"
+        return f"no tool {shortened(ascii(name), 80)}"
     error = next(iter(validator(name).iter_errors(arguments)), None)
-    return None if error is None else f"arguments break the schema: {error.message[:200]}"
+    return None if error is None else f"arguments break the schema: {shortened(error.message, 200)}"
 
 
 WORDS = ("Done:", "Answer:", "Refused:", "Not found:")

@@ -20,6 +20,7 @@ from decimal import Decimal
 from typing import Any
 
 from ...errors import MeasurementError
+from ...words.secrets import redact, shortened
 from ...words.strict_json import read_json
 from ..items import Reply, Score
 
@@ -35,7 +36,7 @@ _LONGEST = 300  # digits
 
 def said(text: str) -> str:
     """The beginning of a reply, for a reason."""
-    text = " ".join(text.split())
+    text = redact(" ".join(text.split()))
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 
@@ -198,11 +199,12 @@ def schema_fault(schema: Any, value: Any) -> str:
         found = Draft202012Validator(schema, registry=Registry()).iter_errors(value)
         fault = next(iter(found), None)
     except (*_UNFIT, Unresolvable, UnknownType) as error:
-        why = " ".join(str(error).split())[:100]
+        why = shortened(" ".join(str(error).split()), 100)
         raise MeasurementError("unscored", f"its schema cannot be applied ({type(error).__name__}: {why})") from None
     if fault is None:
         return ""
-    return f"{'/'.join(map(str, fault.absolute_path))[:100] or 'the value'}: {fault.message[:100]}"
+    where = shortened("/".join(map(str, fault.absolute_path)), 100) or "the value"
+    return f"{where}: {shortened(fault.message, 100)}"
 
 
 def same_json(a: Any, b: Any) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from ...words.secrets import shortened
 from ...words.strict_json import read_json
 from ..items import CALL_CHECKS, Ask, CallMade, Item, Message, Played, Reply
 from ..store import SYSTEM_PROMPT, Task, make_task, openai_tools
@@ -169,4 +170,4 @@ def _call(step: Step) -> CallMade:
         "made": step.made,
     }
     said = attempt.problem or attempt.broken_policy or ("" if step.right else f"{attempt.call.name} called")
-    return CallMade(step.depth, checks, step.call.name, said[:120], step.slices)
+    return CallMade(step.depth, checks, step.call.name, shortened(said, 120), step.slices)
