@@ -9,10 +9,9 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import click
@@ -21,6 +20,7 @@ from .. import __version__
 from ..errors import MlxquantError
 from ..words.interrupts import ask_to_end, asked_to_end, begin
 from ..words.secrets import redact
+from .redacting import redact_all_output, redact_complaint
 
 # A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
 # wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
@@ -74,13 +74,16 @@ class _Lazy(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         _never_fail_to_print()
-        _never_show_secrets()
+        redact_all_output()
         with _told_to_end():
             return self._invoke(ctx)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            redact_complaint(error)
+            raise
         except MlxquantError as error:
             if ctx.params.get("debug"):
                 raise
@@ -115,16 +118,6 @@ def _never_fail_to_print() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
-
-
-def _never_show_secrets() -> None:
-    """Redact every traceback that reaches the terminal, of this thread and others: exceptions repeat what they met."""
-
-    def show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-        click.echo(redact("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
-
-    sys.excepthook = show
-    threading.excepthook = lambda args: show(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 @contextmanager

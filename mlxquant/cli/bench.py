@@ -155,12 +155,13 @@ def _local(builds: tuple[str, ...], settings: Settings, prompts: Prompts, option
 def _served(builds: tuple[str, ...], settings: Settings, prompts: Prompts, options: dict[str, Any]) -> Bench:
     from ..bench.run import Bench
     from ..bench.served import Endpoint, check_endpoint
-    from ..endpoint.client import parse_server
+    from ..endpoint.client import checked_model, parse_server
 
     check_endpoint(settings, builds, options["models"])
     key = secret_from(options["api_key_env"], "--api-key-env")
     server = parse_server(options["endpoint"], options["timeout"], key)
-    subjects = [Endpoint(server, model, prompts, options["chat"]) for model in options["models"]]
+    models = [checked_model(model, "--model") for model in options["models"]]
+    subjects = [Endpoint(server, model, prompts, options["chat"]) for model in models if model]
     where = {} if server.here else {"unknown": "the server's: another machine, of which this one knows nothing"}
     alone = len(subjects) == 1
     return Bench(subjects, settings, resident=alone, served=True, machine=where, prompt=prompts.describe())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,15 +98,16 @@ def _warn(texts: Iterable[str]) -> None:
 def _settings(options: dict[str, Any]) -> Settings:
     from ..evals.asking import Sampling
     from ..evals.run import Settings
+    from ..words.strict_json import read_json
 
     template = None
     if options["chat_template_args"]:
         try:
-            template = json.loads(options["chat_template_args"])
+            template = read_json(options["chat_template_args"])
         except ValueError:
             template = None
         if not isinstance(template, dict):
-            raise UsageError(f"--chat-template-args {options['chat_template_args']!r}: a JSON object expected")
+            raise UsageError(f"--chat-template-args {options['chat_template_args'][:80]!r}: a JSON object expected")
     sampling = Sampling(options["temperature"], options["top_p"], options["seed"], template)
     return Settings(sampling, options["trials"], options["retries"], confidence=options["confidence"])
 
@@ -122,8 +122,8 @@ def _suites(options: dict[str, Any]) -> list[Suite]:
         ("--tasks", options["tasks"]),
         ("--max-tokens", options["max_tokens"]),
     ):
-        if value is not None and value < 1:
-            raise UsageError(f"{name}: {value}: a number above 0 expected")
+        if value is not None and not 0 < value < 1 << 31:
+            raise UsageError(f"{name}: {str(value)[:24]}: a number above 0 expected, and below 2**31")
     choice = Choice(tuple(sorted(set(calls))), options["tasks"], options["first_seed"], options["max_tokens"])
     return open_suites(options["suites"] or ["tool-loop"], choice)
 

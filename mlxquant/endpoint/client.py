@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..errors import UsageError
 from ..words.secrets import register, register_url
-from ..words.strict_json import read_json
+from ..words.strict_json import read_json, whole
 from .events import Event, error_text, read_event
 from .wire import ANSWER, DOCUMENT, LINE, Reader, StreamError, exchange, shown
 
@@ -30,6 +30,7 @@ __all__ = ["Answer", "Chunk", "Event", "Server", "StreamError", "events", "parse
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LONGEST = 30 * 86400  # seconds; a timeout above it was meant otherwise
 _NO_GAP = "leaves out the empty line between events"
+_LONGEST_NAME = 2000  # characters; a path may be long
 _ANY_MODEL = ("default_model", "default")  # what asks for the model that the server was started with
 _ADDED = re.compile(r"(?:[-:@](?:[\d-]+|latest))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
@@ -230,6 +231,13 @@ def _parts(data: str) -> list[str]:
     lines = [line for line in data.split("\n") if line.strip()]
     whole_lines = all((line.startswith("{") and line.endswith("}")) or line == "[DONE]" for line in lines)
     return lines if lines and whole_lines else [data]
+
+
+def checked_model(name: str | None, option: str) -> str | None:
+    """Give a model's name as it was typed. Raises UsageError where that is no text or has no end."""
+    if name is not None and (name != whole(name) or len(name) > _LONGEST_NAME):
+        raise UsageError(f"{option} {name[:80]!r}: a name as the server lists it expected, in UTF-8")
+    return name
 
 
 def is_other_model(asked: str, answered: str | None) -> bool:

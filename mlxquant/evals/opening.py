@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..builds.read.build import read_build
-from ..endpoint.client import parse_server
+from ..endpoint.client import checked_model, parse_server
 from ..errors import UsageError
 from ..words.secrets import redact
 from ..words.text import distinct
@@ -45,7 +45,7 @@ def open_sides(targets: Sequence[Target], timeout: float) -> list[Side]:
 
 def _served(target: Target, timeout: float) -> Served:
     server = parse_server(target.where, timeout, target.key, option=f"--{target.role}")
-    model = target.model or the_model(server, f"--{target.role}-model")
+    model = checked_model(target.model, f"--{target.role}-model") or the_model(server, f"--{target.role}-model")
     build = read_build(target.build) if target.build else None
     facts = {}
     if build is not None:

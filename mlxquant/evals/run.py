@@ -41,6 +41,7 @@ from .trace import Trace
 
 # Trials of one side that fail in a row before it is taken to be gone
 _GONE = 5
+_LARGEST_SEED = (1 << 63) - 1
 
 
 @dataclass
@@ -171,11 +172,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"{name}: {value:g} is {'less than' if value < least else 'more than'} {least if value < least else most:g}"
+            f"{name}: {str(value)[:24]} is {f'less than {least}' if value < least else f'more than {most}'}"
             for name, value, least, most in (
                 ("--trials", self.trials, 1, 1000),
                 ("--retries", self.retries, 0, 100),
                 ("--temperature", self.sampling.temperature, 0, 10),
+                ("--top-p", 1.0 if self.sampling.top_p is None else self.sampling.top_p, 0, 1),
+                ("--seed", self.sampling.seed, 0, _LARGEST_SEED),
                 ("--confidence", self.confidence, 0.5, 0.9999),
             )
             if not least <= value <= most

@@ -220,3 +220,45 @@ def test_no_key_is_in_a_traceback_even_with_debug(tmp_path, key):
         )
     assert b"Traceback" in done.stderr and b"SECRET" not in done.stderr + done.stdout
     assert b"c2stU0VDUk" not in done.stderr
+
+
+SPEAKING = """
+import logging, threading, warnings
+from mlxquant.cli import main
+from mlxquant.words import secrets
+import mlxquant.cli.recipes as recipes
+
+KEY = "sk-SECRET" + "-KEY"
+
+class Unraisable:
+    def __del__(self):
+        raise ValueError(KEY)
+
+def speak(**_):
+    secrets.register(KEY)
+    logging.basicConfig()
+    logging.getLogger("a").warning("retrying %s", f"http://me:{KEY}@h/")
+    logging.getLogger("a").warning("%d", KEY)
+    try:
+        raise KeyError(KEY)
+    except KeyError:
+        logging.exception("failed")
+    warnings.warn(f"old {KEY}")
+    thread = threading.Thread(target=lambda: int(KEY))
+    thread.start()
+    thread.join()
+    Unraisable()
+
+recipes.command.callback = speak
+main(["recipes"], standalone_mode=False)
+main(["http://me:pass@host/v1"])
+"""
+
+
+def test_log_lines_warnings_threads_and_complaints_have_no_key_in_them():
+    done = subprocess.run([sys.executable, "-c", SPEAKING], capture_output=True, text=True, timeout=60)
+    assert "SECRET" not in done.stderr + done.stdout and "me:pass" not in done.stderr
+    for told in ("retrying http://[redacted]@h/", "KeyError: '[redacted]'", "UserWarning: old [redacted]",
+                 "invalid literal for int() with base 10: '[redacted]'", "ValueError: [redacted]",
+                 "No such command 'http://[redacted]@host/v1'"):  # fmt: skip
+        assert told in done.stderr, (told, done.stderr)

@@ -271,7 +271,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "message 2: a tool call must have",
     ),
     "slices": ({**USER, "slices": [1]}, '"slices" must be a list of names'),
-    "tokens": ({**USER, "max_tokens": 0}, '"max_tokens" must be a whole number above 0, found 0'),
+    "tokens": ({**USER, "max_tokens": 0}, '"max_tokens" must be a whole number above 0, and below 2147483648, found 0'),
     "tools": ({**USER, "tools": [{"name": "f"}]}, '"tools" must be a list of'),
     "unknown": ({**USER, "sclices": []}, 'has no key "sclices"; known are id, messages'),
     "list": ([], "must be a JSON table"),
@@ -371,13 +371,13 @@ def test_languages_and_refusals_are_told_right_in_every_document_that_ships_for_
         assert refuses(answers[0]) == due and (due or not any(map(refuses, answers))), record["id"]
 
 
-def test_the_readme_names_every_kind_of_score_and_of_question(root):
-    text = (root / "README.md").read_text(encoding="utf-8")
+def test_the_docs_name_every_kind_of_score_and_of_question(root):
+    text = (root / "docs" / "commands" / "eval.md").read_text(encoding="utf-8")
     assert [name for name in [*KINDS, *CONTRACTS] if f"`{name}`" not in text] == []
 
 
-def test_the_readmes_example_of_an_item_is_one(root, tmp_path):
-    text = (root / "README.md").read_text(encoding="utf-8")
+def test_the_docs_example_of_an_item_is_one(root, tmp_path):
+    text = (root / "docs" / "commands" / "eval.md").read_text(encoding="utf-8")
     (line,) = [row for row in text.splitlines() if row.startswith('{"id": "sum-1"')]
     (tmp_path / "mine.jsonl").write_text(line)
     (item,) = read_suite(tmp_path / "mine.jsonl").items()

@@ -23,6 +23,7 @@ from .scoring import faults, score_of
 from .table_lines import read_tables
 
 MAX_TOKENS = 512
+_MOST_TOKENS = 1 << 31
 _KEYS = ("id", "messages", "tools", "slices", "max_tokens", "score", "cluster")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -75,8 +76,8 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
     if not isinstance(slices, str) and not (isinstance(slices, list) and all(isinstance(s, str) and s for s in slices)):
         found.append('"slices" must be a list of names')
     limit = row.get("max_tokens", 1)
-    if type(limit) is not int or limit < 1:
-        found.append(f'"max_tokens" must be a whole number above 0, found {limit!r}')
+    if type(limit) is not int or not 0 < limit < _MOST_TOKENS:
+        found.append(f'"max_tokens" must be a whole number above 0, and below {_MOST_TOKENS}, found {str(limit)[:40]}')
     tools = row.get("tools") or []
     if not isinstance(tools, list) or not all(_is_tool(tool) for tool in tools):
         found.append('"tools" must be a list of {"type": "function", "function": {"name": …, "parameters": …}}')

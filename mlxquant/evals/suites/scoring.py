@@ -164,7 +164,7 @@ def _deeper(spec: Mapping[str, Any], where: str) -> list[str]:
     for key in ("pattern", "each"):
         try:
             re.compile(spec.get(key, ""))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             found.append(f'{where}: "{key}" is no regular expression ({error})')
     if spec["kind"] == "all":
         found += [fault for n, each in enumerate(spec["of"], 1) for fault in faults(each, f"{where} {n}")]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...words.strict_json import read_json
 from ...words.text import listed
 
 
@@ -31,15 +31,15 @@ def _rows(text: str) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, 
     problems: list[tuple[int, str]] = []
     if text.lstrip().startswith("["):
         try:
-            return [(n, row) for n, row in enumerate(json.loads(text), 1) if isinstance(row, dict)], []
-        except (ValueError, RecursionError) as error:
+            return [(n, row) for n, row in enumerate(read_json(text), 1) if isinstance(row, dict)], []
+        except ValueError as error:
             return [], [(1, f"is no JSON ({error})")]
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = read_json(line)
+        except ValueError as error:
             problems.append((number, f"is no JSON ({error})"))
             continue
         if isinstance(row, dict):
