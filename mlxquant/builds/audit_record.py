@@ -43,7 +43,8 @@ class Entry:
 
     `nbytes` counts all its arrays, `protected` says that mlx could quantize it and someone chose not to.
     `rule` is the label of the recipe's rule that decided, None where none did or none is known. `errors` is None
-    where nothing was quantized or nothing was measured.
+    where nothing was quantized or nothing was measured. `unaligned` is the group size that does not divide the
+    module's input dimension, where that is why it is unquantized.
     """
 
     module: Module
@@ -54,6 +55,7 @@ class Entry:
     reason: str
     rule: str | None = None
     errors: ErrorSums | None = None
+    unaligned: int | None = None
 
 
 def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
@@ -68,6 +70,7 @@ def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
             m.decision.reason,
             m.decision.rule,
             errors.get(m.module.path),
+            m.decision.unaligned,
         )
         for m in plan.modules
     ]
@@ -132,6 +135,7 @@ def _module(entry: Entry) -> dict[str, Any]:
         "protected": entry.protected,
         "rule": entry.rule,
         "reason": entry.reason,
+        **({"unaligned": entry.unaligned} if entry.unaligned else {}),
         "errors": _errors(entry.errors) if entry.errors else None,
     }
 

@@ -17,17 +17,18 @@ from ..builds.read.formats import Stored
 from ..disk.files import read_regular
 from ..errors import RecordError
 from ..kernels import ErrorSums
-from ..plan.decide import unquantizable
+from ..plan.decide import Decision, unquantizable
 from ..records.files import parse_record
 from ..records.modules import nonfinite_note, not_a_number
 from ..records.schemas import check
 from ..words.formats import Format
-from ..words.modules import CARRIED, Module, unaligned
+from ..words.modules import CARRIED, Module, unaligned_reason
 from .against_source import Comparison
 
 __all__ = ["Build", "audit_build", "read_build"]
 
 RECORD = "audit.json"
+_UNKNOWN = "kept; the build does not say why"
 
 
 def audit_build(build: Build, against: Comparison | None = None) -> dict[str, Any]:
@@ -117,10 +118,21 @@ def _entry(build: Build, stored: Stored, own: Mapping[str, Any] | None, against:
     """One module; `own` is its confirmed entry of the build's own record."""
     errors = against.errors.get(stored.module.path) if against else _errors(own)
     if own is not None:
-        protected, reason, rule = own.get("protected") is True, own["reason"], own["rule"]
+        protected = own.get("protected") is True
+        decision = Decision(stored.format, protected, own["reason"], own["rule"], own.get("unaligned"))
     else:
-        (protected, reason), rule = _reason(build, stored), None
-    return Entry(stored.module, stored.format, stored.dtype, stored.nbytes, protected, reason, rule, errors)
+        decision = _inferred(build, stored)
+    return Entry(
+        stored.module,
+        stored.format,
+        stored.dtype,
+        stored.nbytes,
+        decision.protected,
+        decision.reason,
+        decision.rule,
+        errors,
+        decision.unaligned,
+    )
 
 
 def _errors(own: Mapping[str, Any] | None) -> ErrorSums | None:
@@ -138,27 +150,32 @@ def _unplaced(build: Build, module: Module) -> str:
     return "mlx-lm's class has no place for it" if build.known else "mlx-lm has no class for this model"
 
 
-def _reason(build: Build, stored: Stored) -> tuple[bool, str]:
-    """Whether a module of another tool's build is protected, and what can be told of why it is as it is."""
+def _inferred(build: Build, stored: Stored) -> Decision:
+    """The decision on a module of another tool's build, as far as config and class tell why it is as it is."""
+    group = build.claims.top.group_size if build.claims.top else 32
+    if not (reason := _why_not_kept(build, stored)):
+        if stored.module.shape[-1] % group:
+            return Decision(None, False, unaligned_reason(group, stored.module.shape[-1]), unaligned=group)
+        by_class = stored.module.model_rule is False
+        reason = "the rule of mlx-lm's own class for this model keeps it" if by_class else _UNKNOWN
+        return Decision(None, True, reason)
+    return Decision(stored.format, False, reason)
+
+
+def _why_not_kept(build: Build, stored: Stored) -> str:
+    """Why a module is as it is, where nobody chose to keep it; empty where it could have been quantized and is not."""
     module, claims = stored.module, build.claims
     rule = module.model_rule
     if stored.trouble:
-        return False, f"cannot be told: {stored.trouble}"
+        return f"cannot be told: {stored.trouble}"
     if not stored.placed and stored.format is None:
-        return False, _unplaced(build, module)
+        return _unplaced(build, module)
     if stored.format is not None:
         if rule is not None and rule == stored.format:
-            return False, f"as the rule of mlx-lm's own class for this model asks: {rule}"
+            return f"as the rule of mlx-lm's own class for this model asks: {rule}"
         if stored.format == claims.top:
-            return False, f"the build's default, {claims.top}"
-        return False, "config.json lists it" if module.path in claims.entries else "as found; no reason is given"
+            return f"the build's default, {claims.top}"
+        return "config.json lists it" if module.path in claims.entries else "as found; no reason is given"
     if not module.quantizable:
-        return False, unquantizable(module)
-    if not any(s.format for s in build.stored.values()):
-        return False, "nothing in this build is quantized"
-    group = claims.top.group_size if claims.top else 32
-    if module.shape[-1] % group:
-        return False, unaligned(group, module.shape[-1])
-    if rule is False:
-        return True, "the rule of mlx-lm's own class for this model keeps it"
-    return True, "kept; the build does not say why"
+        return unquantizable(module)
+    return "" if any(s.format for s in build.stored.values()) else "nothing in this build is quantized"

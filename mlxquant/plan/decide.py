@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from ..errors import PlanError
 from ..words.formats import MODES, Format
 from ..words.layers import select_layers
-from ..words.modules import CARRIED, Module, is_raw_router, unaligned
+from ..words.modules import CARRIED, Module, is_raw_router, unaligned_reason
 from ..words.text import listed, nearest, some
 from .recipe.recipe import Recipe
 from .recipe.rules import SET_ORIGIN, Rule
@@ -123,7 +123,7 @@ def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> 
     width = module.shape[-1]
     if width % chosen.group_size == 0:
         return Decision(chosen, False, reason, label)
-    return Decision(None, False, unaligned(chosen.group_size, width), label, unaligned=chosen.group_size)
+    return Decision(None, False, unaligned_reason(chosen.group_size, width), label, unaligned=chosen.group_size)
 
 
 def unquantizable(module: Module) -> str:

@@ -102,6 +102,6 @@ def is_raw_router(module: Module) -> bool:
     return raw and module.role == "router" and len(module.shape) > 1
 
 
-def unaligned(group_size: int, width: int) -> str:
+def unaligned_reason(group_size: int, width: int) -> str:
     """Why a module whose input dimension the group size does not divide stays as it is."""
     return f"left unquantized: group size {group_size} does not divide its input dimension {width}"

@@ -96,10 +96,21 @@ def test_a_width_that_the_group_does_not_divide_is_no_protection(tmp_path):
     record = audit_build(read_build(build))
     down = [m for m in record["modules"] if m["path"].endswith("switch_mlp.down_proj")]
     assert {m["reason"] for m in down} == {"left unquantized: group size 64 does not divide its input dimension 96"}
+    assert {m["unaligned"] for m in down} == {64}
+    assert all("unaligned" not in m for m in record["modules"] if m not in down)
     assert record["protected"]["modules"] == 0
     said = "expert modules left unquantized: the group size does not divide them"
     assert f"unaligned {len(down)} {said}" in " ".join(audit_text(record, "b").split())
     assert f"| unaligned | {len(down)} {said} |" in markdown(record)
+
+
+def test_the_group_size_that_a_recipe_wanted_stands_in_our_own_record_and_is_read_from_there(tmp_path):
+    write_tiny(tmp_path / "source", "mixtral", Size(inner=96))
+    recipe = load_recipe("uniform-8bit", unaligned="keep", sets=["role=expert:group_size=128,bits=8"])
+    build = made_by_us(tmp_path / "source", tmp_path / "b", recipe)
+    record = json.loads((build / "audit.json").read_text())
+    assert {m["unaligned"] for m in record["modules"] if m["path"].endswith("down_proj")} == {128}
+    assert audit_build(read_build(build)) == record
 
 
 def test_what_changed_the_recipe_stands_in_record_and_texts(tiny_qwen, tmp_path):
