@@ -12,7 +12,9 @@ import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
+from mlxquant.cli import main
 from mlxquant.endpoint import wire
 from mlxquant.endpoint.client import StreamError, parse_server, stream
 from mlxquant.endpoint.events import CallPiece, read_event
@@ -314,3 +316,38 @@ def test_a_list_of_models_of_another_shape_is_one_line(listed):
 def test_the_model_that_answers_is_known():
     with server([SSE, event("a", "stop", model="other"), usage(3, 1), DONE]) as running:
         assert stream(address(running), "/completions", {}).model == "other"
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES[::4], ids=lambda shape: json.dumps(shape)[:60])
+def test_eval_and_bench_end_with_one_line_and_exit_3_at_an_event_of_another_shape(tmp_path, shape):
+    suite = tmp_path / "q.jsonl"
+    suite.write_text('{"messages":[{"role":"user","content":"hi"}],"score":{"kind":"complete"}}\n')
+    with server([SSE, f"data: {json.dumps(shape)}\n\n".encode(), DONE]) as running:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        models = ("--baseline-model", "m", "--candidate-model", "n")
+        for words in (
+            ("eval", "--baseline", url, "--candidate", url, *models, "--suite", str(suite), "--retries", "0"),
+            ("bench", "--endpoint", url, "--model", "m", "--chat", "-p", "8", "-n", "2", "-r", "1"),
+        ):
+            result = CliRunner().invoke(main, words)
+            assert result.exit_code == 3, result.output
+            assert result.stderr.startswith("mlxquant: ") and result.stderr.count("\n") == 1
+
+
+def test_one_item_that_a_server_spoils_does_not_end_the_run(tmp_path):
+    suite = tmp_path / "q.jsonl"
+    row = '{"id":"%s","messages":[{"role":"user","content":"%s"}],"score":{"kind":"complete"}}\n'
+    suite.write_text("".join(row % (name, name) for name in ("a", "bad", "c")))
+
+    def answer(body):
+        yield SSE
+        yield event("x", "stop") if body["messages"][-1]["content"] != "bad" else b'data: {"choices": 5}\n\n'
+        yield DONE
+
+    with server(answer) as running:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        words = ("--baseline", url, "--candidate", url, "--baseline-model", "m", "--candidate-model", "n")
+        result = CliRunner().invoke(main, ["eval", *words, "--suite", str(suite), "--json"])
+    assert result.exit_code == 0, result.output
+    trials = json.loads(result.stdout)["trials"]
+    assert [t["failure"] and t["failure"]["kind"] for t in trials if t["side"] == 1] == [None, "malformed", None]
