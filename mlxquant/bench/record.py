@@ -1,23 +1,35 @@
 """A measurement's record: results and ratios from its samples, reading it back, pooling records of one machine.
 
-A record keeps every sample; everything else in it is worked out from them by `finish`. Several records of the same
-builds with the same settings are pooled, so that ratios get more rounds, but only where machine and versions agree:
-numbers of two machines never meet in one ratio. Two machines of one description cannot be told apart. No mlx here.
+A record keeps every sample; everything else in it is worked out from them by `finish`. Two builds are measured in
+turn, so the pairs of one round saw the same machine, and a ratio is the mean of their log ratios, with Student's t:
+
+    ratio = exp(mean(log(b / a)))        interval: exp(mean ± t(0.975, n - 1) · sd / sqrt(n))
+
+    five rounds of 0.70, 0.71, 0.69, 0.70, 0.70: ratio 0.6999, interval 0.6912 … 0.7088 with t(0.975, 4) = 2.776
+
+`validate` judges by the same measurements. Fewer than five rounds give no interval. Several records of the same builds
+with the same settings are pooled, so that ratios get more rounds, but only where machine and versions agree: numbers of
+two machines never meet in one ratio. Two machines of one description cannot be told apart. No mlx here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import exp, log
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median, stdev
 from typing import Any
+
+import numpy as np
 
 from ..errors import RecordError
 from ..records.files import read_checked
-from .stats import paired_ratio, quantile, summarize
+from ..records.schemas.sense import COUNTED
+from ..stats import LEAST_CLUSTERS, Interval, clustered_mean
 from .workload import Workload
 
+Sample = Mapping[str, Any]
 SCHEMA = "mlxquant.bench/1"
 _PERCENTILES = (50, 90, 99)
 # What must agree for samples to be of one kind; the rest of a machine's description is only told.
@@ -25,7 +37,10 @@ _SAME_MACHINE = ("chip", "architecture", "cores", "memory_bytes", "os", "gpu_cor
 
 
 def finish(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Work out `results` (one a build and test) and `ratios` (every later build over the first) from the samples."""
+    """Work out from the samples: `results`, one a build and test; `measurements` of each build; `ratios` to the first.
+
+    Ratios are the speeds' alone, as tables show them; measurements have those of latencies, too.
+    """
     done = dict(record)
     samples, builds = done.pop("samples"), done["builds"]
     tests = list(dict.fromkeys(s["test"] for s in samples))
@@ -35,8 +50,17 @@ def finish(record: Mapping[str, Any]) -> dict[str, Any]:
     for result in done["results"]:
         if result["tok_s"] and result["ceiling_tok_s"]:
             result["ceiling_share"] = round(result["tok_s"]["mean"] / result["ceiling_tok_s"], 4)
-    seed = int(done["settings"].get("seed", 0))
-    done["ratios"] = [r for test in tests for i in range(1, len(builds)) if (r := _ratio(test, 0, i, samples, seed))]
+    done["builds"] = [
+        {**build, "measurements": [m for test in tests for m in _measured(test, i, samples)]}
+        for i, build in enumerate(builds)
+    ]
+    done["ratios"] = [
+        _ratio(test, i, m)
+        for test in tests
+        for i, build in enumerate(done["builds"])
+        for m in build["measurements"]
+        if m["test"] == test and m["metric"] == f"{_speed_of(test)}_ratio"
+    ]
     done["samples"] = samples
     return done
 
@@ -53,10 +77,11 @@ def _result(build: int, test: str, samples: Sequence[Mapping[str, Any]]) -> dict
     return {
         "build": build,
         "test": test,
-        "tok_s": summarize(rates).as_dict() if rates else None,
-        "seconds": summarize([s["seconds"] for s in timed]).as_dict() if timed else None,
-        "ttft_s": summarize(ttft).as_dict() if ttft else None,
-        "inter_token_ms": {f"p{p}": round(quantile(gaps, p / 100), 4) for p in _PERCENTILES} if gaps else None,
+        **Workload.parse(test).counts(),
+        "tok_s": _summary(rates) if rates else None,
+        "seconds": _summary([s["seconds"] for s in timed]) if timed else None,
+        "ttft_s": _summary(ttft) if ttft else None,
+        "inter_token_ms": {f"p{p}": round(float(np.percentile(gaps, p)), 4) for p in _PERCENTILES} if gaps else None,
         "peak_memory_bytes": max(peaks, default=None),
         "energy_j": round(fmean(energy), 3) if energy else None,
         "failures": [f"{n} × {kind}: {why}" for (kind, why), n in _failures(mine).items()],
@@ -79,22 +104,93 @@ def _failures(samples: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter((s["failure"]["kind"], s["failure"]["message"]) for s in samples if "failure" in s)
 
 
-def _ratio(test: str, a: int, b: int, samples: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
-    """B over A from the rounds in which both were measured; None where there is none."""
-    first, second = (_by_round(test, build, samples) for build in (a, b))
-    both = [r for r in first if r in second]
-    if not both:
-        return None
-    ratio = paired_ratio([first[r] for r in both], [second[r] for r in both], seed=seed)
-    return {"test": test, "a": a, "b": b, **ratio.as_dict()}
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (None for one value), median and extremes of at least one value."""
+    sd = stdev(values) if len(values) > 1 else None
+    figures = {"mean": fmean(values), "sd": sd, "median": median(values), "min": min(values), "max": max(values)}
+    return {"n": len(values), **{k: round(v, 6) if isinstance(v, float) else v for k, v in figures.items()}}
 
 
-def _by_round(test: str, build: int, samples: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    return {
-        s["round"]: s["tok_s"]
-        for s in samples
-        if s["test"] == test and s["build"] == build and "failure" not in s and s["tok_s"]
+# --- measurements ---
+
+
+def with_measurements(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record, its measurements worked out where an earlier version wrote none."""
+    return record if all("measurements" in build for build in record["builds"]) else finish(record)
+
+
+def _speed_of(test: str) -> str:
+    """What a test's tokens per second are called."""
+    return "prefill_tok_s" if Workload.parse(test).n_prompt else "decode_tok_s"
+
+
+def _measured(test: str, build: int, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+    """A build's speed and latencies in a test, each with its ratio to the first build's where both were measured."""
+    first, own = ([s for s in samples if s["test"] == test and s["build"] == i] for i in (0, build))
+    values: dict[str, Callable[[Sample], float | None]] = {
+        _speed_of(test): lambda s: _positive(s.get("tok_s")),
+        "ttft_s": lambda s: _positive(s.get("ttft_s")),
+        "inter_token_ms": _inter_token,
     }
+    for metric, value in values.items():
+        own_values, first_values = _by_round(own, value), _by_round(first, value)
+        if not own_values:
+            continue
+        yield {"metric": metric, "test": test, **_over_rounds(own_values).as_dict()}
+        logs = {r: log(v / first_values[r]) for r, v in own_values.items() if r in first_values}
+        if build and logs:
+            interval = _over_rounds(logs)
+            ratio = interval.mapped("exp", exp(interval.estimate))
+            yield {"metric": f"{metric}_ratio", "test": test, **ratio.as_dict()}
+    peaks = [s["peak_memory_bytes"] for s in own if "failure" not in s and type(s.get("peak_memory_bytes")) is int]
+    if peaks:
+        most = float(max(peaks))
+        yield {
+            "metric": "peak_memory_bytes",
+            "test": test,
+            **Interval(most, most, most, 0.0, 1, 1, method=COUNTED).as_dict(),
+        }
+
+
+def _over_rounds(values: Mapping[int, float]) -> Interval:
+    return clustered_mean(list(values.values()), list(values), share=False)
+
+
+def _by_round(samples: Sequence[Sample], value: Callable[[Sample], float | None]) -> dict[int, float]:
+    return {s["round"]: v for s in samples if "failure" not in s and (v := value(s)) is not None}
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _inter_token(sample: Sample) -> float | None:
+    gaps = [gap for gap in sample["token_s"] if _positive(gap)]
+    return 1000 * median(gaps) if gaps else None
+
+
+def _ratio(test: str, build: int, measurement: Mapping[str, Any]) -> dict[str, Any]:
+    """A measured ratio of speeds as the tables of `bench` show it, and why it settles nothing where it does not."""
+    interval, reason = Interval.from_dict(measurement), None
+    if interval.low is None:
+        reason = f"not resolved: {interval.n} rounds, an interval needs at least {LEAST_CLUSTERS} (-r)"
+    elif not interval.excludes(1):
+        reason = f"not resolved: the interval contains 1 after {interval.n} rounds"
+    return {
+        "test": test,
+        "a": 0,
+        "b": build,
+        "n": interval.n,
+        "ratio": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "confidence": interval.confidence,
+        "resolved": reason is None,
+        "reason": reason,
+    }
+
+
+# --- reading and pooling ---
 
 
 def unmeasured(record: Mapping[str, Any]) -> list[str]:

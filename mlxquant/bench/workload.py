@@ -34,11 +34,15 @@ class Workload:
     @classmethod
     def parse(cls, label: str) -> Workload:
         """Read what `label` wrote; a label of another form is a ValueError."""
-        found = _LABEL.fullmatch(label)
-        if found is None:
+        parts = _LABEL.fullmatch(label)
+        if parts is None:
             raise ValueError(f"{label!r}: pp512, tg128 or tg128 @ d4096 expected")
-        count, depth = int(found["n"]), int(found["depth"] or 0)
-        return cls(count, 0, depth) if found["kind"] == "pp" else cls(0, count, depth)
+        count, depth = int(parts["n"]), int(parts["depth"] or 0)
+        return cls(count, 0, depth) if parts["kind"] == "pp" else cls(0, count, depth)
+
+    def counts(self) -> dict[str, int]:
+        """Its numbers of tokens, as llama-bench and a result's row call them."""
+        return {"n_prompt": self.n_prompt, "n_gen": self.n_gen, "n_depth": self.n_depth}
 
     def warm(self) -> Workload:
         """The same, short enough to be run before every measurement."""

@@ -76,6 +76,8 @@ def _measurements(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     baseline = record.get("baseline")
     sides = [(baseline, True)] if isinstance(baseline, Mapping) else []
     sides += [(candidate, False) for candidate in record.get("candidates", ()) if isinstance(candidate, Mapping)]
+    builds = [build for build in record.get("builds", ()) if isinstance(build, Mapping) and _MEASURED in build]
+    sides += [(build, place == 0 and len(builds) > 1) for place, build in enumerate(builds)]
     for side, is_baseline in sides:
         for measurement in side.get(_MEASURED, ()):
             yield {"candidate": side.get("name"), "baseline": is_baseline, **measurement}

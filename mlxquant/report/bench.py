@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..bench.stats import CONFIDENCE
+from ..stats.interval import CONFIDENCE
 from ..words.text import WIDTH, cut, labelled, table
 from ..words.units import show_bytes, show_count
 
@@ -125,7 +125,7 @@ def _ratios(record: Mapping[str, Any]) -> str:
     ]
     over = builds[ratios[0]["a"]]["name"]
     what = "Each" if several else builds[ratios[0]["b"]]["name"]
-    title = textwrap.fill(f"{what} over {over}: tok/s in the same round, interval by bootstrap over rounds", WIDTH)
+    title = textwrap.fill(f"{what} over {over}: tok/s in the same round, interval by Student's t over rounds", WIDTH)
     heads = (*(("build",) if several else ()), "test", "rounds", "ratio", f"{CONFIDENCE:.0%} interval", "reading")
     return f"{title}\n{table(heads, rows, 'l' * (len(heads) - 4) + 'rrll')}"
 

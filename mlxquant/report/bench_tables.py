@@ -14,8 +14,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..bench.workload import Workload
-
 TABLE = "mlxquant_bench"
 _TYPES = {int: "INTEGER", float: "REAL", str: "TEXT"}
 COLUMNS: dict[str, type] = {
@@ -57,12 +55,10 @@ def _about(record: Mapping[str, Any], build: Mapping[str, Any]) -> dict[str, Any
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, Any]:
-    workload, rate, time = Workload.parse(result["test"]), result["tok_s"], result["seconds"]
+    rate, time = result["tok_s"], result["seconds"]
     gaps = result["inter_token_ms"] or {}
     figures = {
-        "n_prompt": workload.n_prompt,
-        "n_gen": workload.n_gen,
-        "n_depth": workload.n_depth,
+        **{key: result[key] for key in ("n_prompt", "n_gen", "n_depth")},
         "test": result["test"],
         "ttft_s": result["ttft_s"]["mean"] if result["ttft_s"] else None,
         **{f"itl_{p}_ms": gaps.get(p) for p in ("p50", "p90", "p99")},

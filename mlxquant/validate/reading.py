@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import log
 from pathlib import Path
 from typing import Any
 
+from ..bench.record import with_measurements
 from ..errors import RecordError
 from ..records.files import read_hashed
 from ..records.schemas import check
 from ..records.schemas.sense import COUNTS, PLACES, sizes_of
 from ..stats import Interval
-from ..stats.interval import EXACT_METHOD, clopper_pearson
+from ..stats.interval import EXACT_METHOD, T_METHOD, clopper_pearson
 from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, Side, counted, identity_of, pointer_of, table_of
 
 
@@ -45,9 +47,8 @@ def _sides(record: Mapping[str, Any], kind: str) -> tuple[Side | None, tuple[Sid
     if kind in ("plan", "audit"):
         return None, (_sized(record),)
     if kind == "bench":
-        from ..bench.speeds import bench_sides
-
-        return bench_sides(record)
+        builds = tuple(_side(build, kind) for build in with_measurements(record)["builds"])
+        return (builds[0], builds[1:]) if len(builds) > 1 else (None, builds)
     sides = tuple(_side(entry, kind) for entry in record["candidates"])
     source = table_of(record.get("source"))
     baseline = record.get("baseline")
@@ -78,6 +79,8 @@ def _figure(entry: Mapping[str, Any], kind: str) -> Figure:
     interval = Interval.from_dict(entry)
     if kind == "eval" and entry["metric"] in COUNTS:
         interval = _share_of_trials(interval)
+    if kind == "bench" and entry["metric"].endswith("_ratio"):
+        return Figure(entry["metric"], where, _logarithm(interval), log=True)
     return Figure(entry["metric"], where, interval)
 
 
@@ -86,3 +89,10 @@ def _share_of_trials(found: Interval) -> Interval:
     share = found.estimate / found.n
     low, high = clopper_pearson(share * found.clusters, found.clusters, found.confidence)
     return Interval(share, low, high, None, found.n, found.clusters, found.confidence, EXACT_METHOD)
+
+
+def _logarithm(ratio: Interval) -> Interval:
+    """The interval of a ratio's logarithm, where it is symmetric, from that of the ratio."""
+    low, high = (None if end is None else log(end) for end in (ratio.low, ratio.high))
+    se = None if ratio.se is None else ratio.se / ratio.estimate
+    return replace(ratio, estimate=log(ratio.estimate), low=low, high=high, se=se, method=T_METHOD)

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any
 
 from ...words.text import printable
-from ..metrics import RATE, SECONDS, SHARE, metric_named
+from ..metrics import BYTES, RATE, SECONDS, SHARE, metric_named
 
 # where a measurement applies, in the order in which readers name it
 PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
@@ -59,6 +59,7 @@ def _samples(record: Mapping[str, Any]) -> Iterator[str]:
     yield from names_twice([(f"builds[{number}]", build) for number, build in enumerate(builds)])
     for number, build in enumerate(builds):
         yield from sizes_of(build, f"builds[{number}]")
+        yield from measured(build.get("measurements", ()), f"builds[{number}].measurements", "bench")
     seen: dict[tuple[int, str, int], int] = {}
     for number, sample in enumerate(record["samples"]):
         place, key = f"samples[{number}]", (sample["build"], sample["test"], sample["round"])
@@ -158,7 +159,8 @@ def _ends(estimate: float | None, low: float, high: float, entry: Mapping[str, A
 def _out_of_range(entry: Mapping[str, Any], estimate: float, kind: str) -> Iterator[str]:
     """Values that the metric cannot have, and what is counted as though it were not sampled."""
     metric, name = metric_named(entry["metric"]), _short(entry["metric"])
-    if entry.get("method") == COUNTED and (metric is None or metric.family != "size" or entry["clusters"] != 1):
+    of_bytes = metric is not None and (metric.family == "size" or metric.unit == BYTES)
+    if entry.get("method") == COUNTED and not (of_bytes and entry["clusters"] == 1):
         yield f"method: {COUNTED!r} is for sizes, in one cluster; {name} is sampled"
     if kind == "eval" and entry["metric"] in COUNTS:
         if not (0 <= estimate <= entry["n"] and estimate == int(estimate)):
