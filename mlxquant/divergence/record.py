@@ -16,8 +16,6 @@ from typing import Any
 
 from .. import __version__
 from ..errors import DataError, UsageError
-from ..layout.layout import read_layout
-from ..plan.plan import source_record
 from ..records.head import describe_machine, describe_versions
 from ..records.metrics import CAVEAT
 from ..source.checkpoint import Checkpoint
@@ -116,7 +114,7 @@ def make_record(
         "versions": describe_versions(),
         "confidence": question.confidence,
         "margin_nats": question.margin,
-        "source": source_record(read_layout(source, dtype=options.dtype), source),
+        "source": done.source,
         "data": _data(str(name), documents, tally),
         "options": _options(question, options),
         "pass": {**_pass(done), "sha256_checked": source.sha256_checked},

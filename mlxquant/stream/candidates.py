@@ -51,7 +51,7 @@ class Source:
         self.checkpoint, self.layout = source, layout
         self.views = Views(source, layout.views, computing)
         self.dtype = MLX_DTYPES[computing or layout.dtype or "BF16"]
-        model = new_model(source)
+        model = new_model(source, layout)
         self.paths = layer_paths(model, dict(model.named_modules()))
         stored = {m.path: m.prequantized for m in layout.modules if m.prequantized}
         self.streamed = Streamed(model, self.paths, stored, self.dtype, source.name)
@@ -113,7 +113,7 @@ class RecipeLane:
         self.name, self._source, self._quantizer = name, source, quantizer
         self.plan: Plan = make_plan(source.layout, recipe, source.checkpoint)
         formats = {p.module.path: p.format for p in self.plan.modules if p.format}
-        self.streamed = Streamed(new_model(source.checkpoint), source.paths, formats, source.dtype, name)
+        self.streamed = Streamed(new_model(source.checkpoint, source.layout), source.paths, formats, source.dtype, name)
         self.nbytes, self.bpw = int(self.plan.totals["bytes"]), float(self.plan.totals["bpw"])
         self.later: Sequence[RecipeLane] = ()
         self._formats = formats
@@ -143,7 +143,8 @@ class BuildLane:
     def __init__(self, name: str, folder: Path, source: Source) -> None:
         self.name, self._source = name, source
         build = read_build(folder)
-        model = new_model(build.checkpoint)
+        model = build_model(decode_floats(build.checkpoint.config))
+        views = sanitized(model, build.checkpoint)
         _check_same_model(folder, model, source)
         if build.disagreements:
             raise BuildError(f"{folder}: its files disagree, so it is not compared:\n{listed(build.disagreements, 5)}")
@@ -151,7 +152,7 @@ class BuildLane:
             raise BuildError(f"{folder}: quantizes activations too, which `compare` does not; use `eval`")
         formats = {path: fmt for path, fmt in build.formats.items() if fmt and build.stored[path].placed}
         self.checkpoint, self.manifest = build.checkpoint, build.manifest
-        self.views = Views(build.checkpoint, sanitized(model, build.checkpoint), source.views.computing)
+        self.views = Views(build.checkpoint, views, source.views.computing)
         self.streamed = Streamed(model, source.paths, formats, source.dtype, name)
         self.nbytes = sum(s.nbytes for s in build.stored.values() if s.placed)
         self.bpw = 8 * self.nbytes / sum(s.module.parameters for s in build.stored.values() if s.placed)
@@ -172,10 +173,12 @@ class BuildLane:
         return [n for n in self.streamed.names[None] if n.rpartition(".")[0] in used]
 
 
-def new_model(checkpoint: Checkpoint) -> Any:
-    """Build mlx-lm's model for a checkpoint; its `sanitize` is run, since some classes change the model there."""
-    model = build_model(decode_floats(checkpoint.config))
-    sanitized(model, checkpoint)
+def new_model(source: Checkpoint, layout: Layout) -> Any:
+    """Build mlx-lm's model for a source anew, with the arrays that the model of its layout has."""
+    model = build_model(decode_floats(source.config))
+    # few classes change the model in `sanitize` (gemma3_text drops a head that is tied); only these run it again
+    if parameters_of(model) != parameters_of(layout.model):
+        sanitized(model, source)
     return model
 
 
@@ -185,7 +188,7 @@ def _any_of(module: Module, names: Iterable[str]) -> bool:
 
 def _check_same_model(folder: Path, model: Any, source: Source) -> None:
     """Refuse a build of another model. Raises BuildError with the first differences."""
-    mine, wanted = parameters_of(model), parameters_of(new_model(source.checkpoint))
+    mine, wanted = parameters_of(model), parameters_of(source.layout.model)
     problems = [
         f"{name}: {list(wanted[name]) if name in wanted else 'nothing'} in the source,"
         f" {list(mine[name]) if name in mine else 'nothing'} in the build"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +24,7 @@ import xxhash
 
 from ..errors import UsageError
 from ..layout.layout import read_layout
+from ..plan.plan import source_record
 from ..records.head import describe_machine, describe_versions, peak_memory
 from ..source.checkpoint import Checkpoint
 from ..source.hub.arriving import Arriving
@@ -34,7 +36,7 @@ from .ranks import Ranks
 from .routing import Taps, find_places
 from .scores import Sink
 from .state import SETS, Hidden, Kept, Work, check_work
-from .steps import Running, run_embedding, run_head, run_layer, width_of
+from .steps import Running, Streams, run_embedding, run_head, run_layer, width_of
 from .weights import Quantizer
 
 __all__ = ["COMPUTING", "NOISE_FLOOR", "Candidate", "HasTokens", "Options", "Pass", "Progress", "compare"]
@@ -67,7 +69,7 @@ def compare(
     try:
         lanes = lanes_of(candidates, src, quantizer)
         mine = ranks.share([len(d.tokens) for d in documents])
-        run, notes = _running(src, lanes, documents, mine, sink, options)
+        run, notes = _running(src, lanes, documents, mine, sink, options, folder)
         signature = _signature(source, lanes, candidates, documents, options, ranks)
         work = Work(
             folder,
@@ -83,6 +85,7 @@ def compare(
     finally:
         quantizer.close()
     return Pass(
+        source=source_record(layout, source),
         candidates=[_told(lane) for lane in lanes] + ([{"name": NOISE_FLOOR}] if options.noise_floor else []),
         layers=len(src.paths),
         compute=options.compute,
@@ -110,8 +113,6 @@ def _go(
 ) -> tuple[dict[str, Any], str | None]:
     """Run all steps that are not finished yet. Gives the figures, and the step that an earlier run was left at."""
     steps = run.source.steps() if run.documents else []
-    width = width_of(run.source.streamed, run)
-    run.hidden = Hidden(work.folder, run.streams, [len(d) for d in run.documents], width, run.source.dtype)
     figures: dict[str, Any] = {"bytes_read": 0, "step_seconds": {}}
     first, resumed = 0, None
     arriving = Arriving(run.source.checkpoint.reader, [run.source.files(step) for step in steps], work.folder)
@@ -164,23 +165,25 @@ def _running(
     mine: Sequence[int],
     sink: Sink,
     options: Options,
+    folder: Path | None,
 ) -> tuple[Running, list[str]]:
     places, notes = find_places(src.streamed.model, src.layout.modules, src.paths)
     models = {s.name: s for s in (src.streamed, *(lane.streamed for lane in lanes))}
     if len(models) != 1 + len(lanes):
         raise UsageError("two candidates have one name; give them names of their own")
+    tokens = [np.asarray(documents[i].tokens, np.int32) for i in mine]
+    streams = Streams(len(lanes), options.noise_floor, options.teacher_forced_routing)
     run = Running(
         source=src,
         lanes=lanes,
-        documents=[np.asarray(documents[i].tokens, np.int32) for i in mine],
+        documents=tokens,
         numbers=list(mine),
         sink=sink,
         chunk=options.chunk,
-        noise_floor=options.noise_floor,
         own=options.own,
-        forced=options.teacher_forced_routing,
         taps={name: Taps(s.model, places) for name, s in models.items()},
-        hidden=Hidden(None, 0, [], 0, src.dtype),
+        streams=streams,
+        hidden=Hidden(folder, streams.count, [len(d) for d in tokens], width_of(src), src.dtype),
     )
     return run, notes
 

@@ -60,8 +60,12 @@ class Progress:
 
 @dataclass
 class Pass:
-    """What a finished pass tells of itself; the scores are with the sink."""
+    """What a finished pass reports of itself; the scores are with the sink.
 
+    `source` is what a record says of the source; `candidates` have names and sizes, in the order of their numbers.
+    """
+
+    source: dict[str, Any]
     candidates: list[dict[str, Any]]
     layers: int
     compute: str

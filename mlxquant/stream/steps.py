@@ -35,8 +35,38 @@ from .weights import Arrays
 # --- steps ---
 
 
-# Streams of hidden states: the reference's first, then each candidate's, the noise floor's, the teacher-forced ones.
+# The reference's stream of hidden states; `Streams` numbers the others.
 REFERENCE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Numbers of the hidden states that travel: the reference's, each candidate's, the noise floor's, the forced ones.
+
+    `forced` says that each candidate has a second state, made under the reference's routing.
+    """
+
+    candidates: int
+    noise_floor: bool
+    forced: bool
+
+    @property
+    def count(self) -> int:
+        """How many hidden states travel."""
+        return 1 + self.candidates + self.noise_floor + self.forced * self.candidates
+
+    @property
+    def noise(self) -> int:
+        """The noise floor's; as a candidate its number is one less."""
+        return 1 + self.candidates
+
+    def of(self, candidate: int) -> int:
+        """A candidate's own."""
+        return 1 + candidate
+
+    def forced_of(self, candidate: int) -> int:
+        """A candidate's under the reference's routing."""
+        return 1 + self.candidates + self.noise_floor + candidate
 
 
 @dataclass
@@ -49,29 +79,10 @@ class Running:
     numbers: Sequence[int]
     sink: Sink
     chunk: int
-    noise_floor: bool
     own: bool
-    forced: bool
     taps: dict[str, Taps]
+    streams: Streams
     hidden: Hidden
-
-    @property
-    def streams(self) -> int:
-        """How many hidden states travel."""
-        return 1 + len(self.lanes) + self.noise_floor + self.forced * len(self.lanes)
-
-    @property
-    def noise(self) -> int:
-        """The noise floor's stream; as a candidate it has one less."""
-        return 1 + len(self.lanes)
-
-    def stream_of(self, candidate: int) -> int:
-        """The stream of a candidate's own hidden state."""
-        return 1 + candidate
-
-    def forced_stream_of(self, candidate: int) -> int:
-        """The stream of a candidate under the reference's routing."""
-        return 1 + len(self.lanes) + self.noise_floor + candidate
 
     def chunks(self, document: int) -> list[slice]:
         """The parts in which a document goes through a layer."""
@@ -163,7 +174,7 @@ def run_layer(run: Running, layer: int) -> None:
     reference = run.source.streamed
     reference.put(arrays)
     seen = [_reference(run, layer, d) for d in range(len(run.documents))]
-    if run.noise_floor:
+    if run.streams.noise_floor:
         for d in range(len(run.documents)):
             _noise(run, layer, d, seen[d])
     reference.take_out(list(arrays))
@@ -188,21 +199,21 @@ def _reference(run: Running, layer: int, d: int) -> _Reference:
         choice=choice_of(seen),
         outputs=seen.outputs,
         inputs=seen.inputs if run.own else [],
-        router=seen.router if run.forced else [],
+        router=seen.router if run.streams.forced else [],
     )
 
 
 def _noise(run: Running, layer: int, d: int, reference: _Reference) -> None:
     streamed = run.source.streamed
-    before = run.hidden.read(run.noise, d)
+    before = run.hidden.read(run.streams.noise, d)
     out = rounded(run.through(streamed, layer, d, before))
-    run.hidden.write(run.noise, d, out)
+    run.hidden.write(run.streams.noise, d, out)
     scores = LayerScores(
         error_in=relative_error(before, run.hidden.read(REFERENCE, d)),
         error_out=relative_error(out, run.hidden.read_following(REFERENCE, d)),
         routing=_routing(run.taps[streamed.name].seen, reference),
     )
-    run.sink.layer(run.noise - 1, layer, "accumulated", run.numbers[d], 0, scores)
+    run.sink.layer(run.streams.noise - 1, layer, "accumulated", run.numbers[d], 0, scores)
 
 
 @dataclass
@@ -220,7 +231,7 @@ class _Candidate:
         """Run all cases."""
         run, d = self.run, self.d
         before, after = run.hidden.read(REFERENCE, d), run.hidden.read_following(REFERENCE, d)
-        stream = run.stream_of(self.number)
+        stream = run.streams.of(self.number)
         mine = run.hidden.read(stream, d)
         out, scores = self._case(mine, before, after)
         run.hidden.write(stream, d, out)
@@ -228,8 +239,8 @@ class _Candidate:
         if run.own:
             self._tell("own", scores if not scores.error_in.any() else self._case(before, before, after)[1])
             self._router()
-        if run.forced:
-            stream = run.forced_stream_of(self.number)
+        if run.streams.forced:
+            stream = run.streams.forced_of(self.number)
             forced = self.reference.router or None
             out, scores = self._case(run.hidden.read(stream, d), before, after, forced)
             run.hidden.write(stream, d, out)
@@ -287,14 +298,15 @@ def run_embedding(run: Running) -> None:
     _embed(run, run.source.streamed, arrays, [REFERENCE])
     for candidate, lane in enumerate(run.lanes):
         own = lane.arrays("embedding", arrays)
-        streams = [run.stream_of(candidate), *([run.forced_stream_of(candidate)] if run.forced else [])]
+        streams = [run.streams.of(candidate), *([run.streams.forced_of(candidate)] if run.streams.forced else [])]
         _embed(run, lane.streamed, own, streams)
     run.source.forget()
 
 
-def width_of(run_source: Streamed, run: Running) -> int:
+def width_of(source: Source) -> int:
     """The width of the hidden state, without computing one."""
-    return int(run_source.embed(run.source.shape, np.zeros(2, np.int32), run_source.caches()).shape[-1])
+    model = source.streamed
+    return int(model.embed(source.shape, np.zeros(2, np.int32), model.caches()).shape[-1])
 
 
 def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int]) -> None:
@@ -308,8 +320,8 @@ def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int])
         check_finite(state, streamed.name, f"the embedding of document {run.numbers[d]}")
         for stream in streams:
             run.hidden.write(stream, d, state)
-        if streams == [REFERENCE] and run.noise_floor:
-            run.hidden.write(run.noise, d, rounded(state))
+        if streams == [REFERENCE] and run.streams.noise_floor:
+            run.hidden.write(run.streams.noise, d, rounded(state))
     streamed.take_out(list(arrays))
 
 
@@ -317,8 +329,8 @@ def run_head(run: Running) -> None:
     """Score every token of every stream against the reference."""
     arrays = run.source.read("head")
     run.source.streamed.put(arrays)
-    if run.noise_floor:
-        _score(run, [(run.noise - 1, "accumulated", run.noise, run.source.streamed)])
+    if run.streams.noise_floor:
+        _score(run, [(run.streams.noise - 1, "accumulated", run.streams.noise, run.source.streamed)])
     group: list[tuple[int, RecipeLane | BuildLane, Arrays]] = []
     budget = HEADS * nbytes_of(arrays)
     for candidate, lane in enumerate(run.lanes):
@@ -338,9 +350,9 @@ _Task = tuple[int, str, int, Streamed]  # candidate, case, stream, model
 
 
 def _tasks(run: Running, candidate: int, streamed: Streamed) -> list[_Task]:
-    tasks: list[_Task] = [(candidate, "accumulated", run.stream_of(candidate), streamed)]
-    if run.forced:
-        tasks.append((candidate, "teacher-forced", run.forced_stream_of(candidate), streamed))
+    tasks: list[_Task] = [(candidate, "accumulated", run.streams.of(candidate), streamed)]
+    if run.streams.forced:
+        tasks.append((candidate, "teacher-forced", run.streams.forced_of(candidate), streamed))
     return tasks
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mlxquant.divergence.record import Question, make_record
 from mlxquant.divergence.tally import Tally
 from mlxquant.divergence.texts.documents import Document, Documents
+from mlxquant.layout.layout import read_layout
+from mlxquant.plan.plan import source_record
 from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.source.checkpoint import Checkpoint
 from mlxquant.stream.candidates import Candidate
@@ -139,6 +141,7 @@ def record_of(source: Checkpoint, noises: dict[str, float] = NOISES, question: Q
     candidates = [Candidate(name, recipe=load_variation(name)) for name in noises]
     told = [{"name": name, "bytes": 1 << 30, "bpw": 8.5, "active_bytes_per_token": 1 << 20} for name in noises]
     done = Pass(
+        source=source_record(read_layout(source), source),
         candidates=[*told, {"name": NOISE_FLOOR}], layers=LAYERS, compute="float32", compute_reason="in numpy",
         source_bytes=1000, bytes_read=1000, seconds=1.5, step_seconds={"embedding": 0.1}, peak_memory_bytes=1 << 20,
         mlx_peak_bytes=1 << 19, resumed_at=None, ranks=1, rank=0, tokens=sum(len(d.tokens) for d in documents()),

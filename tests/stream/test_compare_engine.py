@@ -128,6 +128,39 @@ def test_every_tensor_is_read_once_however_many_candidates_there_are(tiny, candi
     assert result.source_bytes == checkpoint.nbytes - mtp
 
 
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_sanitize_is_run_once_for_the_source_however_many_candidates_there_are(tiny, monkeypatch, candidates):
+    from mlx_lm.models import mixtral
+
+    runs = []
+    sanitize = mixtral.Model.sanitize
+
+    def counted(model, weights):
+        runs.append(model)
+        return sanitize(model, weights)
+
+    monkeypatch.setattr(mixtral.Model, "sanitize", counted)
+    chosen = [Candidate(f"{b}", recipe=narrow("uniform-8bit", bits=b)) for b in (8, 4, 2)[:candidates]]
+    run_pass(tiny("mixtral"), chosen, texts((5,)))
+    assert len(runs) == 1
+
+
+def test_a_model_that_its_sanitize_changes_is_changed_for_every_candidate(tmp_path):
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.gemma3_text import Model, ModelArgs
+
+    config = {"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64,
+              "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 500,
+              "sliding_window_pattern": 2}  # fmt: skip
+    arrays = dict(tree_flatten(Model(ModelArgs.from_dict(config)).parameters()))
+    del arrays["lm_head.weight"]  # tied: sanitize drops the module
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays, {"format": "pt"})
+    _, sink = run_pass(tmp_path, [Candidate("none", recipe=narrow("none"))], texts((9,)))
+    assert not sink.scores[0, "accumulated", 0].kl.any()
+
+
 def test_a_tied_embedding_is_read_once(tiny):
     source = tiny("llama")
     tied = json.loads((source / "config.json").read_text()).get("tie_word_embeddings")
