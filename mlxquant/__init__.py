@@ -236,7 +236,7 @@ def compare(
 
     from .divergence.record import Question, run_comparison
     from .divergence.statistics import DEFAULT_MARGIN
-    from .stream.engine import Options
+    from .stream.options import CompareOptions
 
     question = Question(
         data=data if data == "builtin" else Path(data),
@@ -244,7 +244,7 @@ def compare(
         confidence=confidence,
         max_tokens=max_tokens,
     )
-    options = Options(work=None if work is None else Path(work))
+    options = CompareOptions(work=None if work is None else Path(work))
     record, _ = run_comparison(
         _opened(source, weights=True), [_candidate(each) for each in candidates], question, options
     )

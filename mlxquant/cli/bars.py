@@ -22,7 +22,7 @@ def subject_bar(unit: str) -> Iterator[Watch]:
 
         def watch(progress: Progress) -> None:
             bar.total = progress.total
-            bar.set_postfix_str(redact(f"{progress.subject[-24:]} {progress.item}"), refresh=False)
+            bar.set_postfix_str(redact(f"{progress.subject[-24:]} {progress.item}".lstrip()), refresh=False)
             bar.update(progress.done - bar.n)
             bar.refresh()
 

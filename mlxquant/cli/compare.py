@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,14 @@ import click
 from ..disk.outputs import Output, check_outputs
 from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
+from .bars import subject_bar
 from .options import dtype_option, json_option, override_options, recipe_files, shipped
 
 if TYPE_CHECKING:
     from ..divergence.record import Question
     from ..stream.candidates import Candidate
-    from ..stream.engine import Progress
     from ..stream.ranks import Ranks
+    from ..words.progress import Progress, Watch
 
 # How long a rank waits for the launcher to end it, when another tells why nothing can begin: mlx.launch ends all at the
 # first exit, also the one that is still writing its line.
@@ -125,10 +126,10 @@ def _run(
     candidates = list(_candidates(recipes, builds, given))
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source
-    from ..stream.engine import Options
+    from ..stream.options import CompareOptions
 
     question = question_of(given)
-    options = Options(
+    options = CompareOptions(
         noise_floor=not given["no_noise_floor"],
         own=not given["no_own"],
         **{k: given[k] for k in ("compute", "chunk", "teacher_forced_routing", "dtype", "allow_nonfinite", "work")},
@@ -179,24 +180,15 @@ def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[
 
 
 @contextmanager
-def pass_bar() -> Iterator[Callable[[Progress], None]]:
+def pass_bar() -> Iterator[Watch]:
     """A bar on stderr: steps done, time left, the one just finished; lines where stderr is no terminal."""
     if not sys.stderr.isatty():
 
         def tell(progress: Progress) -> None:
             if progress.resumed:
-                click.echo(f"mlxquant: {progress.what}", err=True)
+                click.echo(f"mlxquant: {progress.item}", err=True)
 
         yield tell
         return
-    from tqdm import tqdm
-
-    with tqdm(unit="step", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def watch(progress: Progress) -> None:
-            bar.total = progress.steps
-            bar.set_postfix_str(progress.what, refresh=False)
-            bar.update(progress.done - bar.n)
-            bar.refresh()
-
+    with subject_bar("step") as watch:
         yield watch

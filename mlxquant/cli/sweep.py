@@ -143,13 +143,13 @@ def _swept(
     options: dict[str, Any],
 ) -> dict[str, Any] | None:
     from ..source.hub.open import open_source
-    from ..stream.options import Options
+    from ..stream.options import CompareOptions
     from ..sweep import sweep
     from ..sweep.run import best_few, compare_all, evaluate_best, needed
     from .compare import pass_bar, question_of
 
     how = _evaluating(options) if options["few"] else None
-    pass_options = Options(**{k: options[k] for k in ("compute", "chunk", "dtype", "allow_nonfinite")})
+    pass_options = CompareOptions(**{k: options[k] for k in ("compute", "chunk", "dtype", "allow_nonfinite")})
     opened = open_source(source, weights=True)
     click.echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
     with pass_bar() as watch:

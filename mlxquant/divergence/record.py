@@ -8,7 +8,7 @@ pass read and took. Figures of the candidate as served have no `case`; those ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +20,11 @@ from ..records.head import describe_machine, describe_versions
 from ..records.metrics import CAVEAT
 from ..source.checkpoint import Checkpoint
 from ..stream.candidates import Candidate
-from ..stream.engine import NOISE_FLOOR, Options, Pass, Progress, compare
+from ..stream.engine import compare
+from ..stream.options import NOISE_FLOOR, CompareOptions, Pass
 from ..stream.ranks import Ranks
 from ..stream.state import check_work
+from ..words.progress import Watch, unwatched
 from .statistics import (
     DEFAULT_MARGIN,
     against_each_other,
@@ -39,7 +41,7 @@ from .texts.documents import BUILTIN, Documents, read_documents
 from .texts.tokens import open_tokenizer
 
 SCHEMA = "mlxquant.compare/1"
-DEFAULTS = Options()
+DEFAULTS = CompareOptions()
 _MUCH_SHARED = 0.05
 _ROUTED = LAYER_FIELDS.index("routed")
 
@@ -63,8 +65,8 @@ def run_comparison(
     source: Checkpoint,
     candidates: Sequence[Candidate],
     question: Question,
-    options: Options = DEFAULTS,
-    progress: Callable[[Progress], None] = lambda _: None,
+    options: CompareOptions = DEFAULTS,
+    progress: Watch = unwatched,
     ranks: Ranks | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to tell it.
@@ -92,7 +94,7 @@ def make_record(
     tally: Tally,
     done: Pass,
     question: Question,
-    options: Options,
+    options: CompareOptions,
 ) -> dict[str, Any]:
     """Write down what a finished pass gave."""
     names = [told["name"] for told in done.candidates]
@@ -117,7 +119,7 @@ def make_record(
         "source": done.source,
         "data": _data(str(name), documents, tally),
         "options": _options(question, options),
-        "pass": {**_pass(done), "sha256_checked": source.sha256_checked},
+        "pass": {**done.figures(), "sha256_checked": source.sha256_checked},
         "baseline": baseline,
         "candidates": [
             _candidate(tally, i, told, by_name.get(told["name"]), names, question)
@@ -164,35 +166,11 @@ def _data(name: str, documents: Documents, tally: Tally) -> dict[str, Any]:
     }
 
 
-def _options(question: Question, options: Options) -> dict[str, Any]:
+def _options(question: Question, options: CompareOptions) -> dict[str, Any]:
     return {
         "second_half": question.second_half,
         "max_tokens": question.max_tokens,
-        "chunk": options.chunk,
-        "compute": options.compute,
-        "dtype": options.dtype,
-        "noise_floor": options.noise_floor,
-        "own": options.own,
-        "teacher_forced_routing": options.teacher_forced_routing,
-        "allow_nonfinite": options.allow_nonfinite,
-    }
-
-
-def _pass(done: Pass) -> dict[str, Any]:
-    """What the pass read and took."""
-    return {
-        "layers": done.layers,
-        "compute": done.compute,
-        "compute_reason": done.compute_reason,
-        "source_bytes": done.source_bytes,
-        "bytes_read": done.bytes_read,
-        "seconds": round(done.seconds, 3),
-        "tokens": done.tokens,
-        "peak_memory_bytes": done.peak_memory_bytes,
-        "mlx_peak_bytes": done.mlx_peak_bytes,
-        "resumed_at": done.resumed_at,
-        "ranks": done.ranks,
-        "step_seconds": done.step_seconds,
+        **options.that_change_scores(),
     }
 
 

@@ -1,8 +1,8 @@
 """The models that take part in a pass, each with the weights of one step at a time: reference, recipes, builds.
 
-A step is the embedding, a layer, or the head. Every lane has a model of its own (it holds nothing between steps), with
-the modules quantized that its recipe or build quantizes, and the arrays outside the layers that its forward was seen
-to use before the first and after the last layer.
+A step is the embedding, a layer, or the head. Which arrays outside the layers belong to the embedding and which to the
+head follows from the reference's forward (`model.Forward`). Every candidate has a model of its own, which holds nothing
+between steps, with the modules quantized that its recipe or build quantizes. What is computed with them is in `steps`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from ..plan.decide import Decision
 from ..plan.plan import Plan, PlannedModule, make_plan
 from ..plan.recipe.recipe import Recipe
 from ..source.checkpoint import Checkpoint
+from ..source.stamps import source_signature
 from ..words.formats import Format
 from ..words.modules import Module
 from ..words.text import listed
-from .model import Shape, Streamed
-from .probe import find_shape
+from .model import Forward, Streamed
+from .probe import find_forward
 from .weights import Arrays, Quantizer, Raw, Views, reference_arrays, stored_arrays
 
 Step = int | Literal["embedding", "head"]
@@ -37,7 +38,7 @@ Step = int | Literal["embedding", "head"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is judged: a recipe, or a build on disk."""
+    """What is judged, by the name under which records know it: a recipe, or a build on disk."""
 
     name: str
     recipe: Recipe | None = None
@@ -45,7 +46,10 @@ class Candidate:
 
 
 class Source:
-    """The source's arrays, read once: what the reference and every recipe are made of."""
+    """The source's arrays, read once: what the reference and every recipe are made of.
+
+    `raws` are those of the step at hand, as bytes; `streamed` is the reference's model, `paths` its layers'.
+    """
 
     def __init__(self, source: Checkpoint, layout: Layout, computing: str | None) -> None:
         self.checkpoint, self.layout = source, layout
@@ -55,7 +59,7 @@ class Source:
         self.paths = layer_paths(model, dict(model.named_modules()))
         stored = {m.path: m.prequantized for m in layout.modules if m.prequantized}
         self.streamed = Streamed(model, self.paths, stored, self.dtype, source.name)
-        self.shape: Shape = find_shape(self.streamed)
+        self.forward: Forward = find_forward(self.streamed)
         self.raws: dict[str, Raw] = {}
         self._tied: dict[str, Raw] = {}
         self._planned = [PlannedModule(m, Decision(m.prequantized, False, ""), (1, 1)) for m in layout.modules]
@@ -66,13 +70,14 @@ class Source:
 
     def read(self, step: Step) -> Arrays:
         """Read a step's arrays, and give the reference's. What the embedding shares with the head is kept for it."""
-        names, again = self._names(step), set[str]()
-        if step == "embedding":
+        names, shared = self._names(step), set[str]()
+        if step == "embedding":  # a tied head is made of the same tensors, and is due only after the last layer
             stored = self.tensors(step)
-            again = {n for n in self._names("head") if stored & set(tensors_of(self.layout.views[n]))}
+            shared = {n for n in self._names("head") if stored & set(tensors_of(self.layout.views[n]))}
         held = {n: self._tied.pop(n) for n in names if n in self._tied}
-        self.raws = {**held, **self.views.read(dict.fromkeys([n for n in names if n not in held] + sorted(again)))}
-        self._tied |= {n: self.raws[n] for n in again}
+        # read together: a tensor that two arrays are made of is dropped from memory with the last of them
+        self.raws = {**held, **self.views.read(dict.fromkeys([n for n in names if n not in held] + sorted(shared)))}
+        self._tied |= {n: self.raws[n] for n in shared}
         return reference_arrays(self.views, self.raws, self.of_step(self._planned, step))
 
     def _names(self, step: Step) -> list[str]:
@@ -88,7 +93,7 @@ class Source:
         """The modules whose arrays a step uses."""
         if isinstance(step, int):
             return [p for p in planned if p.module.layer == step]
-        used = self.shape.before if step == "embedding" else self.shape.after
+        used = self.forward.before if step == "embedding" else self.forward.after
         return [p for p in planned if p.module.layer is None and _any_of(p.module, used)]
 
     def tensors(self, step: Step) -> set[str]:
@@ -106,17 +111,19 @@ class Source:
         return frozenset(self.checkpoint.tensors[t].file for t in self.tensors(step) - held)
 
 
-class RecipeLane:
-    """A recipe's model, its arrays quantized from the source's as they come."""
+class RecipeCandidate:
+    """A recipe as a model, its arrays quantized from the source's as they come.
+
+    `later` are the recipes after it, which may want the same arrays in the same format.
+    """
 
     def __init__(self, name: str, recipe: Recipe, source: Source, quantizer: Quantizer) -> None:
         self.name, self._source, self._quantizer = name, source, quantizer
         self.plan: Plan = make_plan(source.layout, recipe, source.checkpoint)
-        formats = {p.module.path: p.format for p in self.plan.modules if p.format}
-        self.streamed = Streamed(new_model(source.checkpoint, source.layout), source.paths, formats, source.dtype, name)
-        self.nbytes, self.bpw = int(self.plan.totals["bytes"]), float(self.plan.totals["bpw"])
-        self.later: Sequence[RecipeLane] = ()
-        self._formats = formats
+        self._formats = {p.module.path: p.format for p in self.plan.modules if p.format}
+        model = new_model(source.checkpoint, source.layout)
+        self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name)
+        self.later: Sequence[RecipeCandidate] = ()
 
     def shares(self, step: Step) -> set[str]:
         """Names of the arrays that it may share with the reference."""
@@ -126,23 +133,41 @@ class RecipeLane:
     def arrays(self, step: Step, reference: Arrays) -> Arrays:
         """The step's arrays as `convert` would write them, floats cast to the computing dtype."""
         planned = self._source.of_step(self.plan.modules, step)
-        return self._quantizer.arrays(planned, self._source.raws, reference, self._wanted_later)
+        return self._quantizer.arrays(planned, self._source.raws, reference, self._is_wanted_later)
 
     def format_of(self, path: str) -> Format | None:
         """How a module is quantized."""
         return self._formats.get(path)
 
-    def _wanted_later(self, name: str, fmt: Format) -> bool:
+    def entry(self) -> dict[str, Any]:
+        """What a record says of it: size, recipe, warnings."""
+        totals, recipe = self.plan.totals, self.plan.recipe
+        return {
+            "name": self.name,
+            "bytes": int(totals["bytes"]),
+            "bpw": float(totals["bpw"]),
+            "active_bytes_per_token": totals["active_bytes_per_token"],
+            "recipe": {"name": recipe.name, "sha256": recipe.sha256, "overrides": list(recipe.overrides)},
+            "warnings": list(self.plan.warnings),
+        }
+
+    def signature(self) -> dict[str, Any]:
+        """What its scores depend on, beside the source."""
+        recipe = self.plan.recipe
+        return {"recipe": recipe.sha256, "overrides": list(recipe.overrides)}
+
+    def _is_wanted_later(self, name: str, fmt: Format) -> bool:
         path = name.rpartition(".")[0]
-        return any(lane.format_of(path) == fmt for lane in self.later)
+        return any(candidate.format_of(path) == fmt for candidate in self.later)
 
 
-class BuildLane:
-    """A build on disk, read layer by layer as mlx-lm would load it."""
+class BuildCandidate:
+    """A build on disk as a model, read layer by layer as mlx-lm would load it."""
 
     def __init__(self, name: str, folder: Path, source: Source) -> None:
         self.name, self._source = name, source
         build = read_build(folder)
+        # its own config and tensors: a build may store arrays in another form than the source
         model = build_model(decode_floats(build.checkpoint.config))
         views = sanitized(model, build.checkpoint)
         _check_same_model(folder, model, source)
@@ -151,11 +176,11 @@ class BuildLane:
         if build.config.get("quantize_activations"):
             raise BuildError(f"{folder}: quantizes activations too, which `compare` does not; use `eval`")
         formats = {path: fmt for path, fmt in build.formats.items() if fmt and build.stored[path].placed}
-        self.checkpoint, self.manifest = build.checkpoint, build.manifest
+        self.checkpoint = build.checkpoint
         self.views = Views(build.checkpoint, views, source.views.computing)
         self.streamed = Streamed(model, source.paths, formats, source.dtype, name)
-        self.nbytes = sum(s.nbytes for s in build.stored.values() if s.placed)
-        self.bpw = 8 * self.nbytes / sum(s.module.parameters for s in build.stored.values() if s.placed)
+        placed = [s for s in build.stored.values() if s.placed]
+        self.nbytes, self._parameters = sum(s.nbytes for s in placed), sum(s.module.parameters for s in placed)
 
     def shares(self, step: Step) -> set[str]:
         """None: all of it is read."""
@@ -165,12 +190,25 @@ class BuildLane:
         """The step's arrays as they are stored, floats cast to the computing dtype."""
         return stored_arrays(self.views, self.views.read(self._names(step)))
 
+    def entry(self) -> dict[str, Any]:
+        """What a record says of it: size and folder."""
+        bpw = 8 * self.nbytes / self._parameters
+        return {"name": self.name, "bytes": self.nbytes, "bpw": bpw, "build": self.checkpoint.name}
+
+    def signature(self) -> dict[str, Any]:
+        """What its scores depend on, beside the source."""
+        return {"build": source_signature(self.checkpoint)["files"]}
+
     def _names(self, step: Step) -> list[str]:
         if isinstance(step, int):
             return self.streamed.names[step]
-        shape = self._source.shape
-        used = {n.rpartition(".")[0] for n in (shape.before if step == "embedding" else shape.after)}
+        forward = self._source.forward
+        # by module, not by array: a quantized one has scales and biases that the reference's forward does not name
+        used = {n.rpartition(".")[0] for n in (forward.before if step == "embedding" else forward.after)}
         return [n for n in self.streamed.names[None] if n.rpartition(".")[0] in used]
+
+
+StreamedCandidate = RecipeCandidate | BuildCandidate
 
 
 def new_model(source: Checkpoint, layout: Layout) -> Any:
@@ -188,12 +226,12 @@ def _any_of(module: Module, names: Iterable[str]) -> bool:
 
 def _check_same_model(folder: Path, model: Any, source: Source) -> None:
     """Refuse a build of another model. Raises BuildError with the first differences."""
-    mine, wanted = parameters_of(model), parameters_of(source.layout.model)
+    shapes, expected = parameters_of(model), parameters_of(source.layout.model)
     problems = [
-        f"{name}: {list(wanted[name]) if name in wanted else 'nothing'} in the source,"
-        f" {list(mine[name]) if name in mine else 'nothing'} in the build"
-        for name in dict.fromkeys([*wanted, *mine])
-        if wanted.get(name) != mine.get(name)
+        f"{name}: {list(expected[name]) if name in expected else 'nothing'} in the source,"
+        f" {list(shapes[name]) if name in shapes else 'nothing'} in the build"
+        for name in dict.fromkeys([*expected, *shapes])
+        if expected.get(name) != shapes.get(name)
     ]
     if problems:
         raise BuildError(
@@ -202,18 +240,18 @@ def _check_same_model(folder: Path, model: Any, source: Source) -> None:
         )
 
 
-def lanes_of(candidates: Sequence[Candidate], source: Source, quantizer: Quantizer) -> list[RecipeLane | BuildLane]:
-    """Make every candidate's lane. Raises PlanError, BuildError or LayoutError with what is wrong with it."""
-    lanes: list[RecipeLane | BuildLane] = []
+def open_candidates(candidates: Sequence[Candidate], source: Source, quantizer: Quantizer) -> list[StreamedCandidate]:
+    """Make every candidate's model. Raises PlanError, BuildError or LayoutError with what is wrong with it."""
+    streamed: list[StreamedCandidate] = []
     for c in candidates:
         if c.recipe is not None:
-            lanes.append(RecipeLane(c.name, c.recipe, source, quantizer))
+            streamed.append(RecipeCandidate(c.name, c.recipe, source, quantizer))
         elif c.build is not None:
-            lanes.append(BuildLane(c.name, c.build, source))
-    recipes = [lane for lane in lanes if isinstance(lane, RecipeLane)]
-    for i, lane in enumerate(recipes):
-        lane.later = recipes[i + 1 :]
-    return lanes
+            streamed.append(BuildCandidate(c.name, c.build, source))
+    recipes = [c for c in streamed if isinstance(c, RecipeCandidate)]
+    for i, recipe in enumerate(recipes):
+        recipe.later = recipes[i + 1 :]
+    return streamed
 
 
 def nbytes_of(arrays: Mapping[str, mx.array]) -> int:

@@ -2,12 +2,17 @@
 
     for each layer:  read its weights, once
                      the reference's hidden states through it, and the noise floor's
-                     each candidate's through its own form of the same layer (see `layer_step`)
+                     each candidate's through its own form of the same layer (see `steps`)
                      drop the weights
 
 Documents go through one by one, unpadded, long ones in chunks through the layer's own cache, so each layer sees
-exactly what an ordinary forward with the same chunks would give it. Only scores leave the pass (see `scores`); with a
-work folder it goes on where it was killed, and under `mlx.launch` the documents are split over the ranks.
+exactly what an ordinary forward with the same chunks would give it. Only scores leave the pass, through the sink that
+the caller gives (see `scores`); what they mean is not known here. With a work folder a killed pass goes on at the layer
+that it was in, and under `mlx.launch` the documents are split over the ranks.
+
+A second rider, which needs what enters the modules of a layer, attaches at two places: to the model, as `Taps` do
+(`model.hook` on a module of `Source.streamed`, while `_prepare` has all models at hand), and to the sink, by a method
+of its own beside `layer` and `tokens`. Its sums travel with `Sink.state`, so they resume and merge as the others do.
 """
 
 from __future__ import annotations
@@ -30,16 +35,15 @@ from ..source.checkpoint import Checkpoint
 from ..source.hub.arriving import Arriving
 from ..source.hub.reader import HubReader
 from ..source.stamps import source_signature
-from .candidates import BuildLane, Candidate, RecipeLane, Source, lanes_of
-from .options import COMPUTING, NOISE_FLOOR, HasTokens, Options, Pass, Progress
+from ..words.progress import Progress, Watch, unwatched
+from .candidates import Candidate, Source, Step, StreamedCandidate, open_candidates
+from .options import COMPUTING, NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
 from .scores import Sink
-from .state import SETS, Hidden, Kept, Work, check_work
+from .state import SETS, Hidden, Work, check_work
 from .steps import Running, Streams, run_embedding, run_head, run_layer, width_of
 from .weights import Quantizer
-
-__all__ = ["COMPUTING", "NOISE_FLOOR", "Candidate", "HasTokens", "Options", "Pass", "Progress", "compare"]
 
 
 def compare(
@@ -47,18 +51,19 @@ def compare(
     candidates: Sequence[Candidate],
     documents: Sequence[HasTokens],
     sink: Sink,
-    options: Options | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    options: CompareOptions | None = None,
+    progress: Watch = unwatched,
     ranks: Ranks | None = None,
 ) -> Pass:
     """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
 
-    `ranks` are the processes that share the documents, found here if the caller has not.
+    `progress` counts steps: the embedding, each layer, the head. `ranks` are the processes that share the documents,
+    found here if the caller has not.
 
     Raises LayoutError for an architecture that cannot be streamed, PlanError or BuildError for a candidate that does
     not fit the source, UsageError for options that this device cannot do, OutputError for the work folder.
     """
-    began, options = time.monotonic(), options or Options()
+    began, options = time.monotonic(), options or CompareOptions()
     computing = _computing(options)
     ranks = ranks or Ranks.join()
     folder = ranks.folder(options.work)
@@ -67,10 +72,10 @@ def compare(
     src = Source(source, layout, computing)
     quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite)
     try:
-        lanes = lanes_of(candidates, src, quantizer)
-        mine = ranks.share([len(d.tokens) for d in documents])
-        run, notes = _running(src, lanes, documents, mine, sink, options, folder)
-        signature = _signature(source, lanes, candidates, documents, options, ranks)
+        streamed = open_candidates(candidates, src, quantizer)
+        share = ranks.share([len(d.tokens) for d in documents])
+        run, notes = _prepare(src, streamed, documents, share, sink, options, folder)
+        signature = _signature(source, streamed, documents, options, ranks)
         work = Work(
             folder,
             signature,
@@ -79,37 +84,33 @@ def compare(
             shards=source.files if isinstance(source.reader, HubReader) else (),
         )
         with work:
-            figures, resumed = _go(run, work, quantizer, progress, lambda: ranks.begin(_asked(signature)))
+            figures, resumed = _go(run, work, quantizer, progress, lambda: ranks.begin(_common(signature)))
             merged = ranks.merge(sink, figures)
             work.finish()
     finally:
         quantizer.close()
     return Pass(
         source=source_record(layout, source),
-        candidates=[_told(lane) for lane in lanes] + ([{"name": NOISE_FLOOR}] if options.noise_floor else []),
+        candidates=[c.entry() for c in streamed] + ([{"name": NOISE_FLOOR}] if options.noise_floor else []),
         layers=len(src.paths),
         compute=options.compute,
         compute_reason=_reason(options),
         source_bytes=src.expected_bytes(),
         bytes_read=merged["bytes_read"],
-        seconds=time.monotonic() - began,
-        step_seconds=figures["step_seconds"],
+        seconds=round(time.monotonic() - began, 3),
+        tokens=sum(len(d.tokens) for d in documents),
         peak_memory_bytes=peak_memory(),
         mlx_peak_bytes=mx.get_peak_memory(),
         resumed_at=resumed,
         ranks=ranks.size,
+        step_seconds=figures["step_seconds"],
         rank=ranks.rank,
-        tokens=sum(len(d.tokens) for d in documents),
         notes=[*source.notes, *layout.notes, *notes],
     )
 
 
 def _go(
-    run: Running,
-    work: Work,
-    quantizer: Quantizer,
-    progress: Callable[[Progress], None],
-    begin: Callable[[], None],
+    run: Running, work: Work, quantizer: Quantizer, progress: Watch, begin: Callable[[], None]
 ) -> tuple[dict[str, Any], str | None]:
     """Run all steps that are not finished yet. Gives the figures, and the step that an earlier run was left at."""
     steps = run.source.steps() if run.documents else []
@@ -117,78 +118,82 @@ def _go(
     first, resumed = 0, None
     arriving = Arriving(run.source.checkpoint.reader, [run.source.files(step) for step in steps], work.folder)
     try:
-        kept = _usable(work.kept(), run.hidden)
-        begin()
-        if kept is not None:
-            first, figures = kept.step, kept.figures
-            run.sink.restore(kept.sink)
-            run.hidden.start_from(kept.which)
+        resume = work.resume()
+        # a power failure may have cut the hidden states: then the pass begins anew, as if nothing was there
+        if resume is not None and not run.hidden.matches(resume.which, resume.digest):
+            resume = None
+        begin()  # every rank is known to have come here, or all end
+        if resume is not None:
+            first, figures = resume.step, resume.figures
+            run.sink.restore(resume.sink)
+            run.hidden.start_from(resume.which)
             resumed = str(steps[first])
-            progress(Progress(first, len(steps), f"going on at {_name(steps[first])}", 0.0, resumed=True))
+            progress(Progress(first, len(steps), f"going on at {_name(steps[first])}", resumed=True))
         arriving.start(first, SETS * run.hidden.nbytes)
-        before = figures["bytes_read"]
+        earlier = figures["bytes_read"]  # by the runs before this one
         for number in range(first, len(steps)):
-            began = time.monotonic()
-            step = steps[number]
-            if step == "embedding":
-                run_embedding(run)
-            elif step == "head":
-                run_head(run)
-            else:
-                run_layer(run, step)
+            began, step = time.monotonic(), steps[number]
+            _run_step(run, step)
             quantizer.forget()
-            mx.clear_cache()
+            mx.clear_cache()  # else mlx holds the memory of a layer that is gone while the next one is read
             if step != "head":
                 run.hidden.turn()
             seconds = time.monotonic() - began
             figures["step_seconds"][str(step)] = round(seconds, 3)
-            figures["bytes_read"] = before + run.source.views.bytes_read
+            figures["bytes_read"] = earlier + run.source.views.bytes_read
+            # the head leaves no states behind; after it there is nothing to go on with
             if step == "embedding" or (step != "head" and work.due()):
                 work.keep(number + 1, run.hidden, run.sink.state(), figures)
-            arriving.release(number)
-            progress(Progress(number + 1, len(steps), _name(step), seconds))
+            arriving.release(number)  # only now: a resumed run reads the shards of the step that it goes on at
+            progress(Progress(number + 1, len(steps), _name(step), seconds=seconds))
     finally:
         arriving.stop()
         run.hidden.close()
     return figures, resumed
 
 
-def _usable(kept: Kept | None, hidden: Hidden) -> Kept | None:
-    """What was kept, if the hidden states are those that it was kept with."""
-    return kept if kept is not None and hidden.matches(kept.which, kept.digest) else None
+def _run_step(run: Running, step: Step) -> None:
+    if step == "embedding":
+        run_embedding(run)
+    elif step == "head":
+        run_head(run)
+    else:
+        run_layer(run, step)
 
 
-def _running(
-    src: Source,
-    lanes: list[RecipeLane | BuildLane],
+def _prepare(
+    source: Source,
+    candidates: list[StreamedCandidate],
     documents: Sequence[HasTokens],
-    mine: Sequence[int],
+    share: Sequence[int],
     sink: Sink,
-    options: Options,
+    options: CompareOptions,
     folder: Path | None,
 ) -> tuple[Running, list[str]]:
-    places, notes = find_places(src.streamed.model, src.layout.modules, src.paths)
-    models = {s.name: s for s in (src.streamed, *(lane.streamed for lane in lanes))}
-    if len(models) != 1 + len(lanes):
+    """Put together what all steps share; `share` are the numbers of this rank's documents. Gives notes, too."""
+    places, notes = find_places(source.streamed.model, source.layout.modules, source.paths)
+    models = {m.name: m for m in (source.streamed, *(c.streamed for c in candidates))}
+    if len(models) != 1 + len(candidates):
         raise UsageError("two candidates have one name; give them names of their own")
-    tokens = [np.asarray(documents[i].tokens, np.int32) for i in mine]
-    streams = Streams(len(lanes), options.noise_floor, options.teacher_forced_routing)
+    tokens = [np.asarray(documents[i].tokens, np.int32) for i in share]
+    streams = Streams(len(candidates), options.noise_floor, options.teacher_forced_routing)
     run = Running(
-        source=src,
-        lanes=lanes,
+        source=source,
+        candidates=candidates,
         documents=tokens,
-        numbers=list(mine),
+        numbers=list(share),
         sink=sink,
         chunk=options.chunk,
         own=options.own,
-        taps={name: Taps(s.model, places) for name, s in models.items()},
+        taps={name: Taps(m.model, places) for name, m in models.items()},
         streams=streams,
-        hidden=Hidden(folder, streams.count, [len(d) for d in tokens], width_of(src), src.dtype),
+        hidden=Hidden(folder, streams.count, [len(t) for t in tokens], width_of(source), source.dtype),
     )
     return run, notes
 
 
-def _computing(options: Options) -> str | None:
+def _computing(options: CompareOptions) -> str | None:
+    """The dtype that floats are cast to, by its name in headers; None leaves them. Raises UsageError."""
     if options.compute == "served":
         return None
     if options.compute not in COMPUTING:
@@ -196,7 +201,7 @@ def _computing(options: Options) -> str | None:
     return COMPUTING[options.compute]
 
 
-def _reason(options: Options) -> str:
+def _reason(options: CompareOptions) -> str:
     on = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
     if options.compute == "served":
         return f"computed on the {on} in the dtypes that the builds store, as they will be served"
@@ -206,28 +211,22 @@ def _reason(options: Options) -> str:
 
 def _signature(
     source: Checkpoint,
-    lanes: Sequence[RecipeLane | BuildLane],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[StreamedCandidate],
     documents: Sequence[HasTokens],
-    options: Options,
+    options: CompareOptions,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Everything that a score depends on."""
-    seen = xxhash.xxh3_128()
+    """Everything that a score depends on: a pass goes on only where all of it is the same."""
+    checksum = xxhash.xxh3_128()
     for document in documents:
-        seen.update(len(document.tokens).to_bytes(8, "little"))
-        seen.update(np.ascontiguousarray(document.tokens, np.int32).data)
-    told: dict[str, Any] = {}
-    for c, lane in zip(candidates, lanes, strict=True):
-        if isinstance(lane, RecipeLane):
-            told[c.name] = {"recipe": lane.plan.recipe.sha256, "overrides": list(lane.plan.recipe.overrides)}
-        else:
-            told[c.name] = {"build": source_signature(lane.checkpoint)["files"]}
+        # lengths too: else two documents that are cut at another place would count as the same
+        checksum.update(len(document.tokens).to_bytes(8, "little"))
+        checksum.update(np.ascontiguousarray(document.tokens, np.int32).data)
     return {
         "source": source_signature(source),
-        "candidates": told,
+        "candidates": {c.name: c.signature() for c in candidates},
         "order": [c.name for c in candidates],
-        "documents": {"count": len(documents), "hash": seen.hexdigest()},
+        "documents": {"count": len(documents), "hash": checksum.hexdigest()},
         "options": options.that_change_scores(),
         "ranks": f"{ranks.rank} of {ranks.size}",
         "versions": describe_versions(),
@@ -235,24 +234,11 @@ def _signature(
     }
 
 
-def _asked(signature: dict[str, Any]) -> str:
+def _common(signature: dict[str, Any]) -> str:
     """What all ranks must have in common; not what differs from copy to copy of one file, such as its date."""
-    recipes = {name: told for name, told in signature["candidates"].items() if "recipe" in told}
+    recipes = {name: entry for name, entry in signature["candidates"].items() if "recipe" in entry}
     return json.dumps([recipes, *(signature[key] for key in ("order", "documents", "options"))], sort_keys=True)
 
 
-def _told(lane: RecipeLane | BuildLane) -> dict[str, Any]:
-    """What the pass tells of a candidate."""
-    told: dict[str, Any] = {"name": lane.name, "bytes": lane.nbytes, "bpw": lane.bpw}
-    if isinstance(lane, RecipeLane):
-        totals, recipe = lane.plan.totals, lane.plan.recipe
-        told["active_bytes_per_token"] = totals["active_bytes_per_token"]
-        told["recipe"] = {"name": recipe.name, "sha256": recipe.sha256, "overrides": list(recipe.overrides)}
-        told["warnings"] = list(lane.plan.warnings)
-    else:
-        told["build"] = lane.checkpoint.name
-    return told
-
-
-def _name(step: Any) -> str:
+def _name(step: Step) -> str:
     return f"layer {step}" if isinstance(step, int) else f"the {step}"

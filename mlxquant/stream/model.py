@@ -6,10 +6,9 @@ one layer, the model's own forward is called: it makes the masks, positions and 
 its own caches; every layer before gives back what it was given, this one computes on the hidden state that the pass
 brings, and the forward is left there. So nothing of an architecture is copied here.
 
-That is right for models whose forward does nothing but hand one hidden state from layer to layer, in order; `probe`
-finds out whether a model is of that kind.
-
-How a model's forward treats its layers: what has to be known to run them one at a time (found by `probe`).
+That is right for models whose forward does nothing but hand one hidden state from layer to layer, in order. `probe`
+finds out whether a model is of that kind, and what has to be known of its forward to run its layers one at a time
+(`Forward`). Where the arrays come from is not known here.
 """
 
 from __future__ import annotations
@@ -29,11 +28,9 @@ from ..layout.arrays import module_at
 from ..layout.mlx_lm import mlx_lm_module
 from ..words.formats import Format
 
-# --- shape ---
-
 
 @dataclass(frozen=True)
-class Shape:
+class Forward:
     """How a model's forward treats its layers, found by running it over nothing.
 
     `places` is where each layer takes the hidden state: a position or a keyword. `before` and `after` are the arrays
@@ -66,16 +63,13 @@ def refusal(model: Any, why: str) -> LayoutError:
     return LayoutError(f"{kind} cannot be streamed layer by layer: {why}; compare builds of it with `eval` instead")
 
 
-# --- model ---
-
-
 Tokens = NDArray[np.integer[Any]]
 Call = Callable[..., Any]
 Visit = Callable[[int, Call, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class _Left(Exception):
-    """Carries a result out of a model's forward, which is not gone on with."""
+    """Carries a result out of a model's forward, which is then abandoned."""
 
     def __init__(self, value: Any) -> None:
         super().__init__("left")
@@ -104,9 +98,9 @@ class Streamed:
     def put(self, arrays: Mapping[str, mx.array]) -> None:
         """Put arrays in by name. Raises LayoutError where one has another shape than the model's."""
         for name, array in arrays.items():
-            wanted = self._nothing[name].shape if name in self._nothing else None
-            if wanted != array.shape:
-                expected = f"shape {list(wanted)} expected" if wanted is not None else "no such array expected"
+            shape = self._nothing[name].shape if name in self._nothing else None
+            if shape != array.shape:
+                expected = f"shape {list(shape)} expected" if shape is not None else "no such array expected"
                 raise LayoutError(f"{self.name}: {name}: {expected}, {list(array.shape)} found")
             owner, _, key = name.rpartition(".")
             holder = module_at(self.model, owner)
@@ -133,11 +127,11 @@ class Streamed:
         finally:
             self._visit = None
 
-    def embed(self, shape: Shape, tokens: Tokens, caches: Sequence[Any] | None) -> mx.array:
-        """What reaches the first layer: (1, n, hidden), not evaluated."""
+    def embed(self, forward: Forward, tokens: Tokens, caches: Sequence[Any] | None) -> mx.array:
+        """What reaches the first layer for `tokens` (n,): (1, n, width), not evaluated."""
 
         def visit(_: int, __: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            raise _Left(shape.hidden(0, args, kwargs))
+            raise _Left(forward.hidden(0, args, kwargs))
 
         hidden: mx.array = self._run(tokens, caches, visit)
         if caches is not None:
@@ -145,38 +139,43 @@ class Streamed:
                 advance(cache, len(tokens))
         return hidden
 
-    def layer(self, shape: Shape, i: int, tokens: Tokens, hidden: mx.array, caches: Sequence[Any] | None) -> mx.array:
-        """Layer `i` on `hidden` (1, n, hidden), the state of `tokens` (n,), not evaluated; a part of a longer text
-        where `caches` are given, which it moves on.
+    def layer(
+        self, forward: Forward, i: int, tokens: Tokens, hidden: mx.array, caches: Sequence[Any] | None
+    ) -> mx.array:
+        """Layer `i` on `hidden` (1, n, width), the state of `tokens` (n,): (1, n, width), not evaluated.
+
+        With `caches` the tokens are a part of a longer text; all caches are moved on by n, this layer's with content.
+
+        Raises LayoutError where the layer gives anything but a hidden state.
         """
-        moved: set[int] = set()
+        moved: set[int] = set()  # caches that some layer before `i` was given, and `i` itself
 
         def visit(at: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             own = [c for c in (*args, *kwargs.values()) if caches is not None and any(c is known for known in caches)]
             moved.update(id(c) for c in own)
             if at == i:
-                args, kwargs = shape.with_hidden(i, args, kwargs, hidden)
-                raise _Left(call(*args, **kwargs))
+                args, kwargs = forward.with_hidden(i, args, kwargs, hidden)
+                raise _Left(call(*args, **kwargs))  # the layers after it have no weights; the forward ends here
             for cache in own:
                 advance(cache, len(tokens))
-            return shape.hidden(at, args, kwargs)
+            return forward.hidden(at, args, kwargs)
 
         out = self._run(tokens, caches, visit)
         if not isinstance(out, mx.array) or out.shape != hidden.shape:
             raise refusal(self.model, f"layer {i} gives {_kind(out)} where a hidden state {list(hidden.shape)} is due")
-        for cache in caches or ():
+        for cache in caches or ():  # those of the layers after it, which the forward did not reach
             if id(cache) not in moved:
                 advance(cache, len(tokens))
         return out
 
-    def head(self, shape: Shape, tokens: Tokens, hidden: mx.array) -> mx.array:
-        """Logits (n, vocabulary) of the last layer's output `hidden` (1, n, hidden), not evaluated."""
+    def head(self, forward: Forward, tokens: Tokens, hidden: mx.array) -> mx.array:
+        """Logits (n, vocabulary) of the last layer's output `hidden` (1, n, width), not evaluated."""
         last = len(self.paths) - 1
 
         def visit(at: int, _: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return hidden if at == last else shape.hidden(at, args, kwargs)
+            return hidden if at == last else forward.hidden(at, args, kwargs)
 
-        logits: mx.array = self._run(tokens, self.caches() if shape.needs_cache else None, visit)
+        logits: mx.array = self._run(tokens, self.caches() if forward.needs_cache else None, visit)
         return logits[0]
 
     def _run(self, tokens: Tokens, caches: Sequence[Any] | None, visit: Visit) -> Any:
@@ -184,9 +183,9 @@ class Streamed:
         try:
             return self.forward(tokens, caches, visit)
         except MODEL_ERRORS as error:
-            said = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0]
             raise MlxquantError(
-                f"{self.name}: mlx-lm's own forward fails on it ({type(error).__name__}: {said}), so it could not be"
+                f"{self.name}: mlx-lm's own forward fails on it ({type(error).__name__}: {reason}), so it could not be"
                 " served either; leave it out"
             ) from error
 

@@ -1,4 +1,7 @@
-"""What goes into a pass and what it tells of itself: options, progress, result."""
+"""What goes into a pass and what it reports: options, the result. Progress is `words.progress`, scores are the sink's.
+
+Alone in its module because `sweep` and the command line need it without mlx.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class HasTokens(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CompareOptions:
     """How to compare.
 
     `compute` is the dtype that floats are cast to, "served" for those of the builds themselves. `chunk` is the most
@@ -31,12 +34,12 @@ class Options:
     once in `keep_every_s` seconds; None keeps nothing. `dtype` is as of `convert`.
     """
 
-    compute: str = "float32"
     chunk: int = 2048
-    teacher_forced_routing: bool = False
+    compute: str = "float32"
+    dtype: str | None = None
     noise_floor: bool = True
     own: bool = True
-    dtype: str | None = None
+    teacher_forced_routing: bool = False
     allow_nonfinite: bool = False
     work: Path | None = None
     fresh: bool = False
@@ -47,22 +50,12 @@ class Options:
         return {k: v for k, v in asdict(self).items() if k not in ("work", "fresh", "keep_every_s")}
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the pass is: `done` of `steps`, what was just finished, and how long it took."""
-
-    done: int
-    steps: int
-    what: str
-    seconds: float
-    resumed: bool = False
-
-
 @dataclass
 class Pass:
     """What a finished pass reports of itself; the scores are with the sink.
 
     `source` is what a record says of the source; `candidates` have names and sizes, in the order of their numbers.
+    `source_bytes` is what there was to read, `bytes_read` what was read from the disk, by all ranks.
     """
 
     source: dict[str, Any]
@@ -73,11 +66,15 @@ class Pass:
     source_bytes: int
     bytes_read: int
     seconds: float
-    step_seconds: dict[str, float]
+    tokens: int
     peak_memory_bytes: int
     mlx_peak_bytes: int
     resumed_at: str | None
     ranks: int
+    step_seconds: dict[str, float]
     rank: int
-    tokens: int
     notes: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        """What the pass read and took, for its record."""
+        return {k: v for k, v in asdict(self).items() if k not in ("source", "candidates", "rank", "notes")}

@@ -21,10 +21,10 @@ import numpy as np
 
 from ..errors import MODEL_ERRORS, LayoutError
 from ..layout.arrays import module_at
-from .model import Call, Shape, Streamed, Tokens, advance, refusal
+from .model import Call, Forward, Streamed, Tokens, advance, refusal
 
 
-def find_shape(streamed: Streamed) -> Shape:
+def find_forward(streamed: Streamed) -> Forward:
     """Run the forward over nothing, with and without caches. Raises LayoutError naming why it cannot be streamed."""
     probe = _Probe(streamed)
     tokens = np.zeros(5, np.int32)
@@ -42,11 +42,11 @@ def find_shape(streamed: Streamed) -> Shape:
             advance(cache, len(tokens))
         probe.run(tokens[:3], caches)
     except MODEL_ERRORS as error:
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise refusal(
-            streamed.model, f"its forward cannot do with one hidden state from layer to layer ({said})"
+            streamed.model, f"its forward cannot do with one hidden state from layer to layer ({reason})"
         ) from error
-    return Shape(tuple(probe.places), frozenset(probe.before), frozenset(probe.after), needs_cache)
+    return Forward(tuple(probe.places), frozenset(probe.before), frozenset(probe.after), needs_cache)
 
 
 class _Probe:
@@ -63,7 +63,7 @@ class _Probe:
 
     def run(self, tokens: Tokens, caches: Sequence[Any] | None) -> None:
         self.places, self._seen = [], self.before
-        self._given: Any = None
+        self._handed: Any = None
         self._caches: dict[int, int] = {}
         self._known = {id(c) for c in caches or ()}
         self._length = len(tokens)
@@ -80,13 +80,13 @@ class _Probe:
             raise self._no(f"layer {i} is given {len(states)} hidden states; one is expected")
         place = states[0]
         hidden = args[place] if isinstance(place, int) else kwargs[place]
-        if i and hidden is not self._given:
+        if i and hidden is not self._handed:
             raise self._no(f"its forward computes something between layers {i - 1} and {i}")
         for a in (*args, *kwargs.values()):
             if id(a) in self._known and self._caches.setdefault(id(a), i) != i:
                 raise self._no(f"layers {self._caches[id(a)]} and {i} share a cache")
         self.places.append(place)
-        self._given = hidden
+        self._handed = hidden
         self._seen = self.after if i == len(self.streamed.paths) - 1 else set()
         return hidden
 

@@ -9,6 +9,7 @@ launcher ends the others then.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +20,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import MlxquantError, OtherRankError, UsageError
 from .scores import Sink
+from .state import pack, unpack
 
 # What a launcher leaves in the environment: mlx.launch, then Open MPI and Intel's or MPICH's mpirun
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -60,19 +61,18 @@ class Ranks:
                 self.begin(error=error)
             raise
 
-    def begin(self, asked: str = "", error: MlxquantError | None = None) -> None:
-        """Wait until all ranks can begin, or some cannot (see `as_one`), or they do not ask the same.
+    def begin(self, work: str = "", error: MlxquantError | None = None) -> None:
+        """Wait until all ranks can begin, or some cannot (see `as_one`), or their `work` differs.
 
-        Raises the error or OtherRankError; UsageError on the first rank where `asked` differs.
+        Raises the error or OtherRankError; UsageError on the first rank where `work` differs.
         """
         self.begun = True
         if self.size == 1:
             return
-        said = self.gather(json.dumps([error and str(error), asked]).encode())
-        told = [json.loads(s) for s in said]
-        failed = [rank for rank, (message, _) in enumerate(told) if message is not None]
+        answers = [json.loads(a) for a in self.gather(json.dumps([error and str(error), work]).encode())]
+        failed = [rank for rank, (message, _) in enumerate(answers) if message is not None]
         if not failed:
-            others = [rank for rank, (_, other) in enumerate(told) if other != told[0][1]]
+            others = [rank for rank, (_, other) in enumerate(answers) if other != answers[0][1]]
             if not others:
                 return
             failed = [0]
@@ -80,19 +80,19 @@ class Ranks:
             error = UsageError(message) if self.rank == 0 else None
         if error is None or self.rank != failed[0]:
             raise OtherRankError(f"rank {failed[0]} of {self.size} cannot begin")
-        if told[0][0] is None and failed[0] != 0:  # not all fail: say where
+        if answers[0][0] is None and failed[0] != 0:  # not all fail: say where
             error.args = (f"rank {self.rank} of {self.size}: {error}",)
         raise error
 
     def share(self, lengths: Sequence[int]) -> list[int]:
         """The documents of this rank: longest first, each to the rank that has the fewest tokens so far."""
-        loads, mine = [0] * self.size, list[int]()
+        loads, share = [0] * self.size, list[int]()
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             rank = min(range(self.size), key=lambda r: (loads[r], r))
             loads[rank] += lengths[i]
             if rank == self.rank:
-                mine.append(i)
-        return sorted(mine)
+                share.append(i)
+        return sorted(share)
 
     def folder(self, work: Path | None) -> Path | None:
         """The work folder of this rank."""
@@ -106,38 +106,19 @@ class Ranks:
         if self.size == 1:
             return {"bytes_read": figures["bytes_read"]}
         packed = self.gather(pack(sink.state(), {"bytes_read": figures["bytes_read"]}))
-        states, told = zip(*(unpack(p) for p in packed), strict=True)
+        states, counts = zip(*(unpack(io.BytesIO(p)) for p in packed), strict=True)
         if self.rank == 0:
             sink.merge(states)
-        return {"bytes_read": sum(t["bytes_read"] for t in told)}
+        return {"bytes_read": sum(c["bytes_read"] for c in counts)}
 
     def gather(self, data: bytes) -> list[bytes]:
         """Every rank's bytes, in the order of the ranks."""
         cpu = mx.cpu
         lengths = mx.distributed.all_gather(mx.array([len(data)], mx.int32), group=self.group, stream=cpu)
         counts = [int(n) for n in np.asarray(lengths)]
+        # all_gather takes arrays of one shape, so all are as long as the longest
         padded = np.zeros(max(counts), np.uint8)
         padded[: len(data)] = np.frombuffer(data, np.uint8)
         rows = mx.distributed.all_gather(mx.array(padded)[None], group=self.group, stream=cpu)
-        found = np.asarray(rows)
-        return [found[r, :n].tobytes() for r, n in enumerate(counts)]
-
-
-def pack(state: Mapping[str, NDArray[np.generic]], told: Mapping[str, Any]) -> bytes:
-    """A sink's arrays and a few figures as bytes."""
-    import io
-
-    buffer, names = io.BytesIO(), list(state)
-    arrays: dict[str, Any] = {f"a{i}": np.asarray(state[n]) for i, n in enumerate(names)}
-    text = json.dumps({"names": names, "told": dict(told)}).encode()
-    np.savez(buffer, told=np.frombuffer(text, np.uint8), **arrays)
-    return buffer.getvalue()
-
-
-def unpack(data: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
-    """What `pack` packed."""
-    import io
-
-    with np.load(io.BytesIO(data), allow_pickle=False) as found:
-        told = json.loads(bytes(found["told"]))
-        return {name: found[f"a{i}"] for i, name in enumerate(told["names"])}, told["told"]
+        gathered = np.asarray(rows)
+        return [gathered[r, :n].tobytes() for r, n in enumerate(counts)]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..layout.arrays import module_at
 from ..words.modules import Module
+from ..words.text import some
 from .model import Call, hook
 from .scores import Routing
 
@@ -38,8 +39,8 @@ class Places:
 def find_places(
     model: Any, modules: Sequence[Module], layer_paths: Sequence[str]
 ) -> tuple[dict[int, Places], list[str]]:
-    """Where routing can be seen, by layer, and why it cannot in the other layers that have experts."""
-    found: dict[int, Places] = {}
+    """Where routing can be seen, by layer; notes say why it cannot in the other layers that have experts."""
+    places: dict[int, Places] = {}
     absent: dict[str, list[int]] = {}
     for i, path in enumerate(layer_paths):
         experts = sorted({m.path.rpartition(".")[0] for m in modules if m.layer == i and m.role == "expert"})
@@ -55,12 +56,8 @@ def find_places(
         ]
         router = routers[0] if len(routers) == 1 else None
         block = _common(experts[0], router) if router else experts[0].rpartition(".")[0]
-        found[i] = Places(experts[0], router, block if len(block) > len(path) else None)
-    return found, [f"routing is not seen in layer {_listed(layers)}: {why}" for why, layers in absent.items()]
-
-
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers[:4])) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+        places[i] = Places(experts[0], router, block if len(block) > len(path) else None)
+    return places, [f"routing is not seen in layer {some(layers, 4)}: {why}" for why, layers in absent.items()]
 
 
 def _common(a: str, b: str) -> str:
@@ -88,7 +85,7 @@ class Seen:
 
 
 class Taps:
-    """Sees the routing of one model's layers. `seen` is what passed since `begin`."""
+    """Sees the routing of one model's layers; `seen` is what passed since `begin`. Made before the first layer runs."""
 
     def __init__(self, model: Any, places: Mapping[int, Places]) -> None:
         self.seen = Seen()
@@ -141,34 +138,37 @@ class Taps:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One document's routing at one layer as numbers: `experts` (n, k) sorted, `first` (n,), `margin` (n,)."""
+class RouterChoice:
+    """One document's routing at one layer as numbers, for n tokens that go to k experts each."""
 
-    experts: NDArray[np.int32]
-    first: NDArray[np.int32] | None
-    margin: NDArray[np.float32] | None
+    experts: NDArray[np.int32]  # (n, k) the chosen ones, sorted
+    first: NDArray[np.int32] | None  # (n,) the one of the highest score; None where no scores were seen
+    margin: NDArray[np.float32] | None  # (n,) the k-th logit less that of the best not chosen; None where unseen
 
 
-def choice_of(seen: Seen) -> Choice | None:
-    """Read what was seen; None where no indices passed, or not one row for each position."""
+def choice_of(seen: Seen) -> RouterChoice | None:
+    """Read what was seen of one document, its chunks joined; None where no indices passed."""
     if not seen.indices:
         return None
     indices = np.concatenate([np.asarray(a).astype(np.int32) for a in seen.indices])
     first, margin = None, None
     if len(seen.router) == len(seen.indices):
         first, margin = _scored(indices, [_scores(r, indices.shape[1]) for r in seen.router])
-    return Choice(np.sort(indices, axis=1), first, margin)
+    return RouterChoice(np.sort(indices, axis=1), first, margin)
 
 
 def compare_choices(
-    mine: Choice | None, reference: Choice | None, change: NDArray[np.float32] | None = None
+    choice: RouterChoice | None, reference: RouterChoice | None, change: NDArray[np.float32] | None = None
 ) -> Routing | None:
-    """A candidate's choices beside the reference's; `change` is that of the block's output."""
-    if mine is None or reference is None or mine.experts.shape != reference.experts.shape:
+    """A candidate's choice beside the reference's on the same n tokens; `change` (n,) is that of the block's output.
+
+    None where either is unknown, or they are of different shapes.
+    """
+    if choice is None or reference is None or choice.experts.shape != reference.experts.shape:
         return None
-    first = None if mine.first is None or reference.first is None else mine.first != reference.first
+    first = None if choice.first is None or reference.first is None else choice.first != reference.first
     return Routing(
-        set_changed=(mine.experts != reference.experts).any(axis=1),
+        set_changed=(choice.experts != reference.experts).any(axis=1),
         first_changed=first,
         block_change=change,
         margin=reference.margin,
@@ -191,7 +191,10 @@ def _scores(router: Any, k: int) -> tuple[NDArray[np.float32], NDArray[np.int32]
 def _scored(
     indices: NDArray[np.int32], parts: Sequence[tuple[NDArray[np.float32], NDArray[np.int32] | None] | None]
 ) -> tuple[NDArray[np.int32] | None, NDArray[np.float32] | None]:
-    """The expert of the highest score among the chosen, and the logits' margin at the boundary."""
+    """The expert of the highest score among the chosen (n,), and the logits' margin at the boundary (n,).
+
+    `indices` (n, k) are the chosen experts; `parts` are what `_scores` gives of each chunk, n rows in all.
+    """
     known = [p for p in parts if p is not None]
     if len(known) != len(parts):
         return None, None
@@ -206,7 +209,7 @@ def _scored(
         return None, None
     chosen = np.take_along_axis(scores, indices, axis=1)
     first = indices[at, chosen.argmax(axis=1)]
-    others = scores.copy()
+    others = scores.copy()  # the experts that were not chosen: the chosen ones are struck out
     np.put_along_axis(others, indices, -np.inf, axis=1)
     margin = chosen.min(axis=1) - others.max(axis=1)
     # below 0 something else than these logits decided: a bias on the choice, or groups of experts

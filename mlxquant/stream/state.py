@@ -1,18 +1,18 @@
-"""What a pass keeps in its work folder, so that a killed one goes on at the layer that it was in.
+"""The state of a pass: hidden states that travel through the layers, and what a killed pass goes on from.
 
     FOLDER/state.npz      what is finished: signature, step, the sink's arrays, which set of hidden states belongs to it
-    FOLDER/hidden-*.bin   the hidden states (see `hidden`), never those that state.npz names while they are written
+    FOLDER/hidden-*.bin   sets of hidden states; the one that state.npz names is never written to
     FOLDER/source/        shards that come from the Hub and are still needed (see `arriving`)
     FOLDER/lock           says that the folder is mlxquant's and which files are (see `work_folder`)
 
+Hidden states are streams × tokens × width, in memory or in files. A layer reads one set of them and writes another;
+which set is which turns round. In files there are three sets, so that the one which a resumed run starts from is left
+alone. Files are written and read by position: the system's page cache keeps in memory what fits, and a full disk is an
+error, not a crash.
+
 `state.npz` is replaced by a rename and holds the checksum of the hidden states, so whatever a crash leaves is either
-whole or recognised. Nothing here waits for the disk: a power failure may cost the pass, not its truth.
-
-The hidden states that travel through the layers: streams × tokens × width, in memory or in files.
-
-A layer reads one set of states and writes another; which set is which turns round. In files there are three sets, so
-that the one which a resumed run would start from is never written to. Files are written and read by position: the
-system's page cache keeps in memory what fits, and a full disk is an error, not a crash.
+whole or recognised. Nothing here waits for the disk: a power failure may cost the pass, never make it wrong. What a
+step computes, and when its state is kept, is up to `steps` and `engine`.
 """
 
 from __future__ import annotations
@@ -42,21 +42,23 @@ from ..layout.views.bytes import to_mlx, to_numpy
 from ..source.checkpoint import read_at
 from ..source.hub.arriving import FOLDER
 
-# --- hidden ---
-
+# --- hidden states ---
 
 SETS = 3
 
 
 class Hidden:
-    """States of `streams` for documents of `lengths` tokens, `width` values of `dtype` each; in `folder` if given."""
+    """States of `streams` for documents of `lengths` tokens, `width` values of `dtype` each; in `folder` if given.
+
+    `current` is the set that is read, `saved` the one that `state.npz` names, which a resumed run starts from.
+    """
 
     def __init__(self, folder: Path | None, streams: int, lengths: Sequence[int], width: int, dtype: mx.Dtype) -> None:
         self._folder, self._streams, self._lengths = folder, streams, list(lengths)
         self._width, self._dtype = width, dtype
         self._row = width * int(dtype.size)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)]).astype(int)
-        self.current, self.kept = 0, None if folder is None else 0
+        self.current, self.saved = 0, None if folder is None else 0
         self._memory: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
         self._handles: dict[int, int] = {}
 
@@ -67,8 +69,8 @@ class Hidden:
 
     @property
     def following(self) -> int:
-        """The set that is written: neither the one that is read nor the one that is kept for a resumed run."""
-        return next(s for s in range(SETS) if s not in (self.current, self.kept))
+        """The set that is written: neither the one that is read nor the one that a resumed run starts from."""
+        return next(s for s in range(SETS) if s not in (self.current, self.saved))
 
     def read(self, stream: int, document: int) -> mx.array:
         """One document's state in the current set, (1, n, width)."""
@@ -95,10 +97,10 @@ class Hidden:
 
     def digest(self, which: int) -> str:
         """Checksum of a set's file."""
-        seen = xxhash.xxh3_128()
+        checksum = xxhash.xxh3_128()
         for block in self._blocks(which):
-            seen.update(block.data)
-        return seen.hexdigest()
+            checksum.update(block.data)
+        return checksum.hexdigest()
 
     def matches(self, which: int, digest: str) -> bool:
         """Whether a set's file is there, whole, and has this checksum."""
@@ -108,7 +110,7 @@ class Hidden:
 
     def start_from(self, which: int) -> None:
         """Go on from a set that an earlier run kept."""
-        self.current = self.kept = which
+        self.current = self.saved = which
 
     def close(self) -> None:
         """Close the files; they stay where they are."""
@@ -156,8 +158,8 @@ SinkState = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass
-class Kept:
-    """What an earlier run left: the next step, the set of hidden states, the sink's arrays, and its figures."""
+class Resume:
+    """What a pass goes on from: the next step, the set of hidden states and its checksum, sink's arrays, figures."""
 
     step: int
     which: int
@@ -182,8 +184,8 @@ class Work:
         shards: Collection[str] = (),
     ) -> None:
         self.folder, self._signature, self._fresh = folder, json.loads(json.dumps(signature)), fresh
-        self._every_s, self._kept_step = every_s, 0
-        self._kept_at = time.monotonic()
+        self._every_s, self._saved_step = every_s, 0
+        self._saved_at = time.monotonic()
         self._held = ExitStack()
         self._work = None if folder is None else _work_folder(folder, shards)
 
@@ -198,53 +200,48 @@ class Work:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         with self._held:
             if self._work is not None:
-                refused = isinstance(error, MlxquantError) and self._kept_step <= 1
+                refused = isinstance(error, MlxquantError) and self._saved_step <= 1
                 if refused or not self._work.holds(STATE):  # or finished; nothing in it is worth keeping
                     self._work.remove()
                     self._work.leave()
 
-    def kept(self) -> Kept | None:
+    def resume(self) -> Resume | None:
         """What an earlier run of the same pass finished. Raises OutputError where the folder is another pass's."""
         if self._work is None or self.folder is None:
             return None
-        told, sink = _read_state(self.folder / STATE)
-        if told is None:
+        facts, sink = _read_state(self.folder / STATE)
+        if facts is None:
             self._work.own()
             return None
-        self._kept_step = int(told["step"])
-        others = list(differences(told["signature"], self._signature))
-        if others:
+        self._saved_step = int(facts["step"])
+        changes = list(differences(facts["signature"], self._signature))
+        if changes:
             raise OutputError(
-                "\n".join([f"{self.folder}: an unfinished pass over something else lies there:", *others[:10]])
+                "\n".join([f"{self.folder}: an unfinished pass over something else lies there:", *changes[:10]])
                 + "\nchoose another work folder, or start over with --fresh"
             )
         self._work.own()
-        return Kept(told["step"], told["set"], told["digest"], sink, told["figures"])
+        return Resume(facts["step"], facts["set"], facts["digest"], sink, facts["figures"])
 
     def due(self) -> bool:
         """Whether enough was done since the last time to be worth keeping."""
-        return self.folder is not None and time.monotonic() - self._kept_at >= self._every_s
+        return self.folder is not None and time.monotonic() - self._saved_at >= self._every_s
 
     def keep(self, step: int, hidden: Hidden, sink: SinkState, figures: Mapping[str, Any]) -> None:
         """Keep what is finished: everything before step number `step`."""
         if self.folder is None:
             return
-        names = list(sink)
-        told = {
+        facts = {
             "signature": self._signature,
             "step": step,
             "set": hidden.current,
             "digest": hidden.digest(hidden.current),
-            "names": names,
             "figures": dict(figures),
         }
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {f"a{i}": np.asarray(sink[name]) for i, name in enumerate(names)}
-        np.savez(buffer, told=np.frombuffer(json.dumps(told).encode(), np.uint8), **arrays)
-        disk.write_file(self.folder / f"{STATE}.new", buffer.getvalue())
+        disk.write_file(self.folder / f"{STATE}.new", pack(sink, facts))
         disk.rename(self.folder / f"{STATE}.new", self.folder / STATE)
-        hidden.kept, self._kept_step = hidden.current, step
-        self._kept_at = time.monotonic()
+        hidden.saved, self._saved_step = hidden.current, step
+        self._saved_at = time.monotonic()
 
     def finish(self) -> None:
         """Take away what the finished pass no longer needs."""
@@ -272,18 +269,37 @@ def _shards(names: Collection[str]) -> Iterator[str]:
 def _begun_before_markers(folder: Path) -> list[str] | None:
     """The files of a pass that a version without markers began: its state holds a pass's signature."""
     path = folder / STATE
-    told, _ = _read_state(path) if not path.is_symlink() else (None, None)
-    if told is None or not isinstance(told.get("signature"), dict) or not told["signature"].keys() >= _SIGNATURE:
+    facts, _ = _read_state(path) if not path.is_symlink() else (None, None)
+    if facts is None or not isinstance(facts.get("signature"), dict) or not facts["signature"].keys() >= _SIGNATURE:
         return None
-    source = told["signature"]["source"]
+    source = facts["signature"]["source"]
     return [STATE, f"{STATE}.new", *_HIDDEN, *_shards(source["files"] if source.get("revision") else ())]
 
 
 def _read_state(path: Path) -> tuple[dict[str, Any] | None, dict[str, NDArray[np.generic]]]:
-    """What a state file tells, and the sink's arrays; None where there is none, or a power failure cut it."""
+    """A state file's facts, and the sink's arrays; None where there is none, or a power failure cut it."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            told = json.loads(bytes(arrays["told"]))
-            return told, {name: arrays[f"a{i}"] for i, name in enumerate(told["names"])}
+        arrays, facts = unpack(path)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None, {}
+    return facts, arrays
+
+
+# --- arrays and facts as bytes ---
+
+
+def pack(arrays: Mapping[str, NDArray[np.generic]], facts: Mapping[str, Any]) -> bytes:
+    """Arrays by name (any name, any shape) and a few facts that JSON can hold, as the bytes of an .npz file."""
+    buffer, names = io.BytesIO(), list(arrays)
+    # numbered, since the names hold slashes, which an .npz file takes for folders
+    numbered: dict[str, Any] = {f"a{i}": np.asarray(arrays[name]) for i, name in enumerate(names)}
+    text = json.dumps({**facts, "names": names}).encode()
+    np.savez(buffer, told=np.frombuffer(text, np.uint8), **numbered)
+    return buffer.getvalue()
+
+
+def unpack(file: Path | io.BytesIO) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+    """What `pack` packed. Raises what numpy and json raise of a file that is something else."""
+    with np.load(file, allow_pickle=False) as stored:
+        facts = json.loads(bytes(stored["told"]))
+        return {name: stored[f"a{i}"] for i, name in enumerate(facts.pop("names"))}, facts

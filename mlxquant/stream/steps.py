@@ -1,6 +1,10 @@
-"""What all steps of a pass share: the models, the documents, their hidden states, and running one through the other.
+"""The steps of a pass: the embedding, each layer, the head; what they share is `Running`.
 
-One layer of the pass: the reference, the noise floor, then every candidate, case by case.
+    embedding   token ids to hidden states, a stream for each model
+    layer       the reference, the noise floor, then every candidate, case by case
+    head        hidden states to logits, and those to scores of the tokens
+
+The cases of a layer:
 
     accumulated     the candidate's layer on the candidate's own state
     own             the candidate's layer on the reference's state: the error that this layer alone makes
@@ -8,9 +12,7 @@ One layer of the pass: the reference, the noise floor, then every candidate, cas
     teacher-forced  its layer on its own state, its router's answers replaced by the reference's
 
 Where a candidate's state still equals the reference's, as at the first layer after an embedding that is kept, own and
-accumulated are one computation.
-
-The two ends of the pass: token ids to hidden states, and hidden states to scores of the tokens.
+accumulated are one computation. Which step comes when, and what is kept of it, is up to `engine`.
 """
 
 from __future__ import annotations
@@ -25,15 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MlxquantError
-from .candidates import BuildLane, RecipeLane, Source, Step, nbytes_of
+from .candidates import Source, Step, StreamedCandidate, nbytes_of
 from .model import Streamed, Tokens
-from .routing import Choice, Seen, Taps, choice_of, compare_choices
+from .routing import RouterChoice, Seen, Taps, choice_of, compare_choices
 from .scores import LayerScores, Routing, Sink, TokenScores, joined, positions_at_once, token_scores
 from .state import Hidden
 from .weights import Arrays
-
-# --- steps ---
-
 
 # The reference's stream of hidden states; `Streams` numbers the others.
 REFERENCE = 0
@@ -71,10 +70,14 @@ class Streams:
 
 @dataclass
 class Running:
-    """A pass at work. `documents` are the tokens of this rank's documents, `numbers` their places among all."""
+    """A pass at work: its models, documents and hidden states.
+
+    `documents` are the tokens (n,) of this rank's documents, `numbers` their places among all. `taps` see each model's
+    routing, by the model's name.
+    """
 
     source: Source
-    lanes: list[RecipeLane | BuildLane]
+    candidates: list[StreamedCandidate]
     documents: Sequence[Tokens]
     numbers: Sequence[int]
     sink: Sink
@@ -92,26 +95,29 @@ class Running:
     def caches(self, streamed: Streamed, document: int) -> list[Any] | None:
         """Caches for a document of more than one chunk, or for a model that cannot do without; else None."""
         whole = len(self.documents[document]) <= self.chunk
-        return None if whole and not self.source.shape.needs_cache else streamed.caches()
+        return None if whole and not self.source.forward.needs_cache else streamed.caches()
 
     def through(
         self, streamed: Streamed, layer: int, document: int, state: mx.array, forced: Sequence[Any] | None = None
     ) -> mx.array:
-        """A document's state (1, n, width) through one layer, evaluated. What its taps see is evaluated too."""
+        """A document's state (1, n, width) through one layer, evaluated. What its taps see is evaluated too.
+
+        `forced` are the router's answers to give instead, one for each chunk.
+        """
         taps, caches, parts = self.taps[streamed.name], self.caches(streamed, document), list[mx.array]()
         seen = taps.begin(forced)
         for part in self.chunks(document):
             tokens = self.documents[document][part]
             with on_device(streamed.name, f"layer {layer}", state.dtype):
-                out = streamed.layer(self.source.shape, layer, tokens, state[:, part], caches)
-                mx.eval(out, seen.arrays())
+                out = streamed.layer(self.source.forward, layer, tokens, state[:, part], caches)
+                mx.eval(out, seen.arrays())  # chunk by chunk: a graph over all of them would hold every activation
             parts.append(out)
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
-    def fill(self, lane: RecipeLane | BuildLane, step: Step, reference: Arrays) -> Arrays:
-        """Put a lane's arrays of a step in place."""
-        arrays = lane.arrays(step, reference)
-        lane.streamed.put(arrays)
+    def fill(self, candidate: StreamedCandidate, step: Step, reference: Arrays) -> Arrays:
+        """Put a candidate's arrays of a step in place."""
+        arrays = candidate.arrays(step, reference)
+        candidate.streamed.put(arrays)
         return arrays
 
 
@@ -123,9 +129,9 @@ def on_device(who: str, what: str, dtype: mx.Dtype) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         on = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
         instead = "; compute in float32 instead" if dtype != mx.float32 else "; another device may"
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise MlxquantError(
-            f"{who}: mlx on this {on} cannot compute {what} in {_word(dtype)} ({said}){instead}"
+            f"{who}: mlx on this {on} cannot compute {what} in {_word(dtype)} ({reason}){instead}"
         ) from error
 
 
@@ -134,7 +140,7 @@ def _word(dtype: mx.Dtype) -> str:
 
 
 def relative_error(state: mx.array, reference: mx.array) -> NDArray[np.float32]:
-    """|state - reference| / |reference| at each position; states are (1, n, width)."""
+    """|state - reference| / |reference| at each position, (n,); states are (1, n, width)."""
     a, b = state.astype(mx.float32), reference.astype(mx.float32)
     size = mx.maximum(mx.linalg.norm(b, axis=-1), 1e-30)
     error: NDArray[np.float32] = np.asarray(mx.linalg.norm(a - b, axis=-1) / size)[0]
@@ -142,7 +148,7 @@ def relative_error(state: mx.array, reference: mx.array) -> NDArray[np.float32]:
 
 
 def rounded(state: mx.array) -> mx.array:
-    """A state as it would be after a trip through bf16."""
+    """A state (1, n, width) as it would be after a trip through bf16."""
     return state.astype(mx.bfloat16).astype(state.dtype)
 
 
@@ -155,14 +161,14 @@ def check_finite(state: mx.array, who: str, where: str) -> None:
         )
 
 
-# --- layer step ---
+# --- a layer ---
 
 
 @dataclass(frozen=True)
 class _Reference:
     """What the reference did with one document in this layer."""
 
-    choice: Choice | None
+    choice: RouterChoice | None
     outputs: list[mx.array]
     inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]
     router: list[Any]
@@ -173,19 +179,21 @@ def run_layer(run: Running, layer: int) -> None:
     arrays = run.source.read(layer)
     reference = run.source.streamed
     reference.put(arrays)
+    # every document through the reference first: then its weights can go before a candidate's come
     seen = [_reference(run, layer, d) for d in range(len(run.documents))]
     if run.streams.noise_floor:
         for d in range(len(run.documents)):
             _noise(run, layer, d, seen[d])
     reference.take_out(list(arrays))
-    shared = set[str]().union(*(lane.shares(layer) for lane in run.lanes))
+    # of the reference's arrays only those stay that a candidate takes as they are; the rest leaves memory here
+    shared = set[str]().union(*(candidate.shares(layer) for candidate in run.candidates))
     arrays = {name: array for name, array in arrays.items() if name in shared}
-    for candidate, lane in enumerate(run.lanes):
-        own = run.fill(lane, layer, arrays)
+    for number, candidate in enumerate(run.candidates):
+        own = run.fill(candidate, layer, arrays)
         for d in range(len(run.documents)):
-            _Candidate(run, candidate, lane.streamed, layer, d, seen[d]).score()
-        lane.streamed.take_out(list(own))
-        del own
+            _LayerOfCandidate(run, number, candidate.streamed, layer, d, seen[d]).score()
+        candidate.streamed.take_out(list(own))
+        del own  # else these arrays live on while the next candidate's are made
     run.source.forget()
 
 
@@ -217,8 +225,8 @@ def _noise(run: Running, layer: int, d: int, reference: _Reference) -> None:
 
 
 @dataclass
-class _Candidate:
-    """One candidate, one layer, one document."""
+class _LayerOfCandidate:
+    """One layer of one candidate, on one document."""
 
     run: Running
     number: int
@@ -232,19 +240,19 @@ class _Candidate:
         run, d = self.run, self.d
         before, after = run.hidden.read(REFERENCE, d), run.hidden.read_following(REFERENCE, d)
         stream = run.streams.of(self.number)
-        mine = run.hidden.read(stream, d)
-        out, scores = self._case(mine, before, after)
+        out, scores = self._case(run.hidden.read(stream, d), before, after)
         run.hidden.write(stream, d, out)
-        self._tell("accumulated", scores)
+        self._hand_over("accumulated", scores)
         if run.own:
-            self._tell("own", scores if not scores.error_in.any() else self._case(before, before, after)[1])
+            # no error enters: the candidate's state is the reference's, and the case was just computed
+            self._hand_over("own", scores if not scores.error_in.any() else self._case(before, before, after)[1])
             self._router()
         if run.streams.forced:
             stream = run.streams.forced_of(self.number)
             forced = self.reference.router or None
             out, scores = self._case(run.hidden.read(stream, d), before, after, forced)
             run.hidden.write(stream, d, out)
-            self._tell("teacher-forced", scores)
+            self._hand_over("teacher-forced", scores)
 
     def _case(
         self, state: mx.array, before: mx.array, after: mx.array, forced: list[Any] | None = None
@@ -256,17 +264,17 @@ class _Candidate:
         return out, LayerScores(relative_error(state, before), relative_error(out, after), routing)
 
     def _router(self) -> None:
-        """The router alone: no error enters, and none is asked for."""
+        """The router alone: no error enters, and what leaves the layer is not computed."""
         if not self.reference.inputs:
             return
         seen = self.run.taps[self.streamed.name].replay(self.layer, self.reference.inputs)
         if seen is None:
             return
         mx.eval(seen.arrays())
-        nothing = np.zeros(len(self.run.documents[self.d]), np.float32)
-        self._tell("router", LayerScores(nothing, nothing, _routing(seen, self.reference)))
+        zeros = np.zeros(len(self.run.documents[self.d]), np.float32)
+        self._hand_over("router", LayerScores(zeros, zeros, _routing(seen, self.reference)))
 
-    def _tell(self, case: str, scores: LayerScores) -> None:
+    def _hand_over(self, case: str, scores: LayerScores) -> None:
         self.run.sink.layer(self.number, self.layer, case, self.run.numbers[self.d], 0, scores)
 
 
@@ -274,18 +282,21 @@ def _routing(seen: Seen, reference: _Reference) -> Routing | None:
     return compare_choices(choice_of(seen), reference.choice, _change(seen.outputs, reference.outputs))
 
 
-def _change(mine: list[mx.array], reference: list[mx.array]) -> NDArray[np.float32] | None:
-    """How much the block's output differs at each position; None where it was not seen whole."""
-    if not mine or [a.shape for a in mine] != [a.shape for a in reference]:
+def _change(outputs: list[mx.array], reference: list[mx.array]) -> NDArray[np.float32] | None:
+    """How much the block's output differs at each position, (n,); None where it was not seen whole.
+
+    Both are the block's outputs, one for each chunk, (1, n, width) or (n, width) as the block gives them.
+    """
+    if not outputs or [a.shape for a in outputs] != [a.shape for a in reference]:
         return None
     rows = [
         relative_error(a.reshape(1, -1, a.shape[-1]), b.reshape(1, -1, b.shape[-1]))
-        for a, b in zip(mine, reference, strict=True)
+        for a, b in zip(outputs, reference, strict=True)
     ]
     return np.concatenate(rows)
 
 
-# --- end steps ---
+# --- embedding and head ---
 
 
 # Heads of candidates that are in memory together, as a multiple of the reference's.
@@ -296,24 +307,24 @@ def run_embedding(run: Running) -> None:
     """Give every stream its documents' embeddings."""
     arrays = run.source.read("embedding")
     _embed(run, run.source.streamed, arrays, [REFERENCE])
-    for candidate, lane in enumerate(run.lanes):
-        own = lane.arrays("embedding", arrays)
-        streams = [run.streams.of(candidate), *([run.streams.forced_of(candidate)] if run.streams.forced else [])]
-        _embed(run, lane.streamed, own, streams)
+    for number, candidate in enumerate(run.candidates):
+        own = candidate.arrays("embedding", arrays)
+        streams = [run.streams.of(number), *([run.streams.forced_of(number)] if run.streams.forced else [])]
+        _embed(run, candidate.streamed, own, streams)
     run.source.forget()
 
 
 def width_of(source: Source) -> int:
     """The width of the hidden state, without computing one."""
     model = source.streamed
-    return int(model.embed(source.shape, np.zeros(2, np.int32), model.caches()).shape[-1])
+    return int(model.embed(source.forward, np.zeros(2, np.int32), model.caches()).shape[-1])
 
 
 def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int]) -> None:
     streamed.put(arrays)
     for d, tokens in enumerate(run.documents):
         caches = run.caches(streamed, d)
-        parts = [streamed.embed(run.source.shape, tokens[part], caches) for part in run.chunks(d)]
+        parts = [streamed.embed(run.source.forward, tokens[part], caches) for part in run.chunks(d)]
         state = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
         with on_device(streamed.name, "the embedding", state.dtype):
             mx.eval(state)
@@ -328,19 +339,20 @@ def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int])
 def run_head(run: Running) -> None:
     """Score every token of every stream against the reference."""
     arrays = run.source.read("head")
-    run.source.streamed.put(arrays)
+    run.source.streamed.put(arrays)  # stays till the end: its logits are made anew for each group of candidates
     if run.streams.noise_floor:
         _score(run, [(run.streams.noise - 1, "accumulated", run.streams.noise, run.source.streamed)])
-    group: list[tuple[int, RecipeLane | BuildLane, Arrays]] = []
+    # Logits of the reference cost as much as a candidate's, so several candidates are scored beside one computation of
+    # them. How many depends on the bytes of their heads; an array that is the reference's own costs nothing.
+    group: list[tuple[int, StreamedCandidate, Arrays]] = []
     budget = HEADS * nbytes_of(arrays)
-    for candidate, lane in enumerate(run.lanes):
-        own = run.fill(lane, "head", arrays)
-        group.append((candidate, lane, own))
-        used = sum(a.nbytes for _, _, made in group for n, a in made.items() if a is not arrays.get(n))
-        if used >= budget or candidate == len(run.lanes) - 1:
-            _score(run, [task for c, member, _ in group for task in _tasks(run, c, member.streamed)])
-            for _, member, made in group:
-                member.streamed.take_out(list(made))
+    for number, candidate in enumerate(run.candidates):
+        group.append((number, candidate, run.fill(candidate, "head", arrays)))
+        used = sum(a.nbytes for _, _, own in group for n, a in own.items() if a is not arrays.get(n))
+        if used >= budget or number == len(run.candidates) - 1:
+            _score(run, [task for n, member, _ in group for task in _tasks(run, n, member.streamed)])
+            for _, member, own in group:
+                member.streamed.take_out(list(own))
             group = []
     run.source.streamed.take_out(list(arrays))
     run.source.forget()
@@ -357,23 +369,24 @@ def _tasks(run: Running, candidate: int, streamed: Streamed) -> list[_Task]:
 
 
 def _score(run: Running, tasks: list[_Task]) -> None:
-    shape, source = run.source.shape, run.source.streamed
+    """Score every document for these tasks, a few positions at a time, so that logits stay within `LOGIT_BYTES`."""
+    forward, source = run.source.forward, run.source.streamed
     for d, tokens in enumerate(run.documents):
         if len(tokens) < 2:
             continue
         reference = run.hidden.read(REFERENCE, d)
         states = [run.hidden.read(stream, d) for _, _, stream, _ in tasks]
         parts: list[list[TokenScores]] = [[] for _ in tasks]
-        at, step = 0, 16
+        at, step = 0, 16  # a small first part shows the vocabulary, by which the others are cut
         while at < len(tokens) - 1:
             part = slice(at, min(at + step, len(tokens) - 1))
             ids, targets = tokens[part], mx.array(tokens[part.start + 1 : part.stop + 1].astype(np.int32))
             with on_device(source.name, "the head", reference.dtype):
-                expected = source.head(shape, ids, reference[:, part])
+                expected = source.head(forward, ids, reference[:, part])
                 mx.eval(expected)
             check_finite(expected, source.name, f"logits of document {run.numbers[d]}")
-            for (_, _, _, streamed), state, found in zip(tasks, states, parts, strict=True):
-                found.append(token_scores(expected, streamed.head(shape, ids, state[:, part]), targets))
+            for (_, _, _, streamed), state, scores in zip(tasks, states, parts, strict=True):
+                scores.append(token_scores(expected, streamed.head(forward, ids, state[:, part]), targets))
             at, step = part.stop, positions_at_once(expected.shape[-1])
-        for (candidate, case, _, _), found in zip(tasks, parts, strict=True):
-            run.sink.tokens(candidate, case, run.numbers[d], 0, joined(found))
+        for (candidate, case, _, _), scores in zip(tasks, parts, strict=True):
+            run.sink.tokens(candidate, case, run.numbers[d], 0, joined(scores))

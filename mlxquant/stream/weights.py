@@ -10,12 +10,11 @@ step lasts. From these bytes are made
 so no dequantized weight is ever rounded. A recipe's array that would equal the reference's is the reference's. Arrays
 of a build on disk are read as mlx-lm would load them, and cast likewise.
 
-A checkpoint's tensors, each read from the disk once and whole, however many arrays are cut from it.
-
-Hub tensors are often fused (gate and up projections of all experts in one), and gathering the rows of each part
-separately would read the same bytes twice. Here a tensor is brought in with one read when the first of its arrays is
-made, served from memory to the others, and dropped with the last of them. So memory is that of the tensors of one
-module, and what was read can be counted and held against what there was to read.
+A checkpoint's tensor is read from the disk once and whole, however many arrays are cut from it. Hub tensors are often
+fused (gate and up projections of all experts in one), and gathering the rows of each part separately would read the
+same bytes twice. `OnceReader` brings a tensor in when the first of its arrays is made, serves it to the others from
+memory, and drops it with the last of them. So memory is that of the tensors of one module, and what was read can be
+counted and held against what there was to read.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ from ..source.checkpoint import Checkpoint, Reader
 from ..source.headers import Tensor
 from ..words.formats import FLOATS, Format
 
-# --- once ---
+# --- tensors, each read once ---
 
 
-class Once:
-    """Stands before a checkpoint's reader: `expect` views, read them, `done` with each."""
+class OnceReader:
+    """A reader before a checkpoint's own: `expect` views, read them, `done` with each."""
 
     def __init__(self, reader: Reader, tensors: Iterable[Tensor]) -> None:
         self._reader = reader
@@ -64,23 +63,24 @@ class Once:
         self.bytes_read = 0
 
     def expect(self, views: Iterable[View]) -> None:
-        """Say that these will be read; their tensors are held until `done` was said of every one."""
+        """Announce views: their tensors are held until each of them is `done`."""
         for view in views:
             self._left.update(set(tensors_of(view)))
 
     def done(self, view: View) -> None:
-        """Say that a view was read."""
+        """Take note that a view was read."""
         for name in set(tensors_of(view)):
             self._left[name] -= 1
             if self._left[name] <= 0:
                 del self._left[name]
                 self._held.pop(name, None)
 
-    # --- what a checkpoint asks of its reader ---
+    # --- the interface of a reader ---
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of `file`. Raises SourceError."""
         tensor = self._at(file, start)
+        # nobody expects it, or the range ends beyond it: such a read is passed on as it is
         if tensor is None or self._left[tensor.name] <= 0 or start + len(buffer) > tensor.start + tensor.nbytes:
             self._read(file, start, buffer)
             return
@@ -110,6 +110,7 @@ class Once:
         self._reader.close()
 
     def _at(self, file: str, start: int) -> Tensor | None:
+        # the tensor with the last start at or before this byte; the sign sorts after every name
         starts = self._starts.get(file, [])
         i = bisect_right(starts, (start, "\U0010ffff")) - 1
         return self._tensors[starts[i][1]] if i >= 0 else None
@@ -119,14 +120,14 @@ class Once:
         self.bytes_read += len(buffer)
 
 
-def reading_once(source: Checkpoint) -> tuple[Checkpoint, Once]:
-    """The same checkpoint, its tensors read through `Once`."""
+def read_once(source: Checkpoint) -> tuple[Checkpoint, OnceReader]:
+    """The same checkpoint, its tensors read through `OnceReader`."""
     assert source.reader is not None, "a config alone has no weights"
-    once = Once(source.reader, source.tensors.values())
+    once = OnceReader(source.reader, source.tensors.values())
     return replace(source, reader=once), once
 
 
-# --- weights ---
+# --- arrays ---
 
 
 Arrays = dict[str, mx.array]
@@ -143,15 +144,15 @@ class Raw:
     dtype: str
 
     def array(self, dtype: str) -> mx.array:
-        """As an mx.array of a dtype, evaluated: nothing is left of the one that it was cast from."""
-        made = to_mlx(self.data, self.shape, MLX_DTYPES[self.dtype])
+        """As an mx.array of `shape` in a dtype, evaluated: nothing is left of the one that it was cast from."""
+        array = to_mlx(self.data, self.shape, MLX_DTYPES[self.dtype])
         if dtype != self.dtype:
-            made = made.astype(MLX_DTYPES[dtype])
-        mx.eval(made)
-        return made
+            array = array.astype(MLX_DTYPES[dtype])
+        mx.eval(array)
+        return array
 
     def rows(self, dtype: str) -> NDArray[Any]:
-        """As (rows, columns) of a float dtype, in the types that the kernels take."""
+        """As (rows, columns) of a float dtype, leading axes (experts) joined, in the types that the kernels take."""
         data = self.data if dtype == self.dtype else to_numpy(self.array(dtype))
         values: NDArray[Any] = data.reshape(-1).view(_VALUES[dtype])
         return values.reshape(prod(self.shape[:-1]), self.shape[-1])
@@ -161,7 +162,7 @@ class Views:
     """Reads the views of a checkpoint, each tensor once. `computing` is the dtype of floats, None leaves them."""
 
     def __init__(self, checkpoint: Checkpoint, views: Mapping[str, View], computing: str | None) -> None:
-        self._checkpoint, self._once = reading_once(checkpoint)
+        self._checkpoint, self._once = read_once(checkpoint)
         self._views, self.computing = views, computing
         self.bytes_of_arrays = 0
 
@@ -196,20 +197,20 @@ def stored_arrays(views: Views, raws: Mapping[str, Raw]) -> Arrays:
 
 def reference_arrays(views: Views, raws: Mapping[str, Raw], planned: Iterable[PlannedModule]) -> Arrays:
     """The reference's arrays: from the source's dtype to the computing one at once, or as a build would keep them."""
-    made: Arrays = {}
+    arrays: Arrays = {}
     for out in (out for module in planned for out in module.arrays()):
         raw = raws[out.source]
-        made[out.name] = raw.array(views.computed(raw.dtype) if views.computing else out.values)
-    return made
+        arrays[out.name] = raw.array(views.computed(raw.dtype) if views.computing else out.values)
+    return arrays
 
 
 class Quantizer:
-    """Makes a recipe's arrays; what a later recipe needs in the same format is kept, up to `budget` bytes."""
+    """Makes a recipe's arrays; what a later recipe needs in the same format is kept for it until `forget`."""
 
     def __init__(self, views: Views, *, allow_nonfinite: bool = False, device: str = "cpu") -> None:
         self._views, self._allow, self._device = views, allow_nonfinite, device
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="quantize")
-        self._kept: dict[tuple[str, str, Format], Arrays] = {}
+        self._quantized: dict[tuple[str, str, Format], Arrays] = {}
 
     def close(self) -> None:
         """Let the threads go."""
@@ -217,7 +218,7 @@ class Quantizer:
 
     def forget(self) -> None:
         """Drop what was kept: the next step's arrays are others."""
-        self._kept.clear()
+        self._quantized.clear()
 
     def arrays(
         self,
@@ -228,16 +229,18 @@ class Quantizer:
     ) -> Arrays:
         """The arrays of modules as a recipe plans them. `reference` are the reference's, to share.
 
+        `keep` says which arrays a later recipe wants in the same format.
+
         Raises NonFiniteError as `convert` does.
         """
-        made: Arrays = {}
+        arrays: Arrays = {}
         for module in planned:
             for out in module.arrays():
-                if out.name not in made:
-                    made |= self._made(out, raws, reference, keep)
-        return made
+                if out.name not in arrays:  # weight, scales and biases come out of one quantization
+                    arrays |= self._make(out, raws, reference, keep)
+        return arrays
 
-    def _made(
+    def _make(
         self,
         out: OutputArray,
         raws: Mapping[str, Raw],
@@ -249,20 +252,22 @@ class Quantizer:
             same = out.values == raw.dtype or self._views.computing is None
             if same and out.name in reference:
                 return {out.name: reference[out.name]}
+            # two casts, as in a build: to the dtype that it would store, then to the one computed in
             cast = Raw(to_numpy(raw.array(out.values)).reshape(raw.data.shape[0], -1), raw.shape, out.values)
             return {out.name: cast.array(self._views.computed(out.values))}
         key = (out.source, out.values, out.format)
-        if (found := self._kept.pop(key, None)) is None:
-            found = self._quantized(out, raw)
+        if (arrays := self._quantized.pop(key, None)) is None:
+            arrays = self._quantize(out, raw)
         if keep(out.source, out.format):
-            self._kept[key] = found
-        return found
+            self._quantized[key] = arrays
+        return arrays
 
-    def _quantized(self, out: OutputArray, raw: Raw) -> Arrays:
+    def _quantize(self, out: OutputArray, raw: Raw) -> Arrays:
         fmt, dtype = out.format, out.values
         assert fmt is not None
         rows = raw.rows(dtype)
-        made = Quantized.empty(len(rows), rows.shape[1], dtype, fmt)
+        quantized = Quantized.empty(len(rows), rows.shape[1], dtype, fmt)
+        # rows are quantized independently, so blocks of them give the bytes that the whole would
         step = max(1, SIZES.block // max(1, rows.shape[1] * rows.itemsize))
         if not has_fast_path(fmt, dtype) or self._device != "cpu":
             step = len(rows)  # mlx does it, on this thread
@@ -275,7 +280,7 @@ class Quantizer:
                     rows[part],
                     dtype,
                     fmt,
-                    out=made.rows(part),
+                    out=quantized.rows(part),
                     allow_nonfinite=self._allow,
                     device=self._device,
                 )
@@ -284,17 +289,18 @@ class Quantizer:
 
         for _ in self._pool.map(run, cuts) if len(cuts) > 1 else map(run, cuts):
             pass
-        return dict(self._parts(out, raw, made))
+        return dict(self._parts(out, raw, quantized))
 
-    def _parts(self, out: OutputArray, raw: Raw, made: Quantized) -> Iterator[tuple[str, mx.array]]:
+    def _parts(self, out: OutputArray, raw: Raw, quantized: Quantized) -> Iterator[tuple[str, mx.array]]:
+        """Packed weight, scales and biases by name, in the shape that the module has them: (experts, out, …)."""
         path = out.name.rpartition(".")[0]
         lead = raw.shape[:-1]
-        yield f"{path}.weight", mx.array(made.packed.reshape(*lead, -1))
-        stored = out.values if made.biases is not None else "U8"
-        scales = Raw(_bytes(made.scales), (*lead, made.scales.shape[-1]), stored)
+        yield f"{path}.weight", mx.array(quantized.packed.reshape(*lead, -1))
+        stored = out.values if quantized.biases is not None else "U8"
+        scales = Raw(_bytes(quantized.scales), (*lead, quantized.scales.shape[-1]), stored)
         yield f"{path}.scales", scales.array(self._views.computed(scales.dtype))
-        if made.biases is not None:
-            biases = Raw(_bytes(made.biases), scales.shape, out.values)
+        if quantized.biases is not None:
+            biases = Raw(_bytes(quantized.biases), scales.shape, out.values)
             yield f"{path}.biases", biases.array(self._views.computed(out.values))
 
 

@@ -32,6 +32,7 @@ from ..records.files import record_text
 from ..source.stamps import source_signature
 from ..validate.judge import FAIL, MISSING, PASS
 from ..validate.tolerances import Tolerances, read_tolerances
+from ..words.progress import Watch, unwatched
 from ..words.text import listed
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
     from ..evals.sides import Side
     from ..plan.recipe.recipe import Recipe
     from ..source.checkpoint import Checkpoint
-    from ..stream.options import Options, Progress
-    from ..words.progress import Watch
+    from ..stream.options import CompareOptions
 
 _ROUTING = ("own", "router")
 _FORCED = ("teacher-forced", "kl_through_routing_nats")
@@ -185,7 +185,7 @@ def tolerances_before(path: Path, *, evaluated: bool) -> Tolerances:
     return read_tolerances(path, None if evaluated else ())
 
 
-def needed(options: Options, tolerances: Tolerances) -> Options:
+def needed(options: CompareOptions, tolerances: Tolerances) -> CompareOptions:
     """Leave out of a pass what no tolerance asks for, and add what one does: layers apart, and forced routing."""
     asked = {value for t in tolerances.tolerances for value in (t.metric, dict(t.where).get("case"))}
     return replace(
@@ -199,9 +199,9 @@ def compare_all(
     source: Checkpoint,
     trials: Sequence[Trial],
     question: Question,
-    options: Options,
+    options: CompareOptions,
     folder: Folder,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Watch = unwatched,
 ) -> Path | None:
     """Judge all trials in one pass, unless the folder has the answer; its path, None where another rank tells.
 
@@ -325,7 +325,7 @@ def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, wat
     convert(source, layout, make_plan(layout, trial.recipe, source), out, options, watch)
 
 
-def _asked(source: Checkpoint, trials: Sequence[Trial], question: Question, options: Options) -> dict[str, Any]:
+def _asked(source: Checkpoint, trials: Sequence[Trial], question: Question, options: CompareOptions) -> dict[str, Any]:
     """All that a comparison's record depends on, but the machine and its software, which the record names."""
     data = question.data
     return {

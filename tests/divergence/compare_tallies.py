@@ -17,7 +17,7 @@ from mlxquant.plan.plan import source_record
 from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.source.checkpoint import Checkpoint
 from mlxquant.stream.candidates import Candidate
-from mlxquant.stream.engine import NOISE_FLOOR, Options, Pass
+from mlxquant.stream.options import NOISE_FLOOR, CompareOptions, Pass
 from mlxquant.stream.scores import LayerScores, Routing, TokenScores
 
 VOCAB, WIDTH, EXPERTS, TOP_K, LAYERS = 23, 12, 8, 2, 3
@@ -147,7 +147,7 @@ def record_of(source: Checkpoint, noises: dict[str, float] = NOISES, question: Q
         mlx_peak_bytes=1 << 19, resumed_at=None, ranks=1, rank=0, tokens=sum(len(d.tokens) for d in documents()),
     )  # fmt: skip
     texts = Documents(documents(), "0" * 64, ("1 document: cut to 400 tokens",))
-    record = make_record(source, candidates, texts, tally, done, question, Options(teacher_forced_routing=True))
+    record = make_record(source, candidates, texts, tally, done, question, CompareOptions(teacher_forced_routing=True))
     return record | {"date": "2026-01-02T03:04:05Z", "machine": MACHINE, "versions": {"mlx": "0.0"}}
 
 

@@ -17,8 +17,9 @@ from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.stream import steps as end_steps
 from mlxquant.stream.candidates import Candidate
-from mlxquant.stream.engine import Options, Pass, compare
+from mlxquant.stream.engine import compare
 from mlxquant.stream.model import look_up_in
+from mlxquant.stream.options import CompareOptions, Pass
 from mlxquant.stream.scores import LayerScores, TokenScores
 
 # 134 tokens in documents of different lengths: two of them reach the sorted path of switched layers (64 indices).
@@ -94,7 +95,7 @@ def run_pass(
 ) -> tuple[Pass, Keeper]:
     """Run the pass over a checkpoint's folder."""
     sink = Keeper()
-    return compare(open_checkpoint(source), candidates, documents, sink, Options(**options)), sink
+    return compare(open_checkpoint(source), candidates, documents, sink, CompareOptions(**options)), sink
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import pytest
 from mlxquant.errors import BuildError, LayoutError, MlxquantError, UsageError
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.stream.candidates import Candidate
-from mlxquant.stream.engine import NOISE_FLOOR, Progress, compare
-from mlxquant.stream.engine import Options as CompareOptions
+from mlxquant.stream.engine import compare
+from mlxquant.stream.options import NOISE_FLOOR, CompareOptions
+from mlxquant.words.progress import Progress
 from tests.checkpoints import ARCHITECTURES, Size, write_tiny
 from tests.stream.compare_pass import Keeper, distance, logits_of_pass, narrow, ordinary_logits, run_pass, texts
 from tests.support.builds import build as converted
@@ -264,18 +265,18 @@ def test_two_candidates_of_one_name_are_refused(tiny):
         run_pass(tiny("llama"), twice, texts((5,)))
 
 
-def test_progress_is_told_step_by_step(tiny):
-    told: list[Progress] = []
+def test_progress_is_reported_step_by_step(tiny):
+    events: list[Progress] = []
     compare(
         open_checkpoint(tiny("llama")),
         [Candidate("none", recipe=narrow("none"))],
         texts((5,)),
         Keeper(),
         CompareOptions(),
-        told.append,
+        events.append,
     )
-    assert [p.done for p in told] == [1, 2, 3, 4, 5, 6]
-    assert [p.what for p in told][:2] == ["the embedding", "layer 0"]
+    assert [e.done for e in events] == [1, 2, 3, 4, 5, 6]
+    assert [e.item for e in events][:2] == ["the embedding", "layer 0"]
 
 
 def test_a_document_of_one_token_has_states_and_no_scores(tiny):

@@ -11,7 +11,9 @@ import pytest
 from mlxquant.source.hub.open import open_source
 from mlxquant.source.hub.reader import AHEAD, CONNECTIONS
 from mlxquant.stream.candidates import Candidate
-from mlxquant.stream.engine import Options, Progress, compare
+from mlxquant.stream.engine import compare
+from mlxquant.stream.options import CompareOptions
+from mlxquant.words.progress import Progress
 from tests.checkpoints import write_tiny_qwen3_5_moe
 from tests.source.hub.hub_server import HubServer, use_hub
 from tests.stream.compare_pass import Keeper, narrow, run_pass, texts
@@ -44,7 +46,7 @@ def test_shards_come_and_go_with_the_layers_and_scores_are_those_of_the_folder(h
 
     sink = Keeper()
     source = open_source("org/many", weights=True)
-    result = compare(source, candidates, documents, sink, Options(work=work), look)
+    result = compare(source, candidates, documents, sink, CompareOptions(work=work), look)
     _, local = run_pass(checkpoint, candidates, documents)
     assert all(np.array_equal(array, sink.state()[name]) for name, array in local.state().items())
     assert result.bytes_read == result.source_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxquant.stream.candidates import Candidate
-from mlxquant.stream.ranks import Ranks, pack, unpack
+from mlxquant.stream.ranks import Ranks
+from mlxquant.stream.state import pack, unpack
 from tests.checkpoints import write_tiny_qwen3_5_moe
 from tests.stream.compare_pass import narrow, run_pass, texts
 
@@ -28,7 +30,7 @@ from pathlib import Path
 import mlx.core as mx
 mx.set_default_device(mx.cpu)
 import numpy as np
-from tests.compare_pass import Keeper, narrow, run_pass, texts
+from tests.stream.compare_pass import Keeper, narrow, run_pass, texts
 from tests.test_compare_engine_ranks import LENGTHS, chosen
 
 result, sink = run_pass(Path(sys.argv[1]), chosen(), texts(LENGTHS))
@@ -58,9 +60,9 @@ def test_one_rank_has_everything_in_order():
 
 def test_states_travel_whole():
     state = {"a/b": np.arange(6, dtype=np.float64).reshape(2, 3), "c": np.array([True, False])}
-    found, told = unpack(pack(state, {"bytes_read": 7}))
-    assert told == {"bytes_read": 7}
-    assert all(np.array_equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
+    arrays, facts = unpack(io.BytesIO(pack(state, {"bytes_read": 7})))
+    assert facts == {"bytes_read": 7}
+    assert all(np.array_equal(arrays[k], v) and arrays[k].dtype == v.dtype for k, v in state.items())
 
 
 def free_ports(count: int) -> list[int]:

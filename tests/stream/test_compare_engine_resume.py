@@ -15,8 +15,10 @@ import pytest
 from mlxquant.errors import MlxquantError, OutputError, UsageError
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.stream.candidates import Candidate
-from mlxquant.stream.engine import Options, Progress, compare
+from mlxquant.stream.engine import compare
+from mlxquant.stream.options import CompareOptions
 from mlxquant.stream.state import STATE
+from mlxquant.words.progress import Progress
 from tests.stream.compare_pass import Keeper, narrow, texts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +44,7 @@ def go(source: Path, work: Path | None, sink: Keeper, **options):
     """Run the pass that these tests are about. Gives its result and what it told on the way."""
     told: list[Progress] = []
     candidates = [Candidate("4", recipe=narrow("gates-8bit", bits=4)), Candidate("8", recipe=narrow("uniform-8bit"))]
-    given = Options(**{"work": work, "keep_every_s": 0.0, "teacher_forced_routing": True, **options})
+    given = CompareOptions(**{"work": work, "keep_every_s": 0.0, "teacher_forced_routing": True, **options})
     return compare(open_checkpoint(source), candidates, texts((9, 20)), sink, given, told.append), told
 
 
@@ -77,7 +79,7 @@ def test_a_killed_pass_goes_on_at_its_layer_and_ends_the_same(tiny, tmp_path, un
     result, told = go(tiny("qwen3_moe"), tmp_path / "work", sink)
     assert result.resumed_at == "2"
     assert told[0].resumed
-    assert told[0].what == "going on at layer 2"
+    assert told[0].item == "going on at layer 2"
     whole = sink.whole()
     assert whole.keys() == undisturbed.keys()
     assert all(np.array_equal(whole[name], undisturbed[name]) for name in whole)

@@ -325,11 +325,11 @@ def test_the_best_few_are_inside_first_then_open_and_the_smallest_of_each_but_no
     ],
 )
 def test_the_pass_measures_what_the_tolerances_ask_for(tmp_path, tolerance, own, forced):
-    from mlxquant.stream.options import Options
+    from mlxquant.stream.options import CompareOptions
     from mlxquant.validate import read_tolerances
 
     (path,) = write(tmp_path, t=f"[[tolerance]]\n{tolerance}\n")
-    found = needed(Options(), read_tolerances(path))
+    found = needed(CompareOptions(), read_tolerances(path))
     assert (found.own, found.teacher_forced_routing) == (own, forced)
 
 
