@@ -15,9 +15,17 @@ MODEL_ERRORS = (
 
 
 class MlxquantError(Exception):
-    """Base of every error whose message is meant for the person at the keyboard. Exit code 3."""
+    """Base of every error whose message is meant for the person at the keyboard. Exit code 3.
+
+    `reason` is what is wrong without the place at which it is, for a table that names the place itself; where nobody
+    gave it, it is the message's first line.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message.partition("\n")[0]
 
 
 class UsageError(MlxquantError):

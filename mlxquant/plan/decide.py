@@ -22,7 +22,7 @@ from ..words.layers import select_layers
 from ..words.modules import CARRIED, Module, is_raw_router, unaligned_reason
 from ..words.text import listed, nearest, some
 from .recipe.recipe import Recipe
-from .recipe.rules import SET_ORIGIN, Rule
+from .recipe.rules import SET_ORIGIN, Fault, Rule
 
 # below this, a router's or an embedding's format should be someone's choice (PAPER: gates flip experts)
 CAREFUL_BITS = 8
@@ -61,13 +61,14 @@ def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decis
     for rule, matched in zip(recipe.rules, hits, strict=True):
         for module in matched:
             winner.setdefault(module.path, rule)
-    problems, notes = rule_misfits(recipe, modules, hits, n_layers)
+    faults, misfit_notes = rule_misfits(recipe, modules, hits, n_layers)
     by_path = {m.path: _decision(recipe, m, winner.get(m.path)) for m in modules}
     if recipe.unaligned == "error":
-        problems += _unaligned_problems(recipe, modules, by_path, winner)
-    if problems:
-        raise PlanError(listed([f"recipe {recipe}: {problem}" for problem in problems]))
-    notes = [*recipe.notes, *notes, *_left_notes(modules, by_path), *_default_note(recipe, modules, winner)]
+        faults += _unaligned_faults(recipe, modules, by_path, winner)
+    if faults:
+        raise PlanError(listed([f"recipe {recipe}: {fault}" for fault in faults]), reason=faults[0].reason)
+    notes = [*recipe.notes, *(str(note) for note in misfit_notes)]
+    notes += [*_left_notes(modules, by_path), *_default_note(recipe, modules, winner)]
     return Decisions(by_path, notes, _warnings(modules, by_path, winner))
 
 
@@ -137,26 +138,27 @@ def unquantizable(module: Module) -> str:
     return f"{module.kind}: mlx has no quantized form"
 
 
-def _unaligned_problems(
+def _unaligned_faults(
     recipe: Recipe, modules: Sequence[Module], by_path: dict[str, Decision], winner: dict[str, Rule]
-) -> list[str]:
-    """One problem for each deciding rule and width that does not divide, naming the modules."""
+) -> list[Fault]:
+    """One fault for each deciding rule and width that does not divide, naming the modules."""
     groups: dict[tuple[str | None, int, int], list[Module]] = defaultdict(list)
     for module in modules:
         decision = by_path[module.path]
         if decision.unaligned:
             groups[decision.rule, module.shape[-1], decision.unaligned].append(module)
-    problems = []
+    faults = []
     for (label, width, size), members in groups.items():
         rule = winner.get(members[0].path)
         mode = (_asked(recipe, rule) if rule and rule.use != "model" else recipe.default or Format(8, 64)).mode
         fitting = [str(g) for g in MODES[mode][0] if width % g == 0]
         advice = f"group size {' or '.join(fitting)} would" if fitting else f"no group size of {mode} does"
-        problems.append(
-            f"{_some(members, 4)}: group size {size} ({label or 'the default'}) does not divide the input dimension "
-            f"{width}; {advice}, or leave them with --unaligned keep"
+        reason = (
+            f"group size {size} ({label or 'the default'}) does not divide the input dimension {width}; {advice},"
+            " or leave them with --unaligned keep"
         )
-    return problems
+        faults.append(Fault(_some(members, 4), reason))
+    return faults
 
 
 def _some(modules: Sequence[Module], limit: int) -> str:
@@ -209,29 +211,25 @@ def _warnings(modules: Sequence[Module], by_path: dict[str, Decision], winner: d
 
 @dataclass(frozen=True, slots=True)
 class _Misfits:
-    """Misfits so far, each with its rule."""
+    """Misfits so far: mistakes and notes."""
 
-    problems: list[tuple[Rule, str]] = field(default_factory=list)
-    notes: list[tuple[Rule, str]] = field(default_factory=list)
+    mistakes: list[Fault] = field(default_factory=list)
+    notes: list[Fault] = field(default_factory=list)
 
     def add(self, rule: Rule, text: str, *, mistake: bool) -> None:
         """File a misfit; an optional rule has only notes. Notes on one rule that follow each other become one."""
         if mistake and not rule.optional:
-            self.problems.append((rule, text))
-        elif self.notes and self.notes[-1][0] is rule:
-            self.notes[-1] = rule, f"{self.notes[-1][1]}; {text}"
+            self.mistakes.append(Fault(rule.place, text))
+        elif self.notes and self.notes[-1].where == rule.place:
+            self.notes[-1] = Fault(rule.place, f"{self.notes[-1].reason}; {text}")
         else:
-            self.notes.append((rule, text))
-
-
-def _misfit_text(rule: Rule, text: str) -> str:
-    return f"{rule.label} ({rule.match}): {text}"
+            self.notes.append(Fault(rule.place, text))
 
 
 def rule_misfits(
     recipe: Recipe, modules: Sequence[Module], hits: Sequence[Sequence[Module]], n_layers: int
-) -> tuple[list[str], list[str]]:
-    """Problems and notes of each rule against a model; `hits` are the modules that each rule matches."""
+) -> tuple[list[Fault], list[Fault]]:
+    """Mistakes and notes of each rule against a model; `hits` are the modules that each rule matches."""
     misfits = _Misfits()
     taken: dict[str, Rule] = {}
     for rule, matched in zip(recipe.rules, hits, strict=True):
@@ -244,8 +242,7 @@ def rule_misfits(
             _without_effect(recipe, rule, [m for m in matched if m.path not in taken], misfits)
         for module in matched:
             taken.setdefault(module.path, rule)
-    problems, notes = ([_misfit_text(*misfit) for misfit in kind] for kind in (misfits.problems, misfits.notes))
-    return problems, notes
+    return misfits.mistakes, misfits.notes
 
 
 def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, misfits: _Misfits) -> None:
@@ -313,7 +310,7 @@ def _shadowed(rule: Rule, matched: Sequence[Module], taken: dict[str, Rule], mis
         match = "matches" if len(before) == 1 else "match"
         misfits.add(rule, f"never applies: {by} before it {match} all {len(matched)} of its modules", mistake=True)
     else:
-        misfits.notes.append((rule, f"overridden by {by} for all {len(matched)} of its modules"))
+        misfits.notes.append(Fault(rule.place, f"overridden by {by} for all {len(matched)} of its modules"))
 
 
 def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], misfits: _Misfits) -> None:

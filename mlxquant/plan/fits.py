@@ -55,7 +55,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One recipe's build beside the memory. `problem` says why it cannot be had for this model at all."""
+    """One recipe's build beside the memory.
+
+    `problem` says why it cannot be had for this model at all, `reason` the same without recipe and modules.
+    """
 
     recipe: str
     sha256: str | None = None
@@ -64,6 +67,7 @@ class Fit:
     needed: int | None = None
     spare: int | None = None
     problem: str | None = None
+    reason: str | None = None
 
     @property
     def fits(self) -> bool:
@@ -81,6 +85,7 @@ class Fit:
             "spare_bytes": self.spare,
             "fits": self.fits,
             "problem": self.problem,
+            **({"reason": self.reason} if self.problem else {}),
         }
 
 
@@ -162,8 +167,9 @@ def find_fits(layout: Layout, source: Checkpoint, recipes: Sequence[Recipe | Fit
 
 def unfit(recipe: str, error: MlxquantError) -> Fit:
     """Keep a recipe that this model cannot have, with the first reason."""
-    first, *more = str(error).splitlines()
-    return Fit(recipe, problem=first + (f" (and {len(more)} more)" if more else ""))
+    first, *others = str(error).splitlines()
+    more = f" (and {len(others)} more)" if others else ""
+    return Fit(recipe, problem=first + more, reason=error.reason + more)
 
 
 def shipped_recipes(**overrides: Any) -> Iterable[Recipe | Fit]:

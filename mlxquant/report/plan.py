@@ -224,6 +224,6 @@ def _problems(fits: Fits) -> dict[str, list[str]]:
     """What keeps recipes from this model -> their names. The modules at fault stand in the record."""
     problems: dict[str, list[str]] = {}
     for fit in fits.recipes:
-        if fit.problem:
-            problems.setdefault(fit.problem.rpartition(": ")[2], []).append(fit.recipe)
+        if fit.reason:
+            problems.setdefault(fit.reason, []).append(fit.recipe)
     return problems

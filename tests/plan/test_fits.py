@@ -285,6 +285,17 @@ def test_overrides_hold_for_every_recipe(tiny_qwen):
     assert record["overrides"] == ["--group-size 32"]
     problems = {fit["recipe"]: fit["problem"] for fit in record["recipes"] if fit["problem"]}
     assert list(problems) == ["none"]
+    reasons = {fit["recipe"]: fit["reason"] for fit in record["recipes"] if "reason" in fit}
+    assert reasons == {"none": "none has no default format to change; use another recipe or --set"}
+
+
+def test_why_a_model_cannot_have_a_recipe_stands_without_the_names_of_its_modules(shared):
+    source = open_checkpoint(shared / "reference/configs/gpt-oss-20b.json")
+    rule = load_recipe("gates-8bit", sets=["path=*.gate_prj:bits=8"], unaligned="keep")
+    fits = find_fits(read_layout(source), source, [load_recipe("gates-8bit"), rule], Memory(GiB), 1)
+    reasons = [fit.as_dict()["reason"] for fit in fits.recipes]
+    assert reasons[0].startswith("group size 128 (the default) does not divide the input dimension 2880; group size")
+    assert reasons[1].startswith("path '*.gate_prj' matches no module")
 
 
 @pytest.mark.parametrize("args", [["--fits", "much"], ["--fits", "8GB", "--context", "long"], ["--context", "32k"]])

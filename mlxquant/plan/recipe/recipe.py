@@ -24,7 +24,7 @@ from ...errors import RecipeError
 from ...words.formats import Format
 from ...words.text import listed, unknown_keys
 from .files import RecipeFile, Shipped, available, follow, parse_file, read_chain
-from .rules import Rule, format_problems, merged, parse_rule, parse_set
+from .rules import Fault, Rule, format_problems, merged, parse_rule, parse_set
 
 __all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
 
@@ -160,11 +160,12 @@ def load_recipe(
     if recipe is None:
         raise RecipeError(listed(problems))
     sound = not problems
-    recipe = _overridden(recipe, changes, readable, unaligned, problems)
+    recipe, faults = _overridden(recipe, changes, readable, unaligned)
     if sound or recipe.default:
-        problems += _unsupported(recipe)
+        faults += _unsupported(recipe)
+    problems += [str(fault) for fault in faults]
     if problems:
-        raise RecipeError(listed(problems) + ("" if sound else MORE))
+        raise RecipeError(listed(problems) + ("" if sound else MORE), reason=faults[0].reason if sound else None)
     return recipe
 
 
@@ -177,8 +178,8 @@ def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: not readable as TOML: {error}") from error
     if problems or recipe is None:
         raise RecipeError(listed(problems) + MORE)
-    if problems := _unsupported(recipe):
-        raise RecipeError(listed(problems))
+    if faults := _unsupported(recipe):
+        raise RecipeError(listed([str(fault) for fault in faults]), reason=faults[0].reason)
     return recipe
 
 
@@ -254,19 +255,14 @@ def _quantize(
 
 
 def _overridden(
-    recipe: Recipe,
-    changes: dict[str, Any],
-    sets: Sequence[tuple[str, Rule]],
-    unaligned: str | None,
-    problems: list[str],
-) -> Recipe:
+    recipe: Recipe, changes: dict[str, Any], sets: Sequence[tuple[str, Rule]], unaligned: str | None
+) -> tuple[Recipe, list[Fault]]:
     """Lay the command line's words over a recipe; `sets` are the texts behind `--set`, each with its rule."""
-    default, notes = recipe.default, []
+    default, notes, faults = recipe.default, list[str](), list[Fault]()
     flags = [f"--{key.replace('_', '-')} {value}" for key, value in changes.items()]
     if changes and default is None:
-        problems.append(
-            f"{' '.join(flags)}: {recipe.name} has no default format to change; use another recipe or --set"
-        )
+        reason = f"{recipe.name} has no default format to change; use another recipe or --set"
+        faults.append(Fault(" ".join(flags), reason))
     elif changes:
         default = merged(default, changes.get("bits"), changes.get("group_size"), changes.get("mode"))
     for key in changes:
@@ -275,7 +271,7 @@ def _overridden(
             notes.append(f"--{key.replace('_', '-')} changes the default; {', '.join(own)} give their own {key}")
     if unaligned is not None:
         flags.append(f"--unaligned {unaligned}")
-    return replace(
+    changed = replace(
         recipe,
         default=default,
         rules=(*(rule for _, rule in sets), *recipe.rules),
@@ -283,20 +279,21 @@ def _overridden(
         overrides=(*flags, *(f"--set {text}" for text, _ in sets)),
         notes=(*recipe.notes, *notes),
     )
+    return changed, faults
 
 
-def _unsupported(recipe: Recipe) -> list[str]:
+def _unsupported(recipe: Recipe) -> list[Fault]:
     """Formats that mlx does not have, in the default and in rules."""
-    problems = []
+    faults = []
     if recipe.default and (problem := recipe.default.problem()):
-        problems.append(f"{recipe}: default: {problem}")
+        faults.append(Fault(f"{recipe}: default", problem))
     for rule in recipe.rules:
         if rule.keep:
             continue
         if rule.use and recipe.default is None:
-            problems.append(f"{rule.label} ({rule.match}): use = {rule.use!r} needs a default; give [quantize] bits")
+            faults.append(Fault(rule.place, f"use = {rule.use!r} needs a default; give [quantize] bits"))
         elif not rule.use and (problem := (own := rule.format(recipe.default)).problem()):
             meant = not rule.mode and replace(own, mode="affine").problem() is None
             hint = "; the rule leaves its mode to the default, which may not be what it means" if meant else ""
-            problems.append(f"{rule.label} ({rule.match}): {problem}{hint}")
-    return problems
+            faults.append(Fault(rule.place, f"{problem}{hint}"))
+    return faults

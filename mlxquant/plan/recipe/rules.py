@@ -25,6 +25,17 @@ from ...words.text import nearest, unknown_keys
 # --- rules ---
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a recipe, for itself or for a model: the place, and the reason without it."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
 # a layer with attention and a linear mixer side by side counts as either, and by its own name
 HYBRID = "hybrid"
 HYBRID_PARTS = ("full_attention", "linear_attention")
@@ -110,6 +121,11 @@ class Rule:
     def label(self) -> str:
         """How messages and audits name it: ``gates-8bit#1``."""
         return f"{self.origin}#{self.index}"
+
+    @property
+    def place(self) -> str:
+        """The label with what it matches, where a message is about the rule: ``gates-8bit#1 (role router)``."""
+        return f"{self.label} ({self.match})"
 
     def format(self, default: Format | None) -> Format:
         """The format it asks for where it gives bits, group size or mode."""
