@@ -155,7 +155,7 @@ def _partial(output: Path | None) -> Path | None:
 
 def _check_files(options: dict[str, Any]) -> None:
     """Refuse files that cannot be written, or must not be, before anything is asked."""
-    from ..disk.kept import check_kept
+    from ..disk.journal import check_run
     from ..evals.trace import BEGINNING, check_trace
 
     output, trace = options["output"], options["trace"]
@@ -168,7 +168,7 @@ def _check_files(options: dict[str, Any]) -> None:
     partial = [("the unfinished run", path)] if (path := _partial(output)) is not None else []
     check_outputs(outputs, [*((name, word) for name, word in named if word), *partial])
     if path is not None:
-        check_kept(path)
+        check_run(path)
     if trace is not None:
         check_trace(trace)
 

@@ -1,9 +1,13 @@
-"""What a conversion has finished, kept so that a killed run can go on.
+"""Journals: what a long run has finished, line by line, so that a killed one goes on and does nothing twice.
 
-The journal's first line is the signature of the work: everything that changes a byte of the result. Each further
-line is one finished piece with the checksums of its bytes, written after those bytes were flushed to the disk. A
-line begins with the checksum of its own text, so neither a torn nor a damaged one is believed; the piece that it
-told of is made again. Room for all lines is taken at the start, so a full disk still lets the last ones be written.
+The first line is the signature of the work: everything that the result depends on. A run with another signature is
+refused with the differences. Each further line is one finished part, written and flushed to the disk. A line begins
+with the checksum of its own text, so neither a torn nor a damaged one is believed; its part is done again.
+
+Two kinds of run keep one. `Journal` is a conversion's: parts are pieces of files, with the checksums of their bytes,
+and room for all lines is taken at the start, so that a full disk still lets the last ones be written. `RunJournal` is
+an evaluation's: a part is what one trial gave, of any length; the file lies beside the record that it becomes, where
+other files may be, so one that no evaluation began is neither written to nor deleted, and a lock keeps others out.
 """
 
 from __future__ import annotations
@@ -18,11 +22,15 @@ from typing import Any
 import xxhash
 
 from ..errors import OutputError
+from ..words.secrets import redacted
 from ..words.text import listed
 from . import files as disk
 
 # What a line may take: names are short, numbers are not.
 LINE_BYTES = 512
+# What a run's first line names as its schema begins with, and what each further line has
+_RUN_SCHEMA = "mlxquant.eval/"
+_TRIAL = {"suite", "item", "side", "trial", "failure"}
 # Entries of a signature that are hashes, which tell a reader nothing.
 _HASHED = ("source.config", "source.copied.")
 
@@ -93,12 +101,12 @@ class Journal:
         """Close the file."""
         os.close(self._handle)
 
-    def _compare(self, kept: Mapping[str, Any] | None, signature: Mapping[str, Any]) -> None:
-        if kept is None:
+    def _compare(self, before: Mapping[str, Any] | None, signature: Mapping[str, Any]) -> None:
+        if before is None:
             raise OutputError(
                 f"{self.path}: damaged, so what it belongs to cannot be known; pass --fresh to start over"
             )
-        problems = list(differences(kept, json.loads(json.dumps(signature))))
+        problems = list(differences(before, json.loads(json.dumps(signature))))
         if problems:
             raise OutputError(
                 f"{self.path.parent}: holds the unfinished work of another conversion; it differs in\n"
@@ -113,6 +121,88 @@ class Journal:
     def _make_room(self, size: int) -> None:
         """Fill the file up to `size` with zeros, which are no line, and clear what a torn one left."""
         disk.write_at(self._handle, memoryview(bytes(max(0, size - self._end))), self._end, self.path)
+
+
+class RunJournal:
+    """The journal of one evaluation, opened to go on with it; `entries` are the trials of earlier runs, in order.
+
+    `fresh` throws those away. Raises OutputError where the file belongs to a run with other settings, naming what
+    differs, where another process writes it, and where no evaluation began it.
+    """
+
+    def __init__(self, path: Path, signature: Mapping[str, Any], *, fresh: bool = False) -> None:
+        self.path = path
+        lines, self._end = _read_run(path)
+        if fresh and lines:
+            disk.remove(path)
+            lines, self._end = [], 0
+        signature = json.loads(json.dumps(redacted(signature)))
+        if lines and lines[0] != signature:
+            problems = list(differences(lines[0], signature))
+            raise OutputError(
+                f"{path}: holds the unfinished run of another evaluation; it differs in\n{listed(problems)}\n"
+                "the command that began it finishes it; --fresh throws it away and starts over"
+            )
+        self.entries: list[dict[str, Any]] = lines[1:]
+        if not lines:
+            disk.write_whole(path, header := _line(signature), replace=False)
+            self._end = len(header)
+        self._handle = disk.open_to_write(path, create=False)
+        try:
+            disk.lock(self._handle, path, f"{path}: another mlxquant is writing it right now; wait for it")
+            disk.cut(self._handle, self._end, path)
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def add(self, trial: dict[str, Any]) -> None:
+        """Append a trial and flush it to the disk."""
+        line = _line(trial)
+        disk.write_at(self._handle, memoryview(line), self._end, self.path)
+        disk.flush(self._handle, self.path)
+        self._end += len(line)
+        self.entries.append(trial)
+
+    def close(self) -> None:
+        """Close the file and leave it for a later run."""
+        os.close(self._handle)
+
+
+def check_run(path: Path) -> None:
+    """Raise OutputError where a file is there that no evaluation began."""
+    _read_run(path)
+
+
+def _read_run(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """An evaluation's signature and whole trials, and how many bytes all lines take. A damaged trial is left out.
+
+    Lines without a checksum are those of earlier versions. Raises OutputError for a file that no evaluation began.
+    """
+    if not os.path.lexists(path):
+        return [], 0
+    strange = OutputError(f"{path}: no unfinished evaluation; choose another -o, or move it away")
+    if not disk.is_own(path):
+        raise strange
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); move it away") from None
+    whole = data[: data.rfind(b"\n") + 1]
+    first, *others = [_plain(line) if line.startswith(b"{") else _read(line) for line in whole.splitlines()] or [None]
+    if first is None or not str(first.get("schema")).startswith(_RUN_SCHEMA):
+        raise strange
+    return [first, *(entry for entry in others if entry is not None and entry.keys() >= _TRIAL)], len(whole)
+
+
+def _plain(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+# --- lines ---
 
 
 def read_entries(path: Path) -> tuple[list[dict[str, Any] | None], int]:
@@ -141,6 +231,9 @@ def _read(line: bytes) -> dict[str, Any] | None:
         return None
     entry: dict[str, Any] = json.loads(text)
     return entry
+
+
+# --- signatures ---
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:

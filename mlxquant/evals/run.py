@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..disk.kept import Kept, Key
+from ..disk.journal import RunJournal
 from ..errors import MeasurementError, UsageError
 from ..records.head import describe_machine, describe_versions
 from ..words.progress import Progress, Watch, unwatched
@@ -39,6 +39,8 @@ from .trace import Trace
 # --- run ---
 
 
+# What a trial is known by: suite, item, side, trial
+Key = tuple[str, str, int, int]
 # Trials of one side that fail in a row before it is taken to be gone
 _GONE = 5
 _LARGEST_SEED = (1 << 63) - 1
@@ -46,7 +48,7 @@ _LARGEST_SEED = (1 << 63) - 1
 
 @dataclass
 class Evaluation:
-    """One run: the first of `sides` is the baseline. `kept` may be None, where nothing is to survive a stop."""
+    """One run: the first of `sides` is the baseline. `journal` is None where nothing is to survive a stop."""
 
     sides: Sequence[Side]
     suites: Sequence[Suite]
@@ -54,7 +56,7 @@ class Evaluation:
     trials: int = 1
     retries: int = 3
     backoff_s: float = 1.0
-    kept: Kept | None = None
+    journal: RunJournal | None = None
     trace: Trace | None = None
     watch: Watch = unwatched
     _in_a_row: dict[int, int] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class Evaluation:
 
         Raises MeasurementError where a side seems to be gone.
         """
-        trials: dict[Key, dict[str, Any]] = dict(self.kept.finished) if self.kept else {}
+        trials: dict[Key, dict[str, Any]] = self.finished()
         keys = list(self.all_keys())
         total, before = len(keys), len(trials)
         if before == total:
@@ -73,10 +75,15 @@ class Evaluation:
             self.watch(Progress(before + done, total, item.id, self.sides[side].variant.name))
             result: dict[str, Any] = redacted(self._play(suite, item, trial, side))
             trials[(suite.name, item.id, side, trial)] = result
-            if self.kept is not None:
-                self.kept.add(result)
+            if self.journal is not None:
+                self.journal.add(result)
             self._check_gone(side, result)
         return [trials[key] for key in keys]
+
+    def finished(self) -> dict[Key, dict[str, Any]]:
+        """The trials of earlier runs that gave a result; what had no answer is tried anew."""
+        trials = self.journal.entries if self.journal else ()
+        return {key_of(trial): trial for trial in trials if trial["failure"] is None}
 
     def all_keys(self) -> Sequence[Key]:
         """Every trial that the run consists of."""
@@ -125,9 +132,14 @@ class Evaluation:
         gone = failure is not None and failure["kind"] in ("refused", "unreachable")
         self._in_a_row[side] = self._in_a_row.get(side, 0) + 1 if gone else 0
         if self._in_a_row[side] >= _GONE:
-            kept = "; what is finished is kept, the same command goes on" if self.kept else ""
+            advice = "; what is finished is kept, the same command goes on" if self.journal else ""
             name = self.sides[side].variant.name
-            raise MeasurementError("gone", f"{name}: {_GONE} items in a row: {failure['message']}{kept}")
+            raise MeasurementError("gone", f"{name}: {_GONE} items in a row: {failure['message']}{advice}")
+
+
+def key_of(trial: Mapping[str, Any]) -> Key:
+    """What a trial is known by."""
+    return str(trial["suite"]), str(trial["item"]), int(trial["side"]), int(trial["trial"])
 
 
 def _outcome(played: Played | None) -> dict[str, Any]:
@@ -235,15 +247,15 @@ def evaluate(
         "settings": {k: v for k, v in settings.as_dict().items() if k != "retries"},
         "versions": describe_versions(),
     }
-    kept = Kept(files.partial, signature, fresh=files.fresh) if files.partial else None
+    journal = RunJournal(files.partial, signature, fresh=files.fresh) if files.partial else None
     trace = Trace(files.trace, content=files.content) if files.trace else None
     evaluation = Evaluation(
-        sides, suites, settings.sampling, settings.trials, settings.retries, settings.backoff_s, kept, trace, watch
+        sides, suites, settings.sampling, settings.trials, settings.retries, settings.backoff_s, journal, trace, watch
     )
     try:
         trials = _run(evaluation)
     finally:
-        for file in (kept, trace):
+        for file in (journal, trace):
             if file is not None:
                 file.close()
     record = finish(
@@ -276,7 +288,7 @@ def check(sides: Sequence[Side], suites: Sequence[Suite]) -> None:
 
 def _run(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Open the sides, unless everything is finished already."""
-    finished = evaluation.kept.finished if evaluation.kept else {}
+    finished = evaluation.finished()
     if all(key in finished for key in evaluation.all_keys()):
         return evaluation.run()
     opened: list[Side] = []

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from mlxquant.disk.kept import Kept, key_of
+from mlxquant.disk.journal import RunJournal, read_entries
 from mlxquant.endpoint.client import parse_server
 from mlxquant.errors import MeasurementError, OutputError, UsageError
 from mlxquant.evals.asking import Sampling
 from mlxquant.evals.items import Item, Questions, Score
-from mlxquant.evals.run import Files, Settings, evaluate
+from mlxquant.evals.run import Files, Settings, evaluate, key_of
 from mlxquant.evals.served import Served
 from mlxquant.evals.suites.tool_loop import ToolLoop
 from mlxquant.evals.trace import Trace, read_lines
@@ -85,8 +85,8 @@ def test_a_side_that_is_gone_stops_the_run(tmp_path):
     with serving(Oracle(tasks_of((5,), 6))) as url, pytest.raises(MeasurementError, match="5 items in a row") as error:
         evaluate(two(url, gone), [ToolLoop((5,), 6)], Settings(retries=0), Files(tmp_path / "e.partial"))
     assert "refused" in str(error.value) and "the same command goes on" in str(error.value)
-    kept = (tmp_path / "e.partial").read_text().splitlines()
-    assert sum('"side":0' in line for line in kept) >= 4
+    trials = read_entries(tmp_path / "e.partial")[0][1:]
+    assert sum(trial is not None and trial["side"] == 0 for trial in trials) >= 4
 
 
 def test_failed_trials_are_tried_anew_and_finished_ones_are_not(tmp_path):
@@ -111,6 +111,30 @@ def test_a_torn_last_line_is_dropped_and_its_item_played_again(tmp_path):
     assert len(path.read_bytes().splitlines()) == len(data.splitlines())
 
 
+def test_a_damaged_line_is_not_believed_and_its_item_played_again(tmp_path):
+    path, oracle = tmp_path / "e.partial", Oracle(TASKS)
+    with serving(oracle) as url:
+        whole = evaluate(two(url), [SUITE], QUICK, Files(path))
+        lines = path.read_bytes().splitlines(keepends=True)
+        assert b'"passed":true' in lines[2]
+        lines[2] = lines[2].replace(b'"passed":true', b'"passed":false')
+        path.write_bytes(b"".join(lines))
+        again = evaluate(two(url), [SUITE], QUICK, Files(path))
+    assert [t["passed"] for t in again["trials"]] == [t["passed"] for t in whole["trials"]]
+    assert len(path.read_bytes().splitlines()) == len(lines) + 1
+
+
+def test_a_run_that_an_earlier_version_began_is_gone_on_with(tmp_path):
+    path, oracle = tmp_path / "e.partial", Oracle(TASKS)
+    with serving(oracle) as url:
+        whole = evaluate(two(url), [SUITE], QUICK, Files(path))
+        entries = read_entries(path)[0]
+        path.write_text("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries))
+        asked = len(oracle.seen)
+        assert evaluate(two(url), [SUITE], QUICK, Files(path))["trials"] == whole["trials"]
+    assert len(oracle.seen) == asked
+
+
 @pytest.mark.parametrize(
     ("settings", "suite", "told"),
     [
@@ -131,16 +155,16 @@ def test_unfinished_work_of_other_settings_is_not_gone_on_with(tmp_path, setting
 def test_a_file_of_another_kind_is_left_alone(tmp_path):
     (tmp_path / "e.partial").write_text("my notes\n")
     with pytest.raises(OutputError, match="no unfinished evaluation"):
-        Kept(tmp_path / "e.partial", {})
+        RunJournal(tmp_path / "e.partial", {})
     assert (tmp_path / "e.partial").read_text() == "my notes\n"
 
 
 def test_two_runs_towards_one_record_are_told_apart(tmp_path):
-    first = Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"})
+    first = RunJournal(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"})
     with pytest.raises(OutputError, match="another mlxquant is writing it right now"):
-        Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"})
+        RunJournal(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"})
     first.close()
-    Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}).close()
+    RunJournal(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}).close()
 
 
 @pytest.mark.parametrize("text", ["", "my notes", '{"kept": "hours"}\n', '{"schema": "mine/1"}\n'])
@@ -148,7 +172,7 @@ def test_two_runs_towards_one_record_are_told_apart(tmp_path):
 def test_a_file_that_no_evaluation_began_is_neither_written_nor_deleted(tmp_path, text, fresh):
     (tmp_path / "e.partial").write_text(text)
     with pytest.raises(OutputError, match="no unfinished evaluation"):
-        Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}, fresh=fresh)
+        RunJournal(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}, fresh=fresh)
     assert (tmp_path / "e.partial").read_text() == text
 
 
@@ -162,11 +186,11 @@ def by_hard_link(path, theirs):
 
 @pytest.mark.parametrize("link", [by_link, by_hard_link])
 def test_the_file_of_a_run_is_not_written_through_a_link(tmp_path, link):
-    Kept(tmp_path / "theirs", {"schema": "mlxquant.eval/1"}).close()
+    RunJournal(tmp_path / "theirs", {"schema": "mlxquant.eval/1"}).close()
     link(tmp_path / "e.partial", tmp_path / "theirs")
     with pytest.raises(OutputError, match="no unfinished evaluation"):
-        Kept(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}, fresh=True)
-    assert (tmp_path / "theirs").read_text() == '{"schema":"mlxquant.eval/1"}\n'
+        RunJournal(tmp_path / "e.partial", {"schema": "mlxquant.eval/1"}, fresh=True)
+    assert read_entries(tmp_path / "theirs")[0] == [{"schema": "mlxquant.eval/1"}]
 
 
 @pytest.mark.parametrize("text", ["my notes", "my notes\n", '{"a": 1}\n{"b": 2}', "[]\n", '{"attributes": {}}\n'])
@@ -196,7 +220,7 @@ def test_a_killed_run_goes_on_without_asking_twice(tmp_path):
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        finished = {key_of(json.loads(line)) for line in partial.read_bytes().splitlines()[1:-1]}
+        finished = {key_of(trial) for trial in read_entries(partial)[0][1:-1] if trial is not None}
         assert 0 < len(finished) < 6 and not (tmp_path / "e.json").exists()
         oracle.wait, asked = 0.0, len(oracle.seen)
         subprocess.run(command, check=True, capture_output=True)
