@@ -10,6 +10,7 @@ import click
 
 from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
+from ..words.interrupts import asked_to_end
 from ..words.secrets import secret_from
 from .bars import subject_bar
 from .options import json_option, recipe_files
@@ -85,6 +86,8 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
         return
     record = _kept(builds, options) if options["kept"] else _measured(builds, settings, options)
     _show(record, options)
+    if asked_to_end():  # Ctrl-C: what was measured is shown, and the exit code tells that it is not all
+        raise KeyboardInterrupt
     from ..bench.record import unmeasured
 
     if missing := unmeasured(record):

@@ -351,3 +351,25 @@ def test_one_item_that_a_server_spoils_does_not_end_the_run(tmp_path):
     assert result.exit_code == 0, result.output
     trials = json.loads(result.stdout)["trials"]
     assert [t["failure"] and t["failure"]["kind"] for t in trials if t["side"] == 1] == [None, "malformed", None]
+
+
+def test_a_bench_that_is_stopped_shows_what_it_has_and_exits_with_130(tmp_path):
+    asked = []
+
+    def answer(body):
+        asked.append(body)
+        yield SSE + event("a") + event("b", "stop") + usage(len(str(body["messages"]).split()), 2) + DONE
+        if len(asked) > 40:
+            yield 60.0
+
+    with server(answer) as running:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        words = ["bench", "--endpoint", url, "--model", "m", "--chat", "-p", "8", "-n", "2", "-r", "1000"]
+        command = [sys.executable, "-m", "mlxquant", *words, "-o", str(tmp_path / "b.json")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while len(asked) < 12:
+                time.sleep(0.02)
+            os.kill(process.pid, signal.SIGTERM)
+            shown, told = process.communicate(timeout=20)
+    assert process.returncode == 130 and told == "mlxquant: stopped\n", told
+    assert "stopped by hand in round" in " ".join(shown.split()) and (tmp_path / "b.json").exists()
