@@ -197,7 +197,13 @@ class _Request(threading.Thread):
             from huggingface_hub.errors import OfflineModeIsEnabled
 
             raise OfflineModeIsEnabled("offline")
-        client = get_session()
+        try:
+            client = get_session()
+        except (ImportError, ValueError):  # what it may say holds the proxy's password
+            raise HubError(
+                "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: no proxy that can be used; an address such as http://host:3128"
+                " expected"
+            ) from None
         headers = {**own_headers(self._login, with_token=self._with_token), **self._headers}
         request = client.build_request("GET", self._url, headers=headers, timeout=self.timeout)
         response = client.send(request, stream=True, follow_redirects=False)
@@ -227,6 +233,7 @@ class _Request(threading.Thread):
 
 def own_headers(login: str | None = None, *, with_token: bool = True) -> dict[str, str]:
     """What huggingface_hub sends of itself, with the token that is set where that may go. Raises HubError."""
+    from huggingface_hub import errors
     from huggingface_hub.utils import build_hf_headers
 
     try:
@@ -235,6 +242,8 @@ def own_headers(login: str | None = None, *, with_token: bool = True) -> dict[st
         raise HubError("the file of the Hub's token is no text; hf auth login writes it anew") from None
     except OSError as error:
         raise HubError(f"the Hub's token cannot be read ({error.strerror or 'no access'}); set HF_TOKEN") from None
+    except getattr(errors, "OIDCError", UnicodeError):
+        raise HubError("HF_OIDC_RESOURCE: no token could be had that way; unset it, or set HF_TOKEN") from None
     if "authorization" in headers:
         check_token(headers["authorization"].removeprefix("Bearer "))
     if login is not None and with_token:

@@ -45,6 +45,10 @@ def hub_constants() -> ModuleType:
         raise UsageError(
             f"a variable HF_… of the environment has a value that huggingface_hub refuses ({error})"
         ) from None
+    if constants.HF_HUB_DOWNLOAD_TIMEOUT <= 0:
+        raise UsageError(
+            f"HF_HUB_DOWNLOAD_TIMEOUT: seconds above 0 expected, {constants.HF_HUB_DOWNLOAD_TIMEOUT} found"
+        )
     register_url(constants.ENDPOINT)
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_redact_line)
@@ -86,7 +90,7 @@ def explained(repository: str, revision: str | None) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except (library.HTTPError, library.InvalidURL, OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except (library.HTTPError, library.InvalidURL, OSError, ValueError, TypeError, KeyError) as error:
         raise _from_exception(error, repository, revision, library) from error
 
 
@@ -166,10 +170,6 @@ def _connection(error: BaseException) -> str:
         return f"cannot write to the cache: {error.strerror} ({error.filename}); set HF_HOME to another folder"
     if kind in ("RemoteProtocolError", "ReadError"):
         return f"{endpoint()} broke the connection off ({kind}); try again"
-    if isinstance(error, ImportError):
-        return (
-            "the proxy of the environment (ALL_PROXY) needs a package that is not installed; use another, or unset it"
-        )
     if kind == "InvalidURL" or isinstance(error, (ValueError, TypeError, KeyError)):
         return f"{endpoint()} answers what no Hub does ({kind}); is a login page or proxy in between?"
     return f"no such folder here, and {endpoint()} cannot be reached ({kind}); check the network, or the folder's name"

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
 
 from ...errors import SourceError, UsageError
@@ -26,7 +27,8 @@ from .errors import HubError, endpoint
 from .reader import HubReader
 from .repository import Repository, look_up
 
-_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
+# As huggingface_hub has it: "--" stands for the slash in names of its cache, and ".." is refused.
+_ID = re.compile(r"(?P<id>(?!\S*(?:--|\.\.)\S*)\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
 # Most headers are shorter (huggingface_hub counts 97 % of files under 100 kB), so that one request is enough.
 FIRST_READ = 100_000
 CONNECTIONS = 8
@@ -128,4 +130,5 @@ def _header(repo: Repository, file: str, stopped: threading.Event) -> tuple[list
     length = header_length(text[:8], file, size)
     if len(text) < 8 + length:
         text += repo.read_range(file, len(text), 8 + length - len(text), stopped)
+    repo.headers[file] = 8 + length, sha256(text[: 8 + length]).digest()
     return parse_header(text[8 : 8 + length], file, size)[0], size

@@ -155,12 +155,14 @@ class HubReader:
     def _bring(self, file: str) -> Path:
         if self._stopped.is_set():
             raise Stopped(f"{file}: stopped")
-        found = self.repository.from_cache(file, self._stopped)
-        if found is not None:
-            return found
-        if self.keep or self._folder is None:
-            return self.repository.keep(file, self._stopped)
-        return self.repository.fetch(file, self._folder, self._stopped)
+        path = self.repository.from_cache(file, self._stopped)
+        if path is None and (self.keep or self._folder is None):
+            path = self.repository.keep(file, self._stopped)
+        elif path is None:
+            assert self._folder is not None
+            path = self.repository.fetch(file, self._folder, self._stopped)
+        self.repository.check_header(file, path)
+        return path
 
     def _await(self, file: str, coming: Future[Path]) -> Path:
         while not coming.done() and not self._stopped.is_set() and not asked_to_end():

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -44,10 +44,14 @@ READ = 4 << 20
 
 @dataclass(frozen=True)
 class Repository:
-    """One commit of a model repository, as the Hub lists it."""
+    """One commit of a model repository, as the Hub lists it.
+
+    `headers` are lengths and SHA-256 of the shards' headers, where these were read apart from the rest.
+    """
 
     id: str
     listing: Listing
+    headers: dict[str, tuple[int, bytes]] = field(default_factory=dict, compare=False)
 
     @property
     def commit(self) -> str:
@@ -123,6 +127,17 @@ class Repository:
         if path is not None and (fault := self._fault(file, path, stopped)):
             raise HubError(f"{fault} in the cache; delete {path} and run the same command again")
         return path
+
+    def check_header(self, file: str, path: Path) -> None:
+        """Raise HubError where a shard's header is not the one that was read first, and everything was planned by."""
+        length, digest = self.headers.get(file, (0, None))
+        if digest is None:
+            return
+        with path.open("rb") as stream:
+            if hashlib.sha256(stream.read(length)).digest() != digest:
+                raise HubError(
+                    f"{file}: its first {length:,} bytes are not those that {endpoint()} sent before; do not trust it"
+                )
 
     def fetch(self, file: str, folder: Path, stopped: threading.Event) -> Path:
         """Bring a file into `folder`, going on with what is there. Raises HubError, OutputError, `Stopped`."""

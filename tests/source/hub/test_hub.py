@@ -22,6 +22,7 @@ TOKEN = "hf_SECRETxSECRETxSECRET"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_qwen: Path) -> Iterator[HubServer]:
+    monkeypatch.setattr("mlxquant.source.hub.repository.LONGEST_WAIT", 0.01)
     with HubServer() as server:
         server.add("org/tiny", tiny_qwen, revisions=("main", "v1", "refs/pr/1"))
         use_hub(server, monkeypatch, tmp_path / "hub")
@@ -100,7 +101,7 @@ def test_a_path_that_exists_wins_over_a_hub_id(hub, tiny_qwen, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "text", ["nothere", "a/b/c", "./org/tiny", "/org/tiny", "org/tiny.json", "org/tiny/", "../tiny"]
+    "text", ["nothere", "a/b/c", "./org/tiny", "/org/tiny", "org/tiny.json", "org/tiny/", "../tiny", "a--b/c", "a/b..c"]
 )
 def test_what_cannot_be_a_hub_id_is_looked_for_on_disk_alone(hub, text):
     assert "no such folder, config.json or Hub id (org/name)" in refused(text)

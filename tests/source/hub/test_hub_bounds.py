@@ -228,6 +228,23 @@ def test_a_kept_shard_is_held_against_its_hash(hub, tmp_path):
     assert not list((tmp_path / "hub").rglob("*.safetensors"))
 
 
+def test_a_header_that_is_another_in_the_whole_file_is_found(hub, tmp_path, tiny_qwen):
+    shutil.copytree(tiny_qwen, tmp_path / "copy")
+    hub.add("org/copy", tmp_path / "copy")
+
+    def swapped(body: bytes) -> bytes:
+        zero, one, other = (b"layers.%b.mlp.gate.weight" % n for n in (b"0", b"1", b"X"))
+        assert zero in body
+        assert one in body
+        return body.replace(zero, other).replace(one, zero).replace(other, one)
+
+    hub.fail(f"/cdn/.*{shard(hub)}", instead=swapped, times=1)
+    reader = open_source("org/copy", weights=True).reader
+    assert reader is not None
+    with pytest.raises(HubError, match=r"its first [\d,]+ bytes are not those that .* sent before"):
+        reader.read_into(shard(hub), 0, memoryview(bytearray(8)))
+
+
 def test_the_cache_is_laid_out_as_huggingface_hub_does(hub, tmp_path, monkeypatch):
     from huggingface_hub import constants, hf_hub_download
 
@@ -281,15 +298,32 @@ def test_a_token_that_no_header_can_carry_is_told_and_not_shown(hub, monkeypatch
 
 def test_the_password_of_the_endpoint_reaches_no_message(hub, tmp_path):
     hub.tokens.add("Basic dXNlcjpQQVNTV09SRA==")
-    hub.fail("/cdn/", status=503, times=99)
+    hub.fail("/cdn/", status=403, times=99)
     address = hub.url.replace("://", "://user:PASSWORD@")
     words, environment = command(hub, tmp_path, "--debug", "plan", "org/tiny", "-r", "none", HF_ENDPOINT=address)
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert "(503)" in done.stderr
+    assert "(403)" in done.stderr
     assert "PASSWORD" not in done.stdout + done.stderr
     sent = {r.headers.get("authorization", "") for r in hub.requests if not r.path.startswith("/cdn/")}
     assert sent == {"Basic dXNlcjpQQVNTV09SRA=="}
     assert not any("authorization" in r.headers for r in hub.requests if r.path.startswith("/cdn/"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("HTTP_PROXY", "nonsense://user:PASSWORD@x", "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: no proxy that can be used"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "abc", "has a value that huggingface_hub refuses"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "-3", "HF_HUB_DOWNLOAD_TIMEOUT: seconds above 0 expected"),
+    ],
+)
+def test_a_variable_of_the_environment_that_cannot_be_used_is_named(hub, tmp_path, name, value, message):
+    words, environment = command(hub, tmp_path, "plan", "org/tiny", "-r", "none", **{name: value})
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (2, 3)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "PASSWORD" not in done.stderr
 
 
 @pytest.mark.parametrize(
