@@ -140,23 +140,21 @@ def traffic_of_plan(plan: Plan, source: Checkpoint, name: str | None = None) -> 
 
 def traffic_of_build(build: Build) -> Traffic:
     """Count a build's bytes on disk. Raises LayoutError where mlx-lm has no class for the model."""
-    from ..layout.layout import read_layout
-    from ..plan.plan import share_of
-    from ..source.checkpoint import Checkpoint
+    from ..builds.read.build import bare_config, bare_layout
+    from ..plan.plan import shares_of
 
     if not build.known:
         raise LayoutError(
             f"{build.name}: mlx-lm has no class for {build.config.get('model_type')!r}, so nobody can run it"
         )
-    bare = {k: v for k, v in build.config.items() if k not in ("quantization", "quantization_config")}
-    layout = read_layout(Checkpoint(build.name, None, bare, {}, {}))
-    tied = not any(m.role == "lm_head" for m in layout.modules)
+    layout = bare_layout(build)
+    shares = shares_of(layout)
     uses = [
-        _Use(s.module, str(s.format) if s.format else s.dtype.lower(), s.nbytes, share_of(s.module, layout, tied=tied))
+        _Use(s.module, str(s.format) if s.format else s.dtype.lower(), s.nbytes, shares.get(s.module.path, (0, 1)))
         for s in build.stored.values()
         if s.module.kind != "stored"
     ]
-    return _traffic(build.name, layout.model_type, uses, bare)
+    return _traffic(build.name, layout.model_type, uses, bare_config(build))
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,13 +98,10 @@ def active_bytes(build: Build) -> int | None:
     """
     if not build.known:
         return None
-    from ..layout.layout import read_layout
-    from ..plan.plan import share_of
+    from ..builds.read.build import bare_layout
+    from ..plan.plan import shares_of
 
-    bare = {k: v for k, v in build.config.items() if k not in ("quantization", "quantization_config")}
-    layout = read_layout(Checkpoint(build.name, None, bare, {}, {}))
-    tied = not any(m.role == "lm_head" for m in layout.modules)
-    shares = {m.path: share_of(m, layout, tied=tied) for m in layout.modules}
+    shares = shares_of(bare_layout(build))
     # what the class has no place for is left aside when mlx-lm loads the build
     parts = ((stored.nbytes, *shares.get(path, (0, 1))) for path, stored in build.stored.items())
     return sum(nbytes * k // n for nbytes, k, n in parts)

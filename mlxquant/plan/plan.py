@@ -200,8 +200,8 @@ class Plan:
 def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
     """Decide on every module of a model. Raises PlanError or RecipeError with all problems at once."""
     decisions = decide(recipe, layout.modules, n_layers=layout.n_layers)
-    tied = not any(m.role == "lm_head" for m in layout.modules)
-    planned = tuple(PlannedModule(m, decisions.by_path[m.path], share_of(m, layout, tied=tied)) for m in layout.modules)
+    shares = shares_of(layout)
+    planned = tuple(PlannedModule(m, decisions.by_path[m.path], shares[m.path]) for m in layout.modules)
     return Plan(
         source=source_record(layout, source),
         recipe=recipe,
@@ -241,8 +241,16 @@ def _source_notes(source: Checkpoint) -> list[str]:
     return ["config.json says the source is FP8; its bytes are counted at 16 bits here, its headers would tell"]
 
 
-def share_of(module: Module, layout: Layout, *, tied: bool) -> tuple[int, int]:
-    """Which part of a module one decoded token reads: top-k of the experts, one row of an embedding."""
+def shares_of(layout: Layout) -> dict[str, tuple[int, int]]:
+    """Which part of each module one decoded token reads, by path, as (k, n): k of n experts, one row of an embedding.
+
+    An embedding without an lm_head is the head too, and is read whole.
+    """
+    tied = not any(m.role == "lm_head" for m in layout.modules)
+    return {m.path: _share_of(m, layout, tied=tied) for m in layout.modules}
+
+
+def _share_of(module: Module, layout: Layout, *, tied: bool) -> tuple[int, int]:
     if module.role == "expert":
         return layout.expert_shares[module.path]
     if module.role == "embedding" and not tied:

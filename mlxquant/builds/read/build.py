@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BuildError
+from ...layout.layout import Layout, read_layout
 from ...source.checkpoint import INDEX, Checkpoint
 from ...words.formats import Format
 from ...words.modules import Module
@@ -54,6 +55,19 @@ class Build:
     def formats(self) -> dict[str, Format | None]:
         """What each module really is, by path."""
         return {path: s.format for path, s in self.stored.items()}
+
+
+def bare_config(build: Build) -> dict[str, Any]:
+    """A build's config.json without what it says of quantization: that of the model before it was quantized."""
+    return {k: v for k, v in build.config.items() if k not in ("quantization", "quantization_config")}
+
+
+def bare_layout(build: Build) -> Layout:
+    """The layout of the model that a build was made of, from its config alone: modules and shares, no tensors.
+
+    Raises LayoutError where mlx-lm has no class for the model (`build.known` is False then).
+    """
+    return read_layout(Checkpoint(build.name, None, bare_config(build), {}, {}))
 
 
 def read_build(path: str | Path) -> Build:
