@@ -30,7 +30,6 @@ UPWARD: dict[str, str] = {
     "report.eval": "evals",
     "report.page.eval": "evals",
     "report.page.sweep": "sweep",
-    "report.plan": "plan",
     "report.sweep": "plan sweep validate",
 }
 

@@ -65,8 +65,8 @@ def _plan(source: str, recipe: Recipe, layout: dict[str, Any], as_json: bool) ->
     from ..source.hub.open import open_source
 
     opened = open_source(source)
-    plan = make_plan(read_layout(opened, **layout), recipe, opened)
-    click.echo(record_text(plan.as_dict()) if as_json else plan_text(plan))
+    record = make_plan(read_layout(opened, **layout), recipe, opened).as_dict()
+    click.echo(record_text(record) if as_json else plan_text(record))
 
 
 def _fits(
@@ -89,5 +89,5 @@ def _fits(
     memory, tokens = Memory(parse_memory(size)), parse_tokens(context)
     recipes: list[Recipe | Fit] = [*shipped_recipes(**overrides)] if recipe is None else [load(recipe, **overrides)]
     opened = open_source(source)
-    found = find_fits(read_layout(opened, **layout), opened, recipes, memory, tokens)
-    click.echo(record_text(found.as_dict()) if as_json else fits_text(found))
+    record = find_fits(read_layout(opened, **layout), opened, recipes, memory, tokens).as_dict()
+    click.echo(record_text(record) if as_json else fits_text(record))

@@ -127,6 +127,7 @@ class Fits:
                 "bytes": memory.total,
                 "usable_bytes": memory.usable,
                 "headroom_bytes": memory.headroom,
+                "usable_share": f"{k}/{n}",
                 "rule": f"macOS lets the GPU wire {k}/{n} of it",
             },
             "context": {

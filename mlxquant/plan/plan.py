@@ -19,7 +19,7 @@ from ..layout.layout import Layout
 from ..layout.mlx_lm import mlx_lm_version
 from ..source.checkpoint import Checkpoint
 from ..words.formats import Format, nbytes
-from ..words.modules import CARRIED, Module
+from ..words.modules import CARRIED, Module, is_raw_router
 from .decide import Decision, decide, unquantizable
 from .recipe.recipe import Recipe
 
@@ -155,6 +155,12 @@ class Plan:
         """The modules that mlx could quantize and a rule keeps."""
         return tuple(m for m in self.modules if m.decision.protected)
 
+    @property
+    def experts(self) -> dict[str, int] | None:
+        """How many experts one token uses, of how many; None where layers differ or there are none."""
+        shares = {m.share for m in self.modules if m.module.role == "expert"}
+        return dict(zip(("per_token", "count"), *shares, strict=True)) if len(shares) == 1 else None
+
     @cached_property
     def totals(self) -> dict[str, Any]:
         """Sums over the modules. Bytes are of tensors; headers of the files are not counted."""
@@ -173,16 +179,19 @@ class Plan:
         """The plan record: versioned JSON."""
         from .. import __version__
 
+        raw = sum(is_raw_router(m.module) for m in self.modules)
         return {
             "schema": SCHEMA,
             "mlxquant": __version__,
             "mlx_lm": mlx_lm_version(),
             "source": self.source,
-            "recipe": recipe_record(self.recipe),
+            "recipe": {**recipe_record(self.recipe), "summary": self.recipe.summary},
             "totals": self.totals,
+            "experts": self.experts,
             "protected": {
                 "modules": len(self.protected),
                 "by_role": dict(Counter(m.module.role for m in self.protected)),
+                **({"raw_routers": raw} if raw else {}),
             },
             "beside": self.carried_files(),
             "dropped": self.dropped,

@@ -236,23 +236,25 @@ def test_a_recipe_that_a_model_cannot_have_says_why(shared):
     unfit = {fit.recipe: fit for fit in fits.recipes if fit.problem}
     assert "group size 128" in str(unfit["gates-8bit"].problem)
     assert not unfit["gates-8bit"].fits
-    text = " ".join(fits_text(fits).split())
+    text = " ".join(fits_text(fits.as_dict()).split())
     assert "group size 32 or 64 would, or leave them with --unaligned keep" in text
 
 
 def test_where_nothing_fits_the_text_says_how_much_is_missing(paper_fits):
     small = Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, (Fit("a", "x", 9, 4.0, 9, -3 * GiB),))
-    assert "nothing fits: the smallest, a, is 3.00 GiB too large" in fits_text(small)
+    assert "nothing fits: the smallest, a, is 3.00 GiB too large" in fits_text(small.as_dict())
 
 
 def test_a_pitfall_that_fits_is_said_to_be_passed_over(paper_fits):
     made = (Fit("naive-linear-8bit", "x", 9, 15.6, 9, GiB), Fit("a", "x", 9, 8.0, 9, GiB))
-    text = " ".join(fits_text(Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, made)).split())
+    text = " ".join(
+        fits_text(Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, made).as_dict()).split()
+    )
     assert "best a, the least quantized of these that fits (naive-linear-8bit stands here for comparison only)" in text
 
 
 def test_the_text_fits_80_columns(paper_fits):
-    assert max(map(len, fits_text(paper_fits).splitlines())) <= 80
+    assert max(map(len, fits_text(paper_fits.as_dict()).splitlines())) <= 80
 
 
 # --- as a person types it ---

@@ -237,14 +237,16 @@ def test_a_lone_config_of_a_quantized_model_is_refused_as_its_folder_is(tiny_qwe
 @pytest.mark.parametrize("recipe", ["deepseek-8bit", "mixed-4-6", "naive-linear-8bit"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_text_fits_80_columns(shared, name, recipe):
-    text = plan_text(plan_of(shared / f"reference/configs/{name}.json", recipe, unaligned="keep", group_size=64))
+    text = plan_text(
+        plan_of(shared / f"reference/configs/{name}.json", recipe, unaligned="keep", group_size=64).as_dict()
+    )
     # a path that cannot be broken may stand out; nothing else does
     assert [line for line in text.splitlines() if len(line) > 80 and " " in line.strip()] == []
 
 
 def test_the_text_says_what_the_record_holds(tiny_qwen):
     plan = plan_of(tiny_qwen, "deepseek-8bit")
-    text = plan_text(plan)
+    text = plan_text(plan.as_dict())
     for key in TOTALS - {"bpw"}:
         assert f"{plan.totals[key]:,}" in text
     assert f"{plan.totals['bpw']:.4f} bits per weight" in text
@@ -255,7 +257,7 @@ def test_the_text_says_what_the_record_holds(tiny_qwen):
 
 
 def test_the_text_gives_counts_and_reasons_of_what_is_protected(paper_config):
-    text = plan_text(plan_of(paper_config, "deepseek-8bit"))
+    text = plan_text(plan_of(paper_config, "deepseek-8bit").as_dict())
     flat = " ".join(text.split())
     assert "146 modules that mlx can quantize and a rule keeps" in flat
     for part in ("1 embedding, 1 lm_head: ", "48 router, 48 shared_expert_gate: ", "48 attention: "):
@@ -264,31 +266,31 @@ def test_the_text_gives_counts_and_reasons_of_what_is_protected(paper_config):
 
 
 def test_routers_that_mlx_cannot_quantize_are_said_to_stay(shared):
-    text = plan_text(plan_of(shared / "reference/configs/DeepSeek-V3.json", "gates-8bit"))
+    text = plan_text(plan_of(shared / "reference/configs/DeepSeek-V3.json", "gates-8bit").as_dict())
     flat = " ".join(text.split())
     assert "protected 0 modules: the 58 routers stay at source precision anyway" in flat
     assert flat.count("(role router or shared_expert_gate)") == 1
 
 
 def test_what_the_group_size_does_not_divide_stands_beside_what_is_protected(shared):
-    text = plan_text(plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", unaligned="keep"))
+    text = plan_text(plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", unaligned="keep").as_dict())
     flat = " ".join(text.split("\n\n")[-2].split())
     assert flat.startswith("protected 24 modules")
     assert "unaligned 1 embedding, 72 attention, 1 lm_head modules left unquantized: the group size does not" in flat
 
 
 def test_the_text_says_what_is_dropped(paper_headers):
-    assert "333 vision tensors (860.77 MiB)" in plan_text(plan_of(paper_headers, "none"))
+    assert "333 vision tensors (860.77 MiB)" in plan_text(plan_of(paper_headers, "none").as_dict())
 
 
 def test_warnings_stand_at_the_end(tiny_qwen):
     plan = plan_of(tiny_qwen, "mlx-lm-default")
     assert plan.warnings
-    assert plan_text(plan).endswith(filled("warning", plan.warnings[-1]))
+    assert plan_text(plan.as_dict()).endswith(filled("warning", plan.warnings[-1]))
 
 
 def test_the_table_has_a_row_for_each_role_layer_type_and_format(paper_config):
-    lines = part_table(plan_of(paper_config, "deepseek-8bit").modules).splitlines()
+    lines = part_table(plan_of(paper_config, "deepseek-8bit").as_dict()["modules"]).splitlines()
     cells = [line.split() for line in lines[2:]]
     assert ["expert", "full", "36", "29.0", "B", "8-bit", "g128", "27.8", "GiB", "23.3", "%"] in cells
     assert ["attention", "full", "48", "943.7", "M", "bf16", "1.8", "GiB", "1.5", "%"] in cells
