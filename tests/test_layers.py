@@ -27,8 +27,6 @@ TOP = {"__init__", "__main__", "errors"}  # the only modules at the root: errors
 
 # Upward imports that the move of 2026-11-28 laid bare: importing module -> package above it. Empty it; never add to it.
 UPWARD: dict[str, str] = {
-    "report.eval": "evals",
-    "report.page.eval": "evals",
     "report.page.sweep": "sweep",
     "report.sweep": "plan sweep validate",
 }

@@ -2,7 +2,7 @@
 
 Passing and an item's own checks are observed once a trial, a call's checks once for each call that was due. A unit is
 what intervals count as independent (`Item.unit`): a task, or what several items share. Depths are the buckets of
-`DEPTHS`, since errors compound.
+`CALL_DEPTHS`, since errors compound.
 
 Measurements with intervals: shares of each side, and differences of candidate and baseline, clustered by task.
 
@@ -29,6 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import comb
 from typing import Any
 
+from ..records.measurements import CALL_DEPTHS, as_measurement
 from ..stats import (
     LEAST_CLUSTERS,
     Interval,
@@ -39,15 +40,10 @@ from ..stats import (
     mcnemar_exact,
     share_of_sums,
 )
-from .items import CALL_CHECKS
+from .items import CallMade
 
 # --- figures ---
 
-
-# The number of a call in its loop: label, first, last
-DEPTHS: tuple[tuple[str, int, int | None], ...] = (
-    ("1-20", 1, 20), ("21-50", 21, 50), ("51-150", 51, 150), ("151+", 151, None),
-)  # fmt: skip
 
 # Where a measurement applies: (("slice", "json"),), (("depth", "21-50"),) or () for all
 Where = tuple[tuple[str, str], ...]
@@ -63,7 +59,7 @@ def bucket(depth: int) -> str:
     >>> [bucket(d) for d in (1, 20, 21, 150, 151)]
     ['1-20', '1-20', '21-50', '51-150', '151+']
     """
-    return next(label for label, _, last in DEPTHS if last is None or depth <= last)
+    return next(label for label, _, last in CALL_DEPTHS if last is None or depth <= last)
 
 
 def unit_of(trial: Trial) -> str:
@@ -82,13 +78,11 @@ def observe(trial: Trial, *, suites: bool) -> Iterator[tuple[Observed, bool]]:
     for metric, hit in (("pass", trial["passed"]), *trial["checks"].items()):
         for where in places:
             yield (metric, where, 0), bool(hit)
-    for depth, signs, _, slices, *_ in trial["calls"]:
-        places = [(), (("depth", bucket(depth)),), *((("slice", s),) for s in slices)]
-        judged = [(check, sign == "1") for check, sign in zip(CALL_CHECKS, signs, strict=True) if sign != "-"]
-        judged.append(("right_call", "0" not in signs))
-        for metric, hit in judged:
+    for call in map(CallMade.from_record, trial["calls"]):
+        places = [(), (("depth", bucket(call.depth)),), *((("slice", s),) for s in call.slices)]
+        for metric, hit in (*call.checks.items(), ("right_call", call.right)):
             for where in places:
-                yield (metric, where, depth), hit
+                yield (metric, where, call.depth), hit
 
 
 def count(trials: Iterable[Trial], *, suites: bool) -> dict[tuple[str, Where], dict[str, list[int]]]:
@@ -129,9 +123,12 @@ def in_order(key: tuple[str, Where]) -> tuple[int, Where]:
 # --- measures ---
 
 
-def as_measurement(metric: str, found: Interval, where: Where = ()) -> dict[str, Any]:
-    """One measurement of a record."""
-    return {"metric": metric, **dict(where), **found.as_dict()}
+def _placed(metric: str, interval: Interval, where: Where = ()) -> dict[str, Any]:
+    """A measurement at a place; one at a depth has its ends as numbers, too."""
+    places = dict(where)
+    ends = next(((first, last) for label, first, last in CALL_DEPTHS if label == places.get("depth")), None)
+    extra = {"depth_first": ends[0], "depth_last": ends[1]} if ends else {}
+    return as_measurement(metric, interval, **places, **extra)
 
 
 def of_side(trials: Sequence[Trial], *, suites: bool, confidence: float) -> list[dict[str, Any]]:
@@ -141,7 +138,7 @@ def of_side(trials: Sequence[Trial], *, suites: bool, confidence: float) -> list
     for key in sorted(counted, key=in_order):
         metric, where = key
         hits, totals = zip(*counted[key].values(), strict=True)
-        found.append(as_measurement(metric, share_of_sums(hits, totals, confidence=confidence), where))
+        found.append(_placed(metric, share_of_sums(hits, totals, confidence=confidence), where))
     for k, units, chances in _powers(trials):
         found.append(as_measurement(f"pass_hat_{k}", clustered_mean(chances, units, confidence=confidence)))
     return found
@@ -158,7 +155,7 @@ def of_difference(
         columns = list(zip(*counted[key].values(), strict=True))
         totals = [sum(counts) for counts in counted[key].values()]
         difference = difference_of_sums(columns[2], columns[1], totals, confidence=confidence)
-        found.append(as_measurement(f"{metric}_difference", difference, where))
+        found.append(_placed(f"{metric}_difference", difference, where))
     for (k, units, before), (_, _, after) in zip(_powers(baseline), _powers(candidate), strict=False):
         difference = clustered_difference(after, before, units, confidence=confidence, share=False)
         found.append(as_measurement(f"pass_hat_{k}_difference", difference))
@@ -229,7 +226,7 @@ def _row(units: Mapping[str, Sequence[int]]) -> dict[str, Any]:
 
 
 def _worst_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    labels = [label for label, _, _ in DEPTHS]
+    labels = [label for label, _, _ in CALL_DEPTHS]
     depth = labels.index(row["depth"]) if "depth" in row else 0
     change = (row["only_candidate"] - row["only_baseline"]) / row["n"]
     small = "slice" in row and row["units"] < LEAST_CLUSTERS

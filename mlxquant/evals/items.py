@@ -24,7 +24,8 @@ class Item:
 
     `messages` begin the conversation and `tools` are the request's, both as OpenAI's API has them. `score` says how a
     program judges the reply, in the suite's own terms. `cluster` names what several items share (a template, a
-    document): they are not independent, and intervals count clusters.
+    document): they are not independent, and intervals count clusters. `task` is what a suite makes the whole item from
+    when it is played, where that stands in no message: the seed and length of a store task.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Item:
     max_tokens: int = 512
     score: Mapping[str, Any] = field(default_factory=dict)
     cluster: str | None = None
+    task: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -43,7 +45,8 @@ class Item:
 
     def digest(self) -> str:
         """SHA-256 of all that makes the item what it is."""
-        content = [self.id, self.suite, self.messages, self.slices, self.tools, self.max_tokens, self.score, self.unit]
+        content = [self.id, self.suite, self.messages, self.slices, self.tools, self.max_tokens]
+        content += [self.score or self.task, self.unit]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=dict).encode()).hexdigest()
 
 
@@ -124,6 +127,21 @@ class CallMade:
     def right(self) -> bool:
         """Whether nothing was wrong with it."""
         return all(self.checks.values())
+
+    def as_record(self) -> list[Any]:
+        """`[depth, "11110010", tool, slices]`: a sign for each of `CALL_CHECKS`, "-" for one that was not judged.
+
+        What was wrong with the call comes last, where something was. A record has thousands of calls, so it is short.
+        """
+        signs = "".join("-" if c not in self.checks else "1" if self.checks[c] else "0" for c in CALL_CHECKS)
+        return [self.depth, signs, self.tool, list(self.slices), *([self.said] if self.said and not self.right else [])]
+
+    @classmethod
+    def from_record(cls, entry: Sequence[Any]) -> CallMade:
+        """Read what `as_record` wrote."""
+        depth, signs, tool, slices, *problem = entry
+        checks = {check: sign == "1" for check, sign in zip(CALL_CHECKS, signs, strict=True) if sign != "-"}
+        return cls(depth, checks, tool, problem[0] if problem else "", tuple(slices))
 
 
 # Each of the first six presupposes those before it. A policy may be kept or broken by any call; `made` says that the

@@ -91,11 +91,3 @@ def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Map
 def read_eval(path: Path) -> dict[str, Any]:
     """Read a record and check what is counted on. Raises RecordError with what is wrong with it."""
     return read_checked(path, "eval")
-
-
-def measurement(side: Mapping[str, Any], metric: str, **where: str) -> dict[str, Any] | None:
-    """A side's measurement of exactly this metric and place, None where there is none."""
-    for found in side["measurements"]:
-        if found["metric"] == metric and {k: found[k] for k in ("slice", "depth") if k in found} == where:
-            return dict(found)
-    return None

@@ -31,7 +31,7 @@ from ..words.secrets import redacted
 from ..words.text import distinct
 from .asking import Asking, Sampling
 from .identity import same_as
-from .items import CALL_CHECKS, CallMade, Item, Played, Suite
+from .items import Item, Played, Suite
 from .record import SCHEMA, finish
 from .sides import Side, worth_repeating
 from .trace import Trace
@@ -148,20 +148,11 @@ def _outcome(played: Played | None) -> dict[str, Any]:
     return {
         "passed": played.passed,
         "checks": dict(played.checks),
-        "calls": [_call(call) for call in played.calls],
+        "calls": [call.as_record() for call in played.calls],
         "depth": played.depth,
         "first_error": played.first_error,
         "said": played.said,
     }
-
-
-def _call(call: CallMade) -> list[Any]:
-    """A call as `[depth, "11110010", tool, slices]`, a sign for each of `CALL_CHECKS`, "-" where it was not judged.
-
-    What was wrong with it comes last, where something was.
-    """
-    signs = "".join("-" if c not in call.checks else "1" if call.checks[c] else "0" for c in CALL_CHECKS)
-    return [call.depth, signs, call.tool, list(call.slices), *([call.said] if call.said and not call.right else [])]
 
 
 def digest_of(suite: Suite) -> str:

@@ -1,4 +1,7 @@
-"""Finding figures in a comparison's record, by metric and what it is over; and which slice is worst. Without mlx."""
+"""Measurements of a record's sides: how one is written, and found by metric and where it applies. Without mlx.
+
+A measurement is a flat table: metric, where it applies (slice, depth, …), estimate, ends, observations and clusters.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..stats import Interval
 from .files import read_checked
 
+# The number of a call in its loop, as an evaluation has it, since errors compound: label, first, last
+CALL_DEPTHS: tuple[tuple[str, int, int | None], ...] = (
+    ("1-20", 1, 20), ("21-50", 21, 50), ("51-150", 51, 150), ("151+", 151, None),
+)  # fmt: skip
 OVER = ("slice", "depth", "turn", "layer", "against", "case")
 
 Measured = Mapping[str, Any]
@@ -17,6 +25,32 @@ Measured = Mapping[str, Any]
 def read_comparison(path: Path) -> dict[str, Any]:
     """Read a comparison's record and check what readers count on. Raises RecordError with all that is wrong."""
     return read_checked(path, "compare")
+
+
+def as_measurement(metric: str, interval: Interval, **where: Any) -> dict[str, Any]:
+    """One measurement of a record; `where` says what of the data it is over."""
+    return {"metric": metric, **where, **interval.as_dict()}
+
+
+def measurement(side: Mapping[str, Any], metric: str, **where: str) -> dict[str, Any] | None:
+    """A side's measurement of exactly this metric, slice and depth; None where there is none."""
+    for entry in side["measurements"]:
+        if entry["metric"] == metric and {k: entry[k] for k in ("slice", "depth") if k in entry} == where:
+            return dict(entry)
+    return None
+
+
+def depth_range(entry: Mapping[str, Any]) -> tuple[int, int | None] | None:
+    """First and last call, turn or action of a loop that a measurement is over; None where it is over all of them.
+
+    Earlier versions wrote the depth's label alone: ``"51-150"``, ``"calls 151+"``, ``"turns 0"``.
+    """
+    if (first := entry.get("depth_first")) is not None:
+        return first, entry.get("depth_last")
+    label = re.search(r"(\d+)(?:-(\d+)|(\+))?$", str(entry.get("depth") or ""))
+    if label is None:
+        return None
+    return int(label[1]), None if label[3] else int(label[2] or label[1])
 
 
 class Figures:

@@ -6,10 +6,9 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..evals.figures import DEPTHS
-from ..evals.record import measurement
+from ..records.measurements import CALL_DEPTHS, measurement
 from ..stats import LEAST_CLUSTERS
-from ..words.text import WIDTH, cut, labelled, table
+from ..words.text import WIDTH, cut, filled, table
 from ..words.units import show_bytes
 
 _NAME = 13
@@ -45,23 +44,23 @@ def eval_text(record: Mapping[str, Any]) -> str:
 
 
 def _head(record: Mapping[str, Any]) -> str:
-    return "\n".join(labelled(line.replace(": ", ":: ", 1), 11) for line in facts(record))
+    return "\n".join(filled(f"{label}:", text, 11) for label, text in facts(record))
 
 
-def facts(record: Mapping[str, Any]) -> Iterator[str]:
-    """What was run: where, when, with what, on what."""
+def facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was run: where, when, with what, on what; each with its label."""
     m, s, v = record["machine"], record["settings"], record["versions"]
     memory = show_bytes(m["memory_bytes"], 0) if type(m.get("memory_bytes")) is int else "memory not told"
-    yield f"machine: {m.get('chip')}, {m.get('cores')} cores, {memory}, {m.get('os')}"
+    yield "machine", f"{m.get('chip')}, {m.get('cores')} cores, {memory}, {m.get('os')}"
     names = ("mlxquant", "mlx", "mlx-lm", "python")
-    yield f"versions: {', '.join(f'{n} {v[n]}' for n in names if v.get(n))}; {record['date']}"
+    yield "versions", f"{', '.join(f'{n} {v[n]}' for n in names if v.get(n))}; {record['date']}"
     for suite in record["suites"]:
         about = ", ".join(f"{k} {_listed(v)}" for k, v in suite["about"].items())
-        yield f"suite: {suite['name']}, {suite['items']} items" + (f" ({about})" if about else "")
+        yield "suite", f"{suite['name']}, {suite['items']} items" + (f" ({about})" if about else "")
     drawn = f"temperature {s['temperature']:g}, seed {s['seed']}" if s["temperature"] else "temperature 0"
-    yield f"settings: {_number(s['trials'], 'trial')} of each item, {drawn}; sides in turn, order drawn for each item"
+    yield "settings", f"{_number(s['trials'], 'trial')} of each item, {drawn}; sides in turn, order drawn for each item"
     for word, side in (("baseline", record["baseline"]), *(("candidate", c) for c in record["candidates"])):
-        yield f"{word}: {_described(side)}"
+        yield word, _described(side)
 
 
 def _described(side: Mapping[str, Any]) -> str:
@@ -135,7 +134,7 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
 
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     rows = []
-    for label, _, _ in DEPTHS:
+    for label, _, _ in CALL_DEPTHS:
         found = measurement(candidate, "right_call", depth=label)
         if found is not None:
             row = _row(label, "right_call", baseline, candidate, depth=label)
@@ -216,8 +215,8 @@ def _remarks(record: Mapping[str, Any]) -> str:
         tokens = (f"{'?' if s[k] is None else format(s[k], ',')} tokens" for k in ("input_tokens", "output_tokens"))
         failures = ", ".join(f"{n} {kind}" for kind, n in s["failures"].items()) or "none"
         lines.append(f"{side['name']}, {' in, '.join(tokens)} out; failed: {failures}; sent again: {s['repeats']}")
-    notes = [*(f"requests: {line}" for line in lines), *(f"note: {n}" for n in record["notes"])]
-    return "\n".join(labelled(line.replace(": ", ":: ", 1), 11) for line in notes)
+    notes = [*(("requests:", line) for line in lines), *(("note:", note) for note in record["notes"])]
+    return "\n".join(filled(label, text, 11) for label, text in notes)
 
 
 def share(found: Mapping[str, Any] | None) -> str:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..records.measurements import depth_range
 from ..words.text import WIDTH, cut, filled, table
 
 _LABELS = {
@@ -96,7 +97,8 @@ def _depth_table(sides: Sequence[Mapping[str, Any]], axis: str, title: str) -> s
         {m["depth"]: m for m in side["measurements"] if m["metric"] == "pass" and m["depth"].startswith(f"{axis} ")}
         for side in sides[:3]
     ]
-    names = sorted({name for side in found for name in side}, key=lambda n: int(n.split()[1].split("-")[0].rstrip("+")))
+    first = {name: (depth_range(m) or (0, None))[0] for side in found for name, m in side.items()}
+    names = sorted(first, key=lambda name: first[name])
     if not names:
         return ""
     rows = [(name.removeprefix(f"{axis} "), *(_share_of(side.get(name)) for side in found)) for name in names]

@@ -26,12 +26,16 @@ _KNOWN = (*IDENTITY, "model_type")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured quantity at a place. With `log`, the interval is that of its logarithm."""
+    """A measured quantity at a place. With `log`, the interval is that of its logarithm.
+
+    `depth` is the first and the last call, turn or action of a loop that it is over, None where it is over all.
+    """
 
     metric: str
     where: tuple[tuple[str, str], ...]
     interval: Interval
     log: bool = False
+    depth: tuple[int, int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class Check:
     """One tolerance at one place. `interval` is as a reader wants it, None where nothing was measured.
 
     `needed` is how many more of `unit` would settle it, if the estimate is the truth; None where that cannot be said.
+    `depth` is the figure's.
     """
 
     tolerance: Tolerance
@@ -51,6 +52,7 @@ class Check:
     unit: str = "samples"
     needed: int | None = None
     reason: str | None = None
+    depth: tuple[int, int | None] | None = None
 
     @property
     def place(self) -> str:
@@ -133,7 +135,7 @@ def _held(t: Tolerance, figure: Figure, evidence: Evidence) -> Check:
     elif status == INCONCLUSIVE:
         needed = _needed(interval, low, high, t.confidence)
     shown = _exp(interval) if figure.log else interval
-    return Check(t, status, figure.where, shown, evidence.file, evidence.unit, needed, reason)
+    return Check(t, status, figure.where, shown, evidence.file, evidence.unit, needed, reason, figure.depth)
 
 
 def _status(t: Tolerance, i: Interval, low: float | None, high: float | None) -> tuple[str, str | None]:

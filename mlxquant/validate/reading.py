@@ -11,6 +11,7 @@ from typing import Any
 from ..bench.record import with_measurements
 from ..errors import RecordError
 from ..records.files import read_hashed
+from ..records.measurements import depth_range
 from ..records.schemas import check
 from ..records.schemas.sense import COUNTS, PLACES, sizes_of
 from ..stats import Interval
@@ -81,7 +82,7 @@ def _figure(entry: Mapping[str, Any], kind: str) -> Figure:
         interval = _share_of_trials(interval)
     if kind == "bench" and entry["metric"].endswith("_ratio"):
         return Figure(entry["metric"], where, _logarithm(interval), log=True)
-    return Figure(entry["metric"], where, interval)
+    return Figure(entry["metric"], where, interval, depth=depth_range(entry))
 
 
 def _share_of_trials(found: Interval) -> Interval:

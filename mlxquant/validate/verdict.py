@@ -67,9 +67,10 @@ def _sentences(used: Sequence[Check], checks: Sequence[Check]) -> Iterator[str]:
 
 
 def _deep(check: Check) -> bool:
-    depth = dict(check.where).get("depth", "")
-    first = depth.split()[-1].split("-")[0].rstrip("+") if depth else ""
-    return first.isdigit() and int(first) >= _LONG
+    """Whether a check is of calls deep in long loops; a comparison's depth counts tokens."""
+    metric = metric_named(check.tolerance.metric)
+    loops = metric is not None and metric.family in ("eval", "tau2")
+    return loops and check.depth is not None and check.depth[0] >= _LONG
 
 
 # --- dates ---

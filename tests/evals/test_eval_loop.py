@@ -31,7 +31,7 @@ def wrong_at(depth, kind):
 def test_items_are_always_the_same_and_each_loop_has_a_seed_of_its_own():
     again = ToolLoop((5, 20), 1)
     assert [i.digest() for i in again.items()] == [i.digest() for i in SUITE.items()]
-    seeds = [i.score["seed"] for i in ToolLoop((5, 10, 20), 4).items()]
+    seeds = [i.task["seed"] for i in ToolLoop((5, 10, 20), 4).items()]
     assert seeds == list(range(1_000_000, 1_000_012))
 
 
@@ -39,9 +39,9 @@ def test_items_are_always_the_same_and_each_loop_has_a_seed_of_its_own():
 def test_a_faultless_agent_passes_with_every_call_right(item):
     result, seen = played(item)
     assert result.passed and all(result.checks.values()) and result.first_error is None
-    assert [c.depth for c in result.calls] == list(range(1, item.score["calls"] + 1))
+    assert [c.depth for c in result.calls] == list(range(1, item.task["calls"] + 1))
     assert all(c.right and set(c.checks) == set(CALL_CHECKS) for c in result.calls)
-    assert len(seen) == item.score["calls"] + len(next(t for t in TASKS.values() if t.n_calls == result.depth).turns)
+    assert len(seen) == item.task["calls"] + len(next(t for t in TASKS.values() if t.n_calls == result.depth).turns)
 
 
 def test_calls_that_come_in_pieces_are_as_good():

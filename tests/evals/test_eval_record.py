@@ -9,9 +9,11 @@ import random
 import pytest
 
 from mlxquant.errors import RecordError
-from mlxquant.evals.items import CALL_CHECKS
-from mlxquant.evals.record import finish, measurement, read_eval
+from mlxquant.evals.figures import of_side
+from mlxquant.evals.items import CALL_CHECKS, CallMade
+from mlxquant.evals.record import finish, read_eval
 from mlxquant.records.files import record_text
+from mlxquant.records.measurements import depth_range, measurement
 from mlxquant.report.eval import eval_text
 from mlxquant.stats import mcnemar_exact
 
@@ -101,7 +103,8 @@ def test_measurements_are_the_contract_s_flat_tables():
     for side in (record["baseline"], *record["candidates"]):
         for found in side["measurements"]:
             assert {"metric", "estimate", "low", "high", "se", "n", "clusters"} <= set(found), found
-            assert set(found) <= {"metric", "slice", "depth", "estimate", "low", "high", "se", "n", "clusters",
+            assert set(found) <= {"metric", "slice", "depth", "depth_first", "depth_last",
+                                      "estimate", "low", "high", "se", "n", "clusters",
                                   "confidence", "method", "df", "reason"}  # fmt: skip
             assert (found["low"] is None) == ("reason" in found), found
     names = {m["metric"] for m in record["candidates"][0]["measurements"]}
@@ -192,3 +195,33 @@ def test_a_record_is_read_back_and_a_broken_one_told(tmp_path):
     path.write_text('{"schema": "mlxquant.bench/1"}')
     with pytest.raises(RecordError, match="a record of eval expected"):
         read_eval(path)
+
+
+def test_a_measurement_at_a_depth_has_its_first_and_last_call_as_numbers():
+    calls: list[object] = [[n, RIGHT, "find", []] for n in (20, 160)]
+    trials = [trial(0, str(i), calls=calls) for i in range(6)]
+    measurements = [m for m in of_side(trials, suites=False, confidence=0.95) if "depth" in m]
+    assert {m["depth"]: (m["depth_first"], m["depth_last"]) for m in measurements} == {
+        "1-20": (1, 20),
+        "151+": (151, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "ends"),
+    [
+        ({"depth": "51-150"}, (51, 150)),
+        ({"depth": "calls 151+"}, (151, None)),
+        ({"depth": "turns 0"}, (0, 0)),
+        ({"depth": "deep", "depth_first": 7, "depth_last": None}, (7, None)),
+        ({}, None),
+    ],
+)
+def test_the_depth_of_a_measurement_is_read_from_its_fields_and_of_earlier_versions_from_its_label(entry, ends):
+    assert depth_range(entry) == ends
+
+
+def test_a_call_is_read_back_from_the_record_as_it_was():
+    call = CallMade(3, {"valid_call": True, "right_tool": False}, "find", "no such town", ("town",))
+    assert CallMade.from_record(call.as_record()) == call
+    assert call.as_record() == [3, "1--0----", "find", ["town"], "no such town"]

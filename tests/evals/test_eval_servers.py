@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from mlxquant.builds.read.build import read_build
 from mlxquant.cli import main
 from mlxquant.evals.loaded import Loaded
-from mlxquant.evals.record import measurement
 from mlxquant.evals.run import Settings, evaluate
 from mlxquant.evals.store.model import write_store_moe
 from mlxquant.evals.suites.tool_loop import ToolLoop
 from mlxquant.evals.trace import read_lines
 from mlxquant.plan.recipe.recipe import load_recipe
+from mlxquant.records.measurements import measurement
 from tests.bench.test_endpoint import mlx_lm_server
 from tests.support.builds import build
 

@@ -435,6 +435,12 @@ def test_it_says_what_its_evidence_cannot_say_where_such_evidence_is_used(tmp_pa
         evaluation(measure("right_call", 0.9, depth="151+")),
     )["caveats"]  # fmt: skip
     assert not any("No loop of 151 calls" in c for c in deep)
+    tokens = verdict(
+        tmp_path,
+        tolerance('metric = "right_call"\nmin = 0.1') + tolerance('metric = "kl_nats"\ndepth = "257-1024"\nmax = 1'),
+        evaluation(measure("right_call", 0.9)), compare(measure("kl_nats", 0.01, depth="257-1024")),
+    )["caveats"]  # fmt: skip
+    assert any("No loop of 151 calls" in c for c in tokens), "a comparison's depth counts tokens, not calls"
 
 
 def test_a_command_line_that_lacks_records_or_tolerances_ends_with_2(tmp_path: Path) -> None:

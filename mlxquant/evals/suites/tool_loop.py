@@ -55,7 +55,7 @@ class ToolLoop:
                 slices=(f"calls:{n}",),
                 tools=tools,
                 max_tokens=self.max_tokens,
-                score={"seed": seed, "calls": n},
+                task={"seed": seed, "calls": n},
             )
             for seed, n in enumerate(lengths, self.first_seed)
         )
@@ -70,7 +70,7 @@ class ToolLoop:
 
     def play(self, item: Item, ask: Ask) -> Played:
         """Play one loop to its end. Lets MeasurementError pass."""
-        with Judge(_task(item.score["seed"], item.score["calls"])) as judge:
+        with Judge(_task(item.task["seed"], item.task["calls"])) as judge:
             talk = _Talk(item, ask, judge)
             while (request := judge.user()) is not None:
                 talk.take(request)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...evals.figures import DEPTHS
-from ...evals.record import measurement
 from ...records.loading import Loaded
+from ...records.measurements import CALL_DEPTHS, measurement
 from ..eval import WORDS, facts, points, share
 from .charts import COLOURS, Bar, most_telling, shares, survival
 
@@ -27,7 +26,7 @@ def evaluation(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
         "drawn": [str(sides[i]["name"]) for i in drawn],
         "left_out": len(sides) - len(drawn),
         "title": f"{', '.join(c['name'] for c in sides[1:])} beside {sides[0]['name']}",
-        "facts": list(facts(record)),
+        "facts": [f"{label}: {text}" for label, text in facts(record)],
         "confidence": f"{record['confidence']:.0%}",
         "names": [str(side["name"]) for side in sides],
         "rows": list(_rows(sides)),
@@ -89,7 +88,7 @@ def _group(sides: Sequence[Mapping[str, Any]], kind: tuple[str, str]) -> dict[st
 def _names(sides: Sequence[Mapping[str, Any]], key: str, metric: str) -> list[str]:
     """Depths in order; slices by the worst change that any candidate has there, those without interval last."""
     if key == "depth":
-        return [label for label, _, _ in DEPTHS if any(measurement(s, metric, depth=label) for s in sides)]
+        return [label for label, _, _ in CALL_DEPTHS if any(measurement(s, metric, depth=label) for s in sides)]
     found: dict[str, tuple[bool, float]] = {}
     for candidate in sides[1:]:
         for m in candidate["measurements"]:

@@ -12,12 +12,12 @@ the task is the pair, each side with all its evaluated trials. Differences are t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
+from ...records.measurements import as_measurement
 from ...stats import (
     Interval,
     clustered_difference,
@@ -82,11 +82,11 @@ def measure(results: Results, dropped: Collection[str], confidence: float) -> li
     for metric, part in PARTS.items():
         interval = ratio_of(kept, part, confidence, metric)
         if interval is not None:
-            found.append(entry(metric, interval))
+            found.append(as_measurement(metric, interval))
     every = results.simulations
     lost = ratio_of(every, lambda s: _one(s.termination == INFRASTRUCTURE), confidence, "infrastructure_errors")
     if lost is not None:
-        found.append(entry("infrastructure_errors", lost))
+        found.append(as_measurement("infrastructure_errors", lost))
     return found + list(_by_depth(kept, confidence))
 
 
@@ -114,27 +114,35 @@ def spread_or_none(interval: Interval) -> Interval:
     return replace(interval, low=None, high=None, reason="every task gave the same value, so no spread is known")
 
 
-def entry(metric: str, interval: Interval, **keys: Any) -> dict[str, Any]:
-    """A measurement of the record."""
-    return {"metric": metric, **keys, **interval.as_dict()}
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """A range of a simulation's depth along an axis, both ends included; the last range has no end."""
+
+    axis: str
+    first: int
+    last: int | None
+
+    def places(self) -> dict[str, Any]:
+        """Where a measurement over it applies, in the record: the label ``"calls 6-10"`` and the two ends."""
+        ends = "+" if self.last is None else f"-{self.last}" if self.first else ""
+        return {"depth": f"{self.axis} {self.first}{ends}", "depth_first": self.first, "depth_last": self.last}
 
 
-def depth_of(simulation: Simulation, axis: str) -> str | None:
-    """The range that a simulation's depth falls in: ``"calls 6-10"``; None where the file does not say."""
+def depth_of(simulation: Simulation, axis: str) -> Depth | None:
+    """The range that a simulation's depth falls in; None where the file does not say."""
     depth, ends = AXES[axis][0](simulation), AXES[axis][1]
     if depth is None:
         return None
     if depth == 0:
-        return f"{axis} 0"
+        return Depth(axis, 0, 0)
     starts = [1, *(end + 1 for end in ends)]
     at = sum(depth > end for end in ends)
-    return f"{axis} {starts[at]}-{ends[at]}" if at < len(ends) else f"{axis} {starts[at]}+"
+    return Depth(axis, starts[at], ends[at] if at < len(ends) else None)
 
 
-def depths(simulations: Sequence[Simulation], axis: str) -> list[str]:
+def depths(simulations: Sequence[Simulation], axis: str) -> list[Depth]:
     """The ranges of an axis that occur, shallow first."""
-    found = Counter(name for s in simulations if (name := depth_of(s, axis)) is not None)
-    return sorted(found, key=lambda name: int(name.split()[1].split("-")[0].rstrip("+")))
+    return sorted({depth for s in simulations if (depth := depth_of(s, axis)) is not None}, key=lambda d: d.first)
 
 
 def _pass_hats(results: Results, dropped: Collection[str], confidence: float) -> Iterator[dict[str, Any]]:
@@ -143,19 +151,19 @@ def _pass_hats(results: Results, dropped: Collection[str], confidence: float) ->
     for k in range(1, most + 1):
         enough = [trials for trials in tasks.values() if len(trials) >= k]
         passed = [sum(s.success for s in trials) for trials in enough]
-        found = entry(f"pass_hat_{k}", pass_hat_k(passed, [len(trials) for trials in enough], k, confidence=confidence))
-        found["n"] = sum(len(trials) for trials in enough)
+        interval = pass_hat_k(passed, [len(trials) for trials in enough], k, confidence=confidence)
+        measured = as_measurement(f"pass_hat_{k}", interval) | {"n": sum(len(trials) for trials in enough)}
         if k > theirs:
-            found["note"] = f"is not τ²'s: over the {len(enough)} of {len(tasks)} tasks with {k} trials"
-        yield found
+            measured["note"] = f"is not τ²'s: over the {len(enough)} of {len(tasks)} tasks with {k} trials"
+        yield measured
 
 
 def _by_depth(simulations: Sequence[Simulation], confidence: float) -> Iterator[dict[str, Any]]:
     for axis in AXES:
-        for name in depths(simulations, axis):
-            mine = [s for s in simulations if depth_of(s, axis) == name]
+        for depth in depths(simulations, axis):
+            mine = [s for s in simulations if depth_of(s, axis) == depth]
             interval = clustered_mean([float(s.success) for s in mine], [s.task for s in mine], confidence=confidence)
-            yield entry("pass", interval, depth=name)
+            yield as_measurement("pass", interval, **depth.places())
 
 
 # --- pairs ---
@@ -224,12 +232,12 @@ def differences(
     for metric, part in PARTS.items():
         interval = difference_of(pairing.pairs, part, confidence, bounded=metric not in UNBOUNDED)
         if interval is not None:
-            found.append(entry(f"{metric}_difference", interval))
-    for name in depths([a for a, _ in pairing.pairs], "actions"):
-        at = [(a, b) for a, b in pairing.pairs if depth_of(a, "actions") == name]
+            found.append(as_measurement(f"{metric}_difference", interval))
+    for depth in depths([a for a, _ in pairing.pairs], "actions"):
+        at = [(a, b) for a, b in pairing.pairs if depth_of(a, "actions") == depth]
         interval = difference_of(at, lambda s: (float(s.success), 1.0), confidence)
         if interval is not None:
-            found.append(entry("pass_difference", interval, depth=name))
+            found.append(as_measurement("pass_difference", interval, **depth.places()))
     return found
 
 
@@ -277,7 +285,7 @@ def _paired_pass_hats(
     for k in range(1, max(fewest, default=0) + 1):
         tasks = [task for task, n in zip(shared, fewest, strict=True) if n >= k]
         first, second = ([_pass_hat(side, task, k) for task in tasks] for side in sides)
-        found = entry(f"pass_hat_{k}_difference", _mean_difference(second, first, tasks, confidence))
+        found = as_measurement(f"pass_hat_{k}_difference", _mean_difference(second, first, tasks, confidence))
         found["n"] = sum(len(side[task]) for side in sides for task in tasks)
         if len(tasks) < len(shared):
             found["note"] = f"is over the {len(tasks)} of {len(shared)} shared tasks with {k} trials in both"
