@@ -143,7 +143,10 @@ def _forms(value: str) -> Iterator[str]:
         yield written
         yield json.dumps(written, ensure_ascii=False)[1:-1]  # JSON within JSON
     yield ascii(value)[1:-1]
+    yield value.replace("/", "\\/")  # as PHP writes JSON
     yield from (quote(data), quote(data, safe=""), quote_plus(data), html.escape(plain), data.hex())
+    yield quote(quote(data, safe=""), safe="")  # an address in an address
+    yield "".join(f"%{byte:02x}" for byte in data)
     for place in range(3):  # base64 takes three bytes at a time, and the secret may begin at each of them
         coded = base64.b64encode(bytes(place) + data).decode()
         known = coded[-(-8 * place // 6) : 8 * (place + len(data)) // 6]
