@@ -126,7 +126,7 @@ def _read_headers(
 def _header(repo: Repository, file: str, stopped: threading.Event) -> tuple[list[Tensor], int]:
     """Read one shard's header: its tensors, and the file's size."""
     size = repo.size(file)
-    text = repo.read_range(file, 0, min(FIRST_READ, size), stopped)
+    text = repo.read_range(file, 0, min(FIRST_READ, size), stopped) if size else b""
     length = header_length(text[:8], file, size)
     if len(text) < 8 + length:
         text += repo.read_range(file, len(text), 8 + length - len(text), stopped)

@@ -169,36 +169,47 @@ class Repository:
 
     def _bring(self, file: str, target: Path, part: Path, stopped: threading.Event, attempts: int) -> None:
         """Download a file by way of `part`; once more from the start where what came is not what is listed."""
-        for last in (False, True):
 
-            def transfer() -> str:
-                return self._transfer(file, part, stopped)
+        def transfer() -> str:
+            return self._transfer(file, target, part, stopped)
 
-            fault = _persistently(transfer, lambda: _size(part), stopped, file, attempts)
-            if not fault:
-                disk.rename(part, target)
+        for _ in range(2):
+            if not (fault := _persistently(transfer, lambda: _size(part), stopped, file, attempts)):
                 return
-            disk.remove(part)  # bytes of an earlier run that a crash spoiled, or a bad connection's
-            if last:
-                raise HubError(f"{fault} from {endpoint()}; downloaded twice; run the same command again later")
+        raise HubError(f"{fault} from {endpoint()}; downloaded twice; run the same command again later")
 
-    def _transfer(self, file: str, path: Path, stopped: threading.Event) -> str:
-        """Append what is missing of a file to what is there. Gives what keeps it from being the listed one."""
+    def _transfer(self, file: str, target: Path, path: Path, stopped: threading.Event) -> str:
+        """Append what is missing of a file, and give it its name if it is the listed one. Gives why it is not.
+
+        All of it under the lock of `path`, for another process may want the same file.
+        """
         size = self.size(file)
         with _Part(path, size, self._hasher(file), stopped) as part:
+            if part.end == 0 and target.is_file() and not self._fault(file, target, stopped):
+                disk.remove(path)  # another process has brought it while its lock was waited for
+                return ""
             if part.end < size:
-                span = (part.end, None) if part.end else None
-                with asked(self._url(file), self._about(file), span=span, stopped=stopped) as answer:
-                    if answer.status == 200:
-                        part.begin(self._hasher(file))
-                    else:
-                        answer.check_range(part.end, size, size)
-                    for piece in answer.pieces(size - part.end):
-                        part.write(piece)
-            if part.end < size:
-                text = f"{file}: {size:,} bytes expected, {part.end:,} came from {endpoint()}"
-                raise HubError(f"{text}, then the connection ended; try again", passing=True)
-            return self._difference(file, part.hasher.hexdigest() if part.hasher else None)
+                self._receive(file, part, size, stopped)
+            if fault := self._difference(file, part.hasher.hexdigest() if part.hasher else None):
+                disk.remove(path)  # bytes of an earlier run that a crash spoiled, or a bad connection's
+                return fault
+            disk.remove(target)
+            disk.rename(path, target)
+            return ""
+
+    def _receive(self, file: str, part: _Part, size: int, stopped: threading.Event) -> None:
+        """Append what the Hub sends. Raises HubError where that is not all."""
+        span = (part.end, None) if part.end else None
+        with asked(self._url(file), self._about(file), span=span, stopped=stopped) as answer:
+            if answer.status == 200:
+                part.begin(self._hasher(file))
+            else:
+                answer.check_range(part.end, size, size)
+            for piece in answer.pieces(size - part.end):
+                part.write(piece)
+        if part.end < size:
+            text = f"{file}: {size:,} bytes expected, {part.end:,} came from {endpoint()}"
+            raise HubError(f"{text}, then the connection ended; try again", passing=True)
 
     # --- whether it is what is listed ---
 

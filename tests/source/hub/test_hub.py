@@ -192,6 +192,15 @@ def test_a_shard_cut_short_is_found_by_the_size_that_the_hub_lists(hub, tiny_qwe
     assert "bytes expected" in message
 
 
+def test_an_empty_shard_is_told(hub, tiny_qwen, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_qwen, copy)
+    shard = sorted(copy.glob("*.safetensors"))[0]
+    shard.write_bytes(b"")
+    hub.add("org/copy", copy)
+    assert f"{shard.name}: at least 8 bytes expected, 0 found" in refused("org/copy")
+
+
 def test_an_index_that_points_outside_its_folder_is_not_followed(hub, tiny_qwen, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_qwen, copy)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,19 @@ def test_a_kept_shard_is_held_against_its_hash(hub, tmp_path):
     with pytest.raises(HubError, match=r"SHA-256 .* expected, .* found from .*; downloaded twice"):
         reader.repository.keep(shard(hub), threading.Event())
     assert not list((tmp_path / "hub").rglob("*.safetensors"))
+
+
+def test_two_that_want_the_same_shard_bring_it_once(hub, tmp_path):
+    readers = [open_source("org/tiny", weights=True, keep=True).reader for _ in range(2)]
+    whole = (hub.repositories["org/tiny"].folder / shard(hub)).read_bytes()
+    hub.requests.clear()
+    hub.fail(f"/cdn/.*{shard(hub)}", stall=0.5, times=2)
+    with ThreadPoolExecutor(2) as pool:
+        wanted = [r.repository.keep for r in readers if isinstance(r, HubReader)]
+        paths = list(pool.map(lambda keep: keep(shard(hub), threading.Event()), wanted))
+    assert [p.read_bytes() for p in paths] == [whole, whole]
+    assert sum(r.path.startswith("/cdn/") for r in hub.requests) == 1
+    assert not list((tmp_path / "hub").rglob("*part"))
 
 
 def test_a_header_that_is_another_in_the_whole_file_is_found(hub, tmp_path, tiny_qwen):
