@@ -23,7 +23,7 @@ from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.stream.candidates import Candidate
 from mlxquant.layout.layout import read_layout
 from mlxquant.records.head import peak_memory
-from tests.compare_pass import narrow, run_pass, texts
+from tests.stream.compare_pass import narrow, run_pass, texts
 
 large, small, work = map(Path, sys.argv[1:])
 candidates = [Candidate(name, recipe=narrow(name)) for name in ("gates-8bit", "deepseek-8bit", "uniform-8bit", "none")]

@@ -31,7 +31,7 @@ import mlx.core as mx
 mx.set_default_device(mx.cpu)
 import numpy as np
 from tests.stream.compare_pass import Keeper, narrow, run_pass, texts
-from tests.test_compare_engine_ranks import LENGTHS, chosen
+from tests.stream.test_compare_engine_ranks import LENGTHS, chosen
 
 result, sink = run_pass(Path(sys.argv[1]), chosen(), texts(LENGTHS))
 if result.rank == 0:

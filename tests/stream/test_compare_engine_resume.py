@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import sys, time
 from pathlib import Path
-from tests.test_compare_engine_resume import go
-from tests.compare_pass import Keeper
+from tests.stream.test_compare_engine_resume import go
+from tests.stream.compare_pass import Keeper
 
 class Stands(Keeper):
     def layer(self, candidate, layer, case, document, start, scores):
