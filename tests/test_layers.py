@@ -26,10 +26,7 @@ ORDER: list[str] = """
 TOP = {"__init__", "__main__", "errors"}  # the only modules at the root: errors is below all, the others above
 
 # Upward imports that the move of 2026-11-28 laid bare: importing module -> package above it. Empty it; never add to it.
-UPWARD: dict[str, str] = {
-    "report.page.sweep": "sweep",
-    "report.sweep": "plan sweep validate",
-}
+UPWARD: dict[str, str] = {}
 
 SEES_MLX = "layout.views layout.roles layout.arrays layout.context layout.layout"
 RUN_MODELS = "builds.read.loading bench.local stream divergence evals cli.demo"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
     if record is None:
         return  # another rank tells
     from ..records.files import record_text
-    from ..report.sweep import convert_words, sweep_text
+    from ..report.sweep import sweep_text
 
     text = record_text(record)
     try:
@@ -90,7 +91,7 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
         click.echo(text if as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
-    if (words := convert_words(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
+    if (words := convert_command(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
         click.echo(f"Next: {words}", err=True)
 
 
@@ -220,3 +221,15 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     from .options import parse_numbers
 
     return parse_numbers(text, option)
+
+
+def convert_command(record: Mapping[str, Any], source: str) -> str | None:
+    """The command that makes the recommended build; None where its recipe is a file, whose place is not recorded."""
+    from ..plan.recipe.recipe import available
+
+    chosen = next((c for c in record["candidates"] if c["name"] == record["recommendation"]["name"]), None)
+    recipe = (chosen or {}).get("recipe")
+    if not recipe or recipe["name"] not in {entry.name for entry in available()}:
+        return None
+    changes = [o if o.startswith("--") else f"--set {shlex.quote(o)}" for o in recipe.get("overrides") or []]
+    return " ".join(["mlxquant convert", shlex.quote(source), "-r", recipe["name"], *changes, "-o BUILD"])

@@ -11,11 +11,11 @@ as independent, beside ours, which does not.
     dp_mean, dp_rms             mean, root mean square of p - p_reference, p being that of the correct token
     same_top                    share of tokens at which both hold the same token most likely
 
-A measurement is of the candidate as it would be served, unless `case` says otherwise. Identical candidates differ from
-the reference nowhere, and then an interval of a mean has no width; an interval of a share has, for what is not seen
-may still be.
+A measurement is of the candidate as it would be served, unless `case` says otherwise (cases are those of
+`stream.scores`). Identical candidates differ from the reference nowhere; then an interval of a mean has no width, but
+an interval of a share has one, since what is not seen may still be.
 
-From a tally's sums to what happened within layers: routing that flipped, blocks and hidden states that moved.
+What happened within layers: routing that flipped, blocks and hidden states that moved.
 
     expert_set_changed      share of tokens whose set of chosen experts differs from the reference's
     first_expert_changed    share whose expert of the highest score does
@@ -24,11 +24,9 @@ From a tally's sums to what happened within layers: routing that flipped, blocks
 
 `flips_weighted` weighs a flip by what it does: one between two experts that answer alike counts little. It is divided
 by all tokens and not by the sum of changes, so that candidates can be compared; flips_weighted / block_change is the
-share of a candidate's change that stands at flipped tokens. Cases are those of `scores`: without one, a measurement is
-of the candidate as it would be served, each layer on what its own layers before made.
+share of a candidate's change that stands at flipped tokens.
 
-Candidates beside each other and beside the noise floor, paired by document, against a margin set beforehand.
-
+Verdicts: candidates beside each other and beside the noise floor, paired by document, against a margin set beforehand.
 Candidates were run on the same tokens, so the difference of two is taken token by token, and what makes a text hard
 for both drops out. Without a margin, enough data resolve any difference, however small; so the question is whether it
 is larger than what matters, which must be said before one sees it. The default, 0.001 nats a token, is a change in
@@ -47,34 +45,27 @@ reference 0.00 and -0.24 (Nikolić et al. 2026, arXiv:2606.19558).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..records.measurements import as_measurement
 from ..records.metrics import ABOVE, ALIKE, BETTER, DP_QUANTILES, KL_QUANTILES, OPEN, WITHIN, WORSE
 from ..stats import Interval, clustered_quantiles, linearized, ratio_of_sums, samples_needed, share_of_sums
-from .tally import ACCUMULATED, ALL, LAYER_FIELDS, OWN, ROUTER, TEACHER_FORCED, TOKEN_FIELDS, Group, Tally
+from .tally import ACCUMULATED, ALL, LAYER_FIELDS, OWN, ROUTER, TEACHER_FORCED, TOKEN_FIELDS, Group, Sums, Tally
 
-# --- statistics ---
-
-
-Sums = NDArray[np.float64]
 Measurement = dict[str, Any]
+_N, _Q, _KL = (TOKEN_FIELDS.index(name) for name in ("n", "q", "kl"))
 
-
-def measurement(metric: str, found: Interval, keys: Mapping[str, Any], *, se_iid: float | None = None) -> Measurement:
-    """One measurement in a record: metric, what it is over, the interval; `se_iid` is llama.cpp's uncertainty."""
-    iid = {} if se_iid is None or not math.isfinite(se_iid) else {"se_iid": float(f"{se_iid:.7g}")}
-    return {"metric": metric, **keys, **found.as_dict(), **iid}
+# --- tokens ---
 
 
 def token_measurements(tally: Tally, candidate: int, confidence: float) -> Iterator[Measurement]:
     """Everything over tokens: means by group, percentiles of all; the teacher-forced pass too where it was run."""
     for case in tally.cases("tokens", candidate):
-        keys = {} if case == ACCUMULATED else {"case": case}
+        keys: dict[str, Any] = {} if case == ACCUMULATED else {"case": case}
         for group in tally.grouping.groups:
             sums = tally.grouping.sums(tally.token_sums(candidate, case), group)
             if sums[:, 0].any():
@@ -82,10 +73,9 @@ def token_measurements(tally: Tally, candidate: int, confidence: float) -> Itera
                 if group != ALL:  # means hide collapses; what is rare within a slice shows in its tail
                     values, documents = tally.values(candidate, case, "kl", group)
                     if len(values) == float(sums[:, 0].sum()):
-                        tail = clustered_quantiles(
-                            values, documents, [KL_QUANTILES["kl_p99_nats"]], confidence=confidence
-                        )
-                        yield measurement("kl_p99_nats", tail[0], {**group.keys(), **keys})
+                        p99 = [KL_QUANTILES["kl_p99_nats"]]
+                        tail = clustered_quantiles(values, documents, p99, confidence=confidence)
+                        yield as_measurement("kl_p99_nats", tail[0], **group.keys(), **keys)
         yield from _percentiles(tally, candidate, case, confidence, keys)
 
 
@@ -94,8 +84,8 @@ def reference_measurements(tally: Tally, confidence: float) -> Iterator[Measurem
     for group in tally.grouping.groups:
         sums = tally.grouping.sums(tally.token_sums(0, ACCUMULATED), group)
         if sums[:, 0].any():
-            found, iid = _perplexity(sums, "r", confidence)
-            yield measurement("perplexity", found, group.keys(), se_iid=iid)
+            perplexity, iid = _perplexity(sums, "r", confidence)
+            yield as_measurement("perplexity", perplexity, se_iid=iid, **group.keys())
 
 
 def routing_damage(tally: Tally, candidate: int, confidence: float) -> Iterator[Measurement]:
@@ -110,44 +100,39 @@ def routing_damage(tally: Tally, candidate: int, confidence: float) -> Iterator[
             tally.grouping.sums(tally.token_sums(candidate, case), group) for case in (ACCUMULATED, TEACHER_FORCED)
         )
         if own[:, 0].any():
-            found = ratio_of_sums(own[:, _KL] - forced[:, _KL], own[:, 0], confidence=confidence)
-            yield measurement("kl_through_routing_nats", found, group.keys())
-
-
-# --- tokens ---
-
-_KL = TOKEN_FIELDS.index("kl")
+            damage = ratio_of_sums(own[:, _KL] - forced[:, _KL], own[:, 0], confidence=confidence)
+            yield as_measurement("kl_through_routing_nats", damage, **group.keys())
 
 
 def _column(sums: Sums, field: str) -> Sums:
     return np.asarray(sums[:, TOKEN_FIELDS.index(field)])
 
 
-def _means(sums: Sums, group: Group, confidence: float, case: dict[str, str]) -> Iterator[Measurement]:
+def _means(sums: Sums, group: Group, confidence: float, case: dict[str, Any]) -> Iterator[Measurement]:
     keys: dict[str, Any] = {**group.keys(), **case}
     n, q, r, total = (_column(sums, "n"), _column(sums, "q"), _column(sums, "r"), float(sums[:, 0].sum()))
     perplexity, iid = _perplexity(sums, "q", confidence)
-    yield measurement("perplexity", perplexity, keys, se_iid=iid)
+    yield as_measurement("perplexity", perplexity, se_iid=iid, **keys)
     ratio = ratio_of_sums(q - r, n, confidence=confidence)
     iid = _iid((q - r).sum(), (_column(sums, "qq") + _column(sums, "rr") - 2 * _column(sums, "rq")).sum(), total)
-    yield measurement("log_perplexity_ratio", ratio, keys, se_iid=iid)
+    yield as_measurement("log_perplexity_ratio", ratio, se_iid=iid, **keys)
     grown = _exp(ratio)
-    yield measurement("perplexity_ratio", grown, keys, se_iid=iid * grown.estimate)
+    yield as_measurement("perplexity_ratio", grown, se_iid=iid * grown.estimate, **keys)
     kl = ratio_of_sums(_column(sums, "kl"), n, confidence=confidence)
-    yield measurement("kl_nats", kl, keys, se_iid=_iid(*_totals(sums, "kl", "kl2"), total))
+    yield as_measurement("kl_nats", kl, se_iid=_iid(*_totals(sums, "kl", "kl2"), total), **keys)
     dp = ratio_of_sums(_column(sums, "dp"), n, confidence=confidence)
-    yield measurement("dp_mean", dp, keys, se_iid=_iid(*_totals(sums, "dp", "dp2"), total))
+    yield as_measurement("dp_mean", dp, se_iid=_iid(*_totals(sums, "dp", "dp2"), total), **keys)
     rms, squared = _root(ratio_of_sums(_column(sums, "dp2"), n, confidence=confidence)), _totals(sums, "dp2", "dp4")
     iid = _iid(*squared, total) / (2 * rms.estimate) if rms.estimate else 0.0
-    yield measurement("dp_rms", rms, keys, se_iid=iid)
+    yield as_measurement("dp_rms", rms, se_iid=iid, **keys)
     same = share_of_sums(_column(sums, "same_top"), n, confidence=confidence)
     iid = math.sqrt(same.estimate * (1 - same.estimate) / (total - 1)) if total > 1 else math.nan
-    yield measurement("same_top", same, keys, se_iid=iid)
+    yield as_measurement("same_top", same, se_iid=iid, **keys)
     if group == ALL:
         yield from _joint(sums, confidence, case)
 
 
-def _joint(sums: Sums, confidence: float, keys: dict[str, str]) -> Iterator[Measurement]:
+def _joint(sums: Sums, confidence: float, keys: dict[str, Any]) -> Iterator[Measurement]:
     """What needs both perplexities at once: their difference, and the correlation of the -log p."""
     n, total = _column(sums, "n"), float(sums[:, 0].sum())
     q, r = (float(_column(sums, x).sum()) / total for x in "qr")
@@ -160,10 +145,11 @@ def _joint(sums: Sums, confidence: float, keys: dict[str, str]) -> Iterator[Meas
     )
     spread = math.exp(2 * q) * var_q + math.exp(2 * r) * var_r - 2 * math.exp(q + r) * cov
     iid = math.sqrt(max(spread, 0.0) / (total - 1)) if total > 1 else math.nan
-    yield measurement("perplexity_difference", difference, keys, se_iid=iid)
+    yield as_measurement("perplexity_difference", difference, se_iid=iid, **keys)
     if var_q <= 0 or var_r <= 0:
         return
-    yield measurement("log_perplexity_correlation", _correlation(sums, (q, r), (var_q, var_r, cov), confidence), keys)
+    correlation = _correlation(sums, (q, r), (var_q, var_r, cov), confidence)
+    yield as_measurement("log_perplexity_correlation", correlation, **keys)
 
 
 def _correlation(
@@ -184,8 +170,8 @@ def _correlation(
     rr = (_column(sums, "rr") - 2 * r * sr + r * r * n) / var_r
     qr = (_column(sums, "rq") - q * sr - r * sq + q * r * n) / math.sqrt(var_q * var_r)
     scores = (qr - correlation * (qq + rr) / 2) / total / (1 - correlation**2)
-    found = linearized(math.atanh(correlation), scores, n, n=round(total), confidence=confidence)
-    return found.mapped("tanh", 1 - correlation**2)
+    z = linearized(math.atanh(correlation), scores, n, n=round(total), confidence=confidence)
+    return z.mapped("tanh", 1 - correlation**2)
 
 
 def _exactly(value: float, sums: Sums) -> Interval:
@@ -195,19 +181,18 @@ def _exactly(value: float, sums: Sums) -> Interval:
 
 def _perplexity(sums: Sums, which: str, confidence: float) -> tuple[Interval, float]:
     """Perplexity of "q" or "r", and llama.cpp's uncertainty of it."""
-    mean = ratio_of_sums(_column(sums, which), _column(sums, "n"), confidence=confidence)
-    found = _exp(mean)
-    return found, found.estimate * _iid(*_totals(sums, which, which * 2), float(sums[:, 0].sum()))
+    perplexity = _exp(ratio_of_sums(_column(sums, which), _column(sums, "n"), confidence=confidence))
+    return perplexity, perplexity.estimate * _iid(*_totals(sums, which, which * 2), float(sums[:, 0].sum()))
 
 
-def _exp(found: Interval) -> Interval:
+def _exp(mean: Interval) -> Interval:
     """The exponential of a mean log; a mean beyond what floats hold stays infinite."""
-    return found.mapped("exp", math.exp(min(found.estimate, 700.0)))
+    return mean.mapped("exp", math.exp(min(mean.estimate, 700.0)))
 
 
-def _root(found: Interval) -> Interval:
-    slope = 0.5 / math.sqrt(found.estimate) if found.estimate > 0 else 0.0
-    return found.mapped("sqrt", slope)
+def _root(mean: Interval) -> Interval:
+    slope = 0.5 / math.sqrt(mean.estimate) if mean.estimate > 0 else 0.0
+    return mean.mapped("sqrt", slope)
 
 
 def _totals(sums: Sums, first: str, second: str) -> tuple[float, float]:
@@ -220,7 +205,7 @@ def _iid(total: float, squares: float, n: float) -> float:
 
 
 def _percentiles(
-    tally: Tally, candidate: int, case: str, confidence: float, keys: dict[str, str]
+    tally: Tally, candidate: int, case: str, confidence: float, keys: dict[str, Any]
 ) -> Iterator[Measurement]:
     expected = float(tally.token_sums(candidate, case)[0, :, 0].sum())
     for name, quantiles in (("kl", KL_QUANTILES), ("dp", DP_QUANTILES)):
@@ -228,14 +213,14 @@ def _percentiles(
         whole = len(values) == expected
         if not len(values):
             continue
-        found = clustered_quantiles(values, documents, list(quantiles.values()), confidence=confidence)
-        for metric, quantile in zip(quantiles, found, strict=True):
+        intervals = clustered_quantiles(values, documents, list(quantiles.values()), confidence=confidence)
+        for metric, quantile in zip(quantiles, intervals, strict=True):
             reason = None if whole else f"{round(expected) - len(values)} values are not a number"
-            broken = quantile if whole else replace(quantile, low=None, high=None, reason=reason)
-            yield measurement(metric, broken, keys)
+            interval = quantile if whole else replace(quantile, low=None, high=None, reason=reason)
+            yield as_measurement(metric, interval, **keys)
 
 
-# --- layer statistics ---
+# --- layers ---
 
 
 # What is 0 in a case whatever the candidate: a whole layer on the reference's state has no error entering, and so on.
@@ -252,14 +237,14 @@ def layer_measurements(tally: Tally, candidate: int, confidence: float) -> Itera
     Over all layers an observation is a token at a layer, a hidden-state error the mean over layers.
     """
     for case in tally.cases("routing", candidate):
-        keys = {} if case == ACCUMULATED else {"case": case}
+        keys: dict[str, Any] = {} if case == ACCUMULATED else {"case": case}
         for group in tally.grouping.groups:
             sums = tally.grouping.sums(tally.routing_sums(candidate, case), group)
             if sums[:, 0].any():
-                yield from _told(sums, confidence, {**group.keys(), **keys})
+                yield from _layer_measurements(sums, confidence, {**group.keys(), **keys})
         for layer, sums in tally.layer_sums(candidate, case).items():
             if sums[:, 0].any():
-                yield from _told(sums, confidence, {"layer": layer, **keys})
+                yield from _layer_measurements(sums, confidence, {"layer": layer, **keys})
 
 
 def margin_measurements(tally: Tally, confidence: float) -> Iterator[Measurement]:
@@ -267,13 +252,14 @@ def margin_measurements(tally: Tally, confidence: float) -> Iterator[Measurement
     for layer, (values, documents) in tally.margins().items():
         count = np.bincount(documents, minlength=tally.grouping.clusters)
         mean = ratio_of_sums(np.bincount(documents, values, minlength=len(count)), count, confidence=confidence)
-        yield measurement("router_margin", mean, {"layer": layer})
+        yield as_measurement("router_margin", mean, layer=layer)
         quantiles = clustered_quantiles(values, documents, (0.01, 0.1, 0.5), confidence=confidence)
-        for name, found in zip(("p1", "p10", "median"), quantiles, strict=True):
-            yield measurement(f"router_margin_{name}", found, {"layer": layer})
+        for name, quantile in zip(("p1", "p10", "median"), quantiles, strict=True):
+            yield as_measurement(f"router_margin_{name}", quantile, layer=layer)
 
 
-def _told(sums: Sums, confidence: float, keys: dict[str, Any]) -> Iterator[Measurement]:
+def _layer_measurements(sums: Sums, confidence: float, keys: dict[str, Any]) -> Iterator[Measurement]:
+    """All figures of a layer, or of all layers, but those that its case makes 0."""
     skipped = _ALWAYS_ZERO.get(keys.get("case", ""), set())
     yield from (m for m in _layer_figures(sums, confidence, keys) if m["metric"] not in skipped)
 
@@ -283,23 +269,22 @@ def _layer_figures(sums: Sums, confidence: float, keys: dict[str, Any]) -> Itera
     for metric, count in (("error_in", "n"), ("error_out", "n"), ("block_change", "block_n")):
         if column[count].any():
             name = metric if metric == "block_change" else f"hidden_{metric}"
-            yield measurement(name, ratio_of_sums(column[metric], column[count], confidence=confidence), keys)
+            yield as_measurement(name, ratio_of_sums(column[metric], column[count], confidence=confidence), **keys)
     if column["block_n"].any():
         flips = ratio_of_sums(column["flipped_change"], column["block_n"], confidence=confidence)
-        yield measurement("flips_weighted", flips, keys)
+        yield as_measurement("flips_weighted", flips, **keys)
     for metric, hits, count in (
         ("expert_set_changed", "set_changed", "routed"),
         ("first_expert_changed", "first_changed", "first_seen"),
     ):
         if column[count].any():
-            yield measurement(metric, share_of_sums(column[hits], column[count], confidence=confidence), keys)
+            yield as_measurement(metric, share_of_sums(column[hits], column[count], confidence=confidence), **keys)
 
 
 # --- verdicts ---
 
 
 DEFAULT_MARGIN = 0.001
-_N, _Q, _KL_METRIC = (TOKEN_FIELDS.index(name) for name in ("n", "q", "kl"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,53 +299,59 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict in a record; `documents_needed` more would settle what is not resolved."""
-        found = {"against": self.against, "verdict": self.verdict, "margin_nats": self.margin_nats}
-        found |= {"kl_nats_difference": self.difference.as_dict()}
-        return found | ({"documents_needed": self.documents_needed} if self.verdict == OPEN else {})
+        needed = {"documents_needed": self.documents_needed} if self.verdict == OPEN else {}
+        return {
+            "against": self.against,
+            "verdict": self.verdict,
+            "margin_nats": self.margin_nats,
+            "kl_nats_difference": self.difference.as_dict(),
+            **needed,
+        }
 
 
 def against_floor(tally: Tally, candidate: int, floor: int, name: str, margin: float, confidence: float) -> Verdict:
     """Judge a candidate against the noise floor, which is candidate `floor` by the name of `name`."""
-    found = kl_difference(tally, candidate, floor, confidence)
+    difference = kl_difference(tally, candidate, floor, confidence)
     word = OPEN
-    if found.low is not None and found.high is not None:
-        word = ABOVE if found.low > margin else WITHIN if found.high <= margin else OPEN
-    return Verdict(name, word, margin, found, samples_needed(found, margin) if word == OPEN else None)
+    if difference.low is not None and difference.high is not None:
+        word = ABOVE if difference.low > margin else WITHIN if difference.high <= margin else OPEN
+    return Verdict(name, word, margin, difference, samples_needed(difference, margin) if word == OPEN else None)
 
 
 def against_each_other(
     tally: Tally, candidate: int, other: int, name: str, margin: float, confidence: float
 ) -> Verdict:
     """Judge a candidate against another: better, worse, alike within the margin, or not resolved."""
-    found = kl_difference(tally, candidate, other, confidence)
+    difference = kl_difference(tally, candidate, other, confidence)
     word = OPEN
-    if found.low is not None and found.high is not None:
-        if found.low > margin or found.high < -margin:
-            word = WORSE if found.low > margin else BETTER
-        elif -margin <= found.low and found.high <= margin:
+    if difference.low is not None and difference.high is not None:
+        if difference.low > margin or difference.high < -margin:
+            word = WORSE if difference.low > margin else BETTER
+        elif -margin <= difference.low and difference.high <= margin:
             word = ALIKE
-    nearest = margin if found.estimate > 0 else -margin
-    return Verdict(name, word, margin, found, samples_needed(found, nearest) if word == OPEN else None)
+    nearest = margin if difference.estimate > 0 else -margin
+    return Verdict(name, word, margin, difference, samples_needed(difference, nearest) if word == OPEN else None)
 
 
 def kl_difference(tally: Tally, candidate: int, other: int, confidence: float) -> Interval:
     """Mean KL of a candidate less that of another, paired by token, clustered by document."""
     a, b = (_sums(tally, c) for c in (candidate, other))
-    return ratio_of_sums(a[:, _KL_METRIC] - b[:, _KL_METRIC], a[:, _N], confidence=confidence)
+    return ratio_of_sums(a[:, _KL] - b[:, _KL], a[:, _N], confidence=confidence)
 
 
 def difference_measurements(
     tally: Tally, candidate: int, names: Sequence[str], confidence: float
 ) -> Iterator[Measurement]:
     """How a candidate differs from each other one, in KL and in -log p of the correct token."""
-    mine = _sums(tally, candidate)
+    a = _sums(tally, candidate)
     for other, name in enumerate(names):
         if other != candidate:
-            theirs, keys = _sums(tally, other), {"against": name}
-            yield measurement("kl_nats_difference", kl_difference(tally, candidate, other, confidence), keys)
-            found = ratio_of_sums(mine[:, _Q] - theirs[:, _Q], mine[:, _N], confidence=confidence)
-            yield measurement("log_perplexity_difference", found, keys)
+            b = _sums(tally, other)
+            yield as_measurement("kl_nats_difference", kl_difference(tally, candidate, other, confidence), against=name)
+            surprise = ratio_of_sums(a[:, _Q] - b[:, _Q], a[:, _N], confidence=confidence)
+            yield as_measurement("log_perplexity_difference", surprise, against=name)
 
 
-def _sums(tally: Tally, candidate: int) -> Any:
+def _sums(tally: Tally, candidate: int) -> Sums:
+    """A candidate's sums of TOKEN_FIELDS over everything, as served: (clusters, fields)."""
     return tally.grouping.sums(tally.token_sums(candidate, ACCUMULATED), ALL)

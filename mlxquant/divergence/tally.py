@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Group:
     kind: str = ""
     name: str = ""
 
-    def keys(self) -> dict[str, str]:
+    def keys(self) -> dict[str, Any]:
         """The group as keys of a measurement."""
         return {self.kind: self.name} if self.kind else {}
 

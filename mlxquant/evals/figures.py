@@ -125,7 +125,7 @@ def in_order(key: tuple[str, Where]) -> tuple[int, Where]:
 
 def _placed(metric: str, interval: Interval, where: Where = ()) -> dict[str, Any]:
     """A measurement at a place; one at a depth has its ends as numbers, too."""
-    places = dict(where)
+    places: dict[str, Any] = dict(where)
     ends = next(((first, last) for label, first, last in CALL_DEPTHS if label == places.get("depth")), None)
     extra = {"depth_first": ends[0], "depth_last": ends[1]} if ends else {}
     return as_measurement(metric, interval, **places, **extra)

@@ -1,10 +1,13 @@
 """Measurements of a record's sides: how one is written, and found by metric and where it applies. Without mlx.
 
 A measurement is a flat table: metric, where it applies (slice, depth, …), estimate, ends, observations and clusters.
+Whatever command writes it, it is made and found here. Without a place it is over everything, as served. What a metric
+means is in `metrics`, what a record must hold in `schemas`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,12 +15,12 @@ from typing import Any
 
 from ..stats import Interval
 from .files import read_checked
+from .metrics import PLACES
 
 # The number of a call in its loop, as an evaluation has it, since errors compound: label, first, last
 CALL_DEPTHS: tuple[tuple[str, int, int | None], ...] = (
     ("1-20", 1, 20), ("21-50", 21, 50), ("51-150", 51, 150), ("151+", 151, None),
 )  # fmt: skip
-OVER = ("slice", "depth", "turn", "layer", "against", "case")
 
 Measured = Mapping[str, Any]
 
@@ -27,17 +30,29 @@ def read_comparison(path: Path) -> dict[str, Any]:
     return read_checked(path, "compare")
 
 
-def as_measurement(metric: str, interval: Interval, **where: Any) -> dict[str, Any]:
-    """One measurement of a record; `where` says what of the data it is over."""
-    return {"metric": metric, **where, **interval.as_dict()}
+def as_measurement(metric: str, interval: Interval, *, se_iid: float | None = None, **where: Any) -> dict[str, Any]:
+    """One measurement of a record; `where` says what of the data it is over, by the keys of `PLACES`.
+
+    `se_iid` is the standard error that takes tokens as independent, as llama.cpp gives it.
+    """
+    iid = {} if se_iid is None or not math.isfinite(se_iid) else {"se_iid": float(f"{se_iid:.7g}")}
+    return {"metric": metric, **where, **interval.as_dict(), **iid}
 
 
-def measurement(side: Mapping[str, Any], metric: str, **where: str) -> dict[str, Any] | None:
-    """A side's measurement of exactly this metric, slice and depth; None where there is none."""
+def measurement(side: Mapping[str, Any], metric: str, **where: Any) -> dict[str, Any] | None:
+    """A side's measurement of a metric at exactly these places; None where there is none.
+
+    `side` is a baseline or a candidate of a record.
+    """
     for entry in side["measurements"]:
-        if entry["metric"] == metric and {k: entry[k] for k in ("slice", "depth") if k in entry} == where:
+        if entry["metric"] == metric and places_of(entry) == where:
             return dict(entry)
     return None
+
+
+def places_of(entry: Measured) -> dict[str, Any]:
+    """Where a measurement applies."""
+    return {key: entry[key] for key in PLACES if entry.get(key) is not None}
 
 
 def depth_range(entry: Mapping[str, Any]) -> tuple[int, int | None] | None:
@@ -54,34 +69,29 @@ def depth_range(entry: Mapping[str, Any]) -> tuple[int, int | None] | None:
 
 
 class Figures:
-    """The measurements of one candidate, by metric and keys."""
+    """The measurements of one candidate of a comparison, indexed by metric and places."""
 
     def __init__(self, candidate: Mapping[str, Any]) -> None:
         """Index a candidate, or the baseline, of a record."""
         self.name = str(candidate["name"])
-        self._found: dict[tuple[Any, ...], Measured] = {
-            (m["metric"], *(m.get(key) for key in OVER)): m for m in candidate["measurements"]
+        self._index: dict[tuple[Any, ...], Measured] = {
+            _key(m["metric"], places_of(m)): m for m in candidate["measurements"]
         }
 
-    def get(self, metric: str, **over: Any) -> Measured | None:
-        """One figure; of everything, as served, unless `over` says otherwise."""
-        return self._found.get((metric, *(over.get(key) for key in OVER)))
+    def get(self, metric: str, **where: Any) -> Measured | None:
+        """One figure; of everything, as served, unless `where` says otherwise."""
+        return self._index.get(_key(metric, where))
 
     def names(self, kind: str, metric: str = "kl_nats", case: str | None = None) -> list[Any]:
         """The slices, depths, turns or layers that a metric was measured over, in order."""
-        place = OVER.index(kind) + 1
-        wanted = (metric, *(None for _ in OVER[:-1]), case)
-        found = [
-            key[place]
-            for key in self._found
-            if key[place] is not None and (*key[:place], None, *key[place + 1 :]) == wanted
-        ]
-        return sorted(found, key=_order)
+        places = [places_of(m) for m in self._index.values() if m["metric"] == metric]
+        rest = {} if case is None else {"case": case}
+        return sorted((p[kind] for p in places if kind in p and p == {kind: p[kind], **rest}), key=_order)
 
     def slices_worst_first(self) -> list[Measured]:
         """KL by slice, the largest first; those without an interval, too small to tell, come last."""
-        found = [m for name in self.names("slice") if (m := self.get("kl_nats", slice=name)) is not None]
-        return sorted(found, key=lambda m: (m["low"] is None, -(m["estimate"] or 0.0)))
+        slices = [m for name in self.names("slice") if (m := self.get("kl_nats", slice=name)) is not None]
+        return sorted(slices, key=lambda m: (m["low"] is None, -(m["estimate"] or 0.0)))
 
     def worst_slice(self) -> Measured | None:
         """The slice with the largest KL of those that have an interval; None where there is none."""
@@ -93,6 +103,10 @@ def figures_of(record: Mapping[str, Any]) -> Iterator[Figures]:
     """Each candidate's figures, in the record's order."""
     for candidate in record["candidates"]:
         yield Figures(candidate)
+
+
+def _key(metric: str, where: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (metric, *(where.get(key) for key in PLACES))
 
 
 def _order(name: Any) -> tuple[int, str]:

@@ -13,6 +13,8 @@ from functools import lru_cache
 from math import inf
 from typing import Literal
 
+# where a measurement applies, in the order in which readers name it; without a place it is over everything, as served
+PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
 # "zero": the nearer to 0 the better, so that a limit on either side limits something
 Better = Literal["lower", "higher", "zero"]
 # who measures it, and so what it is clustered by and what it depends on

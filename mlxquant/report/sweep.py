@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..sweep.candidates import overall
-from ..validate.judge import FAIL
+from ..records.measurements import measurement
 from ..words.text import WIDTH, filled, narrow_table
 from .compare import mnat, percent
 from .verdict import place
@@ -36,18 +34,6 @@ def answer(record: Mapping[str, Any]) -> str:
         return f"{found['name']}, {found['why']}"
     near = found.get("nearest")
     return f"none: {found['why']}" + (f"; nearest is {near['name']}" if near else "")
-
-
-def convert_words(record: Mapping[str, Any], source: str) -> str | None:
-    """The command that makes the recommended build; None where its recipe is a file, whose place is not recorded."""
-    from ..plan.recipe.recipe import available
-
-    chosen = next((c for c in record["candidates"] if c["name"] == record["recommendation"]["name"]), None)
-    recipe = (chosen or {}).get("recipe")
-    if not recipe or recipe["name"] not in {entry.name for entry in available()}:
-        return None
-    changes = [o if o.startswith("--") else f"--set {shlex.quote(o)}" for o in recipe.get("overrides") or []]
-    return " ".join(["mlxquant convert", shlex.quote(source), "-r", recipe["name"], *changes, "-o BUILD"])
 
 
 def unit_of(sizes: Sequence[int]) -> tuple[str, int]:
@@ -96,8 +82,8 @@ def _table_of_candidates(record: Mapping[str, Any]) -> str:
             _scaled(c["bytes"], one),
             f"{c['bpw']:.2f}" if c["bpw"] else "-",
             _scaled(c["active_bytes_per_token"], read_one),
-            mnat(overall(c, "kl_nats")),
-            percent(overall(c, "same_top")),
+            mnat(measurement(c, "kl_nats")),
+            percent(measurement(c, "same_top")),
             missed_words(c),
         ]
         for c in candidates
@@ -155,7 +141,7 @@ def _why(record: Mapping[str, Any]) -> str:
         if i == 0:
             lines += [filled("not smaller", f"{smaller['name']}, the next smaller one:", 13)]
             lines += _reasons(smaller, _REASONS)
-        elif smaller["verdict"] != FAIL:  # more documents may let it in; why the others are out, the table says
+        elif smaller["verdict"] != "FAIL":  # more documents may let it in; why the others are out, the table says
             lines += [filled("still open", f"{smaller['name']}, smaller yet:", 13), *_reasons(smaller, _REASONS)]
     if not found["smaller"]:
         lines.append(filled("not smaller", "nothing smaller was tried", 13))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..records.schemas.sense import PLACES
+from ..records.metrics import PLACES
 from ..words.text import WIDTH, filled
 
 # --- words ---

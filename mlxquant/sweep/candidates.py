@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..plan.recipe.variation import split_variation
-from ..records.schemas.sense import PLACES
+from ..records.measurements import measurement
 from ..validate.evidence import NOISE_FLOOR, table_of
 
 # What a rule is told by: reasons and origins are words, and change no byte
@@ -23,7 +23,7 @@ _KL, _TOP = "kl_nats", "same_top"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class SweepPoint:
     """One candidate of a comparison: its size and what it costs. `kl` and `same_top` are measurements.
 
     `active` are the bytes that are read for one token; None where nobody counted them.
@@ -86,34 +86,35 @@ def _changed(recipe: str, bits: int | None, group_size: int | None) -> str:
     return f"{name}:{changes}" if changes else name
 
 
-def candidates_of(record: Mapping[str, Any]) -> list[Candidate]:
+def candidates_of(record: Mapping[str, Any]) -> list[SweepPoint]:
     """The candidates of a comparison's record, the smallest first; the noise floor is none."""
-    found, families = [], dict[str, str]()
+    points, families = [], dict[str, str]()
     for entry in record["candidates"]:
         if entry.get("kind") == NOISE_FLOOR:
             continue
         key, bits = _family(entry)
         families.setdefault(key, _without_bits(str(entry["name"])))
-        found.append(_candidate(entry, families[key], bits))
-    return sorted(_apart(found), key=lambda c: (c.nbytes is None, c.nbytes or 0, c.active or 0, c.name))
+        points.append(_point(entry, families[key], bits))
+    return sorted(_apart(points), key=lambda c: (c.nbytes is None, c.nbytes or 0, c.active or 0, c.name))
 
 
 def noise_floor_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The mean KL of the noise floor, None where it was not measured."""
     entry = next((e for e in record["candidates"] if e.get("kind") == NOISE_FLOOR), None)
-    return None if entry is None else overall(entry, _KL)
+    kl = None if entry is None else measurement(entry, _KL)
+    return kl if kl is not None and kl["estimate"] is not None else None
 
 
-def _candidate(entry: Mapping[str, Any], family: str, bits: int | None) -> Candidate:
-    return Candidate(
+def _point(entry: Mapping[str, Any], family: str, bits: int | None) -> SweepPoint:
+    return SweepPoint(
         name=str(entry["name"]),
         family=family,
         bits=bits,
         nbytes=_number(entry.get("bytes"), int),
         bpw=_number(entry.get("bpw"), float, int),
         active=_number(entry.get("active_bytes_per_token"), int),
-        kl=overall(entry, _KL),
-        same_top=overall(entry, _TOP),
+        kl=measurement(entry, _KL),
+        same_top=measurement(entry, _TOP),
         entry=entry,
     )
 
@@ -139,22 +140,13 @@ def _without_bits(name: str) -> str:
     return f"{name}:{left}" if left else name
 
 
-def _apart(found: Sequence[Candidate]) -> Iterator[Candidate]:
+def _apart(points: Sequence[SweepPoint]) -> Iterator[SweepPoint]:
     """Give two families of one name numbers."""
     keys: dict[str, dict[str, int]] = {}
-    for c in found:
+    for c in points:
         key, _ = _family(c.entry)
         number = keys.setdefault(c.family, {}).setdefault(key, len(keys[c.family]) + 1)
         yield c if number == 1 else replace(c, family=f"{c.family} ({number})")
-
-
-def overall(entry: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None:
-    """A candidate's measurement over everything, as served; None where it was not measured."""
-    measured = entry.get("measurements")
-    for m in measured if isinstance(measured, list) else ():
-        if m.get("metric") == metric and not any(m.get(place) is not None for place in PLACES):
-            return m if m.get("estimate") is not None else None
-    return None
 
 
 def _number(value: Any, *types: type) -> Any:

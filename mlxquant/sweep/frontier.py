@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..records.measurements import measurement
 from ..validate.judge import FAIL, PASS, Check
-from .candidates import Candidate
+from .candidates import SweepPoint
 
 # --- frontier ---
 
@@ -43,19 +44,19 @@ class Dominated:
         return {"by": self.by, "resolved": self.resolved}
 
 
-def size_of(candidate: Candidate, kind: str) -> int | None:
+def size_of(candidate: SweepPoint, kind: str) -> int | None:
     """A candidate's size of a kind of `SIZES`."""
     return candidate.nbytes if kind == "bytes" else candidate.active
 
 
-def frontier(candidates: Sequence[Candidate], kind: str = "bytes") -> list[str]:
+def frontier(candidates: Sequence[SweepPoint], kind: str = "bytes") -> list[str]:
     """Names of the candidates that none dominates, from the smallest; those without size or damage are left out."""
     beaten = dominated(candidates, kind)
     placed = [(size_of(c, kind), c.damage, c.name) for c in candidates if _placed(c, kind)]
     return [name for _, _, name in sorted(placed, key=lambda p: (p[0] or 0, p[1] or 0)) if name not in beaten]
 
 
-def dominated(candidates: Sequence[Candidate], kind: str = "bytes") -> dict[str, Dominated]:
+def dominated(candidates: Sequence[SweepPoint], kind: str = "bytes") -> dict[str, Dominated]:
     """For each candidate that another beats, the one that does so with the least damage."""
     placed = [c for c in candidates if _placed(c, kind)]
     found = {}
@@ -67,30 +68,21 @@ def dominated(candidates: Sequence[Candidate], kind: str = "bytes") -> dict[str,
     return found
 
 
-def _placed(c: Candidate, kind: str) -> bool:
+def _placed(c: SweepPoint, kind: str) -> bool:
     return size_of(c, kind) is not None and c.damage is not None
 
 
-def _beats(a: Candidate, b: Candidate, kind: str) -> bool:
+def _beats(a: SweepPoint, b: SweepPoint, kind: str) -> bool:
     mine, theirs = (size_of(a, kind), a.damage), (size_of(b, kind), b.damage)
     assert None not in mine and None not in theirs
     return mine[0] <= theirs[0] and mine[1] <= theirs[1] and mine != theirs  # type: ignore[operator]
 
 
-def _resolved(worse: Candidate, better: Candidate) -> bool:
+def _resolved(worse: SweepPoint, better: SweepPoint) -> bool:
     if worse.damage == better.damage:
         return True
-    paired = _paired(worse.entry, better.name)
+    paired = measurement(worse.entry, _DIFFERENCE, against=better.name)
     return paired is not None and paired.get("low") is not None and paired["low"] > 0
-
-
-def _paired(entry: Mapping[str, Any], against: str) -> Mapping[str, Any] | None:
-    """The paired difference in KL from another candidate, over everything."""
-    others = ("slice", "depth", "turn", "layer", "case")
-    for m in entry.get("measurements") or ():
-        if m.get("metric") == _DIFFERENCE and m.get("against") == against and not any(k in m for k in others):
-            return dict(m)
-    return None
 
 
 # --- thresholds ---
@@ -104,7 +96,7 @@ def place_of(check: Check) -> Place:
     return check.tolerance.number, check.tolerance.metric, check.where
 
 
-def thresholds(candidates: Sequence[Candidate], checks: Mapping[str, Sequence[Check]]) -> list[dict[str, Any]]:
+def thresholds(candidates: Sequence[SweepPoint], checks: Mapping[str, Sequence[Check]]) -> list[dict[str, Any]]:
     """For every family of known bits, a line for each tolerance at each place; `checks` are by candidate's name.
 
     `statuses` are by bits, from the most; a line whose `tolerance` is None is of all tolerances together.
@@ -120,7 +112,7 @@ def thresholds(candidates: Sequence[Candidate], checks: Mapping[str, Sequence[Ch
 
 
 def _line(
-    family: str, place: Place, members: Sequence[Candidate], checks: Mapping[str, Sequence[Check]]
+    family: str, place: Place, members: Sequence[SweepPoint], checks: Mapping[str, Sequence[Check]]
 ) -> dict[str, Any]:
     statuses, limit = {}, ""
     for c in members:
@@ -131,7 +123,7 @@ def _line(
     return {"family": family, "tolerance": number, "metric": metric, **dict(where), "limit": limit} | _ends(statuses)
 
 
-def _all_of(family: str, members: Sequence[Candidate], checks: Mapping[str, Sequence[Check]]) -> dict[str, Any]:
+def _all_of(family: str, members: Sequence[SweepPoint], checks: Mapping[str, Sequence[Check]]) -> dict[str, Any]:
     from ..validate.judge import verdict_of
 
     return {"family": family, "tolerance": None} | _ends({str(c.bits): verdict_of(checks[c.name]) for c in members})

@@ -17,12 +17,12 @@ from typing import Any
 
 from ..report.verdict import ORDER, figure, interval, name, what_now
 from ..validate.judge import FAIL, PASS, Check, verdict_of
-from .candidates import Candidate
+from .candidates import SweepPoint
 
 Checks = Mapping[str, Sequence[Check]]
 
 
-def recommend(candidates: Sequence[Candidate], checks: Checks) -> dict[str, Any]:
+def recommend(candidates: Sequence[SweepPoint], checks: Checks) -> dict[str, Any]:
     """Choose, with reasons; `candidates` are the smallest first, `checks` by candidate's name."""
     inside = [c for c in candidates if verdict_of(checks[c.name]) == PASS and c.nbytes is not None]
     if not inside:
@@ -54,11 +54,11 @@ def reason(check: Check) -> str:
     return f"{check.status}: {name(told)}: {found}{after}"
 
 
-def _preference(c: Candidate) -> tuple[Any, ...]:
+def _preference(c: SweepPoint) -> tuple[Any, ...]:
     return (c.nbytes, c.active is None, c.active or 0, c.damage is None, c.damage or 0.0, c.name)
 
 
-def _refused(c: Candidate, checks: Checks) -> dict[str, Any]:
+def _refused(c: SweepPoint, checks: Checks) -> dict[str, Any]:
     """A smaller candidate that is not inside."""
     return {
         "name": c.name,
@@ -68,14 +68,14 @@ def _refused(c: Candidate, checks: Checks) -> dict[str, Any]:
     }
 
 
-def _why(best: Candidate, inside: Sequence[Candidate], checks: Checks) -> str:
+def _why(best: SweepPoint, inside: Sequence[SweepPoint], checks: Checks) -> str:
     count = len(checks[best.name])
     if len(inside) == 1:
         return f"the only candidate inside all {count} checks"
     return f"the smallest of {len(inside)} candidates inside all {count} checks"
 
 
-def _why_none(candidates: Sequence[Candidate], checks: Checks) -> str:
+def _why_none(candidates: Sequence[SweepPoint], checks: Checks) -> str:
     failing = sum(verdict_of(checks[c.name]) == FAIL for c in candidates)
     left = len(candidates) - failing
     if not left:
@@ -83,11 +83,11 @@ def _why_none(candidates: Sequence[Candidate], checks: Checks) -> str:
     return f"{failing} of {len(candidates)} candidates are outside a tolerance, {left} not settled or not measured"
 
 
-def _nearest(candidates: Sequence[Candidate], checks: Checks) -> dict[str, Any] | None:
+def _nearest(candidates: Sequence[SweepPoint], checks: Checks) -> dict[str, Any] | None:
     if not candidates:
         return None
 
-    def far(c: Candidate) -> tuple[Any, ...]:
+    def far(c: SweepPoint) -> tuple[Any, ...]:
         statuses = [check.status for check in checks[c.name]]
         open_ones = sum(s != PASS for s in statuses)
         return (statuses.count(FAIL), open_ones, c.damage is None, c.damage or 0.0, *_preference(c)[:1])
@@ -95,7 +95,7 @@ def _nearest(candidates: Sequence[Candidate], checks: Checks) -> dict[str, Any] 
     return _refused(min(candidates, key=far), checks)
 
 
-def _remarks(best: Candidate, candidates: Sequence[Candidate], checks: Checks) -> Iterator[str]:
+def _remarks(best: SweepPoint, candidates: Sequence[SweepPoint], checks: Checks) -> Iterator[str]:
     """What a reader should know of this choice."""
     larger = [c for c in candidates if c.family == best.family and (c.bits or 0) > (best.bits or 0)]
     for c in sorted(larger, key=lambda c: c.bits or 0):

@@ -29,7 +29,7 @@ from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
 from ..validate.verdict import baseline_of, caveats, evidence_entry, shown, tolerances_entry
 from ..words.text import listed
-from .candidates import Candidate, candidates_of, noise_floor_of
+from .candidates import SweepPoint, candidates_of, noise_floor_of
 from .frontier import SIZES, dominated, frontier, thresholds
 from .recommend import missed, recommend
 
@@ -47,7 +47,7 @@ class _Swept:
 
     comparison: Mapping[str, Any]
     evidence: Sequence[Evidence]
-    candidates: Sequence[Candidate]
+    candidates: Sequence[SweepPoint]
     checks: Mapping[str, Sequence[Check]]
     measured_in: Mapping[str, Sequence[str]]
     warnings: Sequence[str]
@@ -101,7 +101,7 @@ def _read(records: Sequence[Path]) -> tuple[Mapping[str, Any], list[Evidence]]:
     return comparison, [evidence[first], *(e for i, e in enumerate(evidence) if i != first)]
 
 
-def _sides_of(candidate: Candidate, evidence: Sequence[Evidence]) -> list[tuple[Evidence, Side]]:
+def _sides_of(candidate: SweepPoint, evidence: Sequence[Evidence]) -> list[tuple[Evidence, Side]]:
     """A candidate's side in each record that has it. Raises MixedRecordsError where they are of different builds."""
     own = next(side for side in evidence[0].candidates if side.name == candidate.name)
     found = [(evidence[0], own)]
@@ -182,7 +182,7 @@ def _with_size(baseline: Mapping[str, Any] | None, comparison: Mapping[str, Any]
     return None if baseline is None else {**baseline, "bytes": size if type(size) is int else None}
 
 
-def _entry(swept: _Swept, c: Candidate) -> dict[str, Any]:
+def _entry(swept: _Swept, c: SweepPoint) -> dict[str, Any]:
     """One candidate: what it is and weighs, whether it is worth that, its verdict, its figures but those by layer."""
     checks = swept.checks[c.name]
     off = missed(checks)

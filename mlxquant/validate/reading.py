@@ -12,8 +12,9 @@ from ..bench.record import with_measurements
 from ..errors import RecordError
 from ..records.files import read_hashed
 from ..records.measurements import depth_range
+from ..records.metrics import PLACES
 from ..records.schemas import check
-from ..records.schemas.sense import COUNTS, PLACES, sizes_of
+from ..records.schemas.sense import COUNTS, sizes_of
 from ..stats import Interval
 from ..stats.interval import EXACT_METHOD, T_METHOD, clopper_pearson
 from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, Side, counted, identity_of, pointer_of, table_of

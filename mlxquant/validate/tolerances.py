@@ -24,8 +24,7 @@ from typing import Any
 
 from ..disk.files import read_regular
 from ..errors import MlxquantError
-from ..records.metrics import METRICS, SHARE, Metric, metric_named, valid_names
-from ..records.schemas.sense import PLACES
+from ..records.metrics import METRICS, PLACES, SHARE, Metric, metric_named, valid_names
 from ..words.text import listed, nearest, unknown_keys
 
 SCHEMA = "mlxquant.tolerances/1"

@@ -15,6 +15,7 @@ from mlxquant.errors import RecordError, UsageError
 from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.records.files import record_text
 from mlxquant.records.measurements import Figures, read_comparison
+from mlxquant.records.metrics import PLACES
 from mlxquant.report.compare import VIEWS, compare_text, interval, plus_minus
 from mlxquant.source.checkpoint import Checkpoint
 from mlxquant.source.hub.open import open_source
@@ -25,7 +26,6 @@ from tests.divergence import compare_tallies
 from tests.divergence.compare_tallies import NOISES, record_of
 
 GOLDEN = Path(__file__).parent / "golden" / "compare.json"
-OVER = ("slice", "depth", "turn", "layer", "against", "case")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         table["measurements"] = [{"metric": "", "estimate": 0, "low": 0, "high": 0, "se": 0, "n": 0, "clusters": 0}]
         assert all({*table["measurements"][0]} <= {*m} for m in kept)
         for m in kept:
-            over = ",".join(key if key != "case" else f"case={m['case']}" for key in OVER if key in m) or "everything"
+            over = ",".join(key if key != "case" else f"case={m['case']}" for key in PLACES if key in m) or "everything"
             metrics.setdefault(m["metric"], [])
             metrics[m["metric"]] += [over] if over not in metrics[m["metric"]] else []
     bare["candidates"][0]["recipe"] = "the recipe in full"

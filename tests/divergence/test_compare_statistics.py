@@ -22,16 +22,15 @@ from mlxquant.divergence.statistics import (
 from mlxquant.divergence.tally import ALL, Group, Tally, bucket_names, shared_tokens
 from mlxquant.divergence.texts.documents import Document
 from mlxquant.errors import OutputError
-from mlxquant.records.metrics import ABOVE, ALIKE, BETTER, OPEN, WITHIN, WORSE
+from mlxquant.records.metrics import ABOVE, ALIKE, BETTER, OPEN, PLACES, WITHIN, WORSE
 from mlxquant.stream.scores import TokenScores
 from tests.divergence.compare_tallies import LAYERS, documents, fill, filled, layer_scores, part, token_scores
 
 Measured = dict[str, Any]
-OVER = ("slice", "depth", "turn", "layer", "against", "case")
 
 
 def find(measured: list[Measured], metric: str, **over: Any) -> Measured:
-    found = [m for m in measured if m["metric"] == metric and all(m.get(k) == over.get(k) for k in OVER)]
+    found = [m for m in measured if m["metric"] == metric and all(m.get(k) == over.get(k) for k in PLACES)]
     assert len(found) == 1, (metric, over, len(found))
     return found[0]
 

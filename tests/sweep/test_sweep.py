@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mlxquant.cli import main
 from mlxquant.report.sweep import sweep_text
 from mlxquant.sweep import split_words, sweep, variations
-from mlxquant.sweep.candidates import Candidate
+from mlxquant.sweep.candidates import SweepPoint
 from mlxquant.sweep.frontier import dominated, frontier
 from mlxquant.sweep.run import best_few, load_trials, needed
 from tests.sweep.sweep_records import comparison, member, walk
@@ -148,7 +148,7 @@ def test_size_may_be_what_a_token_reads(tmp_path):
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=8))
 def test_the_frontier_is_what_no_other_beats(points):
     found = [
-        Candidate(str(i), "f", None, size, None, None, {"estimate": kl / 10}, None, {})
+        SweepPoint(str(i), "f", None, size, None, None, {"estimate": kl / 10}, None, {"measurements": []})
         for i, (size, kl) in enumerate(points)
     ]
     kept, beaten = frontier(found), dominated(found)

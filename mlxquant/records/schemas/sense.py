@@ -12,10 +12,8 @@ from math import isfinite
 from typing import Any
 
 from ...words.text import printable
-from ..metrics import BYTES, RATE, SECONDS, SHARE, metric_named
+from ..metrics import BYTES, PLACES, RATE, SECONDS, SHARE, metric_named
 
-# where a measurement applies, in the order in which readers name it
-PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
 # sizes that a side states of itself; they are counted, not sampled
 SIZES = ("bytes", "bpw", "active_bytes_per_token")
 COUNTED = "counted"

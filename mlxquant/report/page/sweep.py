@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...records.loading import Loaded
-from ...sweep.candidates import overall
+from ...records.measurements import measurement
 from ...words.units import show_bytes
 from ..compare import mnat, percent
 from ..sweep import WORDS, line_name, missed_words, unit_of
@@ -75,8 +75,8 @@ def _row(c: Mapping[str, Any], families: Sequence[str], chosen: str | None) -> d
         "size": show_bytes(c["bytes"]) if c["bytes"] is not None else "-",
         "bpw": f"{c['bpw']:.2f}" if c["bpw"] is not None else "-",
         "read": show_bytes(c["active_bytes_per_token"]) if c["active_bytes_per_token"] is not None else "-",
-        "kl": mnat(overall(c, "kl_nats")),
-        "top": percent(overall(c, "same_top")),
+        "kl": mnat(measurement(c, "kl_nats")),
+        "top": percent(measurement(c, "same_top")),
         "verdict": c["verdict"],
         "css": _CLASSES.get(c["verdict"], "open"),
         "missed": missed_words(c),
@@ -115,7 +115,7 @@ def _pictures(record: Mapping[str, Any], families: Sequence[str], number: int) -
         line = [
             (c[kind] / one, _damage(c) or 0.0) for name in record["frontier"][kind] for c in drawn if c["name"] == name
         ]
-        told = "; ".join(f"{c['name']} {show_bytes(c[kind])}, KL {mnat(overall(c, 'kl_nats'))}" for c in drawn)
+        told = "; ".join(f"{c['name']} {show_bytes(c[kind])}, KL {mnat(measurement(c, 'kl_nats'))}" for c in drawn)
         yield {
             "title": f"damage by {title}",
             "svg": size_against_damage(
@@ -126,7 +126,7 @@ def _pictures(record: Mapping[str, Any], families: Sequence[str], number: int) -
 
 
 def _point(c: Mapping[str, Any], size: float, families: Sequence[str], chosen: str | None) -> Point:
-    kl = overall(c, "kl_nats") or {}
+    kl = measurement(c, "kl_nats") or {}
     return Point(
         series=families.index(c["family"]),
         size=size,
@@ -140,5 +140,5 @@ def _point(c: Mapping[str, Any], size: float, families: Sequence[str], chosen: s
 
 
 def _damage(c: Mapping[str, Any]) -> float | None:
-    kl = overall(c, "kl_nats")
+    kl = measurement(c, "kl_nats")
     return None if kl is None else kl["estimate"]
