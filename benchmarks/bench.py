@@ -17,7 +17,7 @@ from mlxquant.bench.local import LocalModel, device, wired
 from mlxquant.bench.prompts import own_text
 from mlxquant.bench.record import unmeasured
 from mlxquant.bench.run import Bench
-from mlxquant.bench.workload import Settings
+from mlxquant.bench.workload import BenchSettings
 from mlxquant.builds.read.build import read_build
 from mlxquant.builds.write.convert import Options, convert
 from mlxquant.layout.layout import read_layout
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--architecture", default="qwen3_5_moe")
     options = parser.parse_args()
-    settings = Settings(prompts=(64,), generate=(16,), depths=(0, 64), repetitions=options.rounds)
+    settings = BenchSettings(prompts=(64,), generate=(16,), depths=(0, 64), repetitions=options.rounds)
     with tempfile.TemporaryDirectory() as folder:
         builds = make_builds(Path(folder), options.architecture)
         prompts = own_text()

@@ -33,7 +33,7 @@ from ..builds.write.hashing import sha256
 from ..errors import MODEL_ERRORS, MeasurementError, MlxquantError
 from .predict import traffic_of_build
 from .prompts import Prompts, rows_of_tokens
-from .workload import Sample, Settings, Workload
+from .workload import BenchSettings, Sample, Workload
 
 
 @dataclass
@@ -56,7 +56,7 @@ class LocalModel:
         """Where it is."""
         return self.build.folder
 
-    def describe(self, settings: Settings) -> dict[str, Any]:
+    def describe(self, settings: BenchSettings) -> dict[str, Any]:
         """The build in the record: hashes, recipe, sizes, and what a decoded token reads of it."""
         return describe_build(self.build, settings.depths)
 
@@ -77,7 +77,7 @@ class LocalModel:
         gc.collect()
         mx.clear_cache()
 
-    def measure(self, workload: Workload, settings: Settings, run: int) -> Sample:
+    def measure(self, workload: Workload, settings: BenchSettings, run: int) -> Sample:
         """Run a workload once on a fresh cache. Raises MeasurementError where the model cannot run it."""
         try:
             return self._measure(workload, settings)
@@ -88,7 +88,7 @@ class LocalModel:
                 "failed", f"{self.name}, {workload.label}: {type(error).__name__}: {error}"
             ) from error
 
-    def _measure(self, workload: Workload, settings: Settings) -> Sample:
+    def _measure(self, workload: Workload, settings: BenchSettings) -> Sample:
         others = mx.get_active_memory() - self.weight_bytes
         mx.reset_peak_memory()
         tokens = self._tokens(workload, settings)
@@ -117,7 +117,7 @@ class LocalModel:
             peak_memory_bytes=peak,
         )
 
-    def _tokens(self, workload: Workload, settings: Settings) -> mx.array:
+    def _tokens(self, workload: Workload, settings: BenchSettings) -> mx.array:
         """The ids (batch, depth + prompt), or (batch, depth + 1) where generation begins with one."""
         length = workload.n_depth + (workload.n_prompt or 1)
         rows = rows_of_tokens(

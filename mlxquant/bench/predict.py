@@ -30,7 +30,7 @@ from ..errors import LayoutError
 from ..words.modules import Module
 from ..words.text import distinct
 from .chips import Chip
-from .workload import Settings
+from .workload import BenchSettings
 
 if TYPE_CHECKING:
     from ..builds.read.build import Build
@@ -214,7 +214,7 @@ def _values(module: Module) -> int:
 # --- record ---
 
 
-def prediction(traffics: Sequence[Traffic], chips: Sequence[Chip], settings: Settings) -> dict[str, Any]:
+def prediction(traffics: Sequence[Traffic], chips: Sequence[Chip], settings: BenchSettings) -> dict[str, Any]:
     """Make the record of a prediction: each build's traffic, and what each chip allows with it."""
     from .. import __version__
 
@@ -249,7 +249,7 @@ def _published(traffic: Traffic) -> dict[str, Any] | None:
     }
 
 
-def _chip(chip: Chip, traffics: Sequence[Traffic], settings: Settings) -> dict[str, Any]:
+def _chip(chip: Chip, traffics: Sequence[Traffic], settings: BenchSettings) -> dict[str, Any]:
     def estimate(traffic: Traffic, n: int) -> float | None:
         tok_s = traffic.prefill_estimate(chip, n, settings.prefill_step_size)
         return None if tok_s is None else round(tok_s, 2)

@@ -28,7 +28,7 @@ from ..words.text import distinct
 from .conditions import Reading, between, condition_notes, gpu_cores, power_mode, read_conditions, unreadable
 from .record import SCHEMA, finish
 from .served import model_notes, stream_notes
-from .workload import Settings, Subject, Workload
+from .workload import BenchSettings, Subject, Workload
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Bench:
     """
 
     subjects: Sequence[Subject]
-    settings: Settings
+    settings: BenchSettings
     resident: bool = True
     served: bool = False
     machine: dict[str, Any] = field(default_factory=dict)

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ..endpoint.client import Answer, Server, is_other_model, stream
+from ..endpoint.client import Server, StreamedAnswer, is_other_model, stream
 from ..errors import MeasurementError, UsageError
 from ..words.secrets import redact
 from .prompts import Prompts, words_of_text
-from .workload import Sample, Settings, Workload
+from .workload import BenchSettings, Sample, Workload
 
 _SHORT_WORDS, _LONG_WORDS = 40, 240  # lengths of the two requests that count tokens
 _FEWEST = 2  # tokens that make a rate
@@ -52,7 +52,7 @@ class Endpoint:
         shown = redact(self.model)  # before it is cut
         return shown.rstrip("/").rpartition("/")[2] or shown
 
-    def describe(self, settings: Settings) -> dict[str, Any]:
+    def describe(self, settings: BenchSettings) -> dict[str, Any]:
         """The model in the record. An address on another machine is not published."""
         return {
             "kind": "endpoint",
@@ -88,7 +88,7 @@ class Endpoint:
     def close(self) -> None:
         """Nothing is held."""
 
-    def measure(self, workload: Workload, settings: Settings, run: int) -> Sample:
+    def measure(self, workload: Workload, settings: BenchSettings, run: int) -> Sample:
         """Send one request. Raises MeasurementError."""
         if settings.batch != 1:
             raise UsageError("-b: several sequences at once are measured on builds, not through a server")
@@ -131,7 +131,7 @@ class Endpoint:
         end = answer.ended if "completion_tokens" in extra else stamps[-1]
         return Sample(end - stamps[0], tokens - 1, ttft_s=answer.first - answer.asked, token_s=gaps, extra=extra)
 
-    def _request(self, n_prompt: int, n_gen: int) -> tuple[Answer, dict[str, Any]]:
+    def _request(self, n_prompt: int, n_gen: int) -> tuple[StreamedAnswer, dict[str, Any]]:
         """Ask with a prompt of about so many tokens; the answer and its checked counts."""
         slope, base = self._line or (1.0, 0.0)
         words = self._words.setdefault(n_prompt, max(1.0, (n_prompt - base) / slope))
@@ -141,7 +141,7 @@ class Endpoint:
             self._words[n_prompt] = max(1.0, words * n_prompt / extra["prompt_tokens"])
         return answer, extra
 
-    def _checked(self, answer: Answer) -> dict[str, Any]:
+    def _checked(self, answer: StreamedAnswer) -> dict[str, Any]:
         """The server's counts, held against what came."""
         pieces, usage = len(answer.chunks), dict(answer.usage or {})
         counted = usage.get("completion_tokens")
@@ -155,7 +155,7 @@ class Endpoint:
             )
         return {**usage, "pieces": pieces, "finish_reason": answer.finish_reason}
 
-    def _ask(self, words: int, tokens: int) -> Answer:
+    def _ask(self, words: int, tokens: int) -> StreamedAnswer:
         text = words_of_text(self.prompts, max(words, 1))
         body: dict[str, Any] = {"model": self.model, "max_tokens": tokens, "temperature": 0}
         if self.chat:
@@ -168,7 +168,7 @@ class Endpoint:
         return answer
 
 
-def check_endpoint(settings: Settings, builds: tuple[str, ...], models: tuple[str, ...]) -> None:
+def check_endpoint(settings: BenchSettings, builds: tuple[str, ...], models: tuple[str, ...]) -> None:
     """Refuse what a server cannot be asked. Raises UsageError."""
     if builds:
         raise UsageError("builds and --endpoint are measured apart: a server has its models loaded already")

@@ -50,7 +50,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BenchSettings:
     """How it is measured: llama-bench's `-p -n -d -r`, sequences at once (`batch`), and what surrounds a run.
 
     `prompt` says what the tokens are: "text", "random" or the name of a file.
@@ -146,7 +146,7 @@ class Subject(Protocol):
     def name(self) -> str:
         """What tables call it."""
 
-    def describe(self, settings: Settings) -> dict[str, Any]:
+    def describe(self, settings: BenchSettings) -> dict[str, Any]:
         """What it is, for the record."""
 
     def open(self) -> float | None:
@@ -155,5 +155,5 @@ class Subject(Protocol):
     def close(self) -> None:
         """Free its memory."""
 
-    def measure(self, workload: Workload, settings: Settings, run: int) -> Sample:
+    def measure(self, workload: Workload, settings: BenchSettings, run: int) -> Sample:
         """Run a workload once; `run` counts the runs. Raises MeasurementError."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..bench.predict import Traffic
     from ..bench.prompts import Prompts
     from ..bench.run import Bench
-    from ..bench.workload import Settings
+    from ..bench.workload import BenchSettings
 
 _HEADROOM = 1.15  # activations and caches beside the weights
 _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
@@ -97,8 +97,8 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
         raise MeasurementError("unmeasured", "not measured:\n" + listed(missing))
 
 
-def _settings(options: dict[str, Any]) -> Settings:
-    from ..bench.workload import Settings
+def _settings(options: dict[str, Any]) -> BenchSettings:
+    from ..bench.workload import BenchSettings
     from .options import parse_numbers
 
     def numbers(name: str, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,7 +108,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         raise UsageError(f"--bandwidth {options['bandwidth']:g}: GB/s above 0 expected")
     if options["random_tokens"] and options["prompt_file"]:
         raise UsageError("--random-tokens and --prompt-file exclude each other")
-    return Settings(
+    return BenchSettings(
         prompts=numbers("prompts", "-p", (512,)),
         generate=numbers("generate", "-n", (128,)),
         depths=numbers("depths", "-d", (0,)),
@@ -125,7 +125,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 # --- measuring ---
 
 
-def _measured(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+def _measured(builds: tuple[str, ...], settings: BenchSettings, options: dict[str, Any]) -> dict[str, Any]:
     from ..bench.prompts import own_text, random_tokens, text_from
 
     file = options["prompt_file"]
@@ -139,7 +139,9 @@ def _measured(builds: tuple[str, ...], settings: Settings, options: dict[str, An
     return _local(builds, settings, prompts, options)
 
 
-def _local(builds: tuple[str, ...], settings: Settings, prompts: Prompts, options: dict[str, Any]) -> dict[str, Any]:
+def _local(
+    builds: tuple[str, ...], settings: BenchSettings, prompts: Prompts, options: dict[str, Any]
+) -> dict[str, Any]:
     from ..bench.local import LocalModel, device, wired
     from ..bench.run import Bench
     from ..builds.read.build import read_build
@@ -155,7 +157,7 @@ def _local(builds: tuple[str, ...], settings: Settings, prompts: Prompts, option
         return _run(Bench(subjects, settings, resident=resident, machine=machine, prompt=prompts.describe()))
 
 
-def _served(builds: tuple[str, ...], settings: Settings, prompts: Prompts, options: dict[str, Any]) -> Bench:
+def _served(builds: tuple[str, ...], settings: BenchSettings, prompts: Prompts, options: dict[str, Any]) -> Bench:
     from ..bench.run import Bench
     from ..bench.served import Endpoint, check_endpoint
     from ..endpoint.client import checked_model, parse_server
@@ -224,7 +226,7 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
         click.echo(write(record))
 
 
-def _predict(builds: tuple[str, ...], settings: Settings, options: dict[str, Any]) -> None:
+def _predict(builds: tuple[str, ...], settings: BenchSettings, options: dict[str, Any]) -> None:
     from ..bench.predict import prediction
     from ..records.files import record_text
     from ..report.predict import prediction_text

@@ -18,8 +18,8 @@ from .options import json_option
 
 if TYPE_CHECKING:
     from ..evals.items import Suite
-    from ..evals.run import Settings
-    from ..evals.sides import Side
+    from ..evals.run import EvalSettings
+    from ..evals.sides import EvalSide
 
 
 @click.command()
@@ -70,14 +70,14 @@ def command(**options: Any) -> None:
         --candidate-build build-4bit --tasks 50 --trace requests.jsonl -o eval.json
     """
     from ..evals.identity import answers_as, same_sides
-    from ..evals.run import Files, evaluate
+    from ..evals.run import EvalFiles, evaluate
     from ..records.files import record_text
     from ..report.eval import eval_text
 
     output: Path | None = options["output"]
     _check_files(options)
     settings, suites = _settings(options), _suites(options)
-    files = Files(_partial(output), options["fresh"], options["trace"], options["trace_content"])
+    files = EvalFiles(_partial(output), options["fresh"], options["trace"], options["trace_content"])
     sides = _sides(options)
     if sys.stderr.isatty():  # who watches may stop here; all others read it at the end
         _warn(same_sides(sides))
@@ -95,9 +95,9 @@ def _warn(texts: Iterable[str]) -> None:
         click.echo(f"mlxquant: {redact(text)}", err=True)
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any]) -> EvalSettings:
     from ..evals.asking import Sampling
-    from ..evals.run import Settings
+    from ..evals.run import EvalSettings
     from ..words.strict_json import read_json
 
     template = None
@@ -109,7 +109,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         if not isinstance(template, dict):
             raise UsageError(f"--chat-template-args {options['chat_template_args'][:80]!r}: a JSON object expected")
     sampling = Sampling(options["temperature"], options["top_p"], options["seed"], template)
-    return Settings(sampling, options["trials"], options["retries"], confidence=options["confidence"])
+    return EvalSettings(sampling, options["trials"], options["retries"], confidence=options["confidence"])
 
 
 def _suites(options: dict[str, Any]) -> list[Suite]:
@@ -128,13 +128,13 @@ def _suites(options: dict[str, Any]) -> list[Suite]:
     return open_suites(options["suites"] or ["tool-loop"], choice)
 
 
-def _sides(options: dict[str, Any]) -> list[Side]:
+def _sides(options: dict[str, Any]) -> list[EvalSide]:
     """The baseline and the candidates; names that are equal are numbered apart."""
-    from ..evals.opening import Target, open_sides
+    from ..evals.opening import EvalTarget, open_sides
 
     key = secret_from(options["candidate_key_env"], "--candidate-key-env")
     models, builds = list(options["candidate_models"]), list(options["candidate_builds"])
-    baseline = Target(
+    baseline = EvalTarget(
         "baseline", options["baseline"], options["baseline_model"], options["baseline_build"],
         secret_from(options["baseline_key_env"], "--baseline-key-env"),
     )  # fmt: skip
@@ -142,7 +142,7 @@ def _sides(options: dict[str, Any]) -> list[Side]:
     for where in options["candidates"]:
         served = where.startswith(("http://", "https://"))
         model, build = (found.pop(0) if served and found else None for found in (models, builds))
-        targets.append(Target("candidate", where, model, build, key if served else None))
+        targets.append(EvalTarget("candidate", where, model, build, key if served else None))
     if models or builds:
         left = "--candidate-model" if models else "--candidate-build"
         raise UsageError(f"{left} {(models or builds)[0]}: there are not so many candidates that are servers")

@@ -174,8 +174,8 @@ def _swept(
 
 def _evaluating(options: dict[str, Any]) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
-    from ..evals.opening import Target, open_sides
-    from ..evals.run import Settings
+    from ..evals.opening import EvalTarget, open_sides
+    from ..evals.run import EvalSettings
     from ..evals.store.make import FEWEST_CALLS, MOST_CALLS
     from ..evals.suites.catalog import Choice, open_suites
     from ..sweep.run import Evaluating
@@ -191,9 +191,9 @@ def _evaluating(options: dict[str, Any]) -> Evaluating:
     baseline = options["baseline"]
     return Evaluating(
         suites=open_suites(options["suites"] or ["tool-loop"], choice),
-        settings=Settings(confidence=options["confidence"]),
+        settings=EvalSettings(confidence=options["confidence"]),
         dtype=options["dtype"],
-        baseline=open_sides([Target("baseline", baseline)], 600.0)[0] if baseline else None,
+        baseline=open_sides([EvalTarget("baseline", baseline)], 600.0)[0] if baseline else None,
         writing=progress_bar,
         playing=partial(subject_bar, "trial"),
     )

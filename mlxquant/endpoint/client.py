@@ -23,9 +23,11 @@ from ..errors import UsageError
 from ..words.secrets import register, register_url
 from ..words.strict_json import read_json, whole
 from .events import Event, error_text, read_event
-from .wire import ANSWER, DOCUMENT, LINE, Reader, StreamError, exchange, shown
+from .wire import ANSWER, DOCUMENT, LINE, Connection, StreamError, exchange, shown
 
-__all__ = ["Answer", "Chunk", "Event", "Server", "StreamError", "events", "parse_server", "stream", "unfinished"]
+__all__ = [
+    "Chunk", "Event", "Server", "StreamError", "StreamedAnswer", "events", "parse_server", "stream", "unfinished",
+]  # fmt: skip
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LONGEST = 30 * 86400  # seconds; a timeout above it was meant otherwise
@@ -46,7 +48,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StreamedAnswer:
     """A whole answer: when it was asked for, its chunks, why and when it ended, the server's own counts."""
 
     asked: float
@@ -92,24 +94,25 @@ class Server:
         asked = perf_counter()
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **self._authorization}
-        with self._exchange("POST", path, data, headers) as reader:
+        with self._exchange("POST", path, data, headers) as connection:
             yield asked, ""
-            response = reader.open(ANSWER)
-            _check_status(response, reader)
+            response = connection.open(ANSWER)
+            _check_status(response, connection)
             kind = response.headers.get_content_type()
             if kind != "text/event-stream":
                 raise StreamError(
                     "malformed",
-                    f"{reader.where}: an event stream expected, {shown(kind, 80)} found; does it serve the OpenAI API?",
+                    f"{connection.where}: an event stream expected, {shown(kind, 80)} found; does it serve the OpenAI"
+                    " API?",
                 )
-            for at, line in reader.lines():
+            for at, line in connection.lines():
                 yield at, line.decode("utf-8", "replace").rstrip("\r\n")
 
     def get(self, path: str) -> Any:
         """GET a JSON document. Raises StreamError."""
-        with self._exchange("GET", path, None, self._authorization) as reader:
-            _check_status(reader.open(DOCUMENT), reader)
-            data = reader.rest(DOCUMENT)
+        with self._exchange("GET", path, None, self._authorization) as connection:
+            _check_status(connection.open(DOCUMENT), connection)
+            data = connection.rest(DOCUMENT)
         try:
             return read_json(data)
         except ValueError as error:
@@ -185,7 +188,7 @@ def _is_host(host: str) -> bool:
         return False
 
 
-def stream(server: Server, path: str, body: Mapping[str, Any]) -> Answer:
+def stream(server: Server, path: str, body: Mapping[str, Any]) -> StreamedAnswer:
     """Send a request that asks for a stream, and read its answer to the end. Raises StreamError."""
     feed = events(server, path, body)
     asked, _ = next(feed)
@@ -204,7 +207,7 @@ def stream(server: Server, path: str, body: Mapping[str, Any]) -> Answer:
         usage, model = event.usage or usage, event.model or model
     if reason is None:
         raise unfinished(server.url + path, done, len(chunks))
-    return Answer(asked, tuple(chunks), ended, reason, usage, model)
+    return StreamedAnswer(asked, tuple(chunks), ended, reason, usage, model)
 
 
 def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple[float, Event | None]]:
@@ -284,9 +287,9 @@ def _data(lines: Iterator[tuple[float, str]], where: str) -> Iterator[tuple[floa
         yield at, "\n".join(data)
 
 
-def _check_status(response: http.client.HTTPResponse, reader: Reader) -> None:
+def _check_status(response: http.client.HTTPResponse, connection: Connection) -> None:
     """Raise StreamError for any status but 200, with what the server says of it."""
-    status, where = response.status, reader.where
+    status, where = response.status, connection.where
     if status == 200:
         return
     if 300 <= status < 400:

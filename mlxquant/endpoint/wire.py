@@ -53,15 +53,15 @@ def exchange(
     timeout: float,
     where: str,
     request: tuple[str, str, bytes | None, Mapping[str, str]],
-) -> Iterator[Reader]:
+) -> Iterator[Connection]:
     """Connect to (scheme, host, port), send (method, path, body, headers), and give what reads the answer.
 
     `where` is the address in messages. Raises StreamError for all that can go wrong, while the answer is read too.
     """
-    connection: Reader | None = None
+    connection: Connection | None = None
     try:
         deadline = perf_counter() + timeout
-        connection = Reader(_connected(address, deadline), deadline, address, where)
+        connection = Connection(_connected(address, deadline), deadline, address, where)
         connection.send(*request)
         yield connection
     except (OSError, http.client.HTTPException, ValueError, EOFError) as error:
@@ -71,7 +71,7 @@ def exchange(
             connection.close()
 
 
-class Reader:
+class Connection:
     """A connection on which a request goes out once and its answer comes in, both before the deadline."""
 
     def __init__(self, connected: socket.socket, deadline: float, address: tuple[str, str, int], where: str) -> None:

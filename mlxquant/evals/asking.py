@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import MeasurementError
 from .items import Item, Message, Reply
-from .sides import Request, Side, worth_repeating
-from .trace import Span, Trace
+from .sides import EvalSide, Request, worth_repeating
+from .trace import Trace, TraceSpan
 
 _LONGEST_WAIT = 60.0  # seconds between attempts
 
@@ -37,7 +37,7 @@ class Sampling:
 class Asking:
     """Asks `side` for one item and one trial (an `items.Ask`); `served` gathers a line of figures for each request."""
 
-    side: Side
+    side: EvalSide
     item: Item
     trial: int
     sampling: Sampling
@@ -88,7 +88,7 @@ class Asking:
         finally:
             if self.trace is not None and (reply is not None or failed is not None):
                 number = len(self.served)
-                span = Span(
+                span = TraceSpan(
                     self.item, self.trial, number, attempt, depth, began, time.time_ns(), request, reply, failed
                 )
                 self.trace.write(span, self.side.variant)

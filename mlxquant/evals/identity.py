@@ -13,7 +13,7 @@ from typing import Any
 
 from ..endpoint.client import is_other_model
 from .figures import Trial
-from .sides import Side, Variant
+from .sides import EvalSide, Variant
 
 
 def same_as(baseline: Variant, candidate: Variant) -> str | None:
@@ -24,7 +24,7 @@ def same_as(baseline: Variant, candidate: Variant) -> str | None:
     return "place" if baseline.place and baseline.place == candidate.place else None
 
 
-def same_sides(sides: Sequence[Side]) -> Iterator[str]:
+def same_sides(sides: Sequence[EvalSide]) -> Iterator[str]:
     """Say which candidates are the baseline, before anything is asked."""
     baseline = sides[0].variant
     for side in sides[1:]:

@@ -34,7 +34,7 @@ _STEP = 2048  # prompt tokens at a time, mlx-lm's default
 
 
 @dataclass
-class _Kept:
+class PromptCache:
     """A cache and the tokens that it has read."""
 
     tokens: list[int]
@@ -46,16 +46,16 @@ class _Kept:
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A build as a side. Two sides of one folder load it twice, as two servers would."""
 
     build: Build
     name: str
     model: Any = None
     tokenizer: Any = None
-    _live: _Kept | None = field(default=None, repr=False)
-    _turn: _Kept | None = field(default=None, repr=False)
-    _head: _Kept | None = field(default=None, repr=False)
+    _live: PromptCache | None = field(default=None, repr=False)
+    _turn: PromptCache | None = field(default=None, repr=False)
+    _head: PromptCache | None = field(default=None, repr=False)
     _conversation: str = ""
     _reused: int = 0
     _facts: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -121,7 +121,7 @@ class Loaded:
             text += piece.text
             made.append(piece.token)
             reason = piece.finish_reason or reason
-        self._live = _Kept([*prompt, *made], cache)
+        self._live = PromptCache([*prompt, *made], cache)
         answer, thought, calls, broken = take_apart(
             text, self.tokenizer, request.tools, thinking=self._begins_thinking(prompt)
         )
@@ -169,10 +169,10 @@ class Loaded:
         head, turn = self._borders(request, prompt)
         if read < head:
             read = self._read(prompt, read, head, cache)
-            self._head = _Kept(prompt[:read], copy.deepcopy(cache))
+            self._head = PromptCache(prompt[:read], copy.deepcopy(cache))
         if read < turn:
             read = self._read(prompt, read, turn, cache)
-            self._turn = _Kept(prompt[:read], copy.deepcopy(cache))
+            self._turn = PromptCache(prompt[:read], copy.deepcopy(cache))
         return cache, read
 
     def _borders(self, request: Request, prompt: list[int]) -> tuple[int, int]:

@@ -12,14 +12,14 @@ from ..errors import UsageError
 from ..words.secrets import redact
 from ..words.text import distinct
 from .served import Served, the_model
-from .sides import Side
+from .sides import EvalSide
 
 if TYPE_CHECKING:
-    from .loaded import Loaded
+    from .loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class EvalTarget:
     """One side as it was named. `role` is baseline or candidate; `build` the folder that a server serves."""
 
     role: str
@@ -34,7 +34,7 @@ class Target:
         return self.where.startswith(("http://", "https://"))
 
 
-def open_sides(targets: Sequence[Target], timeout: float) -> list[Side]:
+def open_sides(targets: Sequence[EvalTarget], timeout: float) -> list[EvalSide]:
     """Read builds' headers and ask servers for their model's name where it was not given; loads nothing yet.
 
     Sides of one name are numbered apart. Raises UsageError, BuildError.
@@ -43,7 +43,7 @@ def open_sides(targets: Sequence[Target], timeout: float) -> list[Side]:
     return [replace(side, name=name) for side, name in zip(sides, distinct([s.name for s in sides]), strict=True)]
 
 
-def _served(target: Target, timeout: float) -> Served:
+def _served(target: EvalTarget, timeout: float) -> Served:
     server = parse_server(target.where, timeout, target.key, option=f"--{target.role}")
     model = checked_model(target.model, f"--{target.role}-model") or the_model(server, f"--{target.role}-model")
     build = read_build(target.build) if target.build else None
@@ -57,14 +57,14 @@ def _served(target: Target, timeout: float) -> Served:
     return Served(server, model, name, facts)
 
 
-def _loaded(target: Target) -> Loaded:
+def _loaded(target: EvalTarget) -> LoadedModel:
     if target.model or target.build or target.key:
         raise UsageError(
             f"--{target.role} {target.where}: a folder; --{target.role}-model and the like go with servers"
         )
     if "://" in target.where:
         raise UsageError(f"--{target.role} {target.where}: a server's address begins with http:// or https://")
-    from .loaded import Loaded
+    from .loaded import LoadedModel
 
     build = read_build(target.where)
-    return Loaded(build, build.name)
+    return LoadedModel(build, build.name)

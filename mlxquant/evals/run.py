@@ -33,7 +33,7 @@ from .asking import Asking, Sampling
 from .identity import same_as
 from .items import Item, Played, Suite
 from .record import SCHEMA, finish
-from .sides import Side, worth_repeating
+from .sides import EvalSide, worth_repeating
 from .trace import Trace
 
 # --- run ---
@@ -50,7 +50,7 @@ _LARGEST_SEED = (1 << 63) - 1
 class Evaluation:
     """One run: the first of `sides` is the baseline. `journal` is None where nothing is to survive a stop."""
 
-    sides: Sequence[Side]
+    sides: Sequence[EvalSide]
     suites: Sequence[Suite]
     sampling: Sampling = field(default_factory=Sampling)
     trials: int = 1
@@ -164,7 +164,7 @@ def digest_of(suite: Suite) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EvalSettings:
     """How it is run: trials of each item, how answers are drawn, repeats after transport errors, confidence."""
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -203,7 +203,7 @@ class Settings:
 
 
 @dataclass
-class Files:
+class EvalFiles:
     """Where things go: `partial` keeps what is finished, `fresh` throws an earlier one away; None is nowhere."""
 
     partial: Path | None = None
@@ -213,17 +213,17 @@ class Files:
 
 
 def evaluate(
-    sides: Sequence[Side],
+    sides: Sequence[EvalSide],
     suites: Sequence[Suite],
-    settings: Settings,
-    files: Files | None = None,
+    settings: EvalSettings,
+    files: EvalFiles | None = None,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Play all items of `suites` through `sides`, the baseline first, and make the record.
 
     Raises OutputError where files cannot be used, MeasurementError where a side is gone, BuildError where it is none.
     """
-    files = files or Files()
+    files = files or EvalFiles()
     check(sides, suites)
     date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     about = [_suite(suite) for suite in suites]
@@ -266,7 +266,7 @@ def evaluate(
     return dict(redacted(record))
 
 
-def check(sides: Sequence[Side], suites: Sequence[Suite]) -> None:
+def check(sides: Sequence[EvalSide], suites: Sequence[Suite]) -> None:
     """Refuse what cannot be evaluated. Raises UsageError."""
     if len(sides) < 2:
         raise UsageError("nothing to compare: give --baseline and at least one --candidate")
@@ -282,7 +282,7 @@ def _run(evaluation: Evaluation) -> list[dict[str, Any]]:
     finished = evaluation.finished()
     if all(key in finished for key in evaluation.all_keys()):
         return evaluation.run()
-    opened: list[Side] = []
+    opened: list[EvalSide] = []
     try:
         for side in evaluation.sides:
             side.open()

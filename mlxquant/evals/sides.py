@@ -64,7 +64,7 @@ class Variant:
         return str(found) if found else None
 
 
-class Side(Protocol):
+class EvalSide(Protocol):
     """Something that answers."""
 
     @property

@@ -28,7 +28,7 @@ from .sides import Request, Variant
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TraceSpan:
     """One attempt at a request: when it began and ended (ns since 1970), and what came of it."""
 
     item: Item
@@ -55,7 +55,7 @@ class Trace:
         self._end = check_trace(path)
         self._handle = disk.open_to_write(path, self._end)
 
-    def write(self, span: Span, variant: Variant) -> None:
+    def write(self, span: TraceSpan, variant: Variant) -> None:
         """Append one line."""
         line = redacted(as_line(span, variant, content=self.content))
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "replace")
@@ -97,7 +97,7 @@ def _is_trace(data: bytes) -> bool:
     return isinstance(attributes, dict) and {"gen_ai.operation.name", "model_variant", "suite"} <= attributes.keys()
 
 
-def as_line(span: Span, variant: Variant, *, content: bool = False) -> dict[str, Any]:
+def as_line(span: TraceSpan, variant: Variant, *, content: bool = False) -> dict[str, Any]:
     """Make a span's line. Trace and span ids depend on what was asked alone, so a repeated run has the same."""
     played = f"{variant.name}/{span.item.suite}/{span.item.id}/{span.trial}"
     return {
@@ -112,7 +112,7 @@ def as_line(span: Span, variant: Variant, *, content: bool = False) -> dict[str,
     }
 
 
-def _attributes(span: Span, variant: Variant, *, content: bool) -> dict[str, Any]:
+def _attributes(span: TraceSpan, variant: Variant, *, content: bool) -> dict[str, Any]:
     request, reply, item = span.request, span.reply, span.item
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": "chat",

@@ -38,8 +38,8 @@ from ..words.text import listed
 if TYPE_CHECKING:
     from ..divergence.record import Question
     from ..evals.items import Suite
-    from ..evals.run import Settings
-    from ..evals.sides import Side
+    from ..evals.run import EvalSettings
+    from ..evals.sides import EvalSide
     from ..plan.recipe.recipe import Recipe
     from ..source.checkpoint import Checkpoint
     from ..stream.options import CompareOptions
@@ -254,9 +254,9 @@ class Evaluating:
     """
 
     suites: Sequence[Suite]
-    settings: Settings
+    settings: EvalSettings
     dtype: str | None
-    baseline: Side | None
+    baseline: EvalSide | None
     writing: Callable[[], AbstractContextManager[Watch]]
     playing: Callable[[], AbstractContextManager[Watch]]
 
@@ -268,13 +268,13 @@ def evaluate_best(
 
     `open_source` opens the source anew for each build. Raises what `convert` and `evaluate` raise.
     """
-    from ..evals.run import Files, digest_of, evaluate
+    from ..evals.run import EvalFiles, digest_of, evaluate
 
     dtype, notes = _dtype(how)
     sides = list(_sides(trials, how, open_source, dtype, folder))
     asked = [[s.variant.name for s in sides], {s.name: digest_of(s) for s in how.suites}, how.settings.as_dict()]
     out = folder.evaluation(sha256(json.dumps(asked).encode()))
-    files = Files(out.with_name(f"{out.name}.partial"), folder.fresh)
+    files = EvalFiles(out.with_name(f"{out.name}.partial"), folder.fresh)
     with how.playing() as watch:
         record = evaluate(sides, how.suites, how.settings, files, watch)
     folder.keep(out, record_text(record))
@@ -299,10 +299,10 @@ def _sides(
     open_source: Callable[[], Checkpoint],
     dtype: str | None,
     folder: Folder,
-) -> Iterator[Side]:
+) -> Iterator[EvalSide]:
     """The baseline, then the trials, each a build loaded here under the candidate's name."""
     from ..builds.read.build import read_build
-    from ..evals.loaded import Loaded
+    from ..evals.loaded import LoadedModel
     from ..plan.recipe.recipe import load_recipe
 
     unquantized = Trial(UNQUANTIZED, load_recipe("none"))
@@ -312,7 +312,7 @@ def _sides(
         out = folder.build(trial.name)
         with how.writing() as watch:
             _convert(trial, open_source(), dtype, out, watch)
-        yield Loaded(read_build(out), trial.name)
+        yield LoadedModel(read_build(out), trial.name)
 
 
 def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Watch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxquant.bench.record import finish
-from mlxquant.bench.workload import Sample, Settings, Workload
+from mlxquant.bench.workload import BenchSettings, Sample, Workload
 from mlxquant.errors import MeasurementError
 
 MACHINE = {
@@ -28,7 +28,7 @@ class Paced:
     closed: int = 0
     ran: int = 0
 
-    def describe(self, settings: Settings) -> dict[str, Any]:
+    def describe(self, settings: BenchSettings) -> dict[str, Any]:
         """As little as a record needs."""
         return {"kind": "build", "manifest_sha256": f"{self.name:0<64}", "config_sha256": "0" * 64, "traffic": None}
 
@@ -41,7 +41,7 @@ class Paced:
         """Count it."""
         self.closed += 1
 
-    def measure(self, workload: Workload, settings: Settings, run: int) -> Sample:
+    def measure(self, workload: Workload, settings: BenchSettings, run: int) -> Sample:
         """Give the next rate."""
         self.calls.append((workload.label, run))
         if run == 0:
@@ -82,7 +82,7 @@ def record_of(rates: dict[str, dict[str, list[float]]], **machine: Any) -> dict[
             "date": "2026-11-21T12:00:00Z",
             "machine": {**MACHINE, **machine},
             "versions": {"python": "3.11.7", "mlxquant": "0.1.0", "mlx": "0.32.4", "mlx-lm": "0.32.2"},
-            "settings": {**Settings(repetitions=rounds).as_dict(), "resident": True, "text": {"kind": "text"}},
+            "settings": {**BenchSettings(repetitions=rounds).as_dict(), "resident": True, "text": {"kind": "text"}},
             "builds": builds,
             "notes": [],
             "unreadable": [],

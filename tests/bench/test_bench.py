@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlxquant.bench.prompts import own_text, random_tokens, rows_of_tokens, text_from, words_of_text
 from mlxquant.bench.record import unmeasured
 from mlxquant.bench.run import Bench
-from mlxquant.bench.workload import Sample, Settings, Workload
+from mlxquant.bench.workload import BenchSettings, Sample, Workload
 from mlxquant.cli.options import parse_numbers
 from mlxquant.errors import UsageError
 from mlxquant.words.text import distinct
@@ -19,7 +19,7 @@ counts = st.integers(0, 100_000)
 
 
 def run(*subjects, resident=True, **settings):
-    return Bench(subjects, Settings(**{"prompts": (64,), "generate": (8,), **settings}), resident=resident).run()
+    return Bench(subjects, BenchSettings(**{"prompts": (64,), "generate": (8,), **settings}), resident=resident).run()
 
 
 # --- words ---
@@ -32,13 +32,13 @@ def test_a_label_is_read_back(kind, n, depth):
 
 
 def test_labels_are_llama_benchs():
-    settings = Settings(prompts=(512, 0), generate=(128,), depths=(0, 4096))
+    settings = BenchSettings(prompts=(512, 0), generate=(128,), depths=(0, 4096))
     assert [w.label for w in settings.workloads()] == ["pp512", "tg128", "pp512 @ d4096", "tg128 @ d4096"]
 
 
 def test_all_that_is_wrong_with_settings_is_told_at_once():
     with pytest.raises(UsageError) as error:
-        Settings(prompts=(0,), generate=(0,), repetitions=0, batch=0, delay_s=-1)
+        BenchSettings(prompts=(0,), generate=(0,), repetitions=0, batch=0, delay_s=-1)
     told = str(error.value)
     assert all(f"{option}:" in told for option in ("-r", "-b", "--delay"))
     assert "nothing to measure" in told
@@ -174,7 +174,7 @@ def test_a_record_says_on_what_with_what_and_how():
 
 
 def test_a_server_elsewhere_leaves_the_machine_unknown():
-    record = Bench([Paced("a")], Settings(repetitions=1), machine={"unknown": "elsewhere"}, served=True).run()
+    record = Bench([Paced("a")], BenchSettings(repetitions=1), machine={"unknown": "elsewhere"}, served=True).run()
     assert record["machine"] == {"unknown": "elsewhere"}
     assert record["unreadable"] == []
 

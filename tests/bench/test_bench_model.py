@@ -8,13 +8,13 @@ import pytest
 from mlxquant.bench.local import LocalModel, _decode, _fill, _new_cache, _prefill, describe_build
 from mlxquant.bench.prompts import own_text, random_tokens
 from mlxquant.bench.run import Bench
-from mlxquant.bench.workload import Settings, Workload
+from mlxquant.bench.workload import BenchSettings, Workload
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import BuildError, MeasurementError
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build
 
-SMALL = Settings(prompts=(12,), generate=(4,), depths=(0, 9), repetitions=1, prefill_step_size=5)
+SMALL = BenchSettings(prompts=(12,), generate=(4,), depths=(0, 9), repetitions=1, prefill_step_size=5)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_batch_gives_each_sequence_its_own_tokens(local):
 
 
 def test_a_sample_counts_tokens_of_all_sequences(local):
-    settings = Settings(prompts=(12,), generate=(4,), batch=2)
+    settings = BenchSettings(prompts=(12,), generate=(4,), batch=2)
     prefill, decode = (local.measure(w, settings, 1) for w in settings.workloads())
     assert (prefill.tokens, decode.tokens) == (24, 8)
     assert prefill.ttft_s == prefill.seconds > 0

@@ -18,7 +18,7 @@ import pytest
 from mlxquant.bench.prompts import own_text
 from mlxquant.bench.run import Bench
 from mlxquant.bench.served import Endpoint, check_endpoint, stream_notes
-from mlxquant.bench.workload import Settings, Workload
+from mlxquant.bench.workload import BenchSettings, Workload
 from mlxquant.endpoint.client import StreamError, parse_server, stream
 from mlxquant.errors import MeasurementError, UsageError
 from tests.checkpoints import Size, write_tiny
@@ -116,9 +116,9 @@ def test_an_address_of_another_form_is_refused(url):
 
 def test_only_this_machine_is_named_in_a_record():
     elsewhere = Endpoint(parse_server("https://studio.example:8443/v1", 1), "m", own_text())
-    assert elsewhere.describe(Settings())["endpoint"] == "another machine"
+    assert elsewhere.describe(BenchSettings())["endpoint"] == "another machine"
     here = Endpoint(parse_server("http://[::1]:1234/v1", 1), "m", own_text())
-    assert here.describe(Settings())["endpoint"] == "http://[::1]:1234/v1"
+    assert here.describe(BenchSettings())["endpoint"] == "http://[::1]:1234/v1"
 
 
 # --- whole answers ---
@@ -135,7 +135,7 @@ def test_the_first_token_and_the_rest_are_timed():
         yield event("", "length") + usage(10, 5) + DONE
 
     with server(slow) as running:
-        sample = model(running).measure(Workload(n_gen=5), Settings(), 1)
+        sample = model(running).measure(Workload(n_gen=5), BenchSettings(), 1)
     assert sample.ttft_s >= 0.15
     assert sample.tokens == 4 and len(sample.token_s) == 4
     assert sample.seconds >= 0.08
@@ -168,7 +168,7 @@ def test_reasoning_and_answers_of_chat_both_count():
 def test_requests_ask_for_a_stream_with_usage_and_carry_the_key():
     with server(speaking) as running:
         subject = Endpoint(address(running, key="secret"), "tiny", own_text())
-        subject.measure(Workload(n_gen=4), Settings(), 1)
+        subject.measure(Workload(n_gen=4), BenchSettings(), 1)
         head, body = running.seen[0]
     assert "Authorization: Bearer secret" in head
     assert body["stream"] is True and body["stream_options"] == {"include_usage": True}
@@ -177,7 +177,7 @@ def test_requests_ask_for_a_stream_with_usage_and_carry_the_key():
 
 def test_chat_sends_a_message():
     with server([SSE, event("a"), 0.01, event("b", "stop"), usage(1, 2), DONE]) as running:
-        model(running, chat=True).measure(Workload(n_gen=2), Settings(), 1)
+        model(running, chat=True).measure(Workload(n_gen=2), BenchSettings(), 1)
         head, body = running.seen[0]
     assert head.startswith("POST /v1/chat/completions")
     assert body["messages"][0]["role"] == "user"
@@ -191,7 +191,7 @@ def test_prompts_reach_their_length_by_the_servers_count_and_never_repeat():
     with server(two_a_word) as running:
         subject = model(running)
         subject.open()
-        samples = [subject.measure(Workload(n_prompt=301), Settings(), 1) for _ in range(3)]
+        samples = [subject.measure(Workload(n_prompt=301), BenchSettings(), 1) for _ in range(3)]
         prompts = [body["prompt"][:9] for _, body in running.seen]
     assert [s.tokens for s in samples] == [301] * 3
     assert len(set(prompts)) == len(prompts) == 5
@@ -199,7 +199,7 @@ def test_prompts_reach_their_length_by_the_servers_count_and_never_repeat():
 
 def test_a_run_through_a_server_makes_a_record():
     with server(speaking) as running:
-        settings = Settings(prompts=(32,), generate=(6,), depths=(0, 16), repetitions=2)
+        settings = BenchSettings(prompts=(32,), generate=(6,), depths=(0, 16), repetitions=2)
         record = Bench([model(running)], settings, served=True).run()
     rates = {r["test"]: r["tok_s"] for r in record["results"]}
     assert rates["pp32"]["n"] == rates["tg6"]["n"] == rates["tg6 @ d16"]["n"] == 2
@@ -217,7 +217,7 @@ def test_a_server_that_answers_as_another_model_is_told_in_the_record():
         )
 
     with server(other) as running:
-        record = Bench([model(running)], Settings(prompts=(), generate=(2,), repetitions=1), served=True).run()
+        record = Bench([model(running)], BenchSettings(prompts=(), generate=(2,), repetitions=1), served=True).run()
     assert record["builds"][0]["answers_as"] == ["totally-other"]
     assert any(n.startswith("tiny: the server answers as totally-other; its figures") for n in record["notes"])
 
@@ -284,7 +284,7 @@ def test_silence_and_endless_keepalives_both_time_out():
 )
 def test_counts_that_contradict_the_stream_are_failures(answer, kind):
     with server(answer) as running, pytest.raises(MeasurementError) as error:
-        model(running).measure(Workload(n_gen=300), Settings(), 1)
+        model(running).measure(Workload(n_gen=300), BenchSettings(), 1)
     assert error.value.kind == kind
 
 
@@ -292,18 +292,18 @@ def test_counts_that_contradict_the_stream_are_failures(answer, kind):
 def test_a_prompt_from_the_servers_cache_is_no_prefill(cached, kind):
     with server([SSE, event("a", "length"), usage(100, 1, cached), DONE]) as running:
         if kind is None:
-            assert model(running).measure(Workload(n_prompt=100), Settings(), 1).tokens == 100 - cached
+            assert model(running).measure(Workload(n_prompt=100), BenchSettings(), 1).tokens == 100 - cached
             return
         with pytest.raises(MeasurementError, match="took part of the prompt from its cache"):
-            model(running).measure(Workload(n_prompt=100), Settings(), 1)
+            model(running).measure(Workload(n_prompt=100), BenchSettings(), 1)
 
 
 def test_without_usage_pieces_are_counted_and_prefill_is_not_measured():
     with server([SSE, event("a"), 0.02, event("b"), 0.02, event("c", "stop"), DONE]) as running:
-        sample = model(running).measure(Workload(n_gen=3), Settings(), 1)
+        sample = model(running).measure(Workload(n_gen=3), BenchSettings(), 1)
         assert sample.tokens == 2
         with pytest.raises(MeasurementError, match="sends no usage") as error:
-            model(running).measure(Workload(n_prompt=9), Settings(), 1)
+            model(running).measure(Workload(n_prompt=9), BenchSettings(), 1)
     assert error.value.kind == "uncounted"
 
 
@@ -324,9 +324,9 @@ def test_notes_tell_of_short_answers_merged_pieces_and_odd_prompts():
 @pytest.mark.parametrize(
     ("settings", "builds", "models", "told"),
     [
-        (Settings(), ("a",), ("m",), "measured apart"),
-        (Settings(), (), (), "--model NAME"),
-        (Settings(batch=2), (), ("m",), "-b: several"),
+        (BenchSettings(), ("a",), ("m",), "measured apart"),
+        (BenchSettings(), (), (), "--model NAME"),
+        (BenchSettings(batch=2), (), ("m",), "-b: several"),
     ],
 )
 def test_what_a_server_cannot_be_asked_is_refused(settings, builds, models, told):
@@ -372,7 +372,7 @@ def mlx_lm_server(folder):
 def test_mlx_lms_own_server_is_measured(tmp_path):
     write_tiny(tmp_path / "source", "qwen3_moe", Size(layers=1))
     build(tmp_path / "source", tmp_path / "tiny-build", audit=False)
-    settings = Settings(prompts=(200,), generate=(12,), repetitions=2)
+    settings = BenchSettings(prompts=(200,), generate=(12,), repetitions=2)
     with mlx_lm_server(tmp_path / "tiny-build") as url:
         for chat in (False, True):
             subject = Endpoint(parse_server(url, 60), str(tmp_path / "tiny-build"), own_text(), chat)

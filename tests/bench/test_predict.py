@@ -6,7 +6,7 @@ import pytest
 
 from mlxquant.bench.chips import CHIPS, Chip, chips_named, find_chip
 from mlxquant.bench.predict import prediction, traffic_of_build, traffic_of_plan
-from mlxquant.bench.workload import Settings
+from mlxquant.bench.workload import BenchSettings
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import LayoutError
 from mlxquant.layout.layout import read_layout
@@ -125,7 +125,7 @@ def test_a_model_that_nobody_can_run_has_no_traffic(tiny, tmp_path):
 
 
 def test_the_papers_table_stands_beside_the_prediction(paper):
-    record = prediction(paper, chips_named("M3 Ultra"), Settings())
+    record = prediction(paper, chips_named("M3 Ultra"), BenchSettings())
     text = prediction_text(record)
     assert "gates-8bit (base)                86.4      37.8     44 %        1722       38.8" in text
     assert "deepseek-8bit (agentic)          73.5      35.8     49 %        1722       27.0" in text
@@ -137,13 +137,13 @@ def test_the_papers_table_stands_beside_the_prediction(paper):
 def test_a_build_that_is_not_the_papers_has_no_published_figures(paper, tiny):
     other = planned(tiny("qwen3_5_moe"), "gates-8bit", group_size=32)
     assert other.published is None
-    text = prediction_text(prediction([other], chips_named("M3 Ultra"), Settings()))
+    text = prediction_text(prediction([other], chips_named("M3 Ultra"), BenchSettings()))
     assert "published" not in text
 
 
 def test_the_record_gives_every_chips_source_and_ceilings(tiny):
     traffics = [planned(tiny("mixtral"), "gates-8bit", group_size=32)]
-    record = prediction(traffics, [SMALL_CHIP], Settings(depths=(0, 64), prompts=(8,)))
+    record = prediction(traffics, [SMALL_CHIP], BenchSettings(depths=(0, 64), prompts=(8,)))
     assert record["schema"] == "mlxquant.predict/1"
     (chip,) = record["chips"]
     assert chip["source"] == "a test"
@@ -153,12 +153,12 @@ def test_the_record_gives_every_chips_source_and_ceilings(tiny):
 
 
 def test_all_chips_fit_a_terminal_of_80_columns(paper):
-    lines = prediction_text(prediction(paper, CHIPS, Settings(depths=(0, 65536), prompts=(512, 2048)))).splitlines()
-    assert max(map(len, lines)) <= 80
+    record = prediction(paper, CHIPS, BenchSettings(depths=(0, 65536), prompts=(512, 2048)))
+    assert max(map(len, prediction_text(record).splitlines())) <= 80
 
 
 def test_the_change_from_one_build_to_the_other_is_that_of_the_amounts_not_of_their_rounded_texts(paper):
-    record = prediction(paper, chips_named("M3 Ultra"), Settings())
+    record = prediction(paper, chips_named("M3 Ultra"), BenchSettings())
     for entry, amount in zip(record["builds"], (1_000_400_000, 1_099_600_000), strict=True):
         entry["prefill_flops_per_token"] = {"8-bit g64": amount}
     row = next(line for line in prediction_text(record).splitlines() if "token, 8-bit g64" in line)

@@ -12,8 +12,8 @@ from mlx_lm.tool_parsers import json_tools, qwen3_coder
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import BuildError
 from mlxquant.evals.items import ToolCall
-from mlxquant.evals.loaded import Loaded, readable
-from mlxquant.evals.opening import Target, open_sides
+from mlxquant.evals.loaded import LoadedModel, readable
+from mlxquant.evals.opening import EvalTarget, open_sides
 from mlxquant.evals.replies import broken_calls, take_apart
 from mlxquant.evals.sides import Request
 from tests.support.builds import build
@@ -30,7 +30,7 @@ def folder(tiny, tmp_path_factory):
 
 @pytest.fixture
 def side(folder):
-    loaded = Loaded(read_build(folder), "tiny")
+    loaded = LoadedModel(read_build(folder), "tiny")
     loaded.open()
     yield loaded
     loaded.close()
@@ -63,7 +63,7 @@ def test_a_second_turn_reads_only_what_is_new_and_answers_as_if_it_had_read_all(
     talk = Request(turns("Find the blue lamp.", said(first), "And the red one?"), (), 8, conversation="a")
     second = side.ask(talk)
     assert second.usage.cached_tokens > len("Find the blue lamp.") > first.usage.cached_tokens
-    fresh = Loaded(read_build(folder), "tiny")
+    fresh = LoadedModel(read_build(folder), "tiny")
     fresh.open()
     assert said(fresh.ask(talk)) == said(second)
     fresh.close()
@@ -91,13 +91,13 @@ def test_a_build_describes_itself_for_records_and_traces(side):
 def test_a_tokenizer_without_a_chat_template_is_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "plain")
     (tmp_path / "plain" / "chat_template.jinja").unlink()
-    plain = Loaded(read_build(tmp_path / "plain"), "plain")
+    plain = LoadedModel(read_build(tmp_path / "plain"), "plain")
     with pytest.raises(BuildError, match="no chat template"):
         plain.open()
 
 
 def test_sides_of_one_name_are_numbered_apart(folder):
-    both = open_sides([Target("baseline", str(folder)), Target("candidate", str(folder))], 1)
+    both = open_sides([EvalTarget("baseline", str(folder)), EvalTarget("candidate", str(folder))], 1)
     assert [s.variant.name for s in both] == ["tiny-f32", "tiny-f32#2"]
 
 

@@ -16,7 +16,7 @@ from mlxquant.endpoint.client import parse_server
 from mlxquant.errors import MeasurementError, OutputError, UsageError
 from mlxquant.evals.asking import Sampling
 from mlxquant.evals.items import Item, Questions, Score
-from mlxquant.evals.run import Files, Settings, evaluate, key_of
+from mlxquant.evals.run import EvalFiles, EvalSettings, evaluate, key_of
 from mlxquant.evals.served import Served
 from mlxquant.evals.suites.tool_loop import ToolLoop
 from mlxquant.evals.trace import Trace, read_lines
@@ -24,7 +24,7 @@ from tests.evals.oracle_server import Oracle, serving, tasks_of
 
 SUITE = ToolLoop((5,), 3)
 TASKS = tasks_of((5,), 3)
-QUICK = Settings(backoff_s=0.01)
+QUICK = EvalSettings(backoff_s=0.01)
 
 
 def side(url, name, timeout=20.0, **more):
@@ -83,7 +83,7 @@ def test_a_side_that_is_gone_stops_the_run(tmp_path):
     with serving(Oracle(TASKS)) as gone:
         pass
     with serving(Oracle(tasks_of((5,), 6))) as url, pytest.raises(MeasurementError, match="5 items in a row") as error:
-        evaluate(two(url, gone), [ToolLoop((5,), 6)], Settings(retries=0), Files(tmp_path / "e.partial"))
+        evaluate(two(url, gone), [ToolLoop((5,), 6)], EvalSettings(retries=0), EvalFiles(tmp_path / "e.partial"))
     assert "refused" in str(error.value) and "the same command goes on" in str(error.value)
     trials = read_entries(tmp_path / "e.partial")[0][1:]
     assert sum(trial is not None and trial["side"] == 0 for trial in trials) >= 4
@@ -92,8 +92,8 @@ def test_a_side_that_is_gone_stops_the_run(tmp_path):
 def test_failed_trials_are_tried_anew_and_finished_ones_are_not(tmp_path):
     with serving(Oracle(TASKS)) as good, serving(Oracle(TASKS, refuse=[400])) as bad:
         sides = two(good, bad)
-        evaluate(sides, [SUITE], QUICK, Files(tmp_path / "e.partial"))
-        second = evaluate(sides, [SUITE], QUICK, Files(tmp_path / "e.partial"))
+        evaluate(sides, [SUITE], QUICK, EvalFiles(tmp_path / "e.partial"))
+        second = evaluate(sides, [SUITE], QUICK, EvalFiles(tmp_path / "e.partial"))
     assert not any(t["failure"] for t in second["trials"])
     assert len((tmp_path / "e.partial").read_text().splitlines()) == 1 + 6 + 1
 
@@ -101,11 +101,11 @@ def test_failed_trials_are_tried_anew_and_finished_ones_are_not(tmp_path):
 def test_a_torn_last_line_is_dropped_and_its_item_played_again(tmp_path):
     path, oracle = tmp_path / "e.partial", Oracle(TASKS)
     with serving(oracle) as url:
-        whole = evaluate(two(url), [SUITE], QUICK, Files(path))
+        whole = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
         data = path.read_bytes()
         path.write_bytes(data[:-40])
         asked = len(oracle.seen)
-        again = evaluate(two(url), [SUITE], QUICK, Files(path))
+        again = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
     assert len(oracle.seen) - asked == len(whole["trials"][-1]["requests"])
     assert [t["calls"] for t in again["trials"]] == [t["calls"] for t in whole["trials"]]
     assert len(path.read_bytes().splitlines()) == len(data.splitlines())
@@ -114,12 +114,12 @@ def test_a_torn_last_line_is_dropped_and_its_item_played_again(tmp_path):
 def test_a_damaged_line_is_not_believed_and_its_item_played_again(tmp_path):
     path, oracle = tmp_path / "e.partial", Oracle(TASKS)
     with serving(oracle) as url:
-        whole = evaluate(two(url), [SUITE], QUICK, Files(path))
+        whole = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
         lines = path.read_bytes().splitlines(keepends=True)
         assert b'"passed":true' in lines[2]
         lines[2] = lines[2].replace(b'"passed":true', b'"passed":false')
         path.write_bytes(b"".join(lines))
-        again = evaluate(two(url), [SUITE], QUICK, Files(path))
+        again = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
     assert [t["passed"] for t in again["trials"]] == [t["passed"] for t in whole["trials"]]
     assert len(path.read_bytes().splitlines()) == len(lines) + 1
 
@@ -127,29 +127,29 @@ def test_a_damaged_line_is_not_believed_and_its_item_played_again(tmp_path):
 def test_a_run_that_an_earlier_version_began_is_gone_on_with(tmp_path):
     path, oracle = tmp_path / "e.partial", Oracle(TASKS)
     with serving(oracle) as url:
-        whole = evaluate(two(url), [SUITE], QUICK, Files(path))
+        whole = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
         entries = read_entries(path)[0]
         path.write_text("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries))
         asked = len(oracle.seen)
-        assert evaluate(two(url), [SUITE], QUICK, Files(path))["trials"] == whole["trials"]
+        assert evaluate(two(url), [SUITE], QUICK, EvalFiles(path))["trials"] == whole["trials"]
     assert len(oracle.seen) == asked
 
 
 @pytest.mark.parametrize(
     ("settings", "suite", "told"),
     [
-        (Settings(Sampling(seed=1)), SUITE, "settings.seed: 0 then, 1 now"),
-        (Settings(Sampling(temperature=0.5)), SUITE, "settings.temperature"),
+        (EvalSettings(Sampling(seed=1)), SUITE, "settings.seed: 0 then, 1 now"),
+        (EvalSettings(Sampling(temperature=0.5)), SUITE, "settings.temperature"),
         (QUICK, ToolLoop((5,), 2), "suites"),
     ],
 )
 def test_unfinished_work_of_other_settings_is_not_gone_on_with(tmp_path, settings, suite, told):
     with serving(Oracle(TASKS)) as url:
-        evaluate(two(url), [SUITE], QUICK, Files(tmp_path / "e.partial"))
+        evaluate(two(url), [SUITE], QUICK, EvalFiles(tmp_path / "e.partial"))
         with pytest.raises(OutputError, match=told) as error:
-            evaluate(two(url), [suite], settings, Files(tmp_path / "e.partial"))
+            evaluate(two(url), [suite], settings, EvalFiles(tmp_path / "e.partial"))
         assert "--fresh" in str(error.value)
-        evaluate(two(url), [suite], settings, Files(tmp_path / "e.partial", fresh=True))
+        evaluate(two(url), [suite], settings, EvalFiles(tmp_path / "e.partial", fresh=True))
 
 
 def test_a_file_of_another_kind_is_left_alone(tmp_path):
@@ -237,7 +237,7 @@ def test_a_killed_run_goes_on_without_asking_twice(tmp_path):
 def test_every_request_is_a_line_of_the_trace_without_keys(tmp_path):
     with serving(Oracle(TASKS, refuse=[503])) as url:
         sides = [side(url, "base", key="s3cret-key"), side(url, "candidate")]
-        record = evaluate(sides, [ToolLoop((5,), 1)], QUICK, Files(trace=tmp_path / "t.jsonl", content=True))
+        record = evaluate(sides, [ToolLoop((5,), 1)], QUICK, EvalFiles(trace=tmp_path / "t.jsonl", content=True))
     lines = read_lines(tmp_path / "t.jsonl")
     assert len(lines) == 1 + sum(len(t["requests"]) for t in record["trials"])
     failed = [line for line in lines if line["status"]["code"] == "ERROR"]
@@ -258,14 +258,14 @@ def test_every_request_is_a_line_of_the_trace_without_keys(tmp_path):
 
 def test_a_trace_says_nothing_of_what_was_said_unless_asked(tmp_path):
     with serving(Oracle(TASKS)) as url:
-        evaluate(two(url), [ToolLoop((5,), 1)], QUICK, Files(trace=tmp_path / "t.jsonl"))
+        evaluate(two(url), [ToolLoop((5,), 1)], QUICK, EvalFiles(trace=tmp_path / "t.jsonl"))
     assert "messages" not in (tmp_path / "t.jsonl").read_text()
 
 
 def test_trials_have_seeds_of_their_own_the_same_on_both_sides():
     oracle = Oracle(TASKS)
     with serving(oracle) as url:
-        evaluate(two(url), [ToolLoop((5,), 1)], Settings(Sampling(0.5, seed=7), trials=2))
+        evaluate(two(url), [ToolLoop((5,), 1)], EvalSettings(Sampling(0.5, seed=7), trials=2))
     assert {b["seed"] for b in oracle.seen} == {7, 8}
     assert sum(b["seed"] == 7 for b in oracle.seen) * 2 == len(oracle.seen)
 
@@ -280,7 +280,7 @@ def test_sides_of_one_name_and_suites_without_items_are_refused():
     with pytest.raises(UsageError, match="give --baseline and at least one --candidate"):
         evaluate([first], [SUITE], QUICK)
     with pytest.raises(UsageError, match="--trials: 0 is less than 1"):
-        Settings(trials=0)
+        EvalSettings(trials=0)
 
 
 def test_single_questions_are_asked_once_and_scored_by_their_suite():

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from mlxquant.builds.read.build import read_build
 from mlxquant.cli import main
-from mlxquant.evals.loaded import Loaded
-from mlxquant.evals.run import Settings, evaluate
+from mlxquant.evals.loaded import LoadedModel
+from mlxquant.evals.run import EvalSettings, evaluate
 from mlxquant.evals.store.model import write_store_moe
 from mlxquant.evals.suites.tool_loop import ToolLoop
 from mlxquant.evals.trace import read_lines
@@ -72,9 +72,9 @@ def test_damage_shows_through_two_servers_and_the_baseline_beside_itself_shows_n
 
 
 def test_long_loops_of_a_loaded_build_reuse_what_was_read(folders):
-    sides = [Loaded(read_build(folders / name), name) for name in ("full", "8-bit")]
+    sides = [LoadedModel(read_build(folders / name), name) for name in ("full", "8-bit")]
     suite = ToolLoop((155,), 1, max_tokens=96)
-    record = evaluate(sides, [suite], Settings())
+    record = evaluate(sides, [suite], EvalSettings())
     assert not any(t["failure"] for t in record["trials"])
     for side in (record["baseline"], *record["candidates"]):
         serving = side["serving"]

@@ -15,7 +15,7 @@ from mlxquant.evals.suites import scoring
 from mlxquant.evals.suites.catalog import Choice, open_suites
 from mlxquant.evals.suites.own import read_suite
 from mlxquant.evals.suites.scoring import KINDS, judged
-from mlxquant.evals.trace import Span, as_line
+from mlxquant.evals.trace import TraceSpan, as_line
 from mlxquant.words.strict_json import read_json
 
 TEXTS = {
@@ -107,7 +107,7 @@ def test_a_trace_with_content_holds_every_reply():
     request = Request(item.messages)
     for text in TEXTS.values():
         reply = Reply(text, (ToolCall("f", text),), broken_calls=(text,))
-        span = Span(item, 0, 0, 0, None, 0, 1, request, reply)
+        span = TraceSpan(item, 0, 0, 0, None, 0, 1, request, reply)
         line = as_line(span, Variant("m", "endpoint", "m", "openai", {}), content=True)
         assert json.loads(json.dumps(line, ensure_ascii=False, allow_nan=False).encode())
 

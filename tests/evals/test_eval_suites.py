@@ -11,7 +11,7 @@ import pytest
 from mlxquant.divergence.texts.documents import BUILTIN_FILE
 from mlxquant.errors import DataError, UsageError
 from mlxquant.evals.items import Item, Reply, Score, ToolCall
-from mlxquant.evals.run import Settings, evaluate
+from mlxquant.evals.run import EvalSettings, evaluate
 from mlxquant.evals.sides import Variant
 from mlxquant.evals.suites.bfcl import category_of, read_bfcl
 from mlxquant.evals.suites.catalog import Choice, open_suites
@@ -406,7 +406,7 @@ def test_a_suite_of_ones_own_runs_to_a_record_with_its_checks_and_slices(tmp_pat
     rows = [{**USER, "slices": ["sum"]}, {**USER, "score": schema, "slices": ["json"]}]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sides = [Scripted("a", "4"), Scripted("b", '{"x": 5}')]
-    record = evaluate(sides, [read_suite(tmp_path / "mine.jsonl")], Settings())
+    record = evaluate(sides, [read_suite(tmp_path / "mine.jsonl")], EvalSettings())
     (b,) = record["candidates"]
     found = {(m["metric"], m.get("slice")): m["estimate"] for m in b["measurements"]}
     assert found[("pass", "json")] == 1 and found[("pass", "sum")] == 0 and found[("valid_json", "json")] == 1

@@ -25,7 +25,7 @@ Play = Callable[[Conversation, str, Order], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class RequestKind:
     """A kind of request: how it is played, its most calls after get_order, and the statuses that allow it."""
 
     play: Play
@@ -206,15 +206,15 @@ def change(talk: Conversation, tool: str, asked: str, order: Order, item: str, n
     talk.end(kind, asked, f"Done: the total of order {order['id']} is {total}.", order["id"], total)
 
 
-KINDS: Final[dict[str, Kind]] = {
-    "status": Kind(status, 0, STATUSES, 2),
-    "note": Kind(note, 1, STATUSES, 1),
-    "cancel": Kind(cancel, 1, ("pending",)),
-    "address": Kind(address, 1, ("pending",)),
-    "refund": Kind(refund, 2, ("delivered",), 5),
-    "coupon": Kind(coupon, 2, ("pending",)),
-    "add": Kind(add, 3, ("pending",), 3),
-    "quantity": Kind(quantity, 2, ("pending",)),
+KINDS: Final[dict[str, RequestKind]] = {
+    "status": RequestKind(status, 0, STATUSES, 2),
+    "note": RequestKind(note, 1, STATUSES, 1),
+    "cancel": RequestKind(cancel, 1, ("pending",)),
+    "address": RequestKind(address, 1, ("pending",)),
+    "refund": RequestKind(refund, 2, ("delivered",), 5),
+    "coupon": RequestKind(coupon, 2, ("pending",)),
+    "add": RequestKind(add, 3, ("pending",), 3),
+    "quantity": RequestKind(quantity, 2, ("pending",)),
 }
 
 
