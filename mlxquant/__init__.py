@@ -289,11 +289,13 @@ def rows(record: Mapping[str, Any] | str | Path, table: str | None = None) -> li
 
 
 def _opened(source: Checkpoint | str | Path, *, weights: bool = False) -> Checkpoint:
-    """A checkpoint as it is, or opened."""
+    """A checkpoint as it is, or opened; `weights` says that they will be read, which one on the Hub is opened for."""
     from .source.checkpoint import Checkpoint
-    from .source.hub.open import open_source
+    from .source.hub.open import open_source, with_weights
 
-    return source if isinstance(source, Checkpoint) else open_source(str(source), weights=weights)
+    if not isinstance(source, Checkpoint):
+        return open_source(str(source), weights=weights)
+    return with_weights(source) if weights else source
 
 
 def _loaded(recipe: Recipe | str) -> Recipe:

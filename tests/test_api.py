@@ -19,6 +19,7 @@ import mlxquant
 from mlxquant.errors import OutputError, PlanError, RecipeError, SourceError
 from mlxquant.evals.store.model import write_store_moe
 from tests.checkpoints import write_tiny
+from tests.source.hub.hub_server import HubServer, use_hub
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +55,28 @@ def test_one_opened_source_serves_every_call(store: Path, recipe: Any, tmp_path:
     mlxquant.convert(source, recipe, str(tmp_path / "b"), jobs=1)
     assert events and events[-1][0] == events[-1][1]
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_a_source_opened_on_the_hub_serves_every_call(
+    store: Path, recipe: Any, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HubServer() as server:
+        server.add("org/store", store)
+        use_hub(server, monkeypatch, tmp_path / "hub")
+        source = mlxquant.open_source("org/store")
+        assert mlxquant.make_plan(source, recipe).totals["bytes"] > 0
+        for name in ("a", "b"):
+            mlxquant.convert(source, recipe, tmp_path / name)
+            weights = (tmp_path / name / "model.safetensors").read_bytes()
+            assert weights == (build.folder / "model.safetensors").read_bytes()
+        assert mlxquant.verify(tmp_path / "a", source=source, everything=True)["whole"] is True
+
+
+def test_a_config_alone_is_refused_where_weights_are_needed(store: Path, recipe: Any, tmp_path: Path) -> None:
+    source = mlxquant.open_source(store / "config.json")
+    assert mlxquant.make_plan(source, recipe).totals["bytes"] > 0
+    with pytest.raises(SourceError, match="a config alone has no weights"):
+        mlxquant.convert(source, recipe, tmp_path / "build")
 
 
 def test_an_audit_is_the_record_of_the_command(store: Path, build: Any) -> None:

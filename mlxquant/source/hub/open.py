@@ -43,11 +43,21 @@ def open_source(text: str, *, weights: bool = False, keep: bool = False) -> Chec
         raise UsageError("SOURCE is empty; a folder, a config.json or a Hub id (org/name) is expected")
     path, hub = Path(text).expanduser(), _ID.fullmatch(text)
     if path.exists() or hub is None or text.endswith(".json"):
-        found = open_checkpoint(path)
-        if weights and not found.tensors:
-            raise SourceError(f"{found.name}: a config alone has no weights; give the checkpoint's folder")
-        return found
+        local = open_checkpoint(path)
+        return with_weights(local) if weights else local
     return open_repository(hub["id"], hub["revision"], weights=weights, keep=keep)
+
+
+def with_weights(source: Checkpoint) -> Checkpoint:
+    """Give an opened checkpoint so that its weights can be read once; one on the Hub is opened anew, at its commit.
+
+    Raises SourceError for a config alone.
+    """
+    if source.folder is None and source.revision is not None:
+        return open_repository(source.name, source.revision, weights=True)
+    if not source.tensors:
+        raise SourceError(f"{source.name}: a config alone has no weights; give the checkpoint's folder")
+    return source
 
 
 def unpinned(text: str) -> str | None:
