@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import mlxquant
 from mlxquant.cli import COMMANDS, main
 from mlxquant.divergence.texts.documents import parse_line
 from mlxquant.evals.suites.own import read_suite
@@ -64,6 +66,14 @@ def test_the_help_of_a_command_has_an_example(command):
     text = (ROOT / "docs" / "commands" / f"{command}.md").read_text(encoding="utf-8")
     (shown,) = (block for _, block in blocks(text) if block.command == f"$ mlxquant {command} --help")
     assert re.search(rf"^ *mlxquant {command}\b", shown.output, re.M)
+
+
+@pytest.mark.parametrize("function", mlxquant.__all__)
+def test_the_study_in_python_tells_of_every_public_function(function):
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    parameters = inspect.signature(getattr(mlxquant, function)).parameters
+    (row,) = re.findall(rf"^\| `{function}\((.*?)\)`", page, re.M)
+    assert [name for name in row.split(", ") if name != "*"] == list(parameters)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=name)

@@ -12,7 +12,7 @@ the rest is the command's standard output at 80 columns. A comment on the line b
     lines=A-B     show these lines of the output; "…" stands for what is left out before and after
     errors        show standard error in place of standard output
     figures-vary  hold the words to the output, but not the figures, which depend on the machine
-    slow          takes more than a few seconds: only `make slow` runs it
+    slow          takes more than a few seconds: only `make slow` runs it, after all that stands before it
 
 A fence of language `python` after such a comment is run too, in the same folder; a `text` fence right after it shows
 what it prints. Code of one page and world runs in one namespace, from top to bottom.
@@ -295,13 +295,13 @@ def _cut(lines: list[str], block: Block) -> str:
 def refreshed(text: str, place: Callable[[str], Path], *, slow: bool) -> tuple[str, list[str]]:
     """Give the page's text with every changed block written anew, and what its skipped blocks lack.
 
-    `slow` says which blocks are run: those marked slow, or the others.
+    Blocks that are marked slow are run only where `slow` says so.
     """
     missing: list[str] = []
     parts, end = [], 0
     names: dict[str, dict[str, Any]] = {}
     for match, block in blocks(text):
-        if block.slow != slow:
+        if block.slow and not slow:
             continue
         try:
             folder = place(block.world)
@@ -343,10 +343,9 @@ def main() -> None:
         worlds = Worlds(Path(temporary))
         for page in PAGES:
             text = before = page.read_text(encoding="utf-8")
-            for slow in (False, True)[: 1 + ("--slow" in sys.argv)]:
-                text, missing = refreshed(text, worlds.page(), slow=slow)
-                for reason in missing:
-                    print(f"{page.relative_to(ROOT)}: a block is left as it was, since this is missing: {reason}")
+            text, missing = refreshed(text, worlds.page(), slow="--slow" in sys.argv)
+            for reason in missing:
+                print(f"{page.relative_to(ROOT)}: a block is left as it was, since this is missing: {reason}")
             if text != before:
                 page.write_text(text, encoding="utf-8")
                 print(f"{page.relative_to(ROOT)}: written")
