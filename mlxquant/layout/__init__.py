@@ -1,1 +1,12 @@
-"""layout."""
+"""From the names and shapes of a checkpoint to the MLX model that mlx-lm would load from it; no weight is read.
+
+    layout      read_layout: modules with role, layer, dtypes and the views that fill them
+    mlx_lm      mlx-lm's model classes, without the cost of importing mlx_lm
+    arrays      the arrays of the model, and which tensors each is made of
+    roles       role, layer and layer type of each module, experts used per token
+    carried     a vision tower and a next-token head, which mlx-lm drops and a build may carry along
+    context     the memory that a context takes
+    views/      arrays that remember which bytes of which file they are made of, and reading them
+
+What is decided on the modules is for `plan`; how a build on disk is read, for `builds.read`.
+"""

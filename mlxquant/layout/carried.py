@@ -41,7 +41,7 @@ class Tower:
     """How the Hub's names of a vision tower become mlx-vlm's.
 
     `names` maps beginnings to beginnings, the first that fits wins; `turned` maps endings to the new order of axes.
-    `rope` is what transformers takes for granted in the text model's rope_parameters and mlx-vlm wants to be told.
+    `rope` are defaults of transformers for the text model's rope_parameters that mlx-vlm needs to be stated.
     """
 
     names: Mapping[str, str]
@@ -93,7 +93,7 @@ def carry(
     """Find what `keep` ("vision", "mtp") asks for among the tensors that mlx-lm drops.
 
     Floats are cast to `dtype` as the rest of the build is. Raises UsageError for what a source does not have,
-    LayoutError for a tower that mlx-vlm's names are not known of.
+    LayoutError for a vision tower of which mlx-vlm's names are not known.
     """
     if not keep:
         return Carried()
@@ -112,7 +112,7 @@ def carry(
 
 
 def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what transformers takes for granted and mlx-vlm does not load without."""
+    """A config with the defaults of transformers stated that mlx-vlm does not load without."""
     text, tower = config.get("text_config"), TOWERS.get(str(config.get("model_type")))
     rope = text.get("rope_parameters") if isinstance(text, dict) else None
     if tower is None or not isinstance(rope, dict) or not isinstance(text, dict):

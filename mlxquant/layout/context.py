@@ -53,7 +53,9 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class ContextCost:
-    """What a context costs. `method` is "model" where the model told, "formula" where the config had to."""
+    """What a context costs. `method` is "model" where the model's own caches were measured, "formula"
+    where sizes were computed from the config, and `note` says why then.
+    """
 
     caches: tuple[Growth, ...]
     method: str
@@ -67,11 +69,11 @@ class ContextCost:
 def context_cost(config: Mapping[str, Any], modules: Sequence[Module]) -> ContextCost:
     """Find what a context costs in a build whose modules have these dtypes.
 
-    Raises LayoutError where neither the model nor its config tells.
+    Raises LayoutError where the model cannot be run lazily and its config lacks the sizes.
     """
     decoded = decode_floats(dict(config))
     try:
-        return ContextCost(tuple(_asked(decoded, modules)), "model")
+        return ContextCost(tuple(_measured(decoded, modules)), "model")
     except _Evaluated as error:
         why = f"its forward pass cannot be run without weights: it calls {error}"
     except MODEL_ERRORS as error:
@@ -80,10 +82,10 @@ def context_cost(config: Mapping[str, Any], modules: Sequence[Module]) -> Contex
     return ContextCost((growth,), "formula", f"the cache is layers × 2 × KV heads × head size from config.json; {why}")
 
 
-# --- asking the model ---
+# --- from the model ---
 
 
-def _asked(config: Mapping[str, Any], modules: Sequence[Module]) -> Iterator[Growth]:
+def _measured(config: Mapping[str, Any], modules: Sequence[Module]) -> Iterator[Growth]:
     """Run the model on two lengths and compare the sizes of each cache."""
     n = SHORT if all(_known(cache) for cache in _leaves(_new_cache(build_model(config)))) else LONG
     first, second = (_cache_after(config, modules, length) for length in (n, 2 * n))
@@ -180,7 +182,7 @@ _EVALUATING = (
 
 @contextmanager
 def _nothing_evaluated() -> Iterator[None]:
-    """Let nothing be computed meanwhile: what would do so raises _Evaluated."""
+    """Forbid evaluation while inside: what would compute a value raises _Evaluated."""
 
     def stop(name: str) -> Any:
         def refuse(*_: Any, **__: Any) -> Any:
@@ -200,7 +202,7 @@ def _nothing_evaluated() -> Iterator[None]:
             setattr(place, name, value)
 
 
-# --- where the model does not tell ---
+# --- from the config ---
 
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _HEADS = ("num_attention_heads", "n_heads", "n_head")

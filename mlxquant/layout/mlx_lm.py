@@ -66,7 +66,7 @@ def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     output = io.StringIO()
     try:
         with redirect_stdout(output):  # a module that lacks another package may say so and exit (olmo)
-            return _found_classes(config)
+            return _imported_classes(config)
     except SystemExit:
         why = shown(output.getvalue().strip()) or "it ends the process"
     except ImportError as error:
@@ -74,7 +74,7 @@ def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     raise LayoutError(f"config.json: mlx-lm's {shown(config['model_type'])} cannot be imported ({why})")
 
 
-def _found_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
+def _imported_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     name = module_name(config)  # also where mlx-lm looks itself: it would import any name
     if "mlx_lm" in sys.modules and hasattr(sys.modules["mlx_lm"], "load"):
         from mlx_lm.utils import _get_classes
@@ -162,7 +162,7 @@ def _remappings() -> dict[str, dict[Any, str]]:
 
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
-    """The config's `architectures`, whatever else it may hold there left out."""
+    """The names in the config's `architectures`; values that are not text are left out."""
     named = config.get("architectures")
     return [a for a in (named if isinstance(named, list) else [named]) if isinstance(a, str)]
 

@@ -70,7 +70,7 @@ def find_roles(model: Any, owners: Mapping[str, str], config: Mapping[str, Any])
     containers = _expert_containers(tree)
     blocks = _expert_blocks(tree, containers, set(layers))
     routers = {p for block, inside in blocks.items() for p in _routers(tree, block, inside)}
-    finder = _Finder(tree, layers, blocks, routers, config)
+    finder = _RoleFinder(tree, layers, blocks, routers, config)
     roles = {path: finder.role(path, owner) for path, owner in owners.items()}
     bare = Roles(roles, layers, [None] * len(layers), containers)
     present: list[set[str]] = [set() for _ in layers]
@@ -203,7 +203,7 @@ def _is_norm(path: str, module: Any) -> bool:
 # --- the role of one path ---
 
 
-class _Finder:
+class _RoleFinder:
     """Finds the role of one path after another in one model."""
 
     def __init__(
@@ -240,7 +240,7 @@ class _Finder:
             return "expert"
         if owner in self.routers:
             return "router"
-        if at_layer:  # the whole layer is the block: what else is in it is no part of the experts' business
+        if at_layer:  # the whole layer is the block: the rest of it does not belong to the experts
             return "router" if _ROUTER_NAME.search(path.removeprefix(block + ".").split(".")[0]) else None
         rel, weight = path.removeprefix(block + "."), self.tree[owner].get("weight")
         if owner == block:  # an array that the block itself holds, such as e_score_correction_bias

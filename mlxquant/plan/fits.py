@@ -1,11 +1,11 @@
 """Does a build fit a machine: its weights, the cache of a context, and what the system keeps for itself.
 
 A Mac's memory is shared, and macOS lets the GPU wire only part of it: by default 3/4 from 36 GiB on and 2/3 below
-(`iogpu.wired_limit_mb` = 0; Metal tells it as recommendedMaxWorkingSetSize, and mlx-lm wires up to that). macOS 26
+(`iogpu.wired_limit_mb` = 0; Metal reports it as recommendedMaxWorkingSetSize, and mlx-lm wires up to that). macOS 26
 was seen to allow more: 107.5 of 128 GiB (antirez/ds4#890). The lower rule is taken here; the rest is the headroom.
 96 GiB * 3/4 = 72 GiB for weights and cache, 24 GiB for the system.
 
-Not counted is what a pass needs besides: activations of a prefill step, a few hundred MB to a few GB. Nothing here
+What a pass needs besides is not counted: activations of a prefill step, a few hundred MB to a few GB. Nothing here
 was measured on Apple hardware.
 """
 
@@ -57,7 +57,8 @@ class Memory:
 class Fit:
     """One recipe's build beside the memory.
 
-    `problem` says why it cannot be had for this model at all, `reason` the same without recipe and modules.
+    `problem` says why this model cannot have the recipe at all, `reason` the same without the names of recipe and
+    modules.
     """
 
     recipe: str

@@ -1,1 +1,12 @@
-"""source."""
+"""A checkpoint, in a folder or on the Hub: its config, the headers of its shards, and reads of their bytes by position.
+
+    checkpoint      open_checkpoint, Checkpoint, Reader
+    headers         safetensors headers, checked as if a stranger had written them
+    quantized       which quantized sources can be read, and FP8 read as bfloat16
+    remote_code     code that a checkpoint names, which is never run
+    links           links that lead out of a folder, which are not followed
+    stamps          whether a source is still the one it was
+    hub/            the same of a repository on the Hub
+
+Which tensors make which MLX array is for `layout`.
+"""

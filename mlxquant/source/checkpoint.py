@@ -41,10 +41,10 @@ class Reader(Protocol):
         """Read a small file."""
 
     def stop(self) -> None:
-        """Let reads that wait fail: their results are not wanted any more."""
+        """Make waiting reads fail: their results are no longer needed."""
 
     def close(self) -> None:
-        """Let go of what reads have opened."""
+        """Close what reads have opened."""
 
 
 class FolderReader:
@@ -173,7 +173,7 @@ class Checkpoint:
         self.reader.read_into(file, start, buffer)
 
     def close(self) -> None:
-        """Let go of what reads have opened."""
+        """Close what reads have opened."""
         if self.reader is not None:
             self.reader.close()
 

@@ -27,7 +27,7 @@ RESAMPLES = 2000
 @dataclass(frozen=True, slots=True)
 class Survival:
     """A curve: at each of `times` `(m,)`, when something failed, how many were still running and failed, and the
-    share that lasts longer with its interval. `median` is None where more than half outlast all that was seen; its
+    share that lasts longer with its interval. `median` is None where more than half outlast the observation; its
     ends are None where they are beyond the data. `reason` says why there are no intervals.
     """
 
@@ -71,7 +71,7 @@ def kaplan_meier(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Survival:
-    """The curve of `times` `(n,)`; `observed` `(n,)` is True where the run failed then, False where watching ended.
+    """The curve of `times` `(n,)`; `observed` `(n,)` is True where the run failed then, False where observation ended.
 
     Times are those at which a run failed first (say the number of the call), from above 0. A run that is censored at
     the time of a failure was still running then. Raises ValueError for no runs, or times that are not positive.

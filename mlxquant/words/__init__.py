@@ -1,1 +1,12 @@
-"""words."""
+"""Words and small tools that every other package uses: formats and dtypes, roles and modules, layers, units, text.
+
+    formats     dtypes of safetensors files, quantized formats of mlx
+    modules     what a model is made of: roles, arrays, modules
+    layers      ranges of layers, as recipes write them
+    units       sizes and counts, read and written
+    text        paragraphs, tables, lists, figures, names cut to fit
+    progress    the event that long operations report
+    secrets, strict_json, interrupts, jit
+
+It imports nothing of mlxquant but `errors`, and neither numpy nor mlx when it is imported.
+"""

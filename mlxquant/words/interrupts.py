@@ -1,8 +1,7 @@
-"""Whether the process was asked to end: what every wait on another thread than the first looks at now and then.
+"""Whether the process was asked to end; every wait outside the main thread checks it now and then.
 
-Python tells Ctrl-C to the first thread alone. A thread that waits for a server learns of it here, so that nothing has
-to be waited for when the command ends. Only the command line sets it; a program that uses the library as a part keeps
-its own signals.
+Python delivers Ctrl-C to the main thread alone. A thread that waits for a server learns of it here, so that the command
+ends without waiting for it. Only the command line sets it; a program that uses the library keeps its own signals.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ _asked_to_end = threading.Event()
 
 
 def ask_to_end() -> None:
-    """Let all waits that look here end."""
+    """Make all waits that check here end."""
     _asked_to_end.set()
 
 
 def begin() -> None:
-    """Start anew: a command begins."""
+    """Reset, at the beginning of a command."""
     _asked_to_end.clear()
 
 

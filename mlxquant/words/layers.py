@@ -9,7 +9,7 @@ A *range* `a..b` runs from a up to but not including b, as Python's does; either
 
 is ``["0..1/8", "7/8..", "1/8+2.. step 3"]``: for n = 48 the layers 0-5, 42-47 and 8, 11, …, 41.
 
-What lies outside the model selects nothing, since one recipe serves models of many depths; `decide` says so.
+What lies outside the model selects nothing, since one recipe serves models of many depths; `decide` notes it.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def parse_layers(value: object) -> tuple[Span, ...]:
 
 def _span(part: object) -> Span:
     if isinstance(part, bool) or not isinstance(part, int | str):
-        raise ValueError(f"{part!r} is no layer; write {_FORMS}")
+        raise ValueError(f"{part!r} is not a layer; write {_FORMS}")
     text = str(part).strip()
     match = _PART.fullmatch(text)
     if match is None or not text:
-        raise ValueError(f"{text!r} is no layer; write {_FORMS}")
+        raise ValueError(f"{text!r} is not a layer; write {_FORMS}")
     if not match["dots"]:
         if match["start"] is None or match["stop"] is not None or match["step"] is not None:
-            raise ValueError(f"{text!r} is no layer; a step needs a range, as in {_FORMS}")
+            raise ValueError(f"{text!r} is not a layer; a step needs a range, as in {_FORMS}")
         start = _point(match["start"])
         return Span(text, start, Point(start.numerator, start.denominator, start.offset + 1))
     start = _point(match["start"] or "0")
@@ -83,7 +83,7 @@ def _span(part: object) -> Span:
     if step < 1:
         raise ValueError(f"{text!r}: a step is at least 1")
     if start.numerator * stop.denominator == stop.numerator * start.denominator and start.offset >= stop.offset:
-        raise ValueError(f"{text!r} holds no layer: a range ends before its end, so 3..4 is layer 3 alone")
+        raise ValueError(f"{text!r} contains no layer: the end of a range is not part of it, so 3..4 is layer 3 alone")
     return Span(text, start, stop, step)
 
 

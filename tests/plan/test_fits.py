@@ -111,7 +111,7 @@ def test_a_config_that_tells_nothing_is_an_error(monkeypatch):
     def fail(*_: object) -> None:
         raise ValueError("an architecture that cannot be run")
 
-    monkeypatch.setattr(context, "_asked", fail)
+    monkeypatch.setattr(context, "_measured", fail)
     with pytest.raises(LayoutError, match="does not tell the size of the KV cache"):
         context_cost({"model_type": "llama"}, ())
 

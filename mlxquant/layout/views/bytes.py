@@ -15,11 +15,14 @@ SAFETENSORS_DTYPES: dict[mx.Dtype, str] = {v: k for k, v in MLX_DTYPES.items() i
 
 
 def to_mlx(block: NDArray[np.uint8], shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """Bytes as an mx.array of a shape and dtype. numpy has no bfloat16: integers of its size carry it."""
+    """Bytes, of any shape, as an mx.array of `shape` and `dtype`.
+
+    numpy has no bfloat16: integers of its size carry it.
+    """
     return mx.array(block.view(f"uint{8 * int(dtype.size)}").reshape(shape)).view(dtype)
 
 
 def to_numpy(array: mx.array) -> NDArray[np.uint8]:
-    """An mx.array's bytes, row-major."""
+    """The bytes of an mx.array, row-major: (size * itemsize,) uint8."""
     carrier = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}[int(array.dtype.size)]
     return np.array(mx.contiguous(array).view(carrier)).reshape(-1).view(np.uint8)

@@ -1,4 +1,4 @@
-"""Values of views: which rows can be made apart from others, and making them by positioned reads.
+"""Values of views: which rows can be computed independently of others, and reading them by position.
 
 Rows are those of the flattened leading axes. A window on a stored tensor or a join of some is gathered straight
 from the file's bytes; where a view is computed, mlx computes it, by blocks of rows if rows suffice.
@@ -43,7 +43,7 @@ def rows_in(view: View) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows ``start … start+rows`` of a flattened view; made at once unless `divisible`."""
+    """Rows ``start … start+rows`` of a flattened view; read as a whole unless `divisible`."""
 
     start: int
     rows: int
@@ -104,7 +104,10 @@ def _all_divisible(view: View) -> bool:
 
 
 def read_rows(view: View, read: Read, start: int, out: NDArray[np.uint8]) -> None:
-    """Make rows ``start … start+len(out)`` of the flattened view; `out` is (rows, bytes a row)."""
+    """Read rows ``start … start+len(out)`` of a view, its leading axes flattened.
+
+    `out` is (rows, columns * itemsize) bytes, C-contiguous. Raises SourceError where a file ends early.
+    """
     match view.expr:
         case Strided() as s:
             s.read_rows(read, start, out)

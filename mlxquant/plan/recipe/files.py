@@ -105,7 +105,7 @@ def _unfit(reference: str, folder: Path | None) -> str | None:
     return None if file.is_file() or not file.exists() else "a file expected"
 
 
-def _beside(name: str) -> str:
+def _path_hint(name: str) -> str:
     """``" (did you mean ./mine.toml?)"`` where a name lacks what makes it the path of a file here."""
     return f" (did you mean ./{name}.toml?)" if Path(f"{name}.toml").is_file() else ""
 
@@ -132,7 +132,7 @@ def _read_file(reference: str, folder: Path | None, user: str | None, problems: 
         table = _toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         names = [shipped.name for shipped in available()]
-        near = nearest(reference, names) if user else _beside(reference) or nearest(reference, names)
+        near = nearest(reference, names) if user else _path_hint(reference) or nearest(reference, names)
         hint = f"no such file: {file}" if home else f"unknown{near}; valid: {', '.join(names)}"
         problems.append(f"{where} {reference!r}: {hint}" + ("" if home else ", or the path of a .toml file"))
         return None

@@ -32,7 +32,7 @@ SCHEMA = "mlxquant.recipe/1"
 KEYS = ("name", "summary", "reference", "extends", "quantize", "rules")
 QUANTIZE_KEYS = ("bits", "group_size", "mode", "unaligned")
 UNALIGNED = ("error", "keep")
-MORE = "\n(more may show once these are mended)"  # a rule with a mistake is held against no other
+MORE = "\n(fix these first; there may be more)"  # a rule with a mistake is not compared with others
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def chosen(value: object, n: int) -> list[int]:
 )
 def test_a_layers_text_selects(value: object, n: int | None, expected: list[int] | None) -> None:
     if expected is None or n is None:
-        with pytest.raises(ValueError, match="no layer"):
+        with pytest.raises(ValueError, match="not a layer"):
             parse_layers(value)
     else:
         assert chosen(value, n) == expected

@@ -52,7 +52,7 @@ def write(folder: Path, name: str, text: str) -> str:
         (HEAD + "keep = true\nmatch = {kind = 'x'}", "match: unknown key 'kind'; valid: role, layer_type, layers"),
         (HEAD + "keep = true\nmatch = {role = 'routr'}", "unknown role 'routr' (did you mean 'router'?); valid: emb"),
         (HEAD + "keep = true\nmatch = {layer_type = 'softmax'}", "unknown layer_type 'softmax'; valid: full_attention"),
-        (HEAD + "keep = true\nmatch = {layers = '0.25'}", "'0.25' is no layer; write 3, -1"),
+        (HEAD + "keep = true\nmatch = {layers = '0.25'}", "'0.25' is not a layer; write 3, -1"),
         (HEAD + "keep = true\nmatch = {path = '*.{q,k}_proj'}", "is a glob (* ? [abc]); for alternatives give a list"),
         (HEAD + "keep = true\nmatch = {path = []}", "path is a text or a list of texts"),
         (HEAD + "keep = true\nmatch = 'router'", "match is a table"),
@@ -83,7 +83,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_where_a_mistake_may_hide_others_the_message_ends_with_that() -> None:
-    assert mistakes(HEAD + "bits = 'x'").endswith("\n(more may show once these are mended)")
+    assert mistakes(HEAD + "bits = 'x'").endswith("\n(fix these first; there may be more)")
     assert not mistakes(HEAD + "bits = 7").endswith("mended)")
     with pytest.raises(RecipeError) as caught:
         load_recipe("gates-8bit", bits=7, group_size=33)
@@ -260,7 +260,7 @@ def test_set_reads(text: str, match: dict[str, object], action: dict[str, object
         ("role=attention,role=expert:keep", "role is given twice"),
         ("role=attention:mode=mxfp4,bits=8", "mode mxfp4 has 4 bits, not 8"),
         ("role=attention:keep,reason=x", "reason cannot stand behind the colon"),
-        ("layers=x:keep", "'x' is no layer"),
+        ("layers=x:keep", "'x' is not a layer"),
     ],
 )
 def test_set_says_what_is_wrong(text: str, said: str) -> None:
