@@ -137,3 +137,15 @@ def test_the_command_line_starts_without_anything_heavy(call):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env)
     assert run.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_no_test_module_imports_another_one():
+    """What several of them use stands in a module that is no test itself."""
+    stray = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [alias.name for alias in node.names]
+                names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                stray += [(path.name, name) for name in names if name.rpartition(".")[2].startswith("test_")]
+    assert stray == []

@@ -22,7 +22,7 @@ from mlxquant.errors import UsageError
 from mlxquant.evals.served import the_model
 from mlxquant.words.secrets import register
 from mlxquant.words.strict_json import whole
-from tests.bench.test_endpoint import DONE, SSE, address, event, server, usage
+from tests.endpoint.servers import DONE, SSE, address, event, server, usage
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 JSON = OK + b"Connection: close\r\n\r\n"

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlxquant.cli import main
-from tests.bench.test_endpoint import DONE, SSE, server
+from tests.endpoint.servers import DONE, SSE, server
 from tests.evals.oracle_server import Oracle, serving, tasks_of
 from tests.support.builds import build
 

@@ -14,7 +14,7 @@ from mlxquant.evals.served import Served, the_model
 from mlxquant.evals.sides import Request, worth_repeating
 from mlxquant.evals.suites.scoring import judged
 from mlxquant.words import secrets
-from tests.bench.test_endpoint import DONE, SSE, address, server
+from tests.endpoint.servers import DONE, SSE, address, server
 
 TOOLS = ({"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}},)
 ASK = Request(({"role": "user", "content": "Find it."},), TOOLS, 64, conversation="c")

@@ -16,7 +16,7 @@ from mlxquant.evals.suites.tool_loop import ToolLoop
 from mlxquant.evals.trace import read_lines
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.records.measurements import measurement
-from tests.bench.test_endpoint import mlx_lm_server
+from tests.endpoint.servers import mlx_lm_server
 from tests.support.builds import build
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from mlxquant.records.loading import Loaded, load
 from mlxquant.records.schemas import check
 from mlxquant.report.page.eval import evaluation
 from mlxquant.report.page.page import make_report
-from tests.evals.test_eval_record import damaged, record_of
+from tests.evals.eval_records import damaged, record_of
 from tests.report.report_records import HOSTILE
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from mlxquant.cli import main
 from mlxquant.records.loading import load
 from mlxquant.report.page.charts import available
 from mlxquant.report.page.page import make_report
+from tests.report.parsed_page import Parsed
 from tests.report.report_records import PAPER, audit, bench, errors, hostile, kept, module, record, unknown, write
 
 ROOT = Path(__file__).resolve().parents[2]
-VOID = {"meta", "link", "br", "input", "wbr", "img"}
 CHARTS = pytest.mark.skipif(not available(), reason="matplotlib is not installed")
 
 
@@ -35,36 +34,6 @@ def run(*words: object) -> Result:
 
 def page_of(*paths: Path, **options: Any) -> str:
     return make_report([load(path) for path in paths], **options)
-
-
-class Parsed(HTMLParser):
-    """A page's elements, attributes and texts; fails where tags do not nest."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == [], self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, (tag, self.getpos())
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
-        return [a for t, a in self.tags if t == tag and all(a.get(k.rstrip("_")) == v for k, v in wanted.items())]
 
 
 # --- what the page says ---

@@ -14,8 +14,8 @@ from mlxquant.records.loading import load
 from mlxquant.report.page.page import make_report
 from mlxquant.results.tau2 import make_record, read_results
 from mlxquant.validate import read_evidence, validate
+from tests.report.parsed_page import Parsed
 from tests.report.report_records import HOSTILE
-from tests.report.test_report import Parsed
 from tests.results.tau2.tau2_files import results, simulation
 from tests.results.tau2.tau2_files import write as write_results
 from tests.validate.validate_records import compare, measure, write

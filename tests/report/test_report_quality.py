@@ -16,8 +16,8 @@ from mlxquant.report.page.page import make_report
 from mlxquant.source.hub.open import open_source
 from tests.checkpoints import write_tiny
 from tests.divergence.compare_tallies import NOISES, record_of
+from tests.report.parsed_page import Parsed
 from tests.report.report_records import HOSTILE
-from tests.report.test_report import Parsed
 
 CHARTS = pytest.mark.skipif(not available(), reason="matplotlib is not installed")
 

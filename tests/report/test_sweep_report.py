@@ -13,8 +13,7 @@ from click.testing import CliRunner, Result
 from mlxquant.cli import main
 from mlxquant.sweep import sweep
 from tests.support.browser import chromium
-from tests.sweep.sweep_records import comparison, member, walk
-from tests.sweep.test_sweep import GATE
+from tests.sweep.sweep_records import GATE, comparison, member, walk
 from tests.validate.validate_records import write
 
 

@@ -6,6 +6,17 @@ from typing import Any
 
 from tests.validate.validate_records import DATE, MACHINE, SOURCE, VERSIONS, measure
 
+GATE = """
+name = "gate"
+[[tolerance]]
+metric = "kl_nats"
+max = 0.02
+[[tolerance]]
+metric = "kl_nats"
+slice = ["json"]
+max = 0.1
+"""
+
 # kl_nats of gates-8bit's members by bits, in nats: eight bits cost nothing, two are ruin
 KL = {8: 0.0004, 6: 0.002, 5: 0.008, 4: 0.03, 3: 0.2, 2: 2.0}
 NAME = {"gates": "gates-8bit", "uniform": "uniform-8bit"}

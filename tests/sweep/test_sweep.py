@@ -20,20 +20,10 @@ from mlxquant.sweep import split_words, sweep, variations
 from mlxquant.sweep.candidates import SweepPoint
 from mlxquant.sweep.frontier import dominated, frontier
 from mlxquant.sweep.run import best_few, load_trials, needed
-from tests.sweep.sweep_records import comparison, member, walk
+from tests.sweep.sweep_records import GATE, comparison, member, walk
 from tests.validate.validate_records import evaluation, measure, write
 
 ROOT = Path(__file__).resolve().parents[2]
-GATE = """
-name = "gate"
-[[tolerance]]
-metric = "kl_nats"
-max = 0.02
-[[tolerance]]
-metric = "kl_nats"
-slice = ["json"]
-max = 0.1
-"""
 
 
 def judged(folder: Path, *records: dict[str, Any], gate: str = GATE) -> dict[str, Any]:
