@@ -48,7 +48,7 @@ _ROUTED = LAYER_FIELDS.index("routed")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, before anything is measured.
+    """What a comparison is over, and what will count as a difference; set before anything is measured.
 
     `data` is a JSONL file or "builtin"; `margin` is what a difference in KL must exceed to matter, in nats a token.
     `second_half` scores tokens by llama.cpp's rule; `max_tokens` cuts longer documents.
@@ -69,7 +69,7 @@ def run_comparison(
     progress: Watch = unwatched,
     ranks: Ranks | None = None,
 ) -> tuple[dict[str, Any], bool]:
-    """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to tell it.
+    """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to show it.
 
     Raises UsageError, DataError for the data, and what `compare` raises; OtherRankError where another rank says why.
     """
@@ -96,8 +96,8 @@ def make_record(
     question: Question,
     options: CompareOptions,
 ) -> dict[str, Any]:
-    """Write down what a finished pass gave."""
-    names = [told["name"] for told in done.candidates]
+    """Make the record of a finished pass: `done` is its report, `tally` has its scores."""
+    names = [entry["name"] for entry in done.candidates]
     by_name = {c.name: c for c in candidates}
     name = question.data if question.data == BUILTIN else Path(question.data).name
     baseline = {
@@ -122,8 +122,8 @@ def make_record(
         "pass": {**done.figures(), "sha256_checked": source.sha256_checked},
         "baseline": baseline,
         "candidates": [
-            _candidate(tally, i, told, by_name.get(told["name"]), names, question)
-            for i, told in enumerate(done.candidates)
+            _candidate(tally, i, entry, by_name.get(entry["name"]), names, question)
+            for i, entry in enumerate(done.candidates)
         ],
         "notes": [*documents.notes, *_alike(documents, tally), *done.notes, *_unseen_margins(tally)],
         "caveat": CAVEAT,
@@ -147,7 +147,6 @@ def _check(candidates: Sequence[Candidate], question: Question) -> None:
 
 def _data(name: str, documents: Documents, tally: Tally) -> dict[str, Any]:
     """What the figures are over; `slices` counts each slice's documents."""
-    kept = documents.documents
     scored = int(tally.token_sums(0, ACCUMULATED)[0, :, 0].sum())
     if scored == 0:
         raise DataError(f"{name}: no token was scored; with --second-half, documents of 3 tokens or more are needed")
@@ -159,8 +158,8 @@ def _data(name: str, documents: Documents, tally: Tally) -> dict[str, Any]:
     return {
         "name": name,
         "sha256": documents.sha256,
-        "documents": len(kept),
-        "tokens": sum(len(d.tokens) for d in kept),
+        "documents": len(documents.documents),
+        "tokens": sum(len(d.tokens) for d in documents.documents),
         "scored_tokens": scored,
         "slices": dict(sorted(slices.items())),
     }
@@ -175,43 +174,48 @@ def _options(question: Question, options: CompareOptions) -> dict[str, Any]:
 
 
 def _candidate(
-    tally: Tally, i: int, told: dict[str, Any], given: Candidate | None, names: Sequence[str], question: Question
+    tally: Tally,
+    i: int,
+    entry: dict[str, Any],
+    candidate: Candidate | None,
+    names: Sequence[str],
+    question: Question,
 ) -> dict[str, Any]:
-    """One candidate: what it is, its verdicts, its figures."""
-    found: dict[str, Any] = {"name": told["name"], "kind": _kind(told), **told}
-    if given is not None and given.recipe is not None:
-        found["recipe"] = given.recipe.as_dict()
+    """One candidate: what it is, its verdicts, its figures. `entry` is the pass's, `candidate` None for the floor."""
+    record: dict[str, Any] = {"name": entry["name"], "kind": _kind(entry), **entry}
+    if candidate is not None and candidate.recipe is not None:
+        record["recipe"] = candidate.recipe.as_dict()
     margin, confidence = question.margin, question.confidence
-    if NOISE_FLOOR in names and told["name"] != NOISE_FLOOR:
+    if NOISE_FLOOR in names and entry["name"] != NOISE_FLOOR:
         floor = names.index(NOISE_FLOOR)
-        found["verdict"] = against_floor(tally, i, floor, NOISE_FLOOR, margin, confidence).as_dict()
-    found["beside"] = [
+        record["verdict"] = against_floor(tally, i, floor, NOISE_FLOOR, margin, confidence).as_dict()
+    record["beside"] = [
         against_each_other(tally, i, other, name, margin, confidence).as_dict()
         for other, name in enumerate(names)
-        if other != i and NOISE_FLOOR not in (name, told["name"])
+        if other != i and NOISE_FLOOR not in (name, entry["name"])
     ]
-    found["measurements"] = [
+    record["measurements"] = [
         *token_measurements(tally, i, confidence),
         *routing_damage(tally, i, confidence),
         *difference_measurements(tally, i, names, confidence),
         *layer_measurements(tally, i, confidence),
     ]
-    return found
+    return record
 
 
 def _alike(documents: Documents, tally: Tally) -> list[str]:
     """Say which documents are not independent of each other: copies, and those with a beginning in common."""
-    found, kept = [], documents.documents
-    copies = len(kept) - tally.grouping.clusters
+    notes, texts = [], documents.documents
+    copies = len(texts) - tally.grouping.clusters
     if copies:
-        found.append(f"{copies:,} documents are copies of another; intervals count each text once")
-    shared, tokens = shared_tokens(kept), sum(len(d.tokens) for d in kept)
+        notes.append(f"{copies:,} documents are copies of another; intervals count each text once")
+    shared, tokens = shared_tokens(texts), sum(len(d.tokens) for d in texts)
     if shared > _MUCH_SHARED * tokens:
-        found.append(
+        notes.append(
             f"{shared / tokens:.0%} of the tokens stand in beginnings that documents share (a system prompt, say):"
             " intervals take them as independent and are too narrow there"
         )
-    return found
+    return notes
 
 
 def _unseen_margins(tally: Tally) -> list[str]:
@@ -224,5 +228,5 @@ def _unseen_margins(tally: Tally) -> list[str]:
     return [f"the router's logits are not visible in {which}: no margins there"]
 
 
-def _kind(told: dict[str, Any]) -> str:
-    return "noise floor" if told["name"] == NOISE_FLOOR else "build" if "build" in told else "recipe"
+def _kind(entry: dict[str, Any]) -> str:
+    return "noise floor" if entry["name"] == NOISE_FLOOR else "build" if "build" in entry else "recipe"

@@ -1,4 +1,4 @@
-"""The sink of a compare pass: scores of single tokens and layers, reduced to sums a document.
+"""The sink of a compare pass: scores of single tokens and layers, reduced to sums a document, by group of tokens.
 
 Every figure has an interval clustered by document, so a sum for each document, group and candidate is all that most
 of them need; percentiles need the values themselves, which are kept for KL and for the change in the correct token's
@@ -7,18 +7,17 @@ probability (float32, 8 bytes a token and candidate). What is kept does not grow
 State is plain arrays. Sums are of float64 in the order in which scores came, and a document is scored by one rank, so
 that a resumed pass, and one split over ranks, give the same numbers to the last bit as one that ran through.
 
-Which tokens a figure is over: all, by depth, by turn of the conversation, by slice.
-
-Slices that a document names hold all of its tokens; slices found in the text (`in:json`, …) hold some of them, as do
-buckets of depth and turn. Sums are kept a document and bucket; a named slice is then a choice of documents.
+A figure is over all tokens, or those of a depth, of a turn of the conversation, of a slice. Slices that a document
+names hold all of its tokens; slices found in the text (`in:json`, …) hold some of them, as do buckets of depth and
+turn. Sums are kept a document and bucket; a named slice is then a choice of documents.
 
 Depth is how many tokens the model has read: at input position t that is t + 1, the same t + 1 for the token scored
 there. A scored position belongs to the turn and spans of the token that it predicts, a layer's to those of the token
 that it reads.
 
 Intervals take documents as independent, so copies of a document are one cluster: ten of them say no more than one. Of
-documents that only begin alike (one system prompt, one list of tools) each stays its own; `shared_tokens` says how many
-tokens that concerns, for a record to tell.
+documents that only begin alike (one system prompt, one list of tools) each stays its own; `shared_tokens` counts the
+tokens that this concerns. Figures with intervals are made of these sums in `statistics`.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 from ..stream.scores import LayerScores, TokenScores
+from ..words.text import common_prefix
 from .texts.documents import Document
 
-# --- grouping ---
-
+# --- groups of tokens ---
 
 DEPTHS = (256, 1024, 4096, 16384, 65536)  # last position of each bucket; what is beyond has one more
 TURNS = (1, 2, 4, 8, 16, 32, 64)
@@ -106,14 +105,14 @@ class Grouping:
         at = np.arange(start, start + length)
         tokens = slice(start + shift, start + shift + length)
         rows: list[tuple[int, NDArray[np.bool_] | None]] = [(0, None)]
-        for kind, names, found in (
+        for kind, names, bucket in (
             ("depth", bucket_names(DEPTHS), np.searchsorted(DEPTHS, at + 1)),
             ("turn", bucket_names(TURNS), np.where(d.turns[tokens] > 0, np.searchsorted(TURNS, d.turns[tokens]), -1)),
         ):
-            for place in np.unique(found[found >= 0]):
+            for place in np.unique(bucket[bucket >= 0]):
                 group = Group(kind, names[place])
                 if group in self._place:  # the last token is read, but never predicts
-                    rows.append((self._place[group], found == place))
+                    rows.append((self._place[group], bucket == place))
         for name, mask in d.spans.items():
             if mask[tokens].any():
                 rows.append((self._place[Group("slice", name)], mask[tokens]))
@@ -134,9 +133,9 @@ class Grouping:
         """Sums a document `(documents, fields)` as sums a cluster: copies of a document are added up."""
         if self.clusters == len(self.cluster_of):
             return sums
-        found = np.zeros((self.clusters, sums.shape[1]))
-        np.add.at(found, self.cluster_of, sums)
-        return found
+        clusters = np.zeros((self.clusters, sums.shape[1]))
+        np.add.at(clusters, self.cluster_of, sums)
+        return clusters
 
     def tokens_of(self, group: Group, document: int) -> NDArray[np.bool_]:
         """Which scored positions of a document are in a group `(n - 1,)`."""
@@ -154,15 +153,10 @@ def shared_tokens(documents: Sequence[Document]) -> int:
     Neighbours in the order of the alphabet share the longest beginnings, so each is compared with the one before it.
     """
     ordered = sorted({tuple(d.tokens.tolist()) for d in documents})
-    return sum(_alike(a, b) for a, b in pairwise(ordered))
+    return sum(common_prefix(a, b) for a, b in pairwise(ordered))
 
 
-def _alike(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-# --- tally ---
-
+# --- sums and values ---
 
 Sums = NDArray[np.float64]
 
@@ -206,12 +200,12 @@ class Tally:
         skipped = max(0, self.lengths[document] // 2 - start) if self.second_half else 0
         if skipped >= len(scores.kl):
             return
-        kept = slice(skipped, None)
-        r, q = scores.nll_reference[kept], scores.nll[kept]
-        kl = scores.kl[kept]
-        dp = scores.p[kept].astype(np.float64) - scores.p_reference[kept]
+        scored = slice(skipped, None)
+        r, q = scores.nll_reference[scored], scores.nll[scored]
+        kl = scores.kl[scored]
+        dp = scores.p[scored].astype(np.float64) - scores.p_reference[scored]
         fields = np.stack(
-            [np.ones_like(r), r, q, r * r, q * q, r * q, kl, kl * kl, dp, dp**2, dp**4, scores.same_top[kept]]
+            [np.ones_like(r), r, q, r * r, q * q, r * q, kl, kl * kl, dp, dp**2, dp**4, scores.same_top[scored]]
         )
         places, members = self.grouping.members(document, start + skipped, len(r), shift=1)
         self._sums(f"tokens/{candidate}/{case}")[places, document] += members @ fields.T
@@ -280,8 +274,8 @@ class Tally:
     def layer_sums(self, candidate: int, case: str) -> dict[int, Sums]:
         """Sums of LAYER_FIELDS `(clusters, fields)` of each layer, in order."""
         prefix = f"layers/{candidate}/{case}/"
-        found = {int(name.removeprefix(prefix)): a for name, a in self._arrays.items() if name.startswith(prefix)}
-        return {layer: self.grouping.clustered(found[layer]) for layer in sorted(found)}  # type: ignore[arg-type]
+        by_layer = {int(name.removeprefix(prefix)): a for name, a in self._arrays.items() if name.startswith(prefix)}
+        return {layer: self.grouping.clustered(by_layer[layer]) for layer in sorted(by_layer)}  # type: ignore[arg-type]
 
     def routing_sums(self, candidate: int, case: str) -> Sums:
         """Sums of LAYER_FIELDS over all layers `(groups, documents, fields)`."""
@@ -295,12 +289,12 @@ class Tally:
 
     def _inside(self, group: Group) -> NDArray[np.bool_]:
         """Which tokens' scored positions are in a group `(tokens,)`."""
-        found = self._members.get(group)
-        if found is None:
-            found = self._members[group] = np.zeros(int(self.starts[-1]), bool)
+        inside = self._members.get(group)
+        if inside is None:
+            inside = self._members[group] = np.zeros(int(self.starts[-1]), bool)
             for document, (start, length) in enumerate(zip(self.starts, self.lengths, strict=False)):
-                found[start : start + length - 1] = self.grouping.tokens_of(group, document)
-        return found
+                inside[start : start + length - 1] = self.grouping.tokens_of(group, document)
+        return inside
 
     def margins(self) -> dict[int, tuple[NDArray[np.float64], NDArray[np.intp]]]:
         """The reference router's margins and the cluster of each, for each layer where they were visible."""
@@ -310,22 +304,22 @@ class Tally:
     def _taken(
         self, name: str, inside: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """A value a token, and its cluster; which were taken is told by the counts where a score is not a number."""
+        """The values that were taken, NaN left out, and the cluster of each; both (taken,). `inside` chooses tokens."""
         values = self._arrays[name].astype(np.float64)
         seen = ~np.isnan(values) if inside is None else ~np.isnan(values) & inside
         return values[seen], np.repeat(self.grouping.cluster_of, self.lengths)[seen]
 
     def _sums(self, name: str) -> Sums:
-        found = self._arrays.get(name)
-        if found is None:
-            found = self._arrays[name] = np.zeros(self._shape(name))
-        return found  # type: ignore[return-value]
+        sums = self._arrays.get(name)
+        if sums is None:
+            sums = self._arrays[name] = np.zeros(self._shape(name))
+        return sums  # type: ignore[return-value]
 
     def _values(self, name: str, dtype: type[np.floating]) -> NDArray[np.generic]:
-        found = self._arrays.get(name)
-        if found is None:
-            found = self._arrays[name] = np.full(int(self.starts[-1]), np.nan, dtype)
-        return found
+        values = self._arrays.get(name)
+        if values is None:
+            values = self._arrays[name] = np.full(int(self.starts[-1]), np.nan, dtype)
+        return values
 
     def _shape(self, name: str) -> tuple[int, ...]:
         kind = name.partition("/")[0]

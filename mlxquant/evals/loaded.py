@@ -26,6 +26,7 @@ from ..builds.read.build import Build
 from ..builds.read.loading import load_build
 from ..builds.read.templates import TemplateFailure
 from ..errors import MODEL_ERRORS, BuildError, MeasurementError
+from ..words.text import common_prefix
 from .items import Message, Reply, Timing, Usage
 from .replies import take_apart
 from .sides import Request, Variant
@@ -179,9 +180,9 @@ class LoadedModel:
         """Where system prompt and tools end, and where the last message does: tokens that later prompts share."""
         system = [m for m in request.messages[:1] if m["role"] == "system"]
         other = [*system, {"role": "user", "content": ""}]
-        head = _common(prompt, self._prompt(request, other, add_generation_prompt=False))
+        head = common_prefix(prompt, self._prompt(request, other, add_generation_prompt=False))
         whole = self._prompt(request, request.messages, add_generation_prompt=False)
-        return min(head, len(prompt) - 1), min(_common(prompt, whole), len(prompt) - 1)
+        return min(head, len(prompt) - 1), min(common_prefix(prompt, whole), len(prompt) - 1)
 
     def _read(self, prompt: list[int], start: int, end: int, cache: Any) -> int:
         """Put tokens into the cache; their logits are never computed."""
@@ -214,10 +215,6 @@ def readable(message: Message) -> dict[str, Any]:
             for call in message["tool_calls"]
         ]
     return out
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _timing(asked: float, stamps: Sequence[float]) -> Timing:

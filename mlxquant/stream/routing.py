@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..layout.arrays import module_at
 from ..words.modules import Module
-from ..words.text import some
+from ..words.text import common_prefix, some
 from .model import Call, hook
 from .scores import Routing
 
@@ -62,12 +62,8 @@ def find_places(
 
 def _common(a: str, b: str) -> str:
     """The path of what holds both."""
-    shared = []
-    for x, y in zip(a.split("."), b.split("."), strict=False):
-        if x != y:
-            break
-        shared.append(x)
-    return ".".join(shared)
+    parts = a.split(".")
+    return ".".join(parts[: common_prefix(parts, b.split("."))])
 
 
 @dataclass

@@ -1,12 +1,13 @@
-"""The quantization audit: baseline, progressive quantization, threshold. Records judged; no mlx but in `measure`.
+"""The quantization audit: baseline, progressive quantization, threshold.
 
 candidates   recipes × bits to try, and a comparison's candidates as families whose bits go down
-measure      one streamed pass for all, then the best few as real builds through `eval`
-frontier     what is worth its bytes; thresholds: where a family leaves each tolerance
+run          one streamed pass for all, then the best few as real builds through `eval`
+frontier     what is worth its bytes, and where a family leaves each tolerance
 recommend    the smallest inside every tolerance, and why nothing smaller is
-record       judges by validate's tolerances, and makes the record; `text` and the report show it
+record       judges by validate's tolerances, and makes the record; `report.sweep` shows it
 
-KL decides nothing here but what is dominated: what counts as damage, and how much, is the tolerance file's.
+`run` alone measures, by `divergence`, `builds` and `evals`; the others judge records, without mlx. KL decides only which
+candidates are dominated: what counts as damage, and how much of it, is the tolerance file's.
 """
 
 from __future__ import annotations

@@ -77,12 +77,12 @@ def variations(recipes: Sequence[str], bits: Sequence[int], group_sizes: Sequenc
 
 
 def _changed(recipe: str, bits: int | None, group_size: int | None) -> str:
-    name, given = split_variation(recipe)
-    if bits is not None and not given.keys() & {"bits", "mode"}:
-        given["bits"] = bits
-    if group_size is not None and not given.keys() & {"group_size", "mode"}:
-        given["group_size"] = group_size
-    changes = ",".join(f"{key}={given[key]}" for key in ("bits", "group_size", "mode", "unaligned") if key in given)
+    name, own = split_variation(recipe)
+    if bits is not None and not own.keys() & {"bits", "mode"}:
+        own["bits"] = bits
+    if group_size is not None and not own.keys() & {"group_size", "mode"}:
+        own["group_size"] = group_size
+    changes = ",".join(f"{key}={own[key]}" for key in ("bits", "group_size", "mode", "unaligned") if key in own)
     return f"{name}:{changes}" if changes else name
 
 
@@ -126,8 +126,8 @@ def _family(entry: Mapping[str, Any]) -> tuple[str, int | None]:
     if not default or not isinstance(rules, list):
         return f"alone: {entry['name']}", None
     same = {k: v for k, v in default.items() if k != "bits"}
-    told = [{k: v for k, v in table_of(rule).items() if k not in _WORDS} for rule in rules]
-    key = json.dumps([same, told, recipe.get("unaligned")], sort_keys=True)
+    essence = [{k: v for k, v in table_of(rule).items() if k not in _WORDS} for rule in rules]
+    key = json.dumps([same, essence, recipe.get("unaligned")], sort_keys=True)
     return key, _number(default.get("bits"), int)
 
 

@@ -59,13 +59,13 @@ def frontier(candidates: Sequence[SweepPoint], kind: str = "bytes") -> list[str]
 def dominated(candidates: Sequence[SweepPoint], kind: str = "bytes") -> dict[str, Dominated]:
     """For each candidate that another beats, the one that does so with the least damage."""
     placed = [c for c in candidates if _placed(c, kind)]
-    found = {}
+    beaten = {}
     for c in placed:
         better = [other for other in placed if _beats(other, c, kind)]
         if better:
             best = min(better, key=lambda o: (o.damage or 0.0, size_of(o, kind) or 0, o.name))
-            found[c.name] = Dominated(best.name, _resolved(c, best))
-    return found
+            beaten[c.name] = Dominated(best.name, _resolved(c, best))
+    return beaten
 
 
 def _placed(c: SweepPoint, kind: str) -> bool:
@@ -101,14 +101,14 @@ def thresholds(candidates: Sequence[SweepPoint], checks: Mapping[str, Sequence[C
 
     `statuses` are by bits, from the most; a line whose `tolerance` is None is of all tolerances together.
     """
-    found = []
+    table = []
     families = dict.fromkeys(c.family for c in candidates if c.bits is not None)
     for family in families:
         members = sorted((c for c in candidates if c.family == family and c.bits), key=lambda c: -(c.bits or 0))
         places = dict.fromkeys(place_of(check) for c in members for check in checks[c.name])
         lines = [_line(family, place, members, checks) for place in sorted(places, key=lambda p: p[0])]
-        found += [*lines, _all_of(family, members, checks)]
-    return found
+        table += [*lines, _all_of(family, members, checks)]
+    return table
 
 
 def _line(

@@ -46,12 +46,12 @@ def missed(checks: Sequence[Check]) -> list[Check]:
 
 def reason(check: Check) -> str:
     """What is wrong with one figure: status, limit, figure and interval, and what would settle it."""
-    told = check.as_dict()
+    entry = check.as_dict()
     if check.interval is None:
-        return f"{check.status}: {name(told)}: {check.reason}"
-    found = f"{figure(told['estimate'], 3)} {interval(told, 3)}".strip()
-    after = f" ({said})" if (said := what_now(told)) and check.status != FAIL else ""
-    return f"{check.status}: {name(told)}: {found}{after}"
+        return f"{check.status}: {name(entry)}: {check.reason}"
+    value = f"{figure(entry['estimate'], 3)} {interval(entry, 3)}".strip()
+    after = f" ({remedy})" if (remedy := what_now(entry)) and check.status != FAIL else ""
+    return f"{check.status}: {name(entry)}: {value}{after}"
 
 
 def _preference(c: SweepPoint) -> tuple[Any, ...]:

@@ -73,10 +73,10 @@ def sweep(
         evidence=evidence,
         candidates=candidates,
         checks={
-            name: [_explained(check, found, evidence) for check in judge(read.tolerances, found)]
-            for name, found in sides.items()
+            name: [_explained(check, own_sides, evidence) for check in judge(read.tolerances, own_sides)]
+            for name, own_sides in sides.items()
         },
-        measured_in={name: [e.file for e, _ in found] for name, found in sides.items()},
+        measured_in={name: [e.file for e, _ in own_sides] for name, own_sides in sides.items()},
         warnings=[
             *warnings,
             *(w for name, f in sides.items() for w in check_other_than_baseline(Chosen(name, tuple(f)), allowed=True)),
@@ -104,23 +104,23 @@ def _read(records: Sequence[Path]) -> tuple[Mapping[str, Any], list[Evidence]]:
 def _sides_of(candidate: SweepPoint, evidence: Sequence[Evidence]) -> list[tuple[Evidence, Side]]:
     """A candidate's side in each record that has it. Raises MixedRecordsError where they are of different builds."""
     own = next(side for side in evidence[0].candidates if side.name == candidate.name)
-    found = [(evidence[0], own)]
+    sides = [(evidence[0], own)]
     for e in evidence[1:]:
         judged = [side for side in e.candidates if side.kind != NOISE_FLOOR]
         recipe = own.identity.get("recipe_sha256")
         by_name = [side for side in judged if side.name == candidate.name]
         by_recipe = [side for side in judged if recipe is not None and side.identity.get("recipe_sha256") == recipe]
-        found += [(e, side) for side in (by_name or by_recipe)[:1]]
-    if problems := disagreements(found):
+        sides += [(e, side) for side in (by_name or by_recipe)[:1]]
+    if problems := disagreements(sides):
         raise MixedRecordsError(listed([f"{candidate.name}: records of different builds or sources:", *problems]))
-    return found
+    return sides
 
 
-def _explained(check: Check, found: Sequence[tuple[Evidence, Side]], evidence: Sequence[Evidence]) -> Check:
+def _explained(check: Check, sides: Sequence[tuple[Evidence, Side]], evidence: Sequence[Evidence]) -> Check:
     """Say of a figure that is missing whether it was measured of other candidates only."""
     if check.status != MISSING:
         return check
-    t, here = check.tolerance, {e.file for e, _ in found}
+    t, here = check.tolerance, {e.file for e, _ in sides}
     names = (t.metric, f"{t.metric}_{t.kind}")
     files = [
         e.file
@@ -134,7 +134,7 @@ def _explained(check: Check, found: Sequence[tuple[Evidence, Side]], evidence: S
 
 def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[Evidence, Side]]]) -> list[str]:
     """Sides of other records that are no candidate of the comparison."""
-    taken = {(e.file, side.name) for found in sides.values() for e, side in found}
+    taken = {(e.file, side.name) for own in sides.values() for e, side in own}
     return [
         f"{e.file}: {side.name!r} is no candidate of {evidence[0].file}, by name or by its recipe's hash; left out"
         for e in evidence[1:]
@@ -147,7 +147,7 @@ def _record(swept: _Swept, path: Path, read: Tolerances, notes: Sequence[str]) -
     from .. import __version__
 
     evidence, candidates, checks = swept.evidence, swept.candidates, swept.checks
-    told, late = tolerances_entry(path, read, evidence)
+    entry, late = tolerances_entry(path, read, evidence)
     baseline, more = baseline_of(evidence, None)
     measured = [e for e in evidence if e.machine and not e.machine.get("unknown")]
     every = [check for c in candidates for check in checks[c.name]]
@@ -156,7 +156,7 @@ def _record(swept: _Swept, path: Path, read: Tolerances, notes: Sequence[str]) -
         "mlxquant": __version__,
         "date": shown(datetime.now(UTC)),
         "recommendation": recommend(candidates, checks),
-        "tolerances": told,
+        "tolerances": entry,
         "machine": common([e.machine for e in measured]),
         "versions": common([e.versions for e in measured]),
         "confidence": swept.comparison.get("confidence"),
@@ -186,7 +186,7 @@ def _entry(swept: _Swept, c: SweepPoint) -> dict[str, Any]:
     """One candidate: what it is and weighs, whether it is worth that, its verdict, its figures but those by layer."""
     checks = swept.checks[c.name]
     off = missed(checks)
-    beaten = {kind: found[c.name].as_dict() for kind in SIZES if c.name in (found := dominated(swept.candidates, kind))}
+    dominations = {kind: dominated(swept.candidates, kind) for kind in SIZES}
     measurements = c.entry.get("measurements") or []
     recipe = c.entry.get("recipe")
     return {
@@ -203,7 +203,7 @@ def _entry(swept: _Swept, c: SweepPoint) -> dict[str, Any]:
         "first_missed": {"status": off[0].status, "metric": off[0].tolerance.metric, **dict(off[0].where)}
         if off
         else None,
-        "dominated": beaten,
+        "dominated": {kind: by[c.name].as_dict() for kind, by in dominations.items() if c.name in by},
         "measured_in": list(swept.measured_in[c.name]),
         "measurements": [m for m in measurements if "layer" not in m],
     }

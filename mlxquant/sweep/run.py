@@ -141,8 +141,8 @@ class Folder:
 def _begun_before_markers(folder: Path) -> list[str] | None:
     """The files of a sweep that a version without markers began: it noted its question."""
     note = folder / ASKED
-    asked = _read(note) if disk.is_own(note) else None
-    return [ASKED, COMPARISON] if isinstance(asked, dict) and asked.keys() == _QUESTION else None
+    earlier = _read(note) if disk.is_own(note) else None
+    return [ASKED, COMPARISON] if isinstance(earlier, dict) and earlier.keys() == _QUESTION else None
 
 
 def _check_build(folder: Path) -> list[str]:
@@ -164,16 +164,16 @@ def load_trials(words: Sequence[str], **overrides: Any) -> tuple[list[Trial], li
 
     Raises RecipeError.
     """
-    kept: dict[str, Trial] = {}
+    trials: dict[str, Trial] = {}
     notes = []
     for word in words:
         recipe = load_variation(word, **overrides)
         name = name_of(word, recipe)
-        if (same := kept.get(recipe.sha256)) is not None:
+        if (same := trials.get(recipe.sha256)) is not None:
             notes.append(f"{name} decides the same as {same.name} and was not tried again")
         else:
-            kept[recipe.sha256] = Trial(name, recipe)
-    return list(kept.values()), notes
+            trials[recipe.sha256] = Trial(name, recipe)
+    return list(trials.values()), notes
 
 
 def tolerances_before(path: Path, *, evaluated: bool) -> Tolerances:
@@ -187,11 +187,11 @@ def tolerances_before(path: Path, *, evaluated: bool) -> Tolerances:
 
 def needed(options: CompareOptions, tolerances: Tolerances) -> CompareOptions:
     """Leave out of a pass what no tolerance asks for, and add what one does: layers apart, and forced routing."""
-    asked = {value for t in tolerances.tolerances for value in (t.metric, dict(t.where).get("case"))}
+    wanted = {value for t in tolerances.tolerances for value in (t.metric, dict(t.where).get("case"))}
     return replace(
         options,
-        own=bool(asked & {*_ROUTING, "*"}),
-        teacher_forced_routing=options.teacher_forced_routing or bool(asked & set(_FORCED)),
+        own=bool(wanted & {*_ROUTING, "*"}),
+        teacher_forced_routing=options.teacher_forced_routing or bool(wanted & set(_FORCED)),
     )
 
 
@@ -210,10 +210,10 @@ def compare_all(
     from ..divergence.record import run_comparison
     from ..stream.candidates import Candidate
 
-    asked = json.loads(json.dumps(_asked(source, trials, question, options)))
+    request = json.loads(json.dumps(_request(source, trials, question, options)))
     note = folder.path / ASKED
     if not folder.fresh and folder.comparison.is_file():
-        if changed := list(differences(_read(note), asked)):
+        if changed := list(differences(_read(note), request)):
             raise OutputError(
                 f"{folder.path}: holds the answer to another question; choose another folder, or --fresh:\n"
                 + listed(changed, limit=5)
@@ -221,7 +221,7 @@ def compare_all(
         return folder.comparison
     if folder.fresh:
         folder.empty()
-    folder.keep(note, json.dumps(asked, indent=1))
+    folder.keep(note, json.dumps(request, indent=1))
     options = replace(options, work=folder.passing, fresh=folder.fresh)
     candidates = [Candidate(t.name, recipe=t.recipe) for t in trials]
     record, tells = run_comparison(source, candidates, question, options, progress)
@@ -272,8 +272,8 @@ def evaluate_best(
 
     dtype, notes = _dtype(how)
     sides = list(_sides(trials, how, open_source, dtype, folder))
-    asked = [[s.variant.name for s in sides], {s.name: digest_of(s) for s in how.suites}, how.settings.as_dict()]
-    out = folder.evaluation(sha256(json.dumps(asked).encode()))
+    request = [[s.variant.name for s in sides], {s.name: digest_of(s) for s in how.suites}, how.settings.as_dict()]
+    out = folder.evaluation(sha256(json.dumps(request).encode()))
     files = EvalFiles(out.with_name(f"{out.name}.partial"), folder.fresh)
     with how.playing() as watch:
         record = evaluate(sides, how.suites, how.settings, files, watch)
@@ -325,7 +325,9 @@ def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, wat
     convert(source, layout, make_plan(layout, trial.recipe, source), out, options, watch)
 
 
-def _asked(source: Checkpoint, trials: Sequence[Trial], question: Question, options: CompareOptions) -> dict[str, Any]:
+def _request(
+    source: Checkpoint, trials: Sequence[Trial], question: Question, options: CompareOptions
+) -> dict[str, Any]:
     """All that a comparison's record depends on, but the machine and its software, which the record names."""
     data = question.data
     return {

@@ -63,6 +63,11 @@ def either(values: Sequence[object]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
 
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many entries two sequences begin with in common. ``common_prefix("abcd", "abx") == 2``."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 def counted(n: int, noun: str) -> str:
     """A number with its noun, in the plural by an s. ``counted(1, "task") == "1 task"``."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

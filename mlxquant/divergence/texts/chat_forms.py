@@ -15,7 +15,7 @@ from .marks import Message
 
 Tools = Sequence[dict[str, Any]]
 Conversation = tuple[list[Message], Tools]  # no tools: empty
-Step = Callable[[list[Message], Tools], Conversation]
+Reshape = Callable[[list[Message], Tools], Conversation]
 GREETING = "Hello."
 
 
@@ -31,16 +31,16 @@ def text_arguments(messages: list[Message], tools: Tools) -> Conversation:
 
 def single_calls(messages: list[Message], tools: Tools) -> Conversation:
     """Give each call a message of its own, followed by its result, and an id of nine letters and digits."""
-    made: list[Message] = []
+    reshaped: list[Message] = []
     waiting: dict[str, Message] = {}  # calls whose results have not come yet, by their own ids
     known: dict[str, str] = {}
     for m in messages:
         if m["role"] == "tool" and waiting:
-            was = m.get("tool_call_id")
-            was = was if was in waiting else next(iter(waiting))
-            made += [waiting.pop(was), {**m, "tool_call_id": known[was]}]
+            own_id = m.get("tool_call_id")
+            own_id = own_id if own_id in waiting else next(iter(waiting))
+            reshaped += [waiting.pop(own_id), {**m, "tool_call_id": known[own_id]}]
             continue
-        made += waiting.values()
+        reshaped += waiting.values()
         waiting = {}
         for n, call in enumerate(m.get("tool_calls") or []):
             known[call["id"]] = f"call{len(known):05d}"
@@ -50,20 +50,20 @@ def single_calls(messages: list[Message], tools: Tools) -> Conversation:
                 "tool_calls": [{**call, "id": known[call["id"]]}],
             }
         if not m.get("tool_calls"):
-            made.append(m)
-    return [*made, *waiting.values()], tools
+            reshaped.append(m)
+    return [*reshaped, *waiting.values()], tools
 
 
 def named_ids(messages: list[Message], tools: Tools) -> Conversation:
     """Give calls ids that tell the function's name, as Kimi has them: all that its template shows of a name."""
     known: dict[str, str] = {}
-    made: list[Message] = []
+    reshaped: list[Message] = []
     for m in messages:
         for call in m.get("tool_calls") or []:
             known[call["id"]] = f"functions.{call['function']['name']}:{len(known)}"
         m = _each_call(m, lambda call: {**call, "id": known[call["id"]]}) if m.get("tool_calls") else m
-        made.append({**m, "tool_call_id": known.get(m.get("tool_call_id", ""), "")} if m["role"] == "tool" else m)
-    return made, tools
+        reshaped.append({**m, "tool_call_id": known.get(m.get("tool_call_id", ""), "")} if m["role"] == "tool" else m)
+    return reshaped, tools
 
 
 def joined_system(messages: list[Message], tools: Tools) -> Conversation:
@@ -79,16 +79,16 @@ def joined_system(messages: list[Message], tools: Tools) -> Conversation:
 
 def in_turns(messages: list[Message], tools: Tools) -> Conversation:
     """Let users and assistants speak in turn: neighbours of one role are joined, and a user begins."""
-    made: list[Message] = []
+    reshaped: list[Message] = []
     for m in messages:
-        if m["role"] == "assistant" and all(before["role"] == "system" for before in made):
-            made.append({"role": "user", "content": GREETING})
-        before = made[-1] if made else {}
+        if m["role"] == "assistant" and all(before["role"] == "system" for before in reshaped):
+            reshaped.append({"role": "user", "content": GREETING})
+        before = reshaped[-1] if reshaped else {}
         if before.get("role") == m["role"] != "tool" and not before.get("tool_calls"):
-            made[-1] = {**m, "content": f"{before['content']}\n\n{m['content']}".strip()}
+            reshaped[-1] = {**m, "content": f"{before['content']}\n\n{m['content']}".strip()}
         else:
-            made.append(m)
-    return made, tools
+            reshaped.append(m)
+    return reshaped, tools
 
 
 def schemas_as_text(messages: list[Message], tools: Tools) -> Conversation:
@@ -102,18 +102,18 @@ def schemas_as_text(messages: list[Message], tools: Tools) -> Conversation:
 
 def tools_as_text(messages: list[Message], tools: Tools) -> Conversation:
     """Write schemas, calls and results as text within system's, user's and assistant's messages, those in turn."""
-    made, _ = schemas_as_text(messages, tools)
-    made = [{"role": "user" if m["role"] == "tool" else m["role"], "content": _said(m)} for m in made]
-    return in_turns(made, ())
+    reshaped, _ = schemas_as_text(messages, tools)
+    reshaped = [{"role": "user" if m["role"] == "tool" else m["role"], "content": _text_of(m)} for m in reshaped]
+    return in_turns(reshaped, ())
 
 
-def _said(m: Message) -> str:
+def _text_of(m: Message) -> str:
     if m["role"] == "tool":
         return f"<tool_response>\n{m['content']}\n</tool_response>"
     parts = [m["content"]] if m["content"] else []
     for call in m.get("tool_calls") or []:
-        said = {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-        parts.append(f"<tool_call>\n{_json(said)}\n</tool_call>")
+        words = {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+        parts.append(f"<tool_call>\n{_json(words)}\n</tool_call>")
     return "\n".join(parts)
 
 
@@ -123,7 +123,7 @@ _SCHEMAS = "the tools' schemas stand in the system message"
 _TEXT = "tools and their calls are written as text"
 _JOINED = "the system's words stand in the first user message"
 _TURNS = f"neighbours of one role are joined, and a user begins, with {GREETING!r} if need be"
-_CALLS: tuple[tuple[str, tuple[Step, ...]], ...] = (
+_CALLS: tuple[tuple[str, tuple[Reshape, ...]], ...] = (
     ("", ()),
     ("", (null_contents,)),
     ("", (text_arguments,)),
@@ -132,23 +132,26 @@ _CALLS: tuple[tuple[str, tuple[Step, ...]], ...] = (
     (_SINGLE, (single_calls, text_arguments)),
     (_IDS, (named_ids,)),
 )
-_CALLS_BESIDE = tuple(("; ".join(filter(None, (said, _SCHEMAS))), (schemas_as_text, *steps)) for said, steps in _CALLS)
-_ROLES: tuple[tuple[str, tuple[Step, ...]], ...] = (
+_CALLS_WITHOUT_SCHEMAS = tuple(
+    ("; ".join(filter(None, (note, _SCHEMAS))), (schemas_as_text, *steps)) for note, steps in _CALLS
+)
+_ROLES: tuple[tuple[str, tuple[Reshape, ...]], ...] = (
     ("", ()),
     (_TURNS, (in_turns,)),
     (_JOINED, (joined_system,)),
     (f"{_JOINED}; {_TURNS}", (joined_system, in_turns)),
 )
-# What a form has to say of itself, and its steps: roles are reshaped before schemas, those before calls.
-FORMS: tuple[tuple[str, tuple[Step, ...]], ...] = tuple(
-    ("; ".join(filter(None, (said, told))), (*steps, *more))
-    for ways in (_CALLS, _CALLS_BESIDE, ((_TEXT, (tools_as_text,)),))
-    for told, more in _ROLES
-    for said, steps in ways
+# Each form: its note and its steps, in the order in which forms are tried: roles are reshaped before schemas are
+# written as text, and schemas before calls are.
+FORMS: tuple[tuple[str, tuple[Reshape, ...]], ...] = tuple(
+    ("; ".join(filter(None, (note_of_calls, note_of_roles))), (*calls, *roles))
+    for ways in (_CALLS, _CALLS_WITHOUT_SCHEMAS, ((_TEXT, (tools_as_text,)),))
+    for note_of_roles, roles in _ROLES
+    for note_of_calls, calls in ways
 )
 
 
-def shaped(messages: list[Message], tools: Tools, steps: Sequence[Step]) -> Conversation:
+def shaped(messages: list[Message], tools: Tools, steps: Sequence[Reshape]) -> Conversation:
     """Apply a form's steps."""
     for step in steps:
         messages, tools = step(messages, tools)

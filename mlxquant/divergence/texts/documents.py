@@ -1,13 +1,11 @@
 """The texts that a comparison is made on, as tokens; with each token's turn of conversation and the slices it is in.
 
-Data come as JSONL (`lines` says in what form), or "builtin" for the set that ships with this package. Conversations
-are rendered by the checkpoint's own chat template. Faulty lines are told all together, and nothing is left out in
-silence: what had to be reshaped or cut is in `notes`.
-
-Lines of a data file: what each may hold, and what is wrong with those that hold something else.
+Data come as JSONL, or "builtin" for the set that ships with this package. Conversations are rendered by the
+checkpoint's own chat template (`render`). All faulty lines are reported together, and nothing is left out in silence:
+what had to be reshaped or cut is in `notes`.
 
 A line is a JSON object with `messages` (OpenAI's form: role, content, tool_calls) or `text`, and optionally `tools`
-(a list of schemas, or the name of one in a file of them), `slices` and `id`. Other keys are let be. Conversations
+(a list of schemas, or the name of one in a file of them), `slices` and `id`. Other keys are ignored. Conversations
 come out in one form: contents are text, arguments are parsed, every call has an id.
 """
 
@@ -83,29 +81,29 @@ def parse_messages(value: Any) -> list[Message]:
         raise LineFault(f'"messages" must be a list of messages, found {what(value)}')
     messages: list[Message] = []
     calls = 0
-    for i, given in enumerate(value):
+    for i, message in enumerate(value):
         try:
-            messages.append(_message(given, calls))
+            messages.append(_message(message, calls))
         except LineFault as fault:
             raise LineFault(f"message {i + 1}: {fault}") from None
         calls += len(messages[-1].get("tool_calls", ()))
     return messages
 
 
-def _message(given: Any, calls: int) -> Message:
-    if not isinstance(given, dict):
-        raise LineFault(f"must be a table, found {what(given)}")
-    role = _ROLES.get(given["role"]) if isinstance(given.get("role"), str) else None
+def _message(message: Any, calls: int) -> Message:
+    if not isinstance(message, dict):
+        raise LineFault(f"must be a table, found {what(message)}")
+    role = _ROLES.get(message["role"]) if isinstance(message.get("role"), str) else None
     if role is None:
-        raise LineFault(f'"role" must be one of {", ".join(_ROLES)}; found {json.dumps(given.get("role"))}')
-    made = {**given, "role": role, "content": _content(given.get("content"))}
-    given_calls = given.get("tool_calls")
-    made.pop("tool_calls", None)
-    if given_calls:
-        if not isinstance(given_calls, list):
-            raise LineFault(f'"tool_calls" must be a list, found {what(given_calls)}')
-        made["tool_calls"] = [_call(call, calls + n) for n, call in enumerate(given_calls)]
-    return made
+        raise LineFault(f'"role" must be one of {", ".join(_ROLES)}; found {json.dumps(message.get("role"))}')
+    parsed = {**message, "role": role, "content": _content(message.get("content"))}
+    calls_field = message.get("tool_calls")
+    parsed.pop("tool_calls", None)
+    if calls_field:
+        if not isinstance(calls_field, list):
+            raise LineFault(f'"tool_calls" must be a list, found {what(calls_field)}')
+        parsed["tool_calls"] = [_call(call, calls + n) for n, call in enumerate(calls_field)]
+    return parsed
 
 
 def _content(content: Any) -> str:
@@ -134,8 +132,8 @@ def _call(call: Any, number: int) -> dict[str, Any]:
         arguments = {}
     elif not isinstance(arguments, dict):
         raise LineFault(f"arguments of a call must be a table or JSON text, found {what(arguments)}")
-    given = call.get("id")
-    name = given if isinstance(given, str) and given else f"call{number:05d}"
+    call_id = call.get("id")
+    name = call_id if isinstance(call_id, str) and call_id else f"call{number:05d}"
     return {"id": name, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
@@ -148,13 +146,13 @@ def _tools(tools: Any, named: Mapping[str, Any]) -> list[dict[str, Any]]:
         tools = named[tools]
     if not isinstance(tools, (list, type(None))):
         raise LineFault(f'"tools" must be a list of schemas or the name of one, found {what(tools)}')
-    made = []
+    schemas = []
     for tool in tools or []:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise LineFault(f'a tool must have "function" with "name" and "parameters", found {json.dumps(tool)[:80]}')
-        made.append(tool if "function" in tool else {"type": "function", "function": function})
-    return made
+        schemas.append(tool if "function" in tool else {"type": "function", "function": function})
+    return schemas
 
 
 def _slices(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -231,10 +229,10 @@ def read_documents(data: Path | str, tokenizer: Any, *, max_tokens: int | None =
         raise DataError(listed(problems))
     if not documents:
         raise DataError(f"{path}: holds no documents; one JSON table a line is expected")
-    told = [f"{_count(n)}: {note}" for note, n in notes.most_common()]
+    remarks = [f"{_count(n)}: {note}" for note, n in notes.most_common()]
     if talks and not chat.has_template:
-        told.insert(0, "the tokenizer has no chat template: conversations are written as plain text")
-    return Documents(tuple(documents), sha256(content).hexdigest(), tuple(told))
+        remarks.insert(0, "the tokenizer has no chat template: conversations are written as plain text")
+    return Documents(tuple(documents), sha256(content).hexdigest(), tuple(remarks))
 
 
 def _count(n: int) -> str:
@@ -296,8 +294,8 @@ def _document(line: Line, tokenizer: Any, chat: Chat, notes: Counter[str]) -> Do
         turns = _turns(rendered, chat, encoded)
     n = len(encoded.tokens)
     if n < 2:
-        found = "is empty" if not text.strip() else f"makes {n} token{'s' * (n != 1)}"
-        raise LineFault(f"the document {found}; at least 2 tokens are needed to predict one")
+        size = "is empty" if not text.strip() else f"makes {n} token{'s' * (n != 1)}"
+        raise LineFault(f"the document {size}; at least 2 tokens are needed to predict one")
     return Document(line.id, encoded.tokens, turns, line.slices, token_masks(encoded, spans, len(text)))
 
 

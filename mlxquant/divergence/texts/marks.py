@@ -18,7 +18,7 @@ _SLOTS = 32_000
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MarkedPiece:
     """A text of the conversation as it stands in the rendered one: characters start … end.
 
     kind: the message's role for its content; "name", "key" or "value" within a tool call. call: which of the
@@ -81,9 +81,9 @@ def _marked_value(value: Any, index: int, n: int, marks: Marks) -> Any:
     return value
 
 
-def unmark(text: str, marks: Marks) -> tuple[str, list[Piece]]:
+def unmark(text: str, marks: Marks) -> tuple[str, list[MarkedPiece]]:
     """Take the marks out of a rendered text; the pieces whose two marks both came through, first showing each."""
-    kept: list[str] = []
+    plain: list[str] = []
     at = 0
     starts: dict[int, int] = {}
     ends: dict[int, int] = {}
@@ -94,19 +94,19 @@ def unmark(text: str, marks: Marks) -> tuple[str, list[Piece]]:
             slot, closing = divmod(code - _FIRST, 2)
             (ends if closing else starts).setdefault(slot, at)
         else:
-            kept.append(character)
+            plain.append(character)
             at += 1
-    return "".join(kept), [_piece(marks, slot, start, ends[slot]) for slot, start in starts.items() if slot in ends]
+    return "".join(plain), [_piece(marks, slot, start, ends[slot]) for slot, start in starts.items() if slot in ends]
 
 
-def _piece(marks: Marks, slot: int, start: int, end: int) -> Piece:
+def _piece(marks: Marks, slot: int, start: int, end: int) -> MarkedPiece:
     message, kind, call, _ = marks.slots[slot]
-    return Piece(message, kind, call, start, end)
+    return MarkedPiece(message, kind, call, start, end)
 
 
-def find(text: str, marks: Marks) -> list[Piece]:
+def find(text: str, marks: Marks) -> list[MarkedPiece]:
     """Look the marked texts up in a rendered one, in order: for templates that marks would disturb."""
-    pieces: list[Piece] = []
+    pieces: list[MarkedPiece] = []
     cursor = 0
     for slot, (_, _, _, words) in enumerate(marks.slots):
         start = text.find(words, cursor)

@@ -16,7 +16,7 @@ from typing import Any
 from ...builds.read.templates import TemplateFailure
 from ...errors import MlxquantError
 from .chat_forms import FORMS, Conversation, Tools, shaped
-from .marks import Marks, Message, Piece, find, mark, unmark
+from .marks import MarkedPiece, Marks, Message, find, mark, unmark
 
 Write = Callable[[list[Message], Tools], str]
 
@@ -30,7 +30,7 @@ class Rendered:
     """A conversation as text, where its messages' words stand in it, and how it had to be reshaped ("" if not)."""
 
     text: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MarkedPiece, ...]
     note: str
 
 
@@ -49,35 +49,35 @@ class Chat:
         """Render with the first form that loses nothing. Raises TemplateRefusal, TemplateFailure for an overrun."""
         marked, marks = mark(messages)
         tried: list[Conversation] = []
-        said = "it drops messages or tool calls"
+        reason = "it drops messages or tool calls"
         shape = _shape(messages, tools)
         first = self._first.get(shape, 0)
         for n, (note, steps) in enumerate([*FORMS[first:], *FORMS[:first]], first):
-            given = shaped(list(messages), tools, steps)
-            if given in tried:
+            form = shaped(list(messages), tools, steps)
+            if form in tried:
                 continue
-            tried.append(given)
-            text, fault = self._written(given)
+            tried.append(form)
+            text, fault = self._written(form)
             if fault:
-                said = fault if len(tried) == 1 else said
+                reason = fault if len(tried) == 1 else reason
                 continue
             pieces = self._pieces(text, shaped(marked, tools, steps), marks)
             if not _lost(messages, marks, pieces) and _shows(text, tools):
                 self._first.setdefault(shape, n % len(FORMS))
                 return Rendered(text, tuple(pieces), note)
-        raise TemplateRefusal(f"the chat template cannot render this conversation: {said}")
+        raise TemplateRefusal(f"the chat template cannot render this conversation: {reason}")
 
-    def _pieces(self, text: str, given: Conversation, marks: Marks) -> list[Piece]:
-        written, fault = self._written(given)
+    def _pieces(self, text: str, form: Conversation, marks: Marks) -> list[MarkedPiece]:
+        written, fault = self._written(form)
         plain, pieces = unmark(written, marks)
         return pieces if plain == text and not fault else find(text, marks)
 
-    def _written(self, given: Conversation) -> tuple[str, str]:
+    def _written(self, form: Conversation) -> tuple[str, str]:
         """What the template makes of it, or else what it says against it. Lets an overrun of its bounds pass."""
         from jinja2 import TemplateError
 
         try:
-            return self.write(*given), ""
+            return self.write(*form), ""
         except TemplateFailure as error:
             if error.overrun:
                 raise
@@ -104,8 +104,8 @@ def chat_of(tokenizer: Any) -> Chat:
         return plain_chat()
 
     def write(messages: list[Message], tools: Tools) -> str:
-        given = {"tools": list(tools)} if tools else {}
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False, **given))
+        keywords = {"tools": list(tools)} if tools else {}
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False, **keywords))
 
     return Chat(write, True, *_frame(Chat(write, True, "", "", "")))
 
@@ -143,7 +143,7 @@ def _plain(messages: list[Message], _tools: Tools) -> str:
     return "".join(f"{message['role'].capitalize()}: {message['content'] or ''}\n\n" for message in messages)
 
 
-def _lost(messages: Sequence[Message], marks: Marks, pieces: Sequence[Piece]) -> bool:
+def _lost(messages: Sequence[Message], marks: Marks, pieces: Sequence[MarkedPiece]) -> bool:
     """Whether a text is missing that must be there: any but an assistant's words beside its calls, which some drop."""
     there = {(piece.message, piece.kind, piece.call) for piece in pieces}
     return any(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .marks import Piece
+from .marks import MarkedPiece
 from .render import Chat, Rendered
 from .tokens import Encoded
 
@@ -60,10 +60,10 @@ def text_spans(text: str, written_calls: Iterable[Span] | None = None) -> dict[s
 def rendered_spans(rendered: Rendered, chat: Chat) -> dict[str, list[Span]]:
     """Spans of a rendered conversation."""
     calls = list(call_spans(rendered, chat))
-    said = [piece for piece in rendered.pieces if piece.kind == "assistant"]
-    for piece in said:  # calls that were recorded as text
+    answers = [piece for piece in rendered.pieces if piece.kind == "assistant"]
+    for piece in answers:  # calls that were recorded as text
         calls += [m.span() for m in _MARKUP.finditer(rendered.text, piece.start, piece.end)]
-    written = [(piece.start, piece.end) for piece in said] + calls
+    written = [(piece.start, piece.end) for piece in answers] + calls
     closing = chat.closing.rstrip()
     ends = [(end, end + len(closing)) for _, end in written if closing and rendered.text.startswith(closing, end)]
     return {**text_spans(rendered.text, calls), IN_ASSISTANT: written + ends}
@@ -83,7 +83,7 @@ def call_spans(rendered: Rendered, chat: Chat) -> Iterator[Span]:
         reached = end
 
 
-def _core(text: str, parts: Sequence[Piece]) -> Span:
+def _core(text: str, parts: Sequence[MarkedPiece]) -> Span:
     """From a call's name to the end of its arguments: JSON to its closing bracket, else the last marked word."""
     start = min(p.start for p in parts)
     end = max(p.end for p in parts)
@@ -130,15 +130,15 @@ def _beyond(opening: str, text: str, begin: int, end: int) -> int:
 def json_values(text: str) -> Iterator[tuple[Span, Any]]:
     """Outermost JSON objects and arrays in a text, in order: not {} or [] or [1], which prose and code have too."""
     at = 0
-    while found := _OPENING.search(text, at):
-        at = found.start() + 1
-        if nested := _TOO_DEEP.match(text, found.start()):
+    while opening := _OPENING.search(text, at):
+        at = opening.start() + 1
+        if nested := _TOO_DEEP.match(text, opening.start()):
             at = nested.end()
             continue
-        if parsed := _parsed(text, found.start()):
+        if parsed := _parsed(text, opening.start()):
             end, value = parsed
             if isinstance(value, dict) or len(value) > 1 or (value and isinstance(value[0], (dict, list))):
-                yield (found.start(), end), value
+                yield (opening.start(), end), value
                 at = end
 
 

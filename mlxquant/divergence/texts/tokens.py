@@ -45,9 +45,9 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> Encoded:
     outer = inner if hasattr(inner, "is_fast") else tokenizer
     head = text[:_HEAD]
     if getattr(outer, "is_fast", False) and list(tokenizer.encode(head)) == list(outer(head)["input_ids"]):
-        found = outer(text, add_special_tokens=special, return_offsets_mapping=True)
-        ids = found["input_ids"]
-        pairs = np.asarray(found["offset_mapping"], np.int64).reshape(-1, 2)
+        encoding = outer(text, add_special_tokens=special, return_offsets_mapping=True)
+        ids = encoding["input_ids"]
+        pairs = np.asarray(encoding["offset_mapping"], np.int64).reshape(-1, 2)
     else:
         ids = [int(i) for i in tokenizer.encode(text, add_special_tokens=special)]
         pairs = decoded_offsets(tokenizer, ids, text)
@@ -67,8 +67,8 @@ def decoded_offsets(tokenizer: Any, ids: list[int], text: str) -> NDArray[np.int
     pairs = np.zeros((len(ids), 2), np.int64)
     at = first = 0
     for i, token in enumerate(ids):
-        said = tokenizer.decode(ids[first : i + 1], skip_special_tokens=False)
-        length = _matched(said, text, at)
+        words = tokenizer.decode(ids[first : i + 1], skip_special_tokens=False)
+        length = _matched(words, text, at)
         if length is None and first == i and token in special:
             length = 0
         elif length is None and i + 1 - first < _LONGEST_RUN:
@@ -83,17 +83,17 @@ def decoded_offsets(tokenizer: Any, ids: list[int], text: str) -> NDArray[np.int
     return pairs
 
 
-def _matched(said: str, text: str, at: int) -> int | None:
+def _matched(core: str, text: str, at: int) -> int | None:
     """How many characters from `at` the decoded words cover, whose spacing a decoder may change; None if not whole."""
-    if text.startswith(said, at):
-        return len(said)
-    if said.endswith(_REPLACEMENT):
+    if text.startswith(core, at):
+        return len(core)
+    if core.endswith(_REPLACEMENT):
         return None
-    words = said.strip()
+    core = core.strip()
     start = at
     while start < len(text) and text[start].isspace():
         start += 1
-    return start - at + len(words) if words and text.startswith(words, start) else None
+    return start - at + len(core) if core and text.startswith(core, start) else None
 
 
 # --- tokenizer ---
