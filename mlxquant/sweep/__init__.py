@@ -6,8 +6,8 @@ frontier     what is worth its bytes, and where a family leaves each tolerance
 recommend    the smallest inside every tolerance, and why nothing smaller is
 record       judges by validate's tolerances, and makes the record; `report.sweep` shows it
 
-`run` alone measures, by `divergence`, `builds` and `evals`; the others judge records, without mlx. KL decides only which
-candidates are dominated: what counts as damage, and how much of it, is the tolerance file's.
+`run` alone measures, by `divergence`, `builds` and `evals`; the others judge records, without mlx. KL decides only
+which candidates are dominated: what counts as damage, and how much of it, is the tolerance file's.
 """
 
 from __future__ import annotations
