@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import MlxquantError
 from ..words.interrupts import ask_to_end, asked_to_end, begin
 from ..words.secrets import redact
-from .redacting import redact_all_output, redact_complaint
+from .printing import echo, redact_all_output, redact_complaint
 
 # A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
 # wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
@@ -108,7 +108,7 @@ class _Lazy(click.Group):
 def _tell(text: str) -> None:
     """Print one message on stderr; where nothing can be written to it (a full disk), the exit code alone tells."""
     try:
-        click.echo(f"mlxquant: {text}", err=True)
+        echo(f"mlxquant: {text}", err=True)
     except OSError:
         sys.stderr = io.StringIO()  # else the text is tried again at exit, and fails again
 

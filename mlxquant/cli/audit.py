@@ -8,6 +8,7 @@ import click
 
 from ..errors import BuildError, UsageError
 from .options import json_option
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..check.against_source import Comparison
@@ -47,7 +48,7 @@ def command(
     found = read_build(build)
     against = _measure(found, source, jobs) if source is not None else None
     record = audit_build(found, against)
-    click.echo(_shown(record, build, by, as_json, as_csv, as_md), nl=not (as_csv or as_md))
+    echo(_shown(record, build, by, as_json, as_csv, as_md), nl=not (as_csv or as_md))
     wrong = len(record["disagreements"])
     if wrong:
         raise BuildError(f"{build}: {wrong:,} disagreement{'s' if wrong > 1 else ''}, listed above")
@@ -69,9 +70,9 @@ def _shown(record: dict[str, Any], name: str, by: str, as_json: bool, as_csv: bo
 
         return record_text(record)
     if as_md:
-        from ..report.audit_markdown import markdown
+        from ..report.audit_markdown import audit_markdown
 
-        return markdown(record)
+        return audit_markdown(record)
     from ..report.audit import audit_text, csv_text
 
     return csv_text(record) if as_csv else audit_text(record, name, by)

@@ -14,6 +14,7 @@ from ..words.interrupts import asked_to_end
 from ..words.secrets import secret_from
 from .bars import subject_bar
 from .options import json_option, recipe_files
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..bench.chips import Chip
@@ -223,7 +224,7 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
         if output is not None:
             Output("-o", output).write(f"{record_text(record)}\n")
     finally:  # what took hours is shown also where the disk takes no record
-        click.echo(write(record))
+        echo(write(record))
 
 
 def _predict(builds: tuple[str, ...], settings: BenchSettings, options: dict[str, Any]) -> None:
@@ -241,7 +242,7 @@ def _predict(builds: tuple[str, ...], settings: BenchSettings, options: dict[str
     record = prediction(traffics, _chips(options), settings)
     if options["output"] is not None:
         Output("-o", options["output"]).write(f"{record_text(record)}\n")
-    click.echo(record_text(record) if options["as_json"] else prediction_text(record))
+    echo(record_text(record) if options["as_json"] else prediction_text(record))
 
 
 def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:

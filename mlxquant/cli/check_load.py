@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .options import json_option
+from .printing import echo
 
 
 @click.command()
@@ -31,6 +32,6 @@ def command(build: Path, python: Path | None, tokens: int, as_json: bool) -> Non
     from ..records.files import record_text
 
     record = check_load(build, python=python, tokens=tokens)
-    click.echo(record_text(record) if as_json else check_load_text(record))
+    echo(record_text(record) if as_json else check_load_text(record))
     if not loads(record):
         sys.exit(3)

@@ -16,6 +16,7 @@ from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
 from .bars import subject_bar
 from .options import dtype_option, json_option, override_options, recipe_files, shipped
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..divergence.record import Question
@@ -96,7 +97,7 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
         if output is not None:
             Output("-o", output).write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no record
-        click.echo(text if options["as_json"] else compare_text(record, options["by"]))
+        echo(text if options["as_json"] else compare_text(record, options["by"]))
 
 
 def _measured(
@@ -144,7 +145,7 @@ def _run(
             sys.exit(INTERRUPTED)
         work = given["work"]
         kept = "nothing is kept without --work" if work is None else f"the same command goes on from {work}"
-        click.echo(f"mlxquant: stopped; {kept}", err=True)
+        echo(f"mlxquant: stopped; {kept}", err=True)
         sys.exit(INTERRUPTED)
     return record if tells else None
 
@@ -186,7 +187,7 @@ def pass_bar() -> Iterator[Watch]:
 
         def tell(progress: Progress) -> None:
             if progress.resumed:
-                click.echo(f"mlxquant: {progress.item}", err=True)
+                echo(f"mlxquant: {progress.item}", err=True)
 
         yield tell
         return

@@ -15,6 +15,7 @@ import click
 from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
 from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..builds.write.convert import Options
@@ -78,28 +79,28 @@ def command(
     layout = read_layout(opened, dtype=options.dtype, keep=kept(keep_vision=keep_vision, keep_mtp=keep_mtp))
     plan = make_plan(layout, chosen, opened)
     for note in opened.notes:
-        click.echo(f"mlxquant: {note}", err=True)
+        echo(f"mlxquant: {note}", err=True)
     for warning in plan.warnings:
-        click.echo(f"mlxquant: warning: {warning}", err=True)
+        echo(f"mlxquant: warning: {warning}", err=True)
     if opened.folder is None and opened.revision is not None:
         size = show_bytes(sum(opened.files.values()))
-        click.echo(f"mlxquant: {opened.name} at commit {opened.revision[:12]}: {size}, downloaded as needed", err=True)
+        echo(f"mlxquant: {opened.name} at commit {opened.revision[:12]}: {size}, downloaded as needed", err=True)
     try:
         with progress_bar() as watch:
             done = convert(opened, layout, plan, out, options, watch)
     except KeyboardInterrupt:
-        click.echo(f"mlxquant: stopped; {_kept_work(out)}", err=True)
+        echo(f"mlxquant: stopped; {_kept_work(out)}", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
-        click.echo((out / MANIFEST).read_text(), nl=False)
+        echo((out / MANIFEST).read_text(), nl=False)
         return
     totals = plan.totals
     taken_over = f", {show_bytes(done.resumed_bytes)} taken over" if done.resumed_bytes else ""
-    click.echo(
+    echo(
         f"{out}: {show_bytes(totals['bytes'])}, {totals['bpw']:.4f} bits per weight,"
         f" {len(plan.protected)} modules protected; {done.seconds:.1f} s{taken_over}"
     )
-    click.echo(f"Next: mlxquant audit {shlex.quote(str(out))}", err=True)
+    echo(f"Next: mlxquant audit {shlex.quote(str(out))}", err=True)
 
 
 _OWN = (
@@ -130,7 +131,7 @@ def _begun(source: str, out: Path, *, fresh: bool) -> str:
     commit = None if fresh or repository is None else Partial(out).begun_at(repository)
     if commit is None:
         return source
-    click.echo(f"mlxquant: going on at commit {commit[:12]}; --fresh starts over with the newest", err=True)
+    echo(f"mlxquant: going on at commit {commit[:12]}; --fresh starts over with the newest", err=True)
     return f"{repository}@{commit}"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from .printing import echo
+
 PAPER = ("gates-8bit", "deepseek-8bit")
 GROUP_SIZE = ("--group-size", "64")  # the tiny model's experts are 64 wide; the recipes' 128 does not divide that
 TASK = 1_000_003  # the model was trained on seeds below 1,000,000
@@ -39,7 +41,7 @@ def command(out: Path | None) -> None:
     finally:
         if out is None:
             shutil.rmtree(folder)
-    click.echo(_NEXT)
+    echo(_NEXT)
 
 
 def _chain() -> None:
@@ -49,7 +51,7 @@ def _chain() -> None:
     _say("A tiny checkpoint in the Hub's layout")
     write_store_moe(source)
     for path in sorted(source.iterdir()):
-        click.echo(f"  {path.stat().st_size:>9,}  {path.name}")
+        echo(f"  {path.stat().st_size:>9,}  {path.name}")
     for recipe in PAPER:
         _say(f"Plan: recipe {recipe}")
         _run("plan", source, "-r", recipe, *GROUP_SIZE)
@@ -67,14 +69,14 @@ def _chain() -> None:
 
 
 def _say(title: str) -> None:
-    click.echo(f"\n== {title}")
+    echo(f"\n== {title}")
 
 
 def _run(*words: str | Path) -> None:
     """Run one of our own commands as a person types it, and show what was typed."""
     from . import main
 
-    click.echo(f"$ mlxquant {' '.join(map(str, words))}")
+    echo(f"$ mlxquant {' '.join(map(str, words))}")
     sys.stdout.flush()
     main.main([str(w) for w in words], prog_name="mlxquant", standalone_mode=False)
 
@@ -89,23 +91,23 @@ def _serve(build: str) -> None:
     task = make_task(TASK, 5)
     model, tokenizer = load_build(Path(build))
     messages: list[dict[str, object]] = [{"role": "user", "content": task.turns[0].user}]
-    click.echo(f"  user   {task.turns[0].user}")
+    echo(f"  user   {task.turns[0].user}")
     with Store(task.seed) as store:
         for _ in range(2 * len(task.turns[0].calls) + 1):  # a model that went astray ends somewhere, too
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
             said = str(mlx_lm.generate(model, tokenizer, prompt=prompt, max_tokens=80))
             if tokenizer.tool_call_start not in said:
-                click.echo(f"  model  {said}")
+                echo(f"  model  {said}")
                 return
             text = said.split(tokenizer.tool_call_start)[1].split(tokenizer.tool_call_end)[0]
             try:
                 call = tokenizer.tool_parser(text)
                 answer = store.call(call["name"], call["arguments"])
             except (ValueError, TypeError, KeyError):
-                click.echo(f"  model  {said}   (no valid call)")
+                echo(f"  model  {said}   (no valid call)")
                 return
             result = json.dumps(answer, separators=(",", ":"))
-            click.echo(f"  call   {call['name']} {json.dumps(call['arguments'])}\n  result {result}")
+            echo(f"  call   {call['name']} {json.dumps(call['arguments'])}\n  result {result}")
             messages.append({"role": "assistant", "content": "", "tool_calls": [{"function": call}]})
             messages.append({"role": "tool", "content": result})
 

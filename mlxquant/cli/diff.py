@@ -8,6 +8,7 @@ import click
 
 from ..errors import UsageError
 from .options import json_option
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..builds.read.build import Build
@@ -48,11 +49,11 @@ def command(a: str, b: str, source: str | None, no_bytes: bool, jobs: int | None
     if left.build is not None and right.build is not None and not no_bytes:
         record["tensors"] = _compare(left.build, right.build, jobs)
     if as_json:
-        click.echo(record_text(record))
+        echo(record_text(record))
     elif as_md:
-        click.echo(diff_markdown(record), nl=False)
+        echo(diff_markdown(record), nl=False)
     else:
-        click.echo(diff_text(record))
+        echo(diff_text(record))
 
 
 def _open(source: str) -> Checkpoint:

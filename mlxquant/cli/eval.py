@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..words.secrets import redact, secret_from
 from .bars import subject_bar
 from .options import json_option
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..evals.items import Suite
@@ -87,12 +88,12 @@ def command(**options: Any) -> None:
     _warn([*same_sides(sides), *answers_as(record)])
     if output is not None:
         _publish(output, record_text(record))
-    click.echo(record_text(record) if options["as_json"] else eval_text(record))
+    echo(record_text(record) if options["as_json"] else eval_text(record))
 
 
 def _warn(texts: Iterable[str]) -> None:
     for text in texts:
-        click.echo(f"mlxquant: {redact(text)}", err=True)
+        echo(f"mlxquant: {redact(text)}", err=True)
 
 
 def _settings(options: dict[str, Any]) -> EvalSettings:

@@ -8,6 +8,7 @@ import click
 
 from ..errors import UsageError
 from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..plan.fits import Fit
@@ -66,7 +67,7 @@ def _plan(source: str, recipe: Recipe, layout: dict[str, Any], as_json: bool) ->
 
     opened = open_source(source)
     record = make_plan(read_layout(opened, **layout), recipe, opened).as_dict()
-    click.echo(record_text(record) if as_json else plan_text(record))
+    echo(record_text(record) if as_json else plan_text(record))
 
 
 def _fits(
@@ -90,4 +91,4 @@ def _fits(
     recipes: list[Recipe | Fit] = [*shipped_recipes(**overrides)] if recipe is None else [load(recipe, **overrides)]
     opened = open_source(source)
     record = find_fits(read_layout(opened, **layout), opened, recipes, memory, tokens).as_dict()
-    click.echo(record_text(record) if as_json else fits_text(record))
+    echo(record_text(record) if as_json else fits_text(record))

@@ -13,6 +13,7 @@ from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
 from .options import json_option, override_options
+from .printing import echo
 
 
 @click.command()
@@ -44,9 +45,9 @@ def command(name: str | None, build: str | None, output: Path | None, as_json: b
         _write_found(build, output, as_json)
     elif name is not None:
         recipe = load_recipe(name, **overrides)
-        click.echo(_json(recipe.as_dict()) if as_json else _printed(recipe))
+        echo(_json(recipe.as_dict()) if as_json else _printed(recipe))
     else:
-        click.echo(_json(_records()) if as_json else _table())
+        echo(_json(_records()) if as_json else _table())
 
 
 def _write_found(build: str, output: Path | None, as_json: bool) -> None:
@@ -66,11 +67,11 @@ def _write_found(build: str, output: Path | None, as_json: bool) -> None:
     )
     if output is not None:
         Output("-o", output).write(text)
-        click.echo(f"{output} written; try: mlxquant plan SOURCE -r ./{output}", err=True)
+        echo(f"{output} written; try: mlxquant plan SOURCE -r ./{output}", err=True)
     if as_json:
-        click.echo(_json(parse_recipe(text, where=build).as_dict()))
+        echo(_json(parse_recipe(text, where=build).as_dict()))
     elif output is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
 
 
 def _records() -> dict[str, Any]:

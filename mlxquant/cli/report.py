@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..disk.outputs import Output, check_outputs
+from .printing import echo
 
 
 @click.command()
@@ -39,7 +40,5 @@ def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
     page = make_report([load(path) for path in records], title)
     written.write(page)
     if not available():
-        click.echo(
-            "mlxquant: matplotlib is not installed, so there are no charts: pip install 'mlxquant[report]'", err=True
-        )
-    click.echo(f"{output}: {len(page.encode()) / 1024:,.0f} KiB, from {len(records)} record{'s'[: len(records) > 1]}")
+        echo("mlxquant: matplotlib is not installed, so there are no charts: pip install 'mlxquant[report]'", err=True)
+    echo(f"{output}: {len(page.encode()) / 1024:,.0f} KiB, from {len(records)} record{'s'[: len(records) > 1]}")

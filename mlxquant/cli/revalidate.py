@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import json_option
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..validate.revalidate import Revalidation
@@ -32,7 +33,7 @@ def command(build: Path, records: tuple[Path, ...], as_json: bool) -> None:
     from ..validate.revalidate import revalidate
 
     found = revalidate(build, records)
-    click.echo(record_text(found.as_dict()) if as_json else _text(found))
+    echo(record_text(found.as_dict()) if as_json else _text(found))
     if not found.holds:
         sys.exit(1)
 

@@ -17,6 +17,7 @@ from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .options import dtype_option, json_option, recipe_files
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..sweep.run import Evaluating, Folder, Trial
@@ -88,11 +89,11 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
         if written is not None:
             written.write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no record
-        click.echo(text if as_json else sweep_text(record))
+        echo(text if as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
     if (words := convert_command(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
-        click.echo(f"Next: {words}", err=True)
+        echo(f"Next: {words}", err=True)
 
 
 def _judged(kept: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
             return _swept(source, trials, tolerances, notes, folder, options)
         except KeyboardInterrupt:
             kept = f"the same command goes on from {work}" if options["work"] else "nothing is kept without --work"
-            click.echo(f"mlxquant: stopped; {kept}", err=True)
+            echo(f"mlxquant: stopped; {kept}", err=True)
             sys.exit(INTERRUPTED)
 
 
@@ -152,7 +153,7 @@ def _swept(
     how = _evaluating(options) if options["few"] else None
     pass_options = CompareOptions(**{k: options[k] for k in ("compute", "chunk", "dtype", "allow_nonfinite")})
     opened = open_source(source, weights=True)
-    click.echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
+    echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
     with pass_bar() as watch:
         compared = compare_all(opened, trials, question_of(options), needed(pass_options, tolerances), folder, watch)
     if compared is None:
@@ -164,7 +165,7 @@ def _swept(
     if not names:
         unplayed = "nothing was evaluated: every candidate is outside a tolerance already"
         return sweep([compared], options["tolerances"], notes=[*notes, unplayed])
-    click.echo(f"mlxquant: evaluating {', '.join(names)}", err=True)
+    echo(f"mlxquant: evaluating {', '.join(names)}", err=True)
     at = source if opened.revision is None or opened.folder else f"{opened.name}@{opened.revision}"  # a branch moves on
     evaluated, said = evaluate_best(
         [t for t in trials if t.name in names], how, lambda: open_source(at, weights=True), folder

@@ -12,6 +12,7 @@ import click
 from ..disk.outputs import Output, check_outputs, record_of
 from ..errors import MlxquantError, RecordError, UsageError
 from .options import json_option
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..results.tau2 import Results
@@ -76,9 +77,9 @@ def command(
     text = record_text(record)
     if written is not None:
         written.write(f"{text}\n")
-    click.echo(text if as_json else tau2_text(record))
+    echo(text if as_json else tau2_text(record))
     for problem in failed:
-        click.echo(f"mlxquant: left out: {problem}", err=True)
+        echo(f"mlxquant: left out: {problem}", err=True)
     if failed:
         sys.exit(RecordError.exit_code)
 

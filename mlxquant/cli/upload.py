@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..words.units import show_bytes
+from .printing import echo
 
 
 @click.command()
@@ -40,14 +41,14 @@ def command(
 
     what = prepare(build, repository, benches, base_model=base_model)
     if dry_run:
-        click.echo(what.card)
+        echo(what.card)
         for name, size in sorted({**what.files, README: len(what.card.encode())}.items()):
-            click.echo(f"{size:>18,}  {name}")
+            echo(f"{size:>18,}  {name}")
         who = "public" if public else "private, if it is new"
-        click.echo(f"{what.nbytes:>18,}  bytes for {repository} ({who}); nothing was uploaded", err=True)
+        echo(f"{what.nbytes:>18,}  bytes for {repository} ({who}); nothing was uploaded", err=True)
         return
     done = upload(what, public=public)
-    click.echo(f"{done.url}: {show_bytes(what.nbytes)} at commit {done.commit[:12]}")
+    echo(f"{done.url}: {show_bytes(what.nbytes)} at commit {done.commit[:12]}")
     if done.others:
         shown = ", ".join(done.others[:5]) + (f" and {len(done.others) - 5} more" if len(done.others) > 5 else "")
-        click.echo(f"mlxquant: warning: the repository holds other files too: {shown}", err=True)
+        echo(f"mlxquant: warning: the repository holds other files too: {shown}", err=True)

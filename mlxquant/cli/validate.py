@@ -12,6 +12,7 @@ from ..disk.outputs import Output, check_outputs, record_of
 from ..errors import UsageError
 from . import FAILED, OPEN
 from .options import json_option
+from .printing import echo
 
 _PATH = click.Path(path_type=Path)
 _DEFAULT = Path("tolerances.toml")
@@ -91,7 +92,7 @@ def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any])
     forms = {"output": f"{text}\n", "markdown": verdict_markdown(record), "junit": verdict_junit(record)}
     for option, output in outputs.items():
         output.write(forms[option])
-    click.echo(text if options["as_json"] else verdict_text(record))
+    echo(text if options["as_json"] else verdict_text(record))
     if record["verdict"] != "PASS":
         sys.exit(FAILED if record["verdict"] == "FAIL" else OPEN)
 
@@ -106,7 +107,7 @@ def _init(records: tuple[Path, ...]) -> None:
     output = Output("--init", path)
     check_outputs([output])
     output.write(default_text())
-    click.echo(f"{path}: written; set its numbers before you measure, and keep it under version control", err=True)
+    echo(f"{path}: written; set its numbers before you measure, and keep it under version control", err=True)
 
 
 def _list_metrics() -> None:
@@ -114,7 +115,7 @@ def _list_metrics() -> None:
 
     for metric in METRICS:
         name = metric.shown or metric.name
-        click.echo(f"{name:<29} {metric.meaning}; {metric.best} ({metric.family})")
+        echo(f"{name:<29} {metric.meaning}; {metric.best} ({metric.family})")
 
 
 def _since(
@@ -131,6 +132,6 @@ def _since(
     text = record_text(record)
     if written is not None:
         written.write(f"{text}\n")
-    click.echo(text if as_json else since_text(record))
+    echo(text if as_json else since_text(record))
     if record["again"]:
         sys.exit(FAILED)

@@ -11,6 +11,7 @@ import click
 from ..errors import BuildError, MlxquantError, UsageError
 from ..words.units import show_bytes
 from .options import json_option
+from .printing import echo
 
 if TYPE_CHECKING:
     from ..check.verify import Verified
@@ -44,7 +45,7 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
         found = verify(build, threads=jobs, watch=watch)
     if source is not None:
         found = _against_source(found, build, source, everything=everything, seed=seed, threads=jobs)
-    click.echo(record_text(found.as_dict()) if as_json else _text(found, build))
+    echo(record_text(found.as_dict()) if as_json else _text(found, build))
     count = len(found.differences)
     if count:
         raise BuildError(f"{build}: {count:,} difference{'s' if count > 1 else ''}, listed above")

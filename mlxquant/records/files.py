@@ -18,7 +18,7 @@ from typing import Any
 from ..disk.files import read_regular
 from ..errors import RecordError
 from ..words.secrets import redacted
-from ..words.text import printable
+from ..words.text import json_escaped, plain_texts, printable
 from .schemas import check
 
 _DIGITS = 25  # of a whole number of 64 bits, with room for zeros
@@ -87,7 +87,7 @@ def _parsed(text: bytes) -> Any:
         value = json.loads(whole, object_pairs_hook=unique_keys)
     if deeper_than(value, _DEEPEST):
         raise ValueError(f"tables within tables more than {_DEEPEST} deep")
-    return value
+    return value if text.isascii() and b"\\" not in text else plain_texts(value)
 
 
 def deeper_than(value: Any, depth: int) -> bool:
@@ -131,7 +131,7 @@ def _entry(entry: dict[str, Any]) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json_escaped(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _whole(text: str) -> int:

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..records.modules import grouped, stored_as
 from ..words.text import filled
 from ..words.units import show_bytes
-from .audit_markdown import bits, by_role, format_name, grouped, percent, protected_text, unaligned_of, worst_row
+from .audit_markdown import bits, by_role, percent, protected_text, unaligned_of, worst_row
 from .plan import recipe_text, short_layer
 
 _SHOWN = 20
@@ -63,8 +64,9 @@ def _role_table(record: Mapping[str, Any]) -> str:
     rows = []
     for g in by_role(record):
         m = g.first
-        cells = (f"{len(g.members):,}", format_name(m), show_bytes(g.sum("bytes"), 1), percent(g.relative))
-        rows.append((m["role"], short_layer(m["layer_type"]), *cells, percent(g.share)))
+        relative, share = (g.errors.relative, g.errors.max_range_share) if g.errors else (None, None)
+        cells = (f"{len(g.members):,}", stored_as(m), show_bytes(g.sum("bytes"), 1))
+        rows.append((m["role"], short_layer(m["layer_type"]), *cells, percent(relative), percent(share)))
     headers = ("role", "layer", "modules", "format", "bytes", "rms err", "range")
     return _table(rows, headers, ("left", "left", "right", "left", "right", "right", "right"))
 
@@ -77,7 +79,7 @@ def _tensor_table(record: Mapping[str, Any]) -> str:
         errors = m["errors"] or {"relative_rms_error": None, "max_range_share": None}
         row = worst_row(m) if m["errors"] else "-"
         shown = (percent(errors["relative_rms_error"]), percent(errors["max_range_share"]), row)
-        rows.append((_cut(m["path"].removeprefix(prefix)), format_name(m), *shown))
+        rows.append((_cut(m["path"].removeprefix(prefix)), stored_as(m), *shown))
     headers = ("module", "format", "rms err", "range", "worst row")
     table = _table(rows, headers, ("left", "left", "right", "right", "right"))
     return f"{filled('paths', f'in {prefix}*')}\n\n{table}" if prefix else table

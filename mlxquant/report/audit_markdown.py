@@ -8,75 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..records.modules import is_unaligned
-from ..words.formats import Format
+from ..records.modules import Group, grouped, is_unaligned, stored_as
+from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes
 from .plan import recipe_text, unaligned_text
 
-_SUMS = ("sum_sq_error", "sum_sq_weight", "max_abs_error", "max_range_share")
 _WORST = 12
 _LISTED = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Modules told as one: what they share, how many there are, and their errors taken together.
-
-    `relative` is sqrt(Σe² / Σw²) over all of them, `lowest` and `highest` that of single modules, `share` and
-    `absolute` the largest of any; None where nothing was measured. Modules whose errors are no numbers are left out.
-    `worst` is the module with the highest.
-    """
-
-    members: tuple[Mapping[str, Any], ...]
-    relative: float | None
-    lowest: float | None
-    highest: float | None
-    share: float | None
-    absolute: float | None
-    worst: str | None
-
-    @property
-    def first(self) -> Mapping[str, Any]:
-        """The member that speaks for what they share."""
-        return self.members[0]
-
-    def sum(self, key: str) -> int:
-        """A number added up over the members."""
-        return sum(int(m[key]) for m in self.members)
-
-
-def grouped(modules: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]) -> list[Group]:
-    """Group a record's modules by what `key` gives, in the order in which groups first come."""
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
-    for m in modules:
-        groups.setdefault(key(m), []).append(m)
-    return [_group(tuple(members)) for members in groups.values()]
-
-
-def _group(members: tuple[Mapping[str, Any], ...]) -> Group:
-    measured = [(m, m["errors"]) for m in members if m["errors"] and None not in (m["errors"][s] for s in _SUMS)]
-    sums = [(e["sum_sq_error"], e["sum_sq_weight"]) for _, e in measured]
-    ratios = {m["path"]: e["relative_rms_error"] for m, e in measured if e["relative_rms_error"] is not None}
-    weight = sum(w for _, w in sums)
-    return Group(
-        members=members,
-        relative=sqrt(sum(e for e, _ in sums) / weight) if weight else 0.0 if sums else None,
-        lowest=min(ratios.values(), default=None),
-        highest=max(ratios.values(), default=None),
-        share=max((e["max_range_share"] for _, e in measured), default=None),
-        absolute=max((e["max_abs_error"] for _, e in measured), default=None),
-        worst=max(ratios, key=lambda path: ratios[path], default=None),
-    )
-
-
-def format_name(module: Mapping[str, Any]) -> str:
-    """What a module is stored as: its format, or the dtype it keeps."""
-    return str(Format.from_dict(module["format"])) if module["format"] else str(module["dtype"]).lower()
 
 
 def percent(value: float | None) -> str:
@@ -99,7 +40,7 @@ def sqnr(relative: float | None) -> str:
 # --- Markdown ---
 
 
-def markdown(record: Mapping[str, Any]) -> str:
+def audit_markdown(record: Mapping[str, Any]) -> str:
     """Write AUDIT.md: what the build is, its errors by role, what is kept and why, every module in groups."""
     parts = [
         "# Audit of this build",
@@ -125,10 +66,12 @@ def _summary(record: Mapping[str, Any]) -> str:
     quantized, kept = totals["quantized"], totals["unquantized"]
     rows = []
     if source:
-        rows.append(("source", " at ".join(str(v) for v in (source.get("name"), source.get("revision")) if v)))
+        rows.append(("source", " at ".join(markdown(v) for v in (source.get("name"), source.get("revision")) if v)))
         if source.get("model_type"):
-            rows.append(("model", f"{source['model_type']}, {source.get('layers')} layers"))
-    rows.append(("recipe", f"{recipe_text(recipe)} (sha256 {recipe['sha256']})" if recipe else "not known"))
+            rows.append(("model", f"{markdown(source['model_type'])}, {source.get('layers')} layers"))
+    rows.append(
+        ("recipe", f"{markdown(recipe_text(recipe))} (sha256 {markdown(recipe['sha256'])})" if recipe else "not known")
+    )
     rows += [
         ("parameters", f"{totals['parameters']:,}"),
         ("bytes", f"{totals['bytes']:,} ({show_bytes(totals['bytes'])}), {bits(totals['bpw'])} bits per weight"),
@@ -138,7 +81,7 @@ def _summary(record: Mapping[str, Any]) -> str:
         ("protected", protected_text(record)),
     ]  # fmt: skip
     left = unaligned_of(record)
-    return _table(("", ""), [*rows, *([("unaligned", left)] if left else [])])
+    return markdown_table(("", ""), [*rows, *([("unaligned", left)] if left else [])])
 
 
 def protected_text(record: Mapping[str, Any]) -> str:
@@ -175,9 +118,8 @@ def _by_role(record: Mapping[str, Any]) -> list[str]:
     for g in by_role(record):
         m = g.first
         rows.append((
-            m["role"], m["layer_type"] or "", format_name(m), f"{len(g.members):,}", f"{g.sum('parameters'):,}",
-            f"{g.sum('bytes'):,}", percent(g.relative), sqnr(g.relative), number(g.absolute), percent(g.share),
-            f"`{g.worst}`" if g.worst else "",
+            m["role"], m["layer_type"] or "", stored_as(m), f"{len(g.members):,}", f"{g.sum('parameters'):,}",
+            f"{g.sum('bytes'):,}", *_pooled(g), code(g.errors.worst) if g.errors else "",
         ))  # fmt: skip
     total = record["totals"]["errors"]
     if total:
@@ -185,15 +127,23 @@ def _by_role(record: Mapping[str, Any]) -> list[str]:
         rows.append((
             "all quantized", "", "", f"{whole['modules']:,}", f"{whole['parameters']:,}", f"{whole['bytes']:,}",
             percent(total["relative_rms_error"]), sqnr(total["relative_rms_error"]), number(total["max_abs_error"]),
-            percent(total["max_range_share"]), f"`{total['worst_module']}`",
+            percent(total["max_range_share"]), code(total["worst_module"]),
         ))  # fmt: skip
-    return [_table(header, rows)]
+    return [markdown_table(header, rows)]
+
+
+def _pooled(group: Group) -> tuple[str, str, str, str]:
+    """Relative RMS error, SQNR, largest error and range share of a group, for a row."""
+    e = group.errors
+    if e is None:
+        return percent(None), sqnr(None), number(None), percent(None)
+    return percent(e.relative), sqnr(e.relative), number(e.max_abs_error), percent(e.max_range_share)
 
 
 def by_role(record: Mapping[str, Any]) -> list[Group]:
     """The modules of a role, layer type and format together, in the record's order of roles."""
     order = list(dict.fromkeys((g["role"], g["layer_type"]) for g in record["by_role"]))
-    groups = grouped(record["modules"], lambda m: (m["role"], m["layer_type"], format_name(m)))
+    groups = grouped(record["modules"], lambda m: (m["role"], m["layer_type"], stored_as(m)))
     return sorted(groups, key=lambda g: order.index((g.first["role"], g.first["layer_type"])))
 
 
@@ -205,16 +155,20 @@ def _kept(record: Mapping[str, Any]) -> str:
         roles = Counter(m["role"] for m in g.members)
         rows.append((
             "protected" if g.first["protected"] else "", ", ".join(f"{n:,} {role}" for role, n in roles.items()),
-            f"{g.sum('bytes'):,}", g.first["reason"], f"`{g.first['rule']}`" if g.first["rule"] else "",
+            f"{g.sum('bytes'):,}", markdown(g.first["reason"]), code(g.first["rule"]) if g.first["rule"] else "",
         ))  # fmt: skip
-    return _table(("", "modules", "bytes", "reason", "rule"), rows) if rows else "Nothing: every module is quantized."
+    return (
+        markdown_table(("", "modules", "bytes", "reason", "rule"), rows)
+        if rows
+        else "Nothing: every module is quantized."
+    )
 
 
 def _worst(record: Mapping[str, Any]) -> list[str]:
     measured = [m for m in record["modules"] if m["errors"] and m["errors"]["relative_rms_error"] is not None]
     measured.sort(key=lambda m: -m["errors"]["relative_rms_error"])
     rows = [
-        (f"`{m['path']}`", format_name(m), percent(e["relative_rms_error"]), sqnr(e["relative_rms_error"]),
+        (code(m["path"]), stored_as(m), percent(e["relative_rms_error"]), sqnr(e["relative_rms_error"]),
          number(e["max_abs_error"]), percent(e["max_range_share"]),
          f"{worst_row(m)} ({percent(e['worst_row_relative_rms_error'])})")
         for m in measured[:_WORST] for e in [m["errors"]]
@@ -222,7 +176,7 @@ def _worst(record: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     header = ("module", "format", "rel. RMS", "SQNR dB", "largest error", "range share", "worst row")
-    return [f"## The {len(rows)} modules with the largest relative error", _table(header, rows)]
+    return [f"## The {len(rows)} modules with the largest relative error", markdown_table(header, rows)]
 
 
 def worst_row(module: Mapping[str, Any]) -> str:
@@ -233,18 +187,19 @@ def worst_row(module: Mapping[str, Any]) -> str:
 
 def _modules(record: Mapping[str, Any]) -> str:
     def key(m: Mapping[str, Any]) -> Any:
-        return _pattern(m), tuple(m["shape"]), format_name(m), m["dtype"], m["reason"], m["rule"]
+        return _pattern(m), tuple(m["shape"]), stored_as(m), m["dtype"], m["reason"], m["rule"]
 
     rows = []
     for g in grouped(record["modules"], key):
         m = g.first
         layers = layers_text([n["layer"] for n in g.members if n["layer"] is not None])
-        error = percent(g.lowest) if g.lowest == g.highest else f"{percent(g.lowest)} to {percent(g.highest)}"
+        lowest, highest = (g.errors.lowest, g.errors.highest) if g.errors else (None, None)
+        error = percent(lowest) if lowest == highest else f"{percent(lowest)} to {percent(highest)}"
         rows.append((
-            f"`{_pattern(m)}`", layers, m["role"], " × ".join(f"{n:,}" for n in m["shape"]), format_name(m),
-            f"{g.sum('bytes'):,}", error, ("protected: " if m["protected"] else "") + m["reason"],
+            code(_pattern(m)), layers, m["role"], " × ".join(f"{n:,}" for n in m["shape"]), stored_as(m),
+            f"{g.sum('bytes'):,}", error, ("protected: " if m["protected"] else "") + markdown(m["reason"]),
         ))  # fmt: skip
-    return _table(("module", "layers", "role", "shape", "stored as", "bytes", "rel. RMS", "reason"), rows)
+    return markdown_table(("module", "layers", "role", "shape", "stored as", "bytes", "rel. RMS", "reason"), rows)
 
 
 def _pattern(module: Mapping[str, Any]) -> str:
@@ -268,11 +223,5 @@ def _listed(title: str, lines: Sequence[str], lead: str) -> list[str]:
     if not lines:
         return []
     more = [f"- … and {len(lines) - _LISTED:,} more, in `audit.json`"] if len(lines) > _LISTED else []
-    bullets = "\n".join([*(f"- {line}" for line in lines[:_LISTED]), *more])
+    bullets = "\n".join([*(f"- {markdown(line)}" for line in lines[:_LISTED]), *more])
     return [part for part in (f"## {title}", lead, bullets) if part]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A GitHub table; cells are text already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

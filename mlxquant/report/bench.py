@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..stats.interval import CONFIDENCE
-from ..words.text import WIDTH, cut, labelled, table
+from ..words.text import WIDTH, cut, labelled, markdown, markdown_table, table
 from ..words.units import show_bytes, show_count
 
 _NAME = 14
@@ -37,12 +37,12 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
         size = show_bytes(build["bytes"]) if build.get("bytes") else "-"
         params = show_count(build["parameters"]) if build.get("parameters") else "-"
         backend = "MLX" if build.get("kind") == "build" else build.get("kind", "-")
-        rows.append((_cell(build["name"]), size, params, backend, r["test"], *_speed_cells(r)))
-    parts = [_markdown(header, rows, "lrrllrrrr")]
+        rows.append((markdown(build["name"]), size, params, backend, r["test"], *_speed_cells(r)))
+    parts = [markdown_table(header, rows, "lrrllrrrr")]
     if record["ratios"]:
-        cells = [(r["test"], _cell(_named(record, r)), *_ratio_cells(r)) for r in record["ratios"]]
-        parts.append(_markdown(("test", "ratio of", "ratio", f"{CONFIDENCE:.0%} interval", ""), cells, "llrll"))
-    parts.append("\n".join(f"- {line}" for line in (*_facts(record), *_failures(record), *record["notes"])))
+        cells = [(r["test"], markdown(_named(record, r)), *_ratio_cells(r)) for r in record["ratios"]]
+        parts.append(markdown_table(("test", "ratio of", "ratio", f"{CONFIDENCE:.0%} interval", ""), cells, "llrll"))
+    parts.append("\n".join(f"- {markdown(line)}" for line in (*_facts(record), *_failures(record), *record["notes"])))
     return "\n\n".join(parts)
 
 
@@ -189,12 +189,3 @@ def _name(record: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 def _named(record: Mapping[str, Any], ratio: Mapping[str, Any]) -> str:
     a, b = (record["builds"][ratio[k]]["name"] for k in ("a", "b"))
     return f"{b} / {a}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    rule = ["---" if side == "l" else "--:" for side in align]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

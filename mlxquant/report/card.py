@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..records.modules import nonfinite_note, not_a_number
+from ..records.modules import grouped, nonfinite_note, not_a_number, stored_as
+from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes, show_count
-from .audit_markdown import by_role, format_name, grouped, percent, sqnr
+from .audit_markdown import by_role, percent, sqnr
 from .bench import bench_markdown
 from .plan import recipe_text
 
@@ -68,12 +69,12 @@ def _front(manifest: Mapping[str, Any], base: str | None) -> str:
 
 def _lead(manifest: Mapping[str, Any], base: str | None) -> str:
     source, recipe = manifest["source"], manifest["recipe"]
-    name = f"[{base}](https://huggingface.co/{base})" if base else f"`{source.get('name')}`"
+    name = f"[{base}](https://huggingface.co/{base})" if base else code(source.get("name"))
     commit = f" at commit `{source['revision'][:12]}`" if source.get("revision") else ""
-    of = f"`{recipe.get('name')}` is " if recipe.get("overrides") else ""  # its summary knows nothing of overrides
-    what = f"{of}{recipe.get('summary') or '-'}"
+    of = f"{code(recipe.get('name'))} is " if recipe.get("overrides") else ""  # its summary knows nothing of overrides
+    what = f"{of}{markdown(recipe.get('summary') or '-')}"
     return (
-        f"{name}{commit} for MLX, quantized with the recipe `{recipe_text(recipe)}`: {what}."
+        f"{name}{commit} for MLX, quantized with the recipe {code(recipe_text(recipe))}: {what}."
         f"{f' {base} says what the model can do and under which license it may be used.' if base else ''}"
     )
 
@@ -87,16 +88,16 @@ def _facts(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
         ("bits per weight", f"{totals['bpw']:.4f}"),
         ("quantized", f"{quantized['modules']:,} modules, {show_count(quantized['parameters'])} parameters"),
         ("protected", f"{audit['protected']['modules']:,} modules that MLX could quantize"),
-        ("recipe", f"`{manifest['recipe'].get('name')}`, sha256 `{manifest['recipe'].get('sha256')}`"),
+        ("recipe", f"{code(manifest['recipe'].get('name'))}, sha256 {code(manifest['recipe'].get('sha256'))}"),
     ]
     if errors:
         relative = errors["relative_rms_error"]
         rows.append(("quantization error", f"{percent(relative)} relative RMS, {sqnr(relative)} dB"))
     if missing := not_a_number(audit["modules"]):
-        rows.append(("not measured", nonfinite_note(missing)))
+        rows.append(("not measured", markdown(nonfinite_note(missing))))
     if overrides := manifest["recipe"].get("overrides"):
-        rows.append(("changed", ", ".join(f"`{o}`" for o in overrides)))
-    return _table(("", ""), rows)
+        rows.append(("changed", ", ".join(code(o) for o in overrides)))
+    return markdown_table(("", ""), rows)
 
 
 def _loading(repository: str, manifest: Mapping[str, Any]) -> str:
@@ -122,25 +123,31 @@ def _protected(audit: Mapping[str, Any]) -> str:
     if not kept:
         return "Nothing that MLX could quantize: norms and other small tensors alone stay as they are."
     rows = [
-        (g.first["role"], f"{len(g.members):,}", format_name(g.first), show_bytes(g.sum("bytes")), g.first["reason"])
+        (
+            g.first["role"],
+            f"{len(g.members):,}",
+            stored_as(g.first),
+            show_bytes(g.sum("bytes")),
+            markdown(g.first["reason"]),
+        )
         for g in grouped(kept, lambda m: (m["role"], m["dtype"], m["reason"]))
     ]
-    return _table(("role", "modules", "kept as", "size", "reason"), rows)
+    return markdown_table(("role", "modules", "kept as", "size", "reason"), rows)
 
 
 def _audit(audit: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         (
             g.first["role"] + (f" ({g.first['layer_type']})" if g.first["layer_type"] else ""),
-            format_name(g.first),
+            stored_as(g.first),
             f"{len(g.members):,}",
             show_bytes(g.sum("bytes")),
-            percent(g.relative),
-            sqnr(g.relative),
+            percent(g.errors.relative if g.errors else None),
+            sqnr(g.errors.relative if g.errors else None),
         )
         for g in by_role(audit)
     ]
-    yield _table(("role", "stored as", "modules", "size", "rel. RMS error", "SQNR dB"), rows)
+    yield markdown_table(("role", "stored as", "modules", "size", "rel. RMS error", "SQNR dB"), rows)
     yield (
         "Every module stands in `AUDIT.md` and `audit.json`; `mlxquant audit` draws them up again from the bytes."
         " `mlxquant.json` has the hash of every file and the checksum of every tensor."
@@ -154,11 +161,6 @@ def _measurements(benches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _made_with(manifest: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    versions = ", ".join(markdown(f"{name} {version}") for name, version in manifest["versions"].items())
     machine = manifest["machine"]
-    return f"{versions}; on {machine.get('chip')}, {machine.get('os')}."
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{versions}; on {markdown(machine.get('chip'))}, {markdown(machine.get('os'))}."

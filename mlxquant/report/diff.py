@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..words.text import WIDTH, filled
+from ..words.text import WIDTH, filled, markdown, markdown_lines
 from ..words.units import show_bytes
 from .plan import short_layer
 
@@ -27,9 +27,9 @@ def diff_text(record: Record) -> str:
 
 def diff_markdown(record: Record) -> str:
     """Write a diff as Markdown."""
-    parts = [f"# {record['a']['name']} → {record['b']['name']}", _table(_totals(record), "github")]
+    parts = [f"# {markdown(record['a']['name'])} → {markdown(record['b']['name'])}", _table(_totals(record), "github")]
     parts += [_markdown_groups(record), _reasons(record, _markdown_bullet)] if record["groups"] else [_alike(record)]
-    parts += [_one_sided(record), _distances(record, "github"), _notes(record)]
+    parts += [markdown_lines(_one_sided(record)), _distances(record, "github"), markdown_lines(_notes(record))]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
@@ -142,7 +142,7 @@ def _bullet(roles: str, reason: str) -> str:
 
 
 def _markdown_bullet(roles: str, reason: str) -> str:
-    return f"- {roles}: {reason}"
+    return f"- {markdown(roles)}: {markdown(reason)}"
 
 
 def _one_sided(record: Record) -> str:

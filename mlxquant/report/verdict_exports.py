@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..words.text import code, markdown, markdown_table
 from .verdict import ORDER, figure, interval, name, place, pointer, what_now
 
 _SIGNS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "TOO FEW": "❔", "MISSING": "❔"}
@@ -29,16 +30,16 @@ def verdict_markdown(record: Mapping[str, Any]) -> str:
         checks = [c for c in record["checks"] if c["candidate"] == candidate["name"]]
         checks.sort(key=lambda c: ORDER.index(c["status"]))
         counts = ", ".join(f"{candidate['counts'][s]} {s}" for s in ORDER if s in candidate["counts"])
-        parts.append(f"**{_plain(candidate['name'])}**: {candidate['verdict']} ({counts})\n\n{_rows(checks)}")
+        parts.append(f"**{markdown(candidate['name'])}**: {candidate['verdict']} ({counts})\n\n{_rows(checks)}")
     parts.append(
         "\n".join(
             [
-                f"- tolerances: {_plain(t['name'])} (`{_code(t['file'])}`, sha256 `{t['sha256'][:12]}`, written"
+                f"- tolerances: {markdown(t['name'])} ({code(t['file'])}, sha256 `{t['sha256'][:12]}`, written"
                 f" {t['written'] or t['written_by']})",
-                f"- go back to: {_plain(pointer(record['baseline']))}",
-                *(f"- evidence: `{_code(e['file'])}` sha256 `{e['sha256'][:12]}`" for e in record["evidence"]),
-                *(f"- ⚠️ {_plain(w)}" for w in record["warnings"]),
-                *(f"- {_plain(c)}" for c in record["caveats"]),
+                f"- go back to: {markdown(pointer(record['baseline']))}",
+                *(f"- evidence: {code(e['file'])} sha256 `{e['sha256'][:12]}`" for e in record["evidence"]),
+                *(f"- ⚠️ {markdown(w)}" for w in record["warnings"]),
+                *(f"- {markdown(c)}" for c in record["caveats"]),
             ]
         )
     )
@@ -50,26 +51,16 @@ def _rows(checks: list[Mapping[str, Any]]) -> str:
     rows = [
         (
             f"{_SIGNS[c['status']]} {c['status']}",
-            _plain(c["metric"]),
-            _plain(place(c)),
-            _plain(c["limit"]),
+            markdown(c["metric"]),
+            markdown(place(c)),
+            markdown(c["limit"]),
             figure(c.get("estimate")),
             interval(c),
-            "" if c["status"] == "PASS" else _plain(what_now(c)),
+            "" if c["status"] == "PASS" else markdown(what_now(c)),
         )
         for c in checks
     ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
-
-
-def _plain(text: Any) -> str:
-    """Text that no Markdown is made of, and that cannot end a table's cell or mention anyone."""
-    escaped = "".join(f"\\{sign}" if sign in "\\`*_[]<>|#@" else sign for sign in str(text))
-    return " ".join(escaped.split())
-
-
-def _code(text: Any) -> str:
-    return " ".join(str(text).replace("`", "'").replace("|", "¦").split())
+    return markdown_table(head, rows)
 
 
 def verdict_junit(record: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 from ..disk.files import read_regular
 from ..errors import MlxquantError
 from ..records.metrics import METRICS, PLACES, SHARE, Metric, metric_named, valid_names
-from ..words.text import listed, nearest, unknown_keys
+from ..words.text import listed, nearest, plain_texts, unknown_keys
 
 SCHEMA = "mlxquant.tolerances/1"
 EVERY = "*"
@@ -102,7 +102,7 @@ def read_tolerances(path: Path, also_valid: Sequence[str] | None = ()) -> Tolera
     except OSError as error:
         raise ToleranceError(f"{path}: cannot be read ({error.strerror}); validate --init {path} writes one") from None
     try:
-        table = tomllib.loads(data.decode("utf-8"))
+        table = plain_texts(tomllib.loads(data.decode("utf-8")))
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, no TOML, numbers of 5,000 digits
         raise ToleranceError(f"{path}: no TOML: {error}") from None
     if key := _too_large(table):

@@ -5,6 +5,8 @@ Each of these stands here once; what a record says in them is known in `report`,
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -76,9 +78,85 @@ def counted(n: int, noun: str) -> str:
 # --- names ---
 
 
+# What ends a line, what steers a terminal or turns the direction of text, and halves of surrogates. Joiners stay: some
+# scripts need them within a word.
+_LINE_ENDS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+
 def printable(text: str) -> str:
-    """A stranger's text on one line: "?" in place of line ends, control characters and halves of surrogates."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+    r"""A stranger's text on one line: a space for line ends and tabs, "?" for what steers a terminal.
+
+    Names, summaries, reasons, messages and model names of files and servers pass here before anything shows them.
+
+    >>> printable("a\x1b[2J\nb")
+    'a?[2J b'
+    """
+    return for_terminal(_LINE_ENDS.sub(" ", text))
+
+
+def for_terminal(text: str) -> str:
+    """Text of several lines without what steers a terminal: control characters, turns of direction, half surrogates."""
+    return text if text.isascii() and text.isprintable() else _CONTROLS.sub("?", text)
+
+
+def plain_texts(value: Any) -> Any:
+    r"""A stranger's JSON with every text on one line (see `printable`), keys too; a model's reply keeps its lines.
+
+    >>> plain_texts({"name": "a\nb", "said": "a\nb"})
+    {'name': 'a b', 'said': 'a\nb'}
+    """
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [plain_texts(entry) for entry in value]
+    if isinstance(value, dict):
+        return {
+            printable(key): for_terminal(entry) if key in _OF_LINES and isinstance(entry, str) else plain_texts(entry)
+            for key, entry in value.items()
+        }
+    return value
+
+
+# Fields of records that hold texts of several lines: a model's reply
+_OF_LINES = ("said", "text", "content")
+
+
+def json_escaped(text: str) -> str:
+    """JSON that says the same and steers no terminal: what would stands as an escape in its strings."""
+    return _CONTROLS.sub(lambda sign: json.dumps(sign[0])[1:-1], text)
+
+
+def markdown(text: object) -> str:
+    r"""A stranger's text in Markdown: one line that makes no markup, ends no cell of a table and mentions nobody.
+
+    >>> print(markdown("<img src=x> [a](b)\n# b"))
+    \<img src=x\> \[a\](b) # b
+    """
+    return _MARKUP.sub(r"\\\g<0>", " ".join(printable(str(text)).split()))
+
+
+def markdown_lines(text: str) -> str:
+    """The same for a paragraph whose line ends and indents are ours."""
+    return "\n".join(_MARKUP.sub(r"\\\g<0>", for_terminal(line)) for line in text.split("\n"))
+
+
+def code(text: object) -> str:
+    """A stranger's text as code in Markdown. ``code("a`b") == "`a'b`"``."""
+    return f"`{printable(str(text)).replace('`', chr(39)).replace('|', '¦')}`"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
+    """Write a table of Markdown, unpadded; `align` has an l or r for each column. Cells are Markdown already."""
+    rule = ["--:" if side == "r" else "---" for side in align or "l" * len(header)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+# An underscore within a word and a # after its first sign are plain text in Markdown.
+_MARKUP = re.compile(r"[\\`*\[\]<>|@]|(?<!\w)_|_(?!\w)|^#|~~|&(?=#|\w+;)")
 
 
 def cut(text: str, width: int, at: Literal["start", "middle", "end"] = "middle") -> str:

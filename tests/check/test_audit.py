@@ -17,7 +17,7 @@ from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.infer import recipe_of
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.report.audit import audit_text
-from mlxquant.report.audit_markdown import markdown
+from mlxquant.report.audit_markdown import audit_markdown
 from mlxquant.source.hub.open import open_source
 from mlxquant.words.formats import Format
 from tests.builds.read.audit_builds import INDEX, copied, edit_json, edit_tensors, made_by_mlx_lm, made_by_us
@@ -101,7 +101,7 @@ def test_a_width_that_the_group_does_not_divide_is_no_protection(tmp_path):
     assert record["protected"]["modules"] == 0
     said = "expert modules left unquantized: the group size does not divide them"
     assert f"unaligned {len(down)} {said}" in " ".join(audit_text(record, "b").split())
-    assert f"| unaligned | {len(down)} {said} |" in markdown(record)
+    assert f"| unaligned | {len(down)} {said} |" in audit_markdown(record)
 
 
 def test_the_group_size_that_a_recipe_wanted_stands_in_our_own_record_and_is_read_from_there(tmp_path):
@@ -313,7 +313,7 @@ def test_a_full_size_build_is_audited_from_its_headers(shared, tmp_path):
     assert round(record["totals"]["bpw"], 4) == 8.4093
     roles = {"embedding": 1, "lm_head": 1, "router": 48, "shared_expert_gate": 48, "attention": 48}
     assert record["protected"] == {"modules": 146, "by_role": roles}
-    assert markdown(record).count("\n") < 120
+    assert audit_markdown(record).count("\n") < 120
 
 
 def test_what_mlx_lm_computes_when_it_loads_is_listed_as_it_is_stored(tiny, tmp_path):

@@ -14,7 +14,7 @@ from mlxquant.builds.audit_record import Entry, make_record
 from mlxquant.cli import main
 from mlxquant.kernels import ErrorSums
 from mlxquant.report.audit import audit_text, csv_text
-from mlxquant.report.audit_markdown import layers_text, markdown, percent, sqnr, worst_row
+from mlxquant.report.audit_markdown import audit_markdown, layers_text, percent, sqnr, worst_row
 from mlxquant.words.formats import Format
 from mlxquant.words.modules import Array, Module
 from tests.builds.read.audit_builds import copied, edit_quantization, made_by_mlx_lm, made_by_us
@@ -72,7 +72,7 @@ def test_an_exact_tensor_has_no_sqnr_but_says_that_it_is_exact():
     errors = record["modules"][0]["errors"]
     assert (errors["relative_rms_error"], errors["sqnr_db"], errors["exact"]) == (0.0, None, True)
     assert "none at all" in audit_text(record, "b")
-    assert "exact" in markdown(record)
+    assert "exact" in audit_markdown(record)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -80,7 +80,7 @@ def test_what_json_cannot_hold_is_null_and_reads_back(value):
     record = made(entry("a", ErrorSums(value, value, value, value, 0, value)), entry("b"))
     json.dumps(record, allow_nan=False)
     assert ErrorSums.from_dict(record["modules"][0]["errors"]).worst_row == 0
-    assert markdown(record) and audit_text(record, "b", "tensor") and csv_text(record)
+    assert audit_markdown(record) and audit_text(record, "b", "tensor") and csv_text(record)
 
 
 @pytest.mark.parametrize("sums", [(math.nan, 2, 1), (math.inf, 2, 1), (1, math.inf, 1), (1, 2, math.nan)])
@@ -92,15 +92,15 @@ def test_a_module_with_an_error_that_is_no_number_is_noted_and_in_no_sum(sums):
     assert record["totals"]["errors"] == made(rest)["totals"]["errors"]
     assert record["by_role"][0]["errors"]["relative_rms_error"] == 0.5
     assert note in " ".join(audit_text(record, "b").split())
-    assert f"- {note}" in markdown(record)
-    assert "| 50 % | 6.0 | 1 | 50 % | `a` |" in markdown(record).replace("50.0", "50")
+    assert f"- {note}" in audit_markdown(record)
+    assert "| 50 % | 6.0 | 1 | 50 % | `a` |" in audit_markdown(record).replace("50.0", "50")
 
 
 def test_where_no_error_is_a_number_the_text_does_not_say_that_none_was_measured():
     record = made(entry("a", ErrorSums(math.nan, math.nan, math.nan, math.nan, 0, math.inf)))
     assert record["totals"]["errors"] is None
     assert "not a number in any module" in audit_text(record, "b")
-    assert "No quantization error was measured" not in markdown(record)
+    assert "No quantization error was measured" not in audit_markdown(record)
 
 
 def test_the_worst_row_of_an_expert_tensor_is_told_as_expert_and_row():
@@ -165,14 +165,14 @@ def test_markdown_is_what_convert_wrote(own):
 
 
 def test_markdown_tells_modules_that_differ_in_their_layer_alone_in_one_line(record):
-    text = markdown(record)
+    text = audit_markdown(record)
     line = next(line for line in text.splitlines() if "`language_model.model.layers.*.mlp.switch_mlp.up_proj`" in line)
     assert "| 0–3 | expert | 8 × 128 × 128 | 4-bit g64 |" in line
     assert text.count("\n") < 110
 
 
 def test_markdown_holds_every_disagreement_up_to_a_limit(record):
-    shown = markdown({**record, "disagreements": [f"fault {i}" for i in range(60)]})
+    shown = audit_markdown({**record, "disagreements": [f"fault {i}" for i in range(60)]})
     assert "- fault 49" in shown
     assert "- … and 10 more, in `audit.json`" in shown
 

@@ -27,7 +27,7 @@ from ...layout.carried import MTP_FILE
 from ...layout.layout import Layout
 from ...plan.plan import Plan, recipe_record
 from ...records.files import record_text
-from ...report.audit_markdown import markdown
+from ...report.audit_markdown import audit_markdown
 from ...source.checkpoint import INDEX, Checkpoint
 from ...source.hub.reader import HubReader
 from ...words.progress import Watch, unwatched
@@ -166,7 +166,7 @@ class _Work:
         recipe, notes = recipe_record(plan.recipe), (*plan.notes, *plan.warnings)
         record = make_record(entries_of(plan, errors), source=plan.source, recipe=recipe, notes=notes)
         yield "audit.json", (record_text(record) + "\n").encode()
-        yield "AUDIT.md", markdown(record).encode()
+        yield "AUDIT.md", audit_markdown(record).encode()
 
 
 def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:

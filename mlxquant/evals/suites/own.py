@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import DataError
 from ...words.strict_json import read_json
-from ...words.text import listed
+from ...words.text import listed, printable
 from ..items import Item, Questions
 from .bfcl import is_bfcl, read_bfcl
 from .scores_text import schema_faults
@@ -41,7 +41,7 @@ def read_suite(path: Path, *, max_tokens: int | None = None) -> Questions:
     lines: dict[str, int] = {}
     for number, row in rows:
         found = _faults(row)
-        name = str(row.get("id", f"line-{number}"))
+        name = printable(str(row.get("id", f"line-{number}")))
         if name in lines:
             found.append(f'"id" {name} stands on line {lines[name]} already')
         lines.setdefault(name, number)
@@ -60,7 +60,7 @@ def _item(row: Mapping[str, Any], name: str, suite: str, max_tokens: int | None)
         name,
         suite,
         tuple(_as_the_api_has_it(message) for message in row["messages"]),
-        tuple(dict.fromkeys([slices] if isinstance(slices, str) else slices)),
+        tuple(dict.fromkeys(map(printable, [slices] if isinstance(slices, str) else slices))),
         tuple(row.get("tools") or ()),
         max_tokens or row.get("max_tokens", MAX_TOKENS),
         row["score"],

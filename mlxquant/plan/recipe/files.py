@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ...words.text import cut, nearest
+from ...words.text import cut, nearest, plain_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ def parse_file(text: str, where: str) -> RecipeFile:
 def _toml(text: str) -> dict[str, Any]:
     """Parse TOML. A number too long or tables too deep for Python are as unreadable as wrong syntax."""
     try:
-        return tomllib.loads(text)
+        table: dict[str, Any] = plain_texts(tomllib.loads(text))
+        return table
     except tomllib.TOMLDecodeError:
         raise
     except (ValueError, RecursionError) as error:

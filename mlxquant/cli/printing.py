@@ -1,8 +1,9 @@
-"""Redact what Python and libraries print of their own accord: tracebacks, warnings, log lines, click's complaints.
+"""The one way to the terminal: what a command prints, and what Python and libraries print of their own accord.
 
-Commands redact what they print themselves (`words.secrets`). But an exception repeats what it met, a library logs the
-address that it asks, and click repeats a word that it does not know. All of these are hooks of Python's, set here once
-for the process. Text that a library writes to a stream itself passes none of them.
+Commands print by `echo` alone: keys are redacted (`words.secrets`), and what would steer a terminal (in a name from a
+stranger's file, say) is shown as "?". An exception repeats what it met, a library logs the address that it asks, and
+click repeats a word that it does not know: those pass hooks of Python's, which are set here once for the process. Text
+that a library writes to a stream itself passes none of them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,14 @@ from typing import Any
 import click
 
 from ..words.secrets import redact
+from ..words.text import for_terminal
 
 _before: dict[str, Any] = {}
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text on stdout, or with `err` on stderr: without keys, and with nothing in it that steers a terminal."""
+    click.echo(for_terminal(redact(text)), err=err, nl=nl)
 
 
 def redact_all_output() -> None:
@@ -36,11 +43,11 @@ def redact_all_output() -> None:
 
 def redact_complaint(error: click.ClickException) -> None:
     """Redact what click is about to show: it repeats words of the command line."""
-    error.message = redact(error.message)  # type: ignore[misc]  # final by its stub; click has no other way
+    error.message = for_terminal(redact(error.message))  # type: ignore[misc]  # final by its stub; click has no other way
 
 
 def _show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    click.echo(redact("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
+    echo("".join(traceback.format_exception(kind, error, trace)), err=True, nl=False)
 
 
 def _log_record(*args: Any, **more: Any) -> logging.LogRecord:
