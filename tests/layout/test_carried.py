@@ -39,8 +39,8 @@ def plain(source, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kept(source, tmp_path_factory) -> Path:
-    out: Path = tmp_path_factory.mktemp("kept") / "out"
+def carried(source, tmp_path_factory) -> Path:
+    out: Path = tmp_path_factory.mktemp("carried") / "out"
     build(source, out, keep=["vision", "mtp"])
     return out
 
@@ -64,25 +64,25 @@ def beside(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 # --- vision ---
 
 
-def test_the_tower_has_mlx_vlms_names_and_the_sources_bytes(source, kept):
+def test_the_tower_has_mlx_vlms_names_and_the_sources_bytes(source, carried):
     before = {n.removeprefix("model.visual."): t for n, t in stored(source).items() if n.startswith("model.visual.")}
-    after = {n.removeprefix("vision_tower."): t for n, t in stored(kept).items() if n.startswith("vision_tower.")}
+    after = {n.removeprefix("vision_tower."): t for n, t in stored(carried).items() if n.startswith("vision_tower.")}
     assert set(after) == set(before) and len(after) == 21
     assert {n: t for n, t in after.items() if n != PATCHES} == {n: t for n, t in before.items() if n != PATCHES}
 
 
-def test_the_patch_convolution_is_turned_the_way_mlx_has_it(source, kept):
+def test_the_patch_convolution_is_turned_the_way_mlx_has_it(source, carried):
     _, shape, data = stored(source)[f"model.visual.{PATCHES}"]
-    dtype, turned, found = stored(kept)[f"vision_tower.{PATCHES}"]
+    dtype, turned, turned_bytes = stored(carried)[f"vision_tower.{PATCHES}"]
     assert (shape, dtype, turned) == ((64, 3, 2, 16, 16), "BF16", (64, 2, 16, 16, 3))
     wanted = np.frombuffer(data, np.uint16).reshape(shape).transpose(0, 2, 3, 4, 1)
-    assert found == np.ascontiguousarray(wanted).tobytes()
+    assert turned_bytes == np.ascontiguousarray(wanted).tobytes()
 
 
-def test_what_is_kept_changes_no_byte_of_the_model(plain, kept):
-    text = {name: tensor for name, tensor in stored(kept).items() if not name.startswith("vision_tower.")}
+def test_what_is_kept_changes_no_byte_of_the_model(plain, carried):
+    text = {name: tensor for name, tensor in stored(carried).items() if not name.startswith("vision_tower.")}
     assert text == stored(plain)
-    assert config_of(kept)["quantization"] == config_of(plain)["quantization"]
+    assert config_of(carried)["quantization"] == config_of(plain)["quantization"]
 
 
 def test_text_only_is_the_default(plain):
@@ -90,10 +90,10 @@ def test_text_only_is_the_default(plain):
     assert not (plain / "preprocessor_config.json").exists() and not (plain / MTP_FILE).exists()
 
 
-def test_vision_config_and_processor_come_along_with_the_tower(source, kept):
-    assert config_of(kept)["vision_config"] == config_of(source)["vision_config"]
+def test_vision_config_and_processor_come_along_with_the_tower(source, carried):
+    assert config_of(carried)["vision_config"] == config_of(source)["vision_config"]
     name = "preprocessor_config.json"
-    assert (kept / name).read_bytes() == (source / name).read_bytes()
+    assert (carried / name).read_bytes() == (source / name).read_bytes()
 
 
 def test_what_transformers_takes_for_granted_is_spelled_out_for_mlx_vlm(tmp_path):
@@ -111,12 +111,14 @@ def test_what_transformers_takes_for_granted_is_spelled_out_for_mlx_vlm(tmp_path
     }
 
 
-def test_a_plan_counts_the_tower_to_the_byte_and_says_what_it_is(source, kept):
+def test_a_plan_counts_the_tower_to_the_byte_and_says_what_it_is(source, carried):
     opened = open_checkpoint(source)
     recipe = load_recipe("gates-8bit", group_size=32)
     plan = make_plan(read_layout(opened, keep=["vision", "mtp"]), recipe, opened)
-    assert plan.totals["bytes"] == sum(len(data) for _, _, data in stored(kept).values())
-    assert plan.carried_files() == {MTP_FILE: {"tensors": 19, "bytes": sum(len(t[2]) for t in beside(kept).values())}}
+    assert plan.totals["bytes"] == sum(len(data) for _, _, data in stored(carried).values())
+    assert plan.carried_files() == {
+        MTP_FILE: {"tensors": 19, "bytes": sum(len(t[2]) for t in beside(carried).values())}
+    }
     assert plan.dropped == {"tensors": 0, "bytes": 0, "by_kind": {}}
     tower = [m for m in plan.modules if m.module.role == "vision"]
     assert len(tower) == 11 and not any(m.format or m.decision.protected for m in tower)
@@ -186,19 +188,19 @@ def test_names_of_towers_become_mlx_vlms(model_type, name, placed):
 # --- the next-token head ---
 
 
-def test_the_head_lies_beside_the_shards_under_the_hubs_names(source, kept):
+def test_the_head_lies_beside_the_shards_under_the_hubs_names(source, carried):
     before = {name: tensor for name, tensor in stored(source).items() if name.startswith("mtp.")}
-    assert beside(kept) == before
-    index = json.loads((kept / "model.safetensors.index.json").read_text())
+    assert beside(carried) == before
+    index = json.loads((carried / "model.safetensors.index.json").read_text())
     assert not any("mtp" in text for entry in index["weight_map"].items() for text in entry)
-    assert not any("mtp" in name for name in stored(kept))
+    assert not any("mtp" in name for name in stored(carried))
 
 
-def test_the_manifest_has_the_heads_hash(kept):
-    manifest = json.loads((kept / "mlxquant.json").read_text())
-    assert manifest["files"][MTP_FILE]["sha256"] == hashlib.sha256((kept / MTP_FILE).read_bytes()).hexdigest()
+def test_the_manifest_has_the_heads_hash(carried):
+    manifest = json.loads((carried / "mlxquant.json").read_text())
+    assert manifest["files"][MTP_FILE]["sha256"] == hashlib.sha256((carried / MTP_FILE).read_bytes()).hexdigest()
     entries = {n for n, t in manifest["tensors"].items() if t["file"] == MTP_FILE}
-    assert entries == set(beside(kept))
+    assert entries == set(beside(carried))
     assert manifest["options"]["keep"] == ["vision", "mtp"]
 
 
@@ -224,12 +226,12 @@ def test_a_source_without_a_head_has_none_to_keep(tiny):
 # --- the commands ---
 
 
-def test_the_command_keeps_what_its_options_name(source, kept, tmp_path):
+def test_the_command_keeps_what_its_options_name(source, carried, tmp_path):
     out = tmp_path / "out"
     arguments = ["-r", "gates-8bit", "--group-size", "32", "--keep-vision", "--keep-mtp"]
     run = CliRunner().invoke(main, ["convert", str(source), *arguments, "-o", str(out), "--jobs", "2"])
     assert run.exit_code == 0, run.output
-    assert stored(out) == stored(kept) and beside(out) == beside(kept)
+    assert stored(out) == stored(carried) and beside(out) == beside(carried)
 
 
 def test_a_plan_says_what_lies_beside_the_model(source):

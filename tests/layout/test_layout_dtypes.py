@@ -83,8 +83,8 @@ def test_an_asked_dtype_wins(qwen):
 
 def test_what_the_class_will_not_have_cast_stays_as_it_is(qwen):
     layout = read(qwen, dtype="float16")
-    kept = {m.path.rpartition(".")[2] for m in layout.modules for a in m.arrays if a.dtype == "F32"}
-    assert kept == {"A_log"} and dtypes(layout) == {"F16", "F32"}
+    uncast = {m.path.rpartition(".")[2] for m in layout.modules for a in m.arrays if a.dtype == "F32"}
+    assert uncast == {"A_log"} and dtypes(layout) == {"F16", "F32"}
 
 
 def test_what_is_no_float_is_not_cast(tiny):

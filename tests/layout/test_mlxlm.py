@@ -49,8 +49,8 @@ print(json.dumps([len([x for x in light if x]), other, clean]))
 
 
 def test_every_model_type_gives_the_classes_that_mlx_lm_gives():
-    found, other, clean = run(ALL_CLASSES)
-    assert found > 100 and other == [] and clean
+    classes, other, clean = run(ALL_CLASSES)
+    assert classes > 100 and other == [] and clean
 
 
 def test_mlx_lm_imported_later_is_whole_and_has_the_same_classes():
@@ -153,19 +153,19 @@ def test_a_config_with_absurd_values_is_refused_or_built_but_never_a_crash(confi
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "ending"),
     [
         ("hidden_size", "64", "hidden_size is '64'"),
         ("num_attention_heads", 0, "num_attention_heads is 0"),
         ("vocab_size", 1.5, "vocab_size is 1.5"),
     ],
 )
-def test_a_size_that_is_no_size_is_named_beside_what_the_class_said(field, value, said):
+def test_a_size_that_is_no_size_is_named_beside_what_the_class_said(field, value, ending):
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4}
     config = {"model_type": "llama", **sizes, "rms_norm_eps": 1e-6, "vocab_size": 100, field: value}
     with pytest.raises(LayoutError, match=r"Error: .*\); whole numbers above 0 are usual, but ") as caught:
         build_model(config)
-    assert str(caught.value).endswith(said)
+    assert str(caught.value).endswith(ending)
 
 
 def test_numbers_that_json_lacks_are_decoded():

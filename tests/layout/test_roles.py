@@ -30,12 +30,12 @@ def lay(config: Mapping[str, Any]) -> Layout:
 
 def spread(patterns: str) -> set[str]:
     """Paths meant by ``a.{b,c}_proj d``: each word with each of its alternatives."""
-    found: set[str] = set()
+    roles: set[str] = set()
     for word in patterns.split():
         head, brace, rest = word.partition("{")
         inner, _, tail = rest.partition("}")
-        found |= {head + choice + tail for choice in inner.split(",")} if brace else {word}
-    return found
+        roles |= {head + choice + tail for choice in inner.split(",")} if brace else {word}
+    return roles
 
 
 def starred(path: str) -> str:
@@ -111,8 +111,8 @@ def test_the_table_has_every_architecture_of_mlx_lm_that_has_experts():
 
     listed = {module_name(nulls(entry["config"])) for entry in TABLE.values()}
     folder = _mlx_lm_folder() / "models"
-    found = {p.stem for p in folder.glob("*.py") if has_experts(p)} - {"switch_layers"}
-    assert found <= listed
+    architectures = {p.stem for p in folder.glob("*.py") if has_experts(p)} - {"switch_layers"}
+    assert architectures <= listed
 
 
 # --- tiny and real ones ---
@@ -167,8 +167,8 @@ def qwen(**text: Any) -> dict[str, Any]:
 
 
 def types_of(config: Mapping[str, Any]) -> list[str | None]:
-    found = {m.layer: m.layer_type for m in lay(config).modules if m.layer is not None}
-    return [found[i] for i in sorted(found)]
+    types = {m.layer: m.layer_type for m in lay(config).modules if m.layer is not None}
+    return [types[i] for i in sorted(types)]
 
 
 L, F, S = "linear_attention", "full_attention", "sliding_attention"

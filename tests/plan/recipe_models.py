@@ -88,9 +88,9 @@ def tiny(**changes: tuple[int, ...]) -> list[Module]:
         "model.embed_tokens": ("embedding", (512, 256)),
         "lm_head": ("lm_head", (512, 256)),
         **{
-            f"model.layers.{i}.{name}": found
+            f"model.layers.{i}.{name}": stated
             for i in (0, 1)
-            for name, found in {
+            for name, stated in {
                 "self_attn.q_proj": ("attention", (256, 256)),
                 "self_attn.v_proj": ("attention", (64, 256)),
                 "mlp.gate": ("router", (8, 256)),

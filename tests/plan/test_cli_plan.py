@@ -66,12 +66,12 @@ def test_the_summary_of_a_recipe_is_not_said_of_what_overrides_make_of_it(tiny_q
 def test_overrides_are_laid_over_the_recipe(tiny_qwen):
     args = ("--bits", 6, "--group-size", 64, "--set", "role=attention:bits=4", "--set", "role=lm_head:keep")
     record = json.loads(plan(tiny_qwen, "-r", "uniform-8bit", *args, "--json").stdout)
-    found = {
+    formats = {
         (m["role"], (m["format"] or {}).get("bits"))
         for m in record["modules"]
         if m["role"] in ("attention", "lm_head", "expert")
     }
-    assert found == {("attention", 4), ("lm_head", None), ("expert", 6)}
+    assert formats == {("attention", 4), ("lm_head", None), ("expert", 6)}
     assert len(record["recipe"]["overrides"]) == 4
 
 
@@ -80,10 +80,10 @@ def test_dtype_casts_what_stays_unquantized(tiny_qwen):
     assert {m["dtype"] for m in record["modules"]} == {"F32"}
 
 
-@pytest.mark.parametrize(("short", "found"), [("bf16", "BF16"), ("fp16", "F16"), ("f16", "F16"), ("f32", "F32")])
-def test_a_dtype_may_be_called_by_its_short_name(tiny_qwen, short, found):
+@pytest.mark.parametrize(("short", "dtype"), [("bf16", "BF16"), ("fp16", "F16"), ("f16", "F16"), ("f32", "F32")])
+def test_a_dtype_may_be_called_by_its_short_name(tiny_qwen, short, dtype):
     record = json.loads(plan(tiny_qwen, "-r", "none", "--dtype", short, "--json").stdout)
-    assert found in {m["dtype"] for m in record["modules"]}
+    assert dtype in {m["dtype"] for m in record["modules"]}
 
 
 def test_what_the_group_size_does_not_divide_can_be_kept(shared):
@@ -131,7 +131,7 @@ def test_a_folder_without_a_config_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("{}", "has no model_type"),
         ('{"model_type": 5}', "has no model_type"),
@@ -143,9 +143,9 @@ def test_a_folder_without_a_config_is_told(tmp_path):
         ('{"model_type": "llama"}', "cannot build a llama model"),
     ],
 )
-def test_a_config_at_fault_is_told(tmp_path, text, told):
+def test_a_config_at_fault_is_told(tmp_path, text, expected):
     (tmp_path / "config.json").write_text(text)
-    assert told in refused(tmp_path / "config.json", "-r", "none")
+    assert expected in refused(tmp_path / "config.json", "-r", "none")
 
 
 def test_layer_types_that_contradict_the_model_are_told(tiny_qwen, tmp_path):

@@ -246,9 +246,9 @@ def test_where_nothing_fits_the_text_says_how_much_is_missing(paper_fits):
 
 
 def test_a_pitfall_that_fits_is_said_to_be_passed_over(paper_fits):
-    made = (Fit("naive-linear-8bit", "x", 9, 15.6, 9, GiB), Fit("a", "x", 9, 8.0, 9, GiB))
+    recipes = (Fit("naive-linear-8bit", "x", 9, 15.6, 9, GiB), Fit("a", "x", 9, 8.0, 9, GiB))
     text = " ".join(
-        fits_text(Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, made).as_dict()).split()
+        fits_text(Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, recipes).as_dict()).split()
     )
     assert "best a, the least quantized of these that fits (naive-linear-8bit stands here for comparison only)" in text
 

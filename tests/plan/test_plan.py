@@ -73,8 +73,8 @@ def test_the_papers_builds_come_out_to_the_byte(paper_source, recipe):
 
 def test_the_papers_full_attention_layers_are_every_fourth(paper_source):
     plan = plan_of(paper_source, "deepseek-8bit")
-    kept = {m.module.layer for m in plan.protected if m.module.role == "attention"}
-    assert kept == set(range(3, 48, 4))
+    protected = {m.module.layer for m in plan.protected if m.module.role == "attention"}
+    assert protected == set(range(3, 48, 4))
 
 
 def test_config_and_headers_decide_alike(paper_config, paper_headers):

@@ -88,8 +88,8 @@ def test_a_raw_array_router_says_so_and_a_role_rule_for_it_is_a_note() -> None:
     raw = [m for m in raw if not m.path.endswith(".gate")]
     decisions = on_tiny(rules("match={role='router'}\nbits=8"), raw)
     assert "raw array" in decisions.by_path["model.layers.1.mlp.gate2"].reason
-    told = "recipe#1 (role router): the routers stay at source precision anyway: MoEGate is a raw array"
-    assert any(told in note for note in decisions.notes)
+    expected = "recipe#1 (role router): the routers stay at source precision anyway: MoEGate is a raw array"
+    assert any(expected in note for note in decisions.notes)
 
 
 def test_a_path_rule_for_what_mlx_cannot_quantize_is_an_error_unless_it_keeps() -> None:
@@ -123,8 +123,8 @@ def test_a_rule_that_asks_the_same_or_names_nobody_is_none(rule: str) -> None:
 
 
 def test_a_dimension_that_does_not_divide_is_an_error_that_names_the_modules() -> None:
-    told = misfit(load_recipe("uniform-8bit"), tiny(down_proj=(8, 256, 96)))
-    assert told == (
+    message = misfit(load_recipe("uniform-8bit"), tiny(down_proj=(8, 256, 96)))
+    assert message == (
         "recipe uniform-8bit: model.layers.0.mlp.switch_mlp.down_proj, model.layers.1.mlp.switch_mlp.down_proj: "
         "group size 128 (the default) does not divide the input dimension 96; "
         "group size 32 would, or leave them with --unaligned keep"
@@ -141,12 +141,13 @@ def test_unaligned_keep_leaves_them_and_says_so_without_calling_them_protected()
 
 def test_every_rule_and_width_that_fails_is_told_at_once() -> None:
     recipe = rules("match={role='expert'}\nbits=4\ngroup_size=128", "match={role='lm_head'}\nmode='mxfp4'")
-    told = misfit(recipe, tiny(down_proj=(8, 256, 96), lm_head=(512, 40), gate=(8, 40)))
-    assert "group size 128 (recipe#1) does not divide the input dimension 96; group size 32 would" in told
+    message = misfit(recipe, tiny(down_proj=(8, 256, 96), lm_head=(512, 40), gate=(8, 40)))
+    assert "group size 128 (recipe#1) does not divide the input dimension 96; group size 32 would" in message
     assert (
-        "lm_head: group size 32 (recipe#2) does not divide the input dimension 40; no group size of mxfp4 does" in told
+        "lm_head: group size 32 (recipe#2) does not divide the input dimension 40; no group size of mxfp4 does"
+        in message
     )
-    assert "mlp.gate: group size 64 (the default) does not divide the input dimension 40" in told
+    assert "mlp.gate: group size 64 (the default) does not divide the input dimension 40" in message
 
 
 def test_what_is_kept_need_not_divide() -> None:
@@ -172,6 +173,6 @@ def test_under_use_model_the_defaults_group_must_divide_first_as_in_mlx_lm() -> 
 def test_use_model_takes_each_kind_of_answer(
     answer: Format | bool | None, chosen: Format | None, protected: bool
 ) -> None:
-    asked = [replace(m, model_rule=answer) for m in tiny()]
-    decision = on_tiny(load_recipe("mlx-lm-default"), asked).by_path["lm_head"]
+    modules = [replace(m, model_rule=answer) for m in tiny()]
+    decision = on_tiny(load_recipe("mlx-lm-default"), modules).by_path["lm_head"]
     assert (decision.format, decision.protected) == (chosen, protected)

@@ -61,8 +61,8 @@ def test_what_set_asks_must_be_there() -> None:
 
 
 def test_a_rule_wholly_shadowed_by_its_own_files_rules_is_an_error() -> None:
-    told = misfit(rules("match={role='attention'}\nkeep=true", "match={path='*.q_proj'}\nbits=6"))
-    assert "recipe#2 (path *.q_proj): never applies: recipe#1 before it matches all 2 of its modules" in told
+    message = misfit(rules("match={role='attention'}\nkeep=true", "match={path='*.q_proj'}\nbits=6"))
+    assert "recipe#2 (path *.q_proj): never applies: recipe#1 before it matches all 2 of its modules" in message
 
 
 def test_a_rule_shadowed_by_two_together_is_shadowed() -> None:
@@ -79,8 +79,8 @@ def test_overriding_an_extended_recipes_rule_is_a_note() -> None:
 
 def test_all_misfits_are_told_at_once() -> None:
     recipe = rules("match={path='*.nope'}\nkeep=true", "match={path='*.norm'}\nbits=6")
-    told = misfit(recipe, tiny(lm_head=(512, 40))).splitlines()
-    assert len(told) == 3
+    messages = misfit(recipe, tiny(lm_head=(512, 40))).splitlines()
+    assert len(messages) == 3
 
 
 # --- warnings and notes ---

@@ -38,11 +38,11 @@ def write_fp8(
     `block` None means a scale for each whole tensor or expert. `apart` stores fused experts one by one, as Qwen's
     FP8 repositories do. `inside` puts quantization_config into text_config.
     """
-    made: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     meant: dict[str, Stored] = {}
     for name, (dtype, shape, data) in stored(source).items():
         if not LINEAR.search(name) or len(shape) < 2:
-            made[name] = meant[name] = (dtype, shape, data)
+            tensors[name] = meant[name] = (dtype, shape, data)
             continue
         parts = (
             _split(name, _array(dtype, shape, data))
@@ -52,8 +52,8 @@ def write_fp8(
         values = []
         for part, array in parts.items():
             codes, scale, value = quantized(array, block, scales)
-            made[part] = _tensor(codes, "F8_E4M3")
-            made[f"{part}_scale_inv"] = _tensor(scale)
+            tensors[part] = _tensor(codes, "F8_E4M3")
+            tensors[f"{part}_scale_inv"] = _tensor(scale)
             values.append(value)
         whole = values[0] if len(parts) == 1 else _fused(name, values)
         meant[name] = _tensor(whole)
@@ -62,7 +62,7 @@ def write_fp8(
     if settings is None:
         stated["weight_block_size"] = None if block is None else list(block)
     (config["text_config"] if inside else config)["quantization_config"] = stated
-    _write(source, folder, config, made)
+    _write(source, folder, config, tensors)
     if twin is not None:
         _write(source, twin, config_of(source), meant)
 

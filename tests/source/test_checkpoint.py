@@ -27,14 +27,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tensors_files_and_config_are_read_from_headers_alone(folder):
-    found = open_checkpoint(folder)
-    assert {n: (t.dtype, t.shape, t.file) for n, t in found.tensors.items()} == {
+    checkpoint = open_checkpoint(folder)
+    assert {n: (t.dtype, t.shape, t.file) for n, t in checkpoint.tensors.items()} == {
         "embed.weight": ("F32", (3, 4), A),
         "head.weight": ("F16", (2, 2), B),
         "norm.weight": ("F32", (4,), B),
     }
-    assert found.files == {name: (folder / name).stat().st_size for name in (A, B)}
-    assert found.config["hidden_size"] == 4 and found.nbytes == 48 + 8 + 16
+    assert checkpoint.files == {name: (folder / name).stat().st_size for name in (A, B)}
+    assert checkpoint.config["hidden_size"] == 4 and checkpoint.nbytes == 48 + 8 + 16
 
 
 def test_a_checkpoint_is_known_by_its_folder_name_and_by_no_path(folder):
@@ -43,12 +43,12 @@ def test_a_checkpoint_is_known_by_its_folder_name_and_by_no_path(folder):
 
 
 def test_bytes_are_read_by_position_from_any_thread(folder):
-    found = open_checkpoint(folder)
-    tensor, results = found.tensors["embed.weight"], dict[int, bytes]()
+    checkpoint = open_checkpoint(folder)
+    tensor, results = checkpoint.tensors["embed.weight"], dict[int, bytes]()
 
     def read(row: int) -> None:
         buffer = bytearray(16)
-        found.read_into(tensor.file, tensor.start + 16 * row, memoryview(buffer))
+        checkpoint.read_into(tensor.file, tensor.start + 16 * row, memoryview(buffer))
         results[row] = bytes(buffer)
 
     threads = [threading.Thread(target=read, args=(i % 3,)) for i in range(12)]
@@ -56,7 +56,7 @@ def test_bytes_are_read_by_position_from_any_thread(folder):
         t.start()
     for t in threads:
         t.join()
-    found.close()
+    checkpoint.close()
     assert results == {i: np.arange(4 * i, 4 * i + 4, dtype=np.float32).tobytes() for i in range(3)}
 
 
@@ -74,8 +74,8 @@ def test_a_single_file_needs_no_index(folder):
 
 
 def test_a_lone_config_is_a_checkpoint_without_tensors(folder):
-    found = open_checkpoint(folder / "config.json")
-    assert not found.tensors and found.folder is None and found.config["model_type"] == "llama"
+    checkpoint = open_checkpoint(folder / "config.json")
+    assert not checkpoint.tensors and checkpoint.folder is None and checkpoint.config["model_type"] == "llama"
 
 
 def test_a_snapshot_of_links_as_the_hub_cache_has_it_is_read(folder, tmp_path):
@@ -85,9 +85,9 @@ def test_a_snapshot_of_links_as_the_hub_cache_has_it_is_read(folder, tmp_path):
     for i, file in enumerate((A, B, INDEX, "config.json")):
         shutil.move(folder / file, blobs / str(i))
         (snapshot / file).symlink_to(os.path.relpath(blobs / str(i), snapshot))
-    found = open_checkpoint(snapshot)
+    checkpoint = open_checkpoint(snapshot)
     buffer = bytearray(16)
-    found.read_into(A, found.tensors["embed.weight"].start, memoryview(buffer))
+    checkpoint.read_into(A, checkpoint.tensors["embed.weight"].start, memoryview(buffer))
     assert np.frombuffer(buffer, np.float32).tolist() == [0, 1, 2, 3]
 
 
@@ -217,18 +217,18 @@ def test_a_shard_that_is_a_pipe_is_refused_and_not_waited_for(folder):
 
 
 def test_a_file_cut_after_it_was_opened_is_an_error_of_the_read(folder):
-    found = open_checkpoint(folder)
-    tensor = found.tensors["embed.weight"]
+    checkpoint = open_checkpoint(folder)
+    tensor = checkpoint.tensors["embed.weight"]
     os.truncate(folder / A, tensor.start + 20)
     with pytest.raises(SourceError, match=rf"{A}: ends at byte {tensor.start + 20}.*it changed while it was read"):
-        found.read_into(A, tensor.start, memoryview(bytearray(48)))
+        checkpoint.read_into(A, tensor.start, memoryview(bytearray(48)))
 
 
 def test_a_file_removed_after_it_was_opened_is_an_error_of_the_read(folder):
-    found = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     (folder / A).unlink()
     with pytest.raises(SourceError, match=f"{A}: cannot be read at byte 100 .No such file"):
-        found.read_into(A, 100, memoryview(bytearray(4)))
+        checkpoint.read_into(A, 100, memoryview(bytearray(4)))
 
 
 def test_opening_takes_no_memory_for_weights(tmp_path):

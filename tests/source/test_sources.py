@@ -69,8 +69,8 @@ def spoilt(fp8, tmp_path):
         shutil.copytree(fp8, folder)
         if tensors is not None:
             edit(folder, tensors)
-        kept = {k: v for k, v in (config_of(fp8) | config).items() if v is not None}
-        (folder / "config.json").write_text(json.dumps(kept))
+        merged = {k: v for k, v in (config_of(fp8) | config).items() if v is not None}
+        (folder / "config.json").write_text(json.dumps(merged))
         return folder
 
     return change
@@ -114,9 +114,9 @@ def test_a_plan_counts_fp8_at_the_bytes_it_is_stored_in(fp8):
 def test_a_next_token_head_in_fp8_is_kept_as_bf16(fp8, tmp_path):
     build(fp8, tmp_path / "out", keep=["mtp"])
     (tmp_path / "out/mtp.safetensors").rename(tmp_path / "out/model-mtp.safetensors")
-    kept = {n: t for n, t in stored(tmp_path / "out").items() if n.startswith("mtp.")}
-    assert {dtype for dtype, _, _ in kept.values()} == {"BF16"}
-    assert "mtp.layers.0.mlp.experts.0.down_proj.weight" in kept
+    head = {n: t for n, t in stored(tmp_path / "out").items() if n.startswith("mtp.")}
+    assert {dtype for dtype, _, _ in head.values()} == {"BF16"}
+    assert "mtp.layers.0.mlp.experts.0.down_proj.weight" in head
 
 
 def test_scales_of_activations_are_of_no_use_and_left_out(tmp_path):
@@ -140,18 +140,18 @@ def test_every_code_under_every_scale_is_what_mlx_makes_of_it(scales, size):
     drawn = np.random.default_rng(0).normal(size=256)
     scale = mx.array(np.exp2(size + 2 * drawn).astype(np.float32)).astype(scales)
     codes = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, axis=1)
-    found = np.empty(codes.shape, np.uint16)
-    decode(codes, np.array(scale.astype(mx.float32)), found)
+    values = np.empty(codes.shape, np.uint16)
+    decode(codes, np.array(scale.astype(mx.float32)), values)
     wanted = (mx.from_fp8(mx.array(codes), dtype=mx.bfloat16) * scale).astype(mx.bfloat16)
-    assert np.array_equal(found, np.array(wanted.view(mx.uint16)))
+    assert np.array_equal(values, np.array(wanted.view(mx.uint16)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.nan, np.uint32(0xFFFFFFFF).view(np.float32)])
 def test_a_scale_that_is_not_finite_never_turns_into_a_number(bad):
-    codes, found = np.full((2, 4), 0x3C, np.uint8), np.empty((2, 4), np.uint16)
-    decode(codes, np.array([1, bad, 1, bad], np.float32), found)
-    assert found[0, 0] == 0x3FC0  # 1.5
-    assert (found[:, 1::2] & 0x7F80 == 0x7F80).all()
+    codes, values = np.full((2, 4), 0x3C, np.uint8), np.empty((2, 4), np.uint16)
+    decode(codes, np.array([1, bad, 1, bad], np.float32), values)
+    assert values[0, 0] == 0x3FC0  # 1.5
+    assert (values[:, 1::2] & 0x7F80 == 0x7F80).all()
 
 
 @given(
@@ -176,9 +176,9 @@ def test_any_run_of_values_can_be_read_by_itself(shape, block, data):
     def read(file: str, at: int, buffer: memoryview) -> None:
         buffer[:] = raw[file][at : at + len(buffer)]
 
-    found = bytearray(2 * (stop - start))
-    tensor.read_into(read, 2 * start, memoryview(found))
-    assert bytes(found) == whole[start:stop].tobytes()
+    run = bytearray(2 * (stop - start))
+    tensor.read_into(read, 2 * start, memoryview(run))
+    assert bytes(run) == whole[start:stop].tobytes()
 
 
 def test_a_view_reads_an_fp8_tensor_by_the_files_of_its_codes_and_scales_alone():

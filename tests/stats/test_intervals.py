@@ -29,13 +29,13 @@ from mlxquant.stats import (
 from mlxquant.stats.interval import SCALES
 
 
-def ends(found: Interval) -> tuple[float, float]:
-    assert found.low is not None and found.high is not None, found.reason
-    return found.low, found.high
+def ends(interval: Interval) -> tuple[float, float]:
+    assert interval.low is not None and interval.high is not None, interval.reason
+    return interval.low, interval.high
 
 
-def holds(found: Interval, truth: float) -> bool:
-    low, high = ends(found)
+def holds(interval: Interval, truth: float) -> bool:
+    low, high = ends(interval)
     return low <= truth <= high
 
 
@@ -44,11 +44,13 @@ def holds(found: Interval, truth: float) -> bool:
 
 def test_one_value_a_cluster_gives_students_t():
     values = [1.0, 2.0, 4.0, 7.0, 11.0]
-    found = clustered_mean(values, range(5), share=False)
-    assert found.estimate == 5
-    assert found.se == pytest.approx(np.std(values, ddof=1) / np.sqrt(5))
-    assert found.df == pytest.approx(4)
-    assert found.se is not None and ends(found) == pytest.approx((5 - 2.7764451 * found.se, 5 + 2.7764451 * found.se))
+    interval = clustered_mean(values, range(5), share=False)
+    assert interval.estimate == 5
+    assert interval.se == pytest.approx(np.std(values, ddof=1) / np.sqrt(5))
+    assert interval.df == pytest.approx(4)
+    assert interval.se is not None and ends(interval) == pytest.approx(
+        (5 - 2.7764451 * interval.se, 5 + 2.7764451 * interval.se)
+    )
 
 
 def test_copies_of_a_document_widen_nothing_and_narrow_nothing():
@@ -64,9 +66,9 @@ def test_names_of_clusters_and_their_order_do_not_matter():
     values, names = [1.0, 5.0, 2.0, 8.0, 3.0, 1.5], ["a", "b", "a", "c", "d", "e"]
     other = [3, 1, 3, 4, 0, 7]
     order = [5, 2, 0, 3, 1, 4]
-    found = clustered_mean(values, names)
+    interval = clustered_mean(values, names)
     moved = clustered_mean([values[i] for i in order], [other[i] for i in order])
-    assert ends(found) == pytest.approx(ends(moved))
+    assert ends(interval) == pytest.approx(ends(moved))
 
 
 def test_sums_a_cluster_give_what_single_values_give():
@@ -89,9 +91,9 @@ def test_a_cluster_that_holds_nothing_is_left_out():
 
 
 def test_fewer_than_five_clusters_give_no_interval_and_say_why():
-    found = clustered_mean([1.0, 2.0, 3.0, 9.0], range(4))
-    assert (found.estimate, found.low, found.high, found.se) == (3.75, None, None, None)
-    assert found.reason == "4 clusters; an interval needs at least 5"
+    interval = clustered_mean([1.0, 2.0, 3.0, 9.0], range(4))
+    assert (interval.estimate, interval.low, interval.high, interval.se) == (3.75, None, None, None)
+    assert interval.reason == "4 clusters; an interval needs at least 5"
 
 
 def test_nothing_at_all_is_refused():
@@ -100,8 +102,8 @@ def test_nothing_at_all_is_refused():
 
 
 def test_a_mean_that_is_not_finite_has_no_interval():
-    found = clustered_mean([1.0, float("inf"), 2.0, 3.0, 4.0], range(5))
-    assert found.low is None and found.reason == "a value is infinite or not a number"
+    interval = clustered_mean([1.0, float("inf"), 2.0, 3.0, 4.0], range(5))
+    assert interval.low is None and interval.reason == "a value is infinite or not a number"
 
 
 def test_one_document_of_most_tokens_widens_the_interval():
@@ -114,18 +116,18 @@ def test_one_document_of_most_tokens_widens_the_interval():
 @given(st.lists(st.tuples(st.floats(-10, 10), st.integers(1, 50)), min_size=5, max_size=20))
 def test_the_estimate_lies_within_its_interval(documents):
     sums = [value * size for value, size in documents]
-    low, high = ends(found := ratio_of_sums(sums, [size for _, size in documents]))
-    assert low <= found.estimate <= high
+    low, high = ends(interval := ratio_of_sums(sums, [size for _, size in documents]))
+    assert low <= interval.estimate <= high
 
 
 # Shares
 
 
 def test_none_of_200_documents_is_no_proof_of_never():
-    found = share_of_sums(np.zeros(200), np.full(200, 500))
-    assert ends(found) == pytest.approx((0, 1 - 0.025 ** (1 / 200)))
-    assert found.method == "Clopper-Pearson on clusters"
-    assert found.n == 100_000
+    interval = share_of_sums(np.zeros(200), np.full(200, 500))
+    assert ends(interval) == pytest.approx((0, 1 - 0.025 ** (1 / 200)))
+    assert interval.method == "Clopper-Pearson on clusters"
+    assert interval.n == 100_000
 
 
 def test_all_of_five_documents_may_be_half():
@@ -137,14 +139,14 @@ def test_a_share_that_is_alike_in_every_document_has_an_interval_too():
 
 
 def test_independent_observations_give_clopper_and_pearsons_interval():
-    found = clustered_mean([1] * 7 + [0] * 43, range(50))
-    assert ends(found) == pytest.approx((0.0582, 0.2674), abs=1e-4)
+    interval = clustered_mean([1] * 7 + [0] * 43, range(50))
+    assert ends(interval) == pytest.approx((0.0582, 0.2674), abs=1e-4)
 
 
 def test_a_small_share_has_no_interval_below_zero():
-    found = share_of_sums([2, 1, *[0] * 48], [100] * 50)
-    low, high = ends(found)
-    assert 0 < low < found.estimate < high < 0.004
+    interval = share_of_sums([2, 1, *[0] * 48], [100] * 50)
+    low, high = ends(interval)
+    assert 0 < low < interval.estimate < high < 0.004
 
 
 def test_values_of_0_and_1_are_a_share_unless_said_otherwise():
@@ -157,9 +159,9 @@ def test_values_of_0_and_1_are_a_share_unless_said_otherwise():
 
 
 def test_pairs_that_never_differ_are_no_proof_of_equality():
-    found = clustered_difference([1, 0, 1, 1, 0, 1], [1, 0, 1, 1, 0, 1], range(6))
+    interval = clustered_difference([1, 0, 1, 1, 0, 1], [1, 0, 1, 1, 0, 1], range(6))
     wide = 1 - 0.025 ** (1 / 6)
-    assert [found.estimate, *ends(found)] == pytest.approx([0, -wide, wide])
+    assert [interval.estimate, *ends(interval)] == pytest.approx([0, -wide, wide])
 
 
 def test_a_difference_changes_sign_with_its_sides():
@@ -171,8 +173,8 @@ def test_a_difference_changes_sign_with_its_sides():
 def test_pairing_removes_what_both_sides_share():
     draw = np.random.default_rng(3)
     hard = draw.normal(size=30) * 10
-    found = clustered_difference(hard + 1 + draw.normal(size=30) * 0.1, hard, range(30))
-    low, high = ends(found)
+    interval = clustered_difference(hard + 1 + draw.normal(size=30) * 0.1, hard, range(30))
+    low, high = ends(interval)
     assert 0.9 < low < high < 1.1
 
 
@@ -274,14 +276,14 @@ def test_bootstrapped_quantiles_hold_the_truth(q, truth):
 
 def test_quantiles_are_numpys():
     values = np.random.default_rng(4).normal(size=301)
-    found = clustered_quantiles(values, np.arange(301) // 10, (0.01, 0.5, 0.9, 1))
-    assert [f.estimate for f in found] == pytest.approx(np.quantile(values, (0.01, 0.5, 0.9, 1)))
-    assert found[-1].reason == "an extreme; it has no interval"
+    intervals = clustered_quantiles(values, np.arange(301) // 10, (0.01, 0.5, 0.9, 1))
+    assert [f.estimate for f in intervals] == pytest.approx(np.quantile(values, (0.01, 0.5, 0.9, 1)))
+    assert intervals[-1].reason == "an extreme; it has no interval"
 
 
 def test_a_quantile_further_out_than_the_data_has_no_interval():
-    found = clustered_quantiles(np.arange(100.0), np.arange(100) // 5, [0.999])[0]
-    assert (found.low, found.reason) == (None, "too few values beyond it")
+    interval = clustered_quantiles(np.arange(100.0), np.arange(100) // 5, [0.999])[0]
+    assert (interval.low, interval.reason) == (None, "too few values beyond it")
 
 
 def test_a_bootstrap_gives_the_same_for_the_same_seed():
@@ -321,24 +323,24 @@ def measured_at_99() -> list[Interval]:
 
 
 def test_an_interval_restated_is_what_would_have_been_measured():
-    for found, wanted in zip(samples(), measured_at_99(), strict=False):
-        assert ends(found.at(0.99)) == pytest.approx(ends(wanted))
-        assert found.at(0.99).confidence == 0.99
+    for interval, wanted in zip(samples(), measured_at_99(), strict=False):
+        assert ends(interval.at(0.99)) == pytest.approx(ends(wanted))
+        assert interval.at(0.99).confidence == 0.99
 
 
-@pytest.mark.parametrize("found", samples(), ids=lambda f: f.method)
-def test_more_confidence_is_a_wider_interval_and_back(found):
-    low, high = ends(found.at(0.99))
-    assert low <= ends(found)[0] and high >= ends(found)[1] and high - low > ends(found)[1] - ends(found)[0]
-    assert ends(found.at(0.99).at(0.95)) == pytest.approx(ends(found))
+@pytest.mark.parametrize("interval", samples(), ids=lambda f: f.method)
+def test_more_confidence_is_a_wider_interval_and_back(interval):
+    low, high = ends(interval.at(0.99))
+    assert low <= ends(interval)[0] and high >= ends(interval)[1] and high - low > ends(interval)[1] - ends(interval)[0]
+    assert ends(interval.at(0.99).at(0.95)) == pytest.approx(ends(interval))
 
 
-@pytest.mark.parametrize("found", samples(), ids=lambda f: f.method)
-def test_a_record_gives_the_interval_back(found):
-    read = Interval.from_dict({"metric": "x", **found.as_dict()})
-    assert ends(read) == pytest.approx(ends(found), rel=1e-6)
-    assert ends(read.at(0.9)) == pytest.approx(ends(found.at(0.9)), rel=1e-5)
-    assert (read.n, read.clusters, read.method) == (found.n, found.clusters, found.method)
+@pytest.mark.parametrize("interval", samples(), ids=lambda f: f.method)
+def test_a_record_gives_the_interval_back(interval):
+    read = Interval.from_dict({"metric": "x", **interval.as_dict()})
+    assert ends(read) == pytest.approx(ends(interval), rel=1e-6)
+    assert ends(read.at(0.9)) == pytest.approx(ends(interval.at(0.9)), rel=1e-5)
+    assert (read.n, read.clusters, read.method) == (interval.n, interval.clusters, interval.method)
 
 
 def test_a_record_says_nothing_that_is_the_default():
@@ -348,23 +350,23 @@ def test_a_record_says_nothing_that_is_the_default():
 
 
 def test_order_statistics_cannot_be_restated():
-    found = clustered_quantiles(np.arange(500.0), np.arange(500) // 10, [0.5])[0].at(0.99)
-    assert found.low is None
-    assert found.reason == "measured at 95%; Woodruff on clusters cannot be restated at 0.99"
+    interval = clustered_quantiles(np.arange(500.0), np.arange(500) // 10, [0.5])[0].at(0.99)
+    assert interval.low is None
+    assert interval.reason == "measured at 95%; Woodruff on clusters cannot be restated at 0.99"
 
 
 def test_a_mapped_interval_has_mapped_ends_and_the_delta_methods_error():
-    found = clustered_mean(np.log([1.0, 2, 3, 4, 6]), range(5))
-    mapped = found.mapped("exp", np.exp(found.estimate))
-    assert ends(mapped) == pytest.approx(tuple(np.exp(ends(found))))
-    assert found.se is not None and mapped.se == pytest.approx(found.se * mapped.estimate)
+    interval = clustered_mean(np.log([1.0, 2, 3, 4, 6]), range(5))
+    mapped = interval.mapped("exp", np.exp(interval.estimate))
+    assert ends(mapped) == pytest.approx(tuple(np.exp(ends(interval))))
+    assert interval.se is not None and mapped.se == pytest.approx(interval.se * mapped.estimate)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_mapped_interval_restated_is_the_restated_one_mapped(scale):
-    found = clustered_mean([0.6, 0.7, 0.65, 0.9, 0.8], range(5))
-    for mapped in (found.mapped(scale, 1.0), Interval.from_dict(found.mapped(scale, 1.0).as_dict())):
-        assert ends(mapped.at(0.99)) == pytest.approx(ends(found.at(0.99).mapped(scale, 1.0)), rel=1e-5)
+    interval = clustered_mean([0.6, 0.7, 0.65, 0.9, 0.8], range(5))
+    for mapped in (interval.mapped(scale, 1.0), Interval.from_dict(interval.mapped(scale, 1.0).as_dict())):
+        assert ends(mapped.at(0.99)) == pytest.approx(ends(interval.at(0.99).mapped(scale, 1.0)), rel=1e-5)
 
 
 def test_any_statistic_can_be_linearized():
@@ -392,9 +394,9 @@ def test_mcnemar_stands_for_thousands_of_pairs():
 
 
 def test_pass_hat_k_is_the_mean_over_tasks():
-    found = pass_hat_k([4, 2, 0, 3, 1], [4] * 5, 2)
-    assert found.estimate == pytest.approx((1 + 1 / 6 + 0 + 0.5 + 0) / 5)
-    assert found.clusters == 5
+    interval = pass_hat_k([4, 2, 0, 3, 1], [4] * 5, 2)
+    assert interval.estimate == pytest.approx((1 + 1 / 6 + 0 + 0.5 + 0) / 5)
+    assert interval.clusters == 5
     assert ends(pass_hat_k([4] * 10, [4] * 10, 4)) == pytest.approx((0.6915, 1), abs=1e-4)
 
 
@@ -415,8 +417,8 @@ def test_as_many_samples_as_are_needed_settle_the_question():
 
 
 def test_a_share_of_none_needs_enough_documents_to_end_below_the_bound():
-    found = share_of_sums(np.zeros(50), np.full(50, 10))
-    more = samples_needed(found, 0.01)
+    interval = share_of_sums(np.zeros(50), np.full(50, 10))
+    more = samples_needed(interval, 0.01)
     assert more == 368 - 50
     assert ends(share_of_sums(np.zeros(368), np.ones(368)))[1] <= 0.01
     assert ends(share_of_sums(np.zeros(367), np.ones(367)))[1] > 0.01
@@ -439,24 +441,24 @@ PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23
 
 
 def test_the_curve_of_a_known_trial():
-    found = kaplan_meier(TREATED, RELAPSED)
-    assert found.times.tolist() == [6, 7, 10, 13, 16, 22, 23]
-    assert found.survival == pytest.approx([0.8571, 0.8067, 0.7529, 0.6902, 0.6275, 0.5378, 0.4482], abs=1e-4)
-    assert (found.median, found.median_low, found.median_high) == (23, 13, None)
-    assert found.low is not None and found.low[0] == pytest.approx(0.6197, abs=1e-4)
-    assert [found.at(5), found.at(9)] == pytest.approx([1, 0.8067], abs=1e-4)
+    curve = kaplan_meier(TREATED, RELAPSED)
+    assert curve.times.tolist() == [6, 7, 10, 13, 16, 22, 23]
+    assert curve.survival == pytest.approx([0.8571, 0.8067, 0.7529, 0.6902, 0.6275, 0.5378, 0.4482], abs=1e-4)
+    assert (curve.median, curve.median_low, curve.median_high) == (23, 13, None)
+    assert curve.low is not None and curve.low[0] == pytest.approx(0.6197, abs=1e-4)
+    assert [curve.at(5), curve.at(9)] == pytest.approx([1, 0.8067], abs=1e-4)
 
 
 def test_the_median_of_a_known_trial_without_censoring():
-    found = kaplan_meier(PLACEBO, [True] * 21)
-    assert (found.median, found.median_low, found.median_high) == (8, 4, 11)
-    assert found.survival[-1] == 0
+    curve = kaplan_meier(PLACEBO, [True] * 21)
+    assert (curve.median, curve.median_low, curve.median_high) == (8, 4, 11)
+    assert curve.survival[-1] == 0
 
 
 def test_runs_that_never_fail_have_no_median():
-    found = kaplan_meier([20] * 12, [False] * 12)
-    assert (found.median, found.median_low, found.median_high) == (None, None, None)
-    assert len(found.times) == 0
+    curve = kaplan_meier([20] * 12, [False] * 12)
+    assert (curve.median, curve.median_low, curve.median_high) == (None, None, None)
+    assert len(curve.times) == 0
 
 
 def test_runs_of_one_task_are_resampled_together():
@@ -469,8 +471,8 @@ def test_runs_of_one_task_are_resampled_together():
 
 
 def test_four_runs_give_a_curve_without_intervals():
-    found = kaplan_meier([1, 2, 3, 4], [True] * 4)
-    assert (found.median, found.low, found.reason) == (2, None, "4 runs; an interval needs at least 5")
+    curve = kaplan_meier([1, 2, 3, 4], [True] * 4)
+    assert (curve.median, curve.low, curve.reason) == (2, None, "4 runs; an interval needs at least 5")
 
 
 def test_a_curve_in_a_record_is_plain():
@@ -481,19 +483,19 @@ def test_a_curve_in_a_record_is_plain():
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 20), st.booleans()), min_size=5, max_size=30))
 def test_a_curve_falls_and_lies_within_its_band(runs):
-    found = kaplan_meier([t for t, _ in runs], [seen for _, seen in runs])
-    assert found.low is not None and found.high is not None
-    assert (np.diff(found.survival) <= 1e-12).all()
-    assert (found.low <= found.survival + 1e-12).all() and (found.survival <= found.high + 1e-12).all()
+    curve = kaplan_meier([t for t, _ in runs], [seen for _, seen in runs])
+    assert curve.low is not None and curve.high is not None
+    assert (np.diff(curve.survival) <= 1e-12).all()
+    assert (curve.low <= curve.survival + 1e-12).all() and (curve.survival <= curve.high + 1e-12).all()
 
 
 @pytest.mark.slow
 def test_a_medians_interval_holds_the_truth():
     def trial(draw: np.random.Generator) -> bool:
         t, stop = np.ceil(draw.exponential(10, 40)), draw.integers(8, 40, 40)
-        found = kaplan_meier(np.minimum(t, stop), t <= stop)
+        curve = kaplan_meier(np.minimum(t, stop), t <= stop)
         truth = 7  # ceil of an exponential: P(T > 6) = 0.549, P(T > 7) = 0.497
-        high = np.inf if found.median_high is None else found.median_high
-        return found.median_low is not None and found.median_low <= truth <= high
+        high = np.inf if curve.median_high is None else curve.median_high
+        return curve.median_low is not None and curve.median_low <= truth <= high
 
     assert 0.92 <= coverage(trial, 2000, 29) <= 0.99

@@ -103,7 +103,7 @@ def walk(arrays: list[Any], steps: list[tuple[str, int, int]]) -> Any:
 @given(chains())
 def test_any_chain_of_steps_gives_what_mlx_gives(drawn):
     arrays, steps = drawn
-    matches(lambda *given: walk(list(given), steps), *arrays)
+    matches(lambda *inputs: walk(list(inputs), steps), *arrays)
 
 
 # --- recording itself ---

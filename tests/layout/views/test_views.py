@@ -152,8 +152,8 @@ def test_transposed_experts_are_pieces_that_are_not_cut():
 
 def test_transposed_experts_that_take_turns_are_cut_at_each_turn():
     view, _ = recorded(lambda a, b: mx.concatenate([a.swapaxes(1, 2), b[:, :, :3]], axis=1), A, B)
-    found = [(s.start, s.rows, s.divisible) for s in segments(view)]
-    assert found == [(0, 4, False), (4, 3, True), (7, 4, False), (11, 3, True)]
+    cut = [(s.start, s.rows, s.divisible) for s in segments(view)]
+    assert cut == [(0, 4, False), (4, 3, True), (7, 4, False), (11, 3, True)]
 
 
 def test_reading_rows_of_a_join_reads_its_own_bytes_alone():

@@ -54,16 +54,16 @@ def test_a_users_file_is_linted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["gates-8bit", "--from", "build"], "--from BUILD takes no NAME"),
         (["-o", "x.toml"], "-o FILE goes with --from BUILD"),
         (["--bits", "4"], "give its NAME"),
     ],
 )
-def test_words_that_do_not_go_together_are_a_usage_error(words: list[str], said: str) -> None:
+def test_words_that_do_not_go_together_are_a_usage_error(words: list[str], expected: str) -> None:
     result = run(*words)
-    assert (result.exit_code, said in result.stderr) == (2, True)
+    assert (result.exit_code, expected in result.stderr) == (2, True)
 
 
 def test_help_has_an_example() -> None:

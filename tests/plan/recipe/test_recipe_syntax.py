@@ -26,7 +26,7 @@ def write(folder: Path, name: str, text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("name = 'x'", "no default; give [quantize] with bits, or quantize = false"),
         ("quantize = false\nnmae = 'x'", "unknown key 'nmae' (did you mean 'name'?); valid: name, summary"),
@@ -66,8 +66,8 @@ def write(folder: Path, name: str, text: str) -> str:
         ("quantize = ", "not readable as TOML"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_what_would_be_right(text: str, said: str) -> None:
-    assert said in mistakes(text)
+def test_a_mistake_is_named_with_what_would_be_right(text: str, expected: str) -> None:
+    assert expected in mistakes(text)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     )
     with pytest.raises(RecipeError) as caught:
         load_recipe(mine, mode="mxfp5", sets=["role=attention", "role=atention:keep"])
-    told = str(caught.value)
-    for said in ("sise", "base.toml, rule 1", "colour", "role 'gate'", "mxfp5", 'no ":" found', "'atention'"):
-        assert said in told, said
+    message = str(caught.value)
+    for part in ("sise", "base.toml, rule 1", "colour", "role 'gate'", "mxfp5", 'no ":" found', "'atention'"):
+        assert part in message, part
 
 
 def test_where_a_mistake_may_hide_others_the_message_ends_with_that() -> None:
@@ -245,7 +245,7 @@ def test_set_reads(text: str, match: dict[str, object], action: dict[str, object
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("bits=6", 'no ":" found; write MATCH:ACTION, as in "role=attention:bits=6"'),
         ("role=attention:", "it asks for nothing"),
@@ -263,10 +263,10 @@ def test_set_reads(text: str, match: dict[str, object], action: dict[str, object
         ("layers=x:keep", "'x' is not a layer"),
     ],
 )
-def test_set_says_what_is_wrong(text: str, said: str) -> None:
+def test_set_says_what_is_wrong(text: str, expected: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe("uniform-8bit", sets=[text])
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 # --- identity ---
