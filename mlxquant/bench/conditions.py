@@ -91,8 +91,8 @@ def gpu_cores() -> int | None:
     """Cores of Apple's GPU, by which chips of one name differ; None elsewhere."""
     if not MAC:
         return None
-    found = re.search(r"Total Number of Cores:\s*(\d+)", _run("system_profiler", "SPDisplaysDataType"))
-    return int(found[1]) if found else None
+    match = re.search(r"Total Number of Cores:\s*(\d+)", _run("system_profiler", "SPDisplaysDataType"))
+    return int(match[1]) if match else None
 
 
 def unreadable(root: Path = Path("/")) -> list[str]:
@@ -194,9 +194,9 @@ def _energy(root: Path) -> float | None:
 def _mac_power_mode(settings: str, battery: str) -> str | None:
     """Read `pmset -g` and `pmset -g batt`: "automatic, AC Power"."""
     words = {"0": "automatic", "1": "low power", "2": "high power"}
-    found = re.search(r"^\s*(?:powermode|lowpowermode)\s+(\d)", settings, re.M)
-    drawn = re.search(r"drawing from '([^']+)'", battery)
-    parts = [words.get(found[1]) if found else None, drawn[1] if drawn else None]
+    mode = re.search(r"^\s*(?:powermode|lowpowermode)\s+(\d)", settings, re.M)
+    supply = re.search(r"drawing from '([^']+)'", battery)
+    parts = [words.get(mode[1]) if mode else None, supply[1] if supply else None]
     return ", ".join(p for p in parts if p) or None
 
 

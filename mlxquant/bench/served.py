@@ -190,15 +190,15 @@ def model_notes(builds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def stream_notes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say where answers ended early, and where pieces of a stream are not tokens."""
-    told = [r for r in rows if "pieces" in r and "completion_tokens" in r and Workload.parse(r["test"]).n_gen]
-    early = [r for r in told if r["completion_tokens"] < Workload.parse(r["test"]).n_gen]
+    streams = [r for r in rows if "pieces" in r and "completion_tokens" in r and Workload.parse(r["test"]).n_gen]
+    early = [r for r in streams if r["completion_tokens"] < Workload.parse(r["test"]).n_gen]
     if early:
-        yield f"{len(early)} of {len(told)} answers ended before all tokens were generated; rates are of what came"
-    merged = [r for r in told if r["pieces"] < r["completion_tokens"]]
+        yield f"{len(early)} of {len(streams)} answers ended before all tokens were generated; rates are of what came"
+    merged = [r for r in streams if r["pieces"] < r["completion_tokens"]]
     if merged:
         tokens, pieces = (sum(r[k] for r in merged) for k in ("completion_tokens", "pieces"))
         yield (
-            f"{len(merged)} of {len(told)} answers came in fewer pieces than tokens ({pieces} for {tokens});"
+            f"{len(merged)} of {len(streams)} answers came in fewer pieces than tokens ({pieces} for {tokens});"
             " times between tokens are times between pieces"
         )
     prompts = [r for r in rows if r.get("prompt_tokens") and abs(r["prompt_tokens"] - _asked(r)) > _OFF * _asked(r) > 0]

@@ -31,14 +31,14 @@ def run_program(
     `variables` are added to an environment of PATH and a plain locale.
     """
     path = os.pathsep.join(program_folders())
-    found = shutil.which(command[0], path=path)
-    if found is None:
+    program = shutil.which(command[0], path=path)
+    if program is None:
         raise ProgramError(f"{command[0]} is not installed")
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     environment = {**passed, "PATH": path, "LC_ALL": "C", **(variables or {})}
     try:
         done = subprocess.run(
-            [found, *command[1:]],
+            [program, *command[1:]],
             cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=seconds,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -52,5 +52,5 @@ def run_program(
 
 def program_folders(path: str | None = None) -> Sequence[str]:
     """Folders of PATH that are absolute; "." and an empty entry mean the folder at hand and are left out."""
-    given = os.environ.get("PATH", "") if path is None else path
-    return [entry for entry in given.split(os.pathsep) if Path(entry).is_absolute()] or _FALLBACK.split(":")
+    folders = os.environ.get("PATH", "") if path is None else path
+    return [entry for entry in folders.split(os.pathsep) if Path(entry).is_absolute()] or _FALLBACK.split(":")

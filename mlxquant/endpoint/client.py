@@ -91,11 +91,11 @@ class Server:
 
         The timeout is for the whole answer.
         """
-        asked = perf_counter()
+        begin = perf_counter()
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **self._authorization}
         with self._exchange("POST", path, data, headers) as connection:
-            yield asked, ""
+            yield begin, ""
             response = connection.open(ANSWER)
             _check_status(response, connection)
             kind = response.headers.get_content_type()
@@ -191,9 +191,9 @@ def _is_host(host: str) -> bool:
 def stream(server: Server, path: str, body: Mapping[str, Any]) -> StreamedAnswer:
     """Send a request that asks for a stream, and read its answer to the end. Raises StreamError."""
     feed = events(server, path, body)
-    asked, _ = next(feed)
+    begin, _ = next(feed)
     chunks: list[Chunk] = []
-    reason, ended, done = None, asked, False
+    reason, ended, done = None, begin, False
     usage: Mapping[str, int] | None = None
     model: str | None = None
     for at, event in feed:
@@ -207,7 +207,7 @@ def stream(server: Server, path: str, body: Mapping[str, Any]) -> StreamedAnswer
         usage, model = event.usage or usage, event.model or model
     if reason is None:
         raise unfinished(server.url + path, done, len(chunks))
-    return StreamedAnswer(asked, tuple(chunks), ended, reason, usage, model)
+    return StreamedAnswer(begin, tuple(chunks), ended, reason, usage, model)
 
 
 def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple[float, Event | None]]:
@@ -217,8 +217,8 @@ def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple
     """
     where = server.url + path
     lines = server.post(path, {**body, "stream": True, "stream_options": {"include_usage": True}})
-    asked, _ = next(lines)
-    yield asked, None
+    begin, _ = next(lines)
+    yield begin, None
     for at, data in _data(lines, where):
         parts = _parts(data)
         for part in parts:
@@ -243,7 +243,7 @@ def checked_model(name: str | None, option: str) -> str | None:
     return name
 
 
-def is_other_model(asked: str, answered: str | None) -> bool:
+def is_other_model(requested: str, answered: str | None) -> bool:
     """Whether a server that was asked for one model answers as another.
 
     Folders before a name, capitals, and a date, number or tag that a server adds to it make no other model; nor does a
@@ -254,10 +254,10 @@ def is_other_model(asked: str, answered: str | None) -> bool:
     """
     if not answered:
         return False
-    wanted, given = (name.casefold().rstrip("/").rpartition("/")[2] for name in (asked, answered))
+    wanted, answering = (name.casefold().rstrip("/").rpartition("/")[2] for name in (requested, answered))
     if wanted in _ANY_MODEL:
         return False
-    return not (given.startswith(wanted) and _ADDED.fullmatch(given[len(wanted) :]))
+    return not (answering.startswith(wanted) and _ADDED.fullmatch(answering[len(wanted) :]))
 
 
 def unfinished(where: str, done: bool, pieces: int) -> StreamError:

@@ -180,12 +180,12 @@ class _Bounded(io.RawIOBase):
 def _connected(address: tuple[str, str, int], deadline: float) -> socket.socket:
     """Connect to the first of the host's addresses that lets us; the time that is left is shared among them."""
     scheme, host, port = address
-    found = _addresses(host, port, deadline)
+    addresses = _addresses(host, port, deadline)
     problem: OSError = OSError(f"no address of {host} can be used")
-    for number, (family, kind, protocol, _, at) in enumerate(found):
+    for number, (family, kind, protocol, _, at) in enumerate(addresses):
         connected = socket.socket(family, kind, protocol)
         try:
-            connected.settimeout(max(0.001, (deadline - perf_counter()) / (len(found) - number)))
+            connected.settimeout(max(0.001, (deadline - perf_counter()) / (len(addresses) - number)))
             connected.connect(at)
             if scheme == "https":
                 connected.settimeout(max(0.001, deadline - perf_counter()))

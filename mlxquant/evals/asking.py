@@ -96,7 +96,7 @@ class Asking:
         return reply
 
 
-def _figures(reply: Reply, depth: int | None, repeats: int, asked: str) -> dict[str, Any]:
+def _figures(reply: Reply, depth: int | None, repeats: int, requested_model: str) -> dict[str, Any]:
     """A request's figures; who answered and how only where that is not as asked."""
     timing, usage = reply.timing, reply.usage
     return {
@@ -108,6 +108,6 @@ def _figures(reply: Reply, depth: int | None, repeats: int, asked: str) -> dict[
         "output_tokens": usage.output_tokens,
         "cached_tokens": usage.cached_tokens,
         "repeats": repeats,
-        **({"model": reply.model} if reply.model not in (None, asked) else {}),
+        **({"model": reply.model} if reply.model not in (None, requested_model) else {}),
         **({"ways": list(reply.ways)} if reply.ways else {}),
     }

@@ -87,14 +87,14 @@ def observe(trial: Trial, *, suites: bool) -> Iterator[tuple[Observed, bool]]:
 
 def count(trials: Iterable[Trial], *, suites: bool) -> dict[tuple[str, Where], dict[str, list[int]]]:
     """How many observations hit, and how many there were, by unit."""
-    found: dict[tuple[str, Where], dict[str, list[int]]] = {}
+    sums_of: dict[tuple[str, Where], dict[str, list[int]]] = {}
     for trial in trials:
         unit = unit_of(trial)
         for (metric, where, _), hit in observe(trial, suites=suites):
-            sums = found.setdefault((metric, where), {}).setdefault(unit, [0, 0])
+            sums = sums_of.setdefault((metric, where), {}).setdefault(unit, [0, 0])
             sums[0] += hit
             sums[1] += 1
-    return found
+    return sums_of
 
 
 def count_pairs(
@@ -104,15 +104,15 @@ def count_pairs(
 
     `baseline[i]` and `candidate[i]` are the same item and trial; what only one of them shows is in no pair.
     """
-    found: dict[tuple[str, Where], dict[str, list[int]]] = {}
+    pairs_of: dict[tuple[str, Where], dict[str, list[int]]] = {}
     for a, b in zip(baseline, candidate, strict=True):
         unit, other = unit_of(a), dict(observe(b, suites=suites))
         for observed, hit in observe(a, suites=suites):
             if observed in other:
                 metric, where, _ = observed
-                counts = found.setdefault((metric, where), {}).setdefault(unit, [0, 0, 0, 0])
+                counts = pairs_of.setdefault((metric, where), {}).setdefault(unit, [0, 0, 0, 0])
                 counts[_PAIR[hit, other[observed]]] += 1
-    return found
+    return pairs_of
 
 
 def in_order(key: tuple[str, Where]) -> tuple[int, Where]:
@@ -134,14 +134,14 @@ def _placed(metric: str, interval: Interval, where: Where = ()) -> dict[str, Any
 def of_side(trials: Sequence[Trial], *, suites: bool, confidence: float) -> list[dict[str, Any]]:
     """What one side's judged trials show: shares by slice and depth, and pass^k where there are several trials."""
     counted = count(trials, suites=suites)
-    found = []
+    measurements = []
     for key in sorted(counted, key=in_order):
         metric, where = key
         hits, totals = zip(*counted[key].values(), strict=True)
-        found.append(_placed(metric, share_of_sums(hits, totals, confidence=confidence), where))
+        measurements.append(_placed(metric, share_of_sums(hits, totals, confidence=confidence), where))
     for k, units, chances in _powers(trials):
-        found.append(as_measurement(f"pass_hat_{k}", clustered_mean(chances, units, confidence=confidence)))
-    return found
+        measurements.append(as_measurement(f"pass_hat_{k}", clustered_mean(chances, units, confidence=confidence)))
+    return measurements
 
 
 def of_difference(
@@ -149,17 +149,17 @@ def of_difference(
 ) -> list[dict[str, Any]]:
     """Candidate less baseline, over trials that both were judged in; `baseline[i]` is paired with `candidate[i]`."""
     counted = count_pairs(baseline, candidate, suites=suites)
-    found = []
+    measurements = []
     for key in sorted(counted, key=in_order):
         metric, where = key
         columns = list(zip(*counted[key].values(), strict=True))
         totals = [sum(counts) for counts in counted[key].values()]
         difference = difference_of_sums(columns[2], columns[1], totals, confidence=confidence)
-        found.append(_placed(f"{metric}_difference", difference, where))
+        measurements.append(_placed(f"{metric}_difference", difference, where))
     for (k, units, before), (_, _, after) in zip(_powers(baseline), _powers(candidate), strict=False):
         difference = clustered_difference(after, before, units, confidence=confidence, share=False)
-        found.append(as_measurement(f"pass_hat_{k}_difference", difference))
-    return found
+        measurements.append(as_measurement(f"pass_hat_{k}_difference", difference))
+    return measurements
 
 
 def _powers(trials: Iterable[Trial]) -> Iterator[tuple[int, list[str], list[float]]]:
@@ -252,12 +252,14 @@ def of_requests(trials: Sequence[Trial], confidence: float) -> list[dict[str, An
 
 def _quantiles(trials: Sequence[Trial], confidence: float) -> Iterator[dict[str, Any]]:
     for metric, key in _FIGURES:
-        seen = [(r[key], f"{t['suite']}/{t['unit']}") for t in trials for r in t["requests"] if r[key] is not None]
-        if not seen:
+        observations = [
+            (r[key], f"{t['suite']}/{t['unit']}") for t in trials for r in t["requests"] if r[key] is not None
+        ]
+        if not observations:
             continue
-        values, units = zip(*seen, strict=True)
-        found = clustered_quantiles(values, units, [p / 100 for p in _PERCENTILES], confidence=confidence)
-        for percentile, interval in zip(_PERCENTILES, found, strict=True):
+        values, units = zip(*observations, strict=True)
+        intervals = clustered_quantiles(values, units, [p / 100 for p in _PERCENTILES], confidence=confidence)
+        for percentile, interval in zip(_PERCENTILES, intervals, strict=True):
             yield as_measurement(f"{metric}_p{percentile}", interval)
 
 
@@ -278,7 +280,7 @@ def totals(trials: Sequence[Trial]) -> dict[str, Any]:
     return {
         "requests": len(requests),
         "repeats": sum(t["attempts"] for t in trials) - len(requests) - sum(t["failure"] is not None for t in trials),
-        **{key: sum(found) if found else None for key, found in counts.items()},
+        **{key: sum(numbers) if numbers else None for key, numbers in counts.items()},
         "seconds": round(sum(r["seconds"] for r in requests), 3),
         "first_token_seen": sum(r["ttft_s"] is not None for r in requests),
         "failures": dict(sorted(Counter(t["failure"]["kind"] for t in trials if t["failure"]).items())),

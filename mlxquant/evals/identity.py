@@ -32,10 +32,10 @@ def same_sides(sides: Sequence[EvalSide]) -> Iterator[str]:
             yield _same(side.variant.name, baseline.name, what, side.variant.kind)
 
 
-def observed(asked: str, trials: Sequence[Trial]) -> dict[str, Any]:
+def observed(requested_model: str, trials: Sequence[Trial]) -> dict[str, Any]:
     """What a side's requests show of who answered: `answers_as` and `ways`, each only where there is something."""
     requests = [request for trial in trials for request in trial["requests"]]
-    names = sorted({request["model"] for request in requests if is_other_model(asked, request.get("model"))})
+    names = sorted({request["model"] for request in requests if is_other_model(requested_model, request.get("model"))})
     ways = Counter(way for request in requests for way in request.get("ways", ()))
     return {**({"answers_as": names} if names else {}), **({"ways": dict(ways.most_common())} if ways else {})}
 

@@ -106,23 +106,23 @@ class LoadedModel:
         if request.conversation != self._conversation:
             self._live = self._turn = None
             self._conversation = request.conversation
-        asked = perf_counter()
+        begin = perf_counter()
         prompt = self._prompt(request, request.messages, add_generation_prompt=True)
         cache, read = self._cache(request, prompt)
         if request.seed is not None:
             mx.random.seed(request.seed)
         sampler = make_sampler(request.temperature, top_p=request.top_p or 0.0)
         stamps: list[float] = []
-        text, reason, made = "", "stop", list[int]()
+        text, reason, tokens = "", "stop", list[int]()
         rest = mx.array(prompt[read:])
         for piece in stream_generate(
             self.model, self.tokenizer, rest, max_tokens=request.max_tokens, sampler=sampler, prompt_cache=cache
         ):
             stamps.append(perf_counter())
             text += piece.text
-            made.append(piece.token)
+            tokens.append(piece.token)
             reason = piece.finish_reason or reason
-        self._live = PromptCache([*prompt, *made], cache)
+        self._live = PromptCache([*prompt, *tokens], cache)
         answer, thought, calls, broken = take_apart(
             text, self.tokenizer, request.tools, thinking=self._begins_thinking(prompt)
         )
@@ -130,8 +130,8 @@ class LoadedModel:
             answer,
             calls,
             "tool_calls" if reason == "stop" and (calls or broken) else reason,
-            Usage(len(prompt), len(made), self._reused),
-            _timing(asked, stamps),
+            Usage(len(prompt), len(tokens), self._reused),
+            _timing(begin, stamps),
             thought,
             broken,
             self.build.name,
@@ -148,24 +148,24 @@ class LoadedModel:
             pass  # a template of mlx-lm's own may want more; items say so
 
     def _prompt(self, request: Request, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
-        made = self.tokenizer.apply_chat_template(
+        tokens = self.tokenizer.apply_chat_template(
             [readable(m) for m in messages],
             tools=list(request.tools) or None,
             add_generation_prompt=add_generation_prompt,
             tokenize=True,
             **(request.template or {}),
         )
-        return list(made["input_ids"] if isinstance(made, Mapping) else made)
+        return list(tokens["input_ids"] if isinstance(tokens, Mapping) else tokens)
 
     def _cache(self, request: Request, prompt: list[int]) -> tuple[Any, int]:
         """A cache that has read the beginning of the prompt, and how many tokens of it; the rest is never empty."""
         from mlx_lm.models.cache import make_prompt_cache
 
-        kept = next((k for k in (self._live, self._turn, self._head) if k is not None and k.begins(prompt)), None)
-        self._reused = len(kept.tokens) if kept else 0
-        if kept is not None and kept is self._live:
-            return kept.cache, self._reused
-        cache = copy.deepcopy(kept.cache) if kept is not None else make_prompt_cache(self.model)
+        prefix = next((k for k in (self._live, self._turn, self._head) if k is not None and k.begins(prompt)), None)
+        self._reused = len(prefix.tokens) if prefix else 0
+        if prefix is not None and prefix is self._live:
+            return prefix.cache, self._reused
+        cache = copy.deepcopy(prefix.cache) if prefix is not None else make_prompt_cache(self.model)
         self._live, read = None, self._reused
         head, turn = self._borders(request, prompt)
         if read < head:
@@ -217,9 +217,9 @@ def readable(message: Message) -> dict[str, Any]:
     return out
 
 
-def _timing(asked: float, stamps: Sequence[float]) -> Timing:
+def _timing(begin: float, stamps: Sequence[float]) -> Timing:
     if not stamps:
-        return Timing(perf_counter() - asked)
+        return Timing(perf_counter() - begin)
     took = stamps[-1] - stamps[0]
     rate = (len(stamps) - 1) / took if len(stamps) > 1 and took > 0 else None
-    return Timing(stamps[-1] - asked, stamps[0] - asked, rate)
+    return Timing(stamps[-1] - begin, stamps[0] - begin, rate)

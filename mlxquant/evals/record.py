@@ -36,8 +36,8 @@ def finish(record: Mapping[str, Any]) -> dict[str, Any]:
         judged = [t for t in mine if t["passed"] is not None]
         measured = of_side(judged, suites=several, confidence=confidence)
         measured += of_requests(mine, confidence)
-        seen = observed(side["model"], mine) if side.get("model") else {}
-        finished.append({**side, **seen, "measurements": measured, "serving": totals(mine)})
+        observations = observed(side["model"], mine) if side.get("model") else {}
+        finished.append({**side, **observations, "measurements": measured, "serving": totals(mine)})
     for place, mine in enumerate(by_side[1:], 1):
         a, b = pair_up(by_side[0], mine)
         finished[place]["measurements"] += of_difference(a, b, suites=several, confidence=confidence)
@@ -56,10 +56,10 @@ def _survival(names: Sequence[str], by_side: Sequence[Sequence[Trial]], confiden
         if not loops:
             continue
         times = [t["first_error"] or t["depth"] for t in loops]
-        seen = [t["first_error"] is not None for t in loops]
+        failures = [t["first_error"] is not None for t in loops]
         units = [f"{t['suite']}/{t['unit']}" for t in loops]
         clusters = units if len(set(units)) < len(units) else None
-        yield {"name": name, **kaplan_meier(times, seen, clusters, confidence=confidence).as_dict()}
+        yield {"name": name, **kaplan_meier(times, failures, clusters, confidence=confidence).as_dict()}
 
 
 def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Mapping[str, Any]) -> Iterator[str]:
@@ -77,10 +77,10 @@ def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Map
                 " where a call is JSON without name or arguments; a build given as a folder shows what they are"
             )
         requests = [r for t in trials for r in t["requests"]]
-        seen = sum(r["ttft_s"] is not None for r in requests)
-        if requests and seen < len(requests):
+        visible = sum(r["ttft_s"] is not None for r in requests)
+        if requests and visible < len(requests):
             yield (
-                f"{name}: the first token of {len(requests) - seen} of {len(requests)} answers could not be seen"
+                f"{name}: the first token of {len(requests) - visible} of {len(requests)} answers could not be seen"
                 " (calls that the server hands out whole); times to it are of the others"
             )
     settings = record["settings"]

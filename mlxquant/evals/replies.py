@@ -42,10 +42,10 @@ def broken_calls(text: str) -> tuple[str, ...]:
     ()
     """
     begins: list[int] = []
-    for found in _BEGIN.finditer(text):
+    for match in _BEGIN.finditer(text):
         # a marker and the object right behind it are one attempt
-        if not begins or text[begins[-1] : found.start()].strip() not in _MARKERS:
-            begins.append(found.start())
+        if not begins or text[begins[-1] : match.start()].strip() not in _MARKERS:
+            begins.append(match.start())
     ends = [*begins[1:], len(text)]
     return tuple(text[begin:end].strip() for begin, end in zip(begins, ends, strict=False))
 
@@ -79,11 +79,11 @@ def take_apart(
         text, bodies = _without_calls(text, tokenizer.tool_call_start, tokenizer.tool_call_end)
         for body in bodies:
             try:
-                found = list(_read(tokenizer.tool_parser(body, list(tools))))
+                parsed = list(_read(tokenizer.tool_parser(body, list(tools))))
             except _UNREADABLE:
                 broken.append(body.strip())
             else:
-                calls += found
+                calls += parsed
     if tools:
         broken += broken_calls(text)
     numbered = tuple(ToolCall(c.name, c.arguments, c.id or f"call_{i}") for i, c in enumerate(calls, 1))
@@ -104,8 +104,8 @@ def reasoning_within(text: str) -> tuple[str, str]:
 def _without_reasoning(text: str, start: str, end: str, thinking: bool) -> tuple[str, str]:
     """Answer and reasoning. Reasoning that never ends leaves no answer."""
     if not thinking:
-        before, found, text = text.partition(start)
-        if not found:
+        before, mark, text = text.partition(start)
+        if not mark:
             return before, ""
         reasoning, _, after = text.partition(end)
         return before + after, reasoning

@@ -60,8 +60,8 @@ class Variant:
     @property
     def format(self) -> str | None:
         """The format of most of its bytes, such as `affine 8/64`."""
-        found = self.facts.get("format")
-        return str(found) if found else None
+        name = self.facts.get("format")
+        return str(name) if name else None
 
 
 class EvalSide(Protocol):

@@ -179,10 +179,10 @@ class Store:
     def row(self, table: str, key: str, value: str) -> tuple[Any, ...]:
         """Return the one row of that id; raises Unknown where there is none."""
         column = "code" if table == "coupons" else "id"
-        found = self.db.execute(f"SELECT {key} FROM {table} WHERE {column} = ?", (value,)).fetchone()
-        if found is None:
+        values = self.db.execute(f"SELECT {key} FROM {table} WHERE {column} = ?", (value,)).fetchone()
+        if values is None:
             raise Unknown(f"no {table[:-1]} {value}")
-        return tuple(found)
+        return tuple(values)
 
     def total(self, order_id: str) -> int:
         """Return an order's price: sum of n × price, less the coupon's percent, rounded down.
@@ -197,8 +197,8 @@ class Store:
 
 def find_user(store: Store, name: str) -> Result:
     """Find customers by name."""
-    found = store.rows("SELECT id, city FROM users WHERE name = ? COLLATE NOCASE ORDER BY id", name.strip())
-    return {"users": [{"city": city, "id": user} for user, city in found]}
+    users = store.rows("SELECT id, city FROM users WHERE name = ? COLLATE NOCASE ORDER BY id", name.strip())
+    return {"users": [{"city": city, "id": user} for user, city in users]}
 
 
 def get_user(store: Store, user_id: str) -> Result:
@@ -210,8 +210,8 @@ def get_user(store: Store, user_id: str) -> Result:
 def list_orders(store: Store, user_id: str) -> Result:
     """List a customer's orders, the latest first."""
     store.row("users", "id", user_id)
-    found = store.rows("SELECT id, status FROM orders WHERE user = ? ORDER BY placed DESC", user_id)
-    return {"orders": [{"status": status, "id": order} for order, status in found]}
+    orders = store.rows("SELECT id, status FROM orders WHERE user = ? ORDER BY placed DESC", user_id)
+    return {"orders": [{"status": status, "id": order} for order, status in orders]}
 
 
 def get_order(store: Store, order_id: str) -> Result:
@@ -228,8 +228,8 @@ def get_order(store: Store, order_id: str) -> Result:
 
 def search_items(store: Store, kind: str) -> Result:
     """Find items of a kind."""
-    found = store.rows("SELECT id, name FROM items WHERE kind = ? COLLATE NOCASE ORDER BY id", kind.strip())
-    return {"items": [{"name": name, "id": item} for item, name in found]}
+    items = store.rows("SELECT id, name FROM items WHERE kind = ? COLLATE NOCASE ORDER BY id", kind.strip())
+    return {"items": [{"name": name, "id": item} for item, name in items]}
 
 
 def get_item(store: Store, item_id: str) -> Result:
@@ -280,8 +280,8 @@ def held(store: Store, order_id: str, item_id: str) -> int:
     """Count the pieces of an item in an order; raises Unknown where there is no such order or item."""
     store.row("orders", "id", order_id)
     store.row("items", "id", item_id)
-    found = store.rows('SELECT n FROM lines WHERE "order" = ? AND item = ?', order_id, item_id)
-    return int(found[0][0]) if found else 0
+    lines = store.rows('SELECT n FROM lines WHERE "order" = ? AND item = ?', order_id, item_id)
+    return int(lines[0][0]) if lines else 0
 
 
 def add_item(store: Store, order_id: str, item_id: str, quantity: int) -> Result:

@@ -93,9 +93,9 @@ def broken_policy(
         return coupon_forbidden(shop, order, arguments)
     if name in ("add_item", "change_quantity"):
         stock = shop.call("check_stock", {"item_id": arguments.get("item_id")}).get("stock")
-        asked = arguments.get("quantity")
-        if isinstance(stock, int) and isinstance(asked, int) and asked > stock:
-            return f"stock: {asked} asked for, {stock} in stock"
+        quantity = arguments.get("quantity")
+        if isinstance(stock, int) and isinstance(quantity, int) and quantity > stock:
+            return f"stock: {quantity} asked for, {stock} in stock"
     return None
 
 

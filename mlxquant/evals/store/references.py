@@ -25,10 +25,10 @@ def spoken(talk: Conversation, name: str, city: str) -> str:
 
 def find(talk: Conversation, user: str, name: str, said: str) -> None:
     """Look a named customer up."""
-    found = talk.do("find_user", name=name)["users"]
-    if len(found) > 1:
+    users = talk.do("find_user", name=name)["users"]
+    if len(users) > 1:
         talk.slices.add("namesake")
-    if said == name and len(found) != 1:
+    if said == name and len(users) != 1:
         raise AssertionError(f"{said} is not enough to tell {user}")
     talk.now_user = user
 
@@ -145,7 +145,7 @@ def item_reference(talk: Conversation, budget: int) -> tuple[str, str | None]:
 
 def searched(talk: Conversation, kind: str, name: str) -> str | None:
     """Search for an item by its kind and take the one of that name; None where there is none."""
-    found = talk.do("search_items", kind=kind)["items"]
-    chosen = [item["id"] for item in found if item["name"] == name]
+    items = talk.do("search_items", kind=kind)["items"]
+    chosen = [item["id"] for item in items if item["name"] == name]
     talk.now_item = chosen[0] if chosen else None
     return talk.now_item

@@ -71,12 +71,12 @@ def transcript(task: Task, *, system: bool = True) -> list[dict[str, Any]]:
     Arguments are a JSON string, as in the OpenAI API, and a message of a call has empty text.
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM_PROMPT}] if system else []
-    made = 0
+    number = 0
     for turn in task.turns:
         messages.append({"role": "user", "content": turn.user})
         for call, result in zip(turn.calls, turn.results, strict=True):
-            made += 1
-            messages += exchange(f"call_{made}", call, result)
+            number += 1
+            messages += exchange(f"call_{number}", call, result)
         messages.append({"role": "assistant", "content": turn.reply})
     return messages
 

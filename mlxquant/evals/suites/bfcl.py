@@ -118,15 +118,15 @@ def as_json_schema(schema: Any) -> Any:
     """
     if not isinstance(schema, dict):
         return schema
-    made: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "type" and isinstance(value, str):
             known = _TYPES.get(value.lower())
-            made |= {"type": known} if known else {}
+            converted |= {"type": known} if known else {}
         elif key == "properties" and isinstance(value, dict):
-            made[key] = {name: as_json_schema(each) for name, each in value.items()}
+            converted[key] = {name: as_json_schema(each) for name, each in value.items()}
         elif key in ("items", "additionalProperties"):
-            made[key] = as_json_schema(value)
+            converted[key] = as_json_schema(value)
         elif key not in ("optional", "format", "required") or (key == "required" and isinstance(value, list)):
-            made[key] = value
-    return made
+            converted[key] = value
+    return converted

@@ -25,8 +25,8 @@ class Choice:
 
 
 def _tool_loop(choice: Choice) -> Suite:
-    given = {"first_seed": choice.first_seed, "max_tokens": choice.max_tokens}
-    return ToolLoop(choice.calls, choice.tasks, **{k: v for k, v in given.items() if v is not None})
+    options = {"first_seed": choice.first_seed, "max_tokens": choice.max_tokens}
+    return ToolLoop(choice.calls, choice.tasks, **{k: v for k, v in options.items() if v is not None})
 
 
 def _contracts(name: str) -> Callable[[Choice], Suite]:

@@ -44,15 +44,15 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 def json_item(draw: Random, n: int) -> Made:
     """Facts in prose to be given as JSON of a schema; the value is determined."""
-    schema, value, told = (_person, _order, _stays)[n % 3](draw)
+    schema, value, sentences = (_person, _order, _stays)[n % 3](draw)
     import json
 
-    asked = (
-        f"{told}\n\nGive this as JSON that fits the schema below. Answer with the JSON alone.\n"
+    question = (
+        f"{sentences}\n\nGive this as JSON that fits the schema below. Answer with the JSON alone.\n"
         f"{json.dumps(schema, ensure_ascii=False)}"
     )
     score = {"kind": "json_schema", "schema": schema, "equals": value}
-    return {"asked": asked, "slices": ("json",), "score": score}
+    return {"asked": question, "slices": ("json",), "score": score}
 
 
 def _person(draw: Random) -> tuple[dict[str, Any], Any, str]:
@@ -65,11 +65,11 @@ def _person(draw: Random) -> tuple[dict[str, Any], Any, str]:
         "born": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\d$"},
         "member": {"type": "boolean"}, "height_cm": {"type": "integer"}, "phone": {"type": ["string", "null"]},
     })  # fmt: skip
-    told = (
+    sentences = (
         f"{who} lives in {town}, was born on {born}, is {'' if member else 'not '}a member, stands {height} cm tall "
         f"and has {'the phone number ' + phone if phone else 'no phone'}."
     )
-    return schema, value, told
+    return schema, value, sentences
 
 
 def _order(draw: Random) -> tuple[dict[str, Any], Any, str]:
@@ -86,13 +86,13 @@ def _order(draw: Random) -> tuple[dict[str, Any], Any, str]:
 
 def _stays(draw: Random) -> tuple[dict[str, Any], Any, str]:
     stays = [(town, draw.randrange(1, 9), draw.random() < 0.5) for town in towns(draw, draw.randrange(3, 6))]
-    told = " ".join(
+    sentences = " ".join(
         f"Then {nights} night{'s' * (nights > 1)} in {town}, {'paid' if paid else 'not paid yet'}."
         for town, nights, paid in stays
     )
     stay = _object({"town": {"type": "string"}, "nights": {"type": "integer"}, "paid": {"type": "boolean"}})
     value = [{"town": town, "nights": nights, "paid": paid} for town, nights, paid in stays]
-    return {"type": "array", "items": stay}, value, told
+    return {"type": "array", "items": stay}, value, sentences
 
 
 def copy_item(draw: Random, n: int) -> Made:
@@ -103,23 +103,27 @@ def copy_item(draw: Random, n: int) -> Made:
     who, number, key = draw.choice(rows)
     kind = n % 4
     if kind == 0:
-        asked, answer = f"Write the number of {who} and nothing else.", [number]
+        question, answer = f"Write the number of {who} and nothing else.", [number]
     elif kind == 1:
-        asked, answer = f"Whose code is {key}? Write the name and nothing else.", [who]
+        question, answer = f"Whose code is {key}? Write the name and nothing else.", [who]
     elif kind == 2:
-        asked = "Write all codes from the last line to the first, one a line and nothing else."
+        question = "Write all codes from the last line to the first, one a line and nothing else."
         answer = [row[2] for row in reversed(rows)]
     else:
-        asked = "Write the number of every second line, beginning with the second, one a line and nothing else."
+        question = "Write the number of every second line, beginning with the second, one a line and nothing else."
         answer = [row[1] for row in rows[1::2]]
-    return {"asked": f"{table}\n\n{asked}", "slices": ("copy", "numeric"), "score": {"kind": "lines", "answer": answer}}
+    return {
+        "asked": f"{table}\n\n{question}",
+        "slices": ("copy", "numeric"),
+        "score": {"kind": "lines", "answer": answer},
+    }
 
 
 def arithmetic_item(draw: Random, n: int) -> Made:
     """Sums, products, shares, days; the answer stands in a last line of its own."""
-    asked, answer = (_sum, _product, _share, _days)[n % 4](draw)
-    asked += '\nYou may reckon in steps. End with a line "Answer: N", where N is the number.'
-    return {"asked": asked, "slices": ("arithmetic", "numeric"), "score": {"kind": "number", "answer": answer}}
+    question, answer = (_sum, _product, _share, _days)[n % 4](draw)
+    question += '\nYou may reckon in steps. End with a line "Answer: N", where N is the number.'
+    return {"asked": question, "slices": ("arithmetic", "numeric"), "score": {"kind": "number", "answer": answer}}
 
 
 def _sum(draw: Random) -> tuple[str, float]:
@@ -137,10 +141,10 @@ def _share(draw: Random) -> tuple[str, float]:
     count, thing = draw.randrange(3, 50), things(draw, 1)[0]
     price, percent = draw.randrange(2, 90) * 20, draw.randrange(1, 16) * 5
     paid = count * price * (100 - percent) / 100
-    asked = (
+    question = (
         f"{name(draw)} buys {count} {thing}s at {price} crowns each and gets {percent} % off. How many crowns is that?"
     )
-    return asked, int(paid) if paid == int(paid) else paid
+    return question, int(paid) if paid == int(paid) else paid
 
 
 def _days(draw: Random) -> tuple[str, float]:
@@ -161,7 +165,7 @@ def grounded_item(draw: Random, n: int) -> Made:
         f"{smith}, who came from {b}. Whoever comes from {b} is led by {guide}. The road to {c} is closed in winter."
     )
     kind = n % 4
-    asked, answers = (
+    question, answers = (
         (f"What is the number of the entry of {smith}?", [number]),
         draw.choice([
             (f"At how many degrees Celsius does water boil in the valley of {a}?", [str(heat)]),
@@ -175,8 +179,8 @@ def grounded_item(draw: Random, n: int) -> Made:
             (f"What is the name of the river in the valley of {a}?", [NOT_STATED]),
         ]),
     )[kind]  # fmt: skip
-    told = (
-        f"{text}\n\n{asked}\nAnswer from this text alone, with the number or name and nothing else. "
+    sentences = (
+        f"{text}\n\n{question}\nAnswer from this text alone, with the number or name and nothing else. "
         f"If the text does not say it, answer {NOT_STATED}."
     )
     which = ("fact", "contradicting", "two_steps", "missing")[kind]
@@ -184,7 +188,7 @@ def grounded_item(draw: Random, n: int) -> Made:
     if which != "missing":  # a few words around the answer are no fault
         score = {"kind": "all", "of": [{"kind": "contains", "all": answers}, {"kind": "words", "max": 12}]}
     slices = ("grounded", f"grounded:{which}")
-    return {"asked": told, "slices": slices, "score": score}
+    return {"asked": sentences, "slices": slices, "score": score}
 
 
 # --- contracts ---

@@ -40,12 +40,12 @@ def read_suite(path: Path, *, max_tokens: int | None = None) -> Questions:
     items: list[Item] = []
     lines: dict[str, int] = {}
     for number, row in rows:
-        found = _faults(row)
+        problems_of_row = _faults(row)
         name = printable(str(row.get("id", f"line-{number}")))
         if name in lines:
-            found.append(f'"id" {name} stands on line {lines[name]} already')
+            problems_of_row.append(f'"id" {name} stands on line {lines[name]} already')
         lines.setdefault(name, number)
-        problems += [f"{path}, line {number}: {fault}" for fault in found]
+        problems += [f"{path}, line {number}: {fault}" for fault in problems_of_row]
         if not problems:
             items.append(_item(row, name, path.stem, max_tokens))
     if problems:
@@ -69,23 +69,25 @@ def _item(row: Mapping[str, Any], name: str, suite: str, max_tokens: int | None)
 
 
 def _faults(row: Mapping[str, Any]) -> list[str]:
-    found = [f'has no key "{key}"; known are {", ".join(_KEYS)}' for key in row if key not in _KEYS]
-    found += faults(row["score"]) if "score" in row else ['needs "score": how a program judges the reply']
-    found += _message_faults(row.get("messages"))
+    problems = [f'has no key "{key}"; known are {", ".join(_KEYS)}' for key in row if key not in _KEYS]
+    problems += faults(row["score"]) if "score" in row else ['needs "score": how a program judges the reply']
+    problems += _message_faults(row.get("messages"))
     slices = row.get("slices", [])
     if not isinstance(slices, str) and not (isinstance(slices, list) and all(isinstance(s, str) and s for s in slices)):
-        found.append('"slices" must be a list of names')
+        problems.append('"slices" must be a list of names')
     limit = row.get("max_tokens", 1)
     if type(limit) is not int or not 0 < limit < _MOST_TOKENS:
-        found.append(f'"max_tokens" must be a whole number above 0, and below {_MOST_TOKENS}, found {str(limit)[:40]}')
+        problems.append(
+            f'"max_tokens" must be a whole number above 0, and below {_MOST_TOKENS}, found {str(limit)[:40]}'
+        )
     tools = row.get("tools") or []
     if not isinstance(tools, list) or not all(_is_tool(tool) for tool in tools):
-        found.append('"tools" must be a list of {"type": "function", "function": {"name": …, "parameters": …}}')
+        problems.append('"tools" must be a list of {"type": "function", "function": {"name": …, "parameters": …}}')
     else:
         for function in (tool["function"] for tool in tools):
             wrong = schema_faults(function.get("parameters") or {})
-            found += [f'"tools": {function["name"]}: {fault.replace("schema", "parameters", 1)}' for fault in wrong]
-    return found
+            problems += [f'"tools": {function["name"]}: {fault.replace("schema", "parameters", 1)}' for fault in wrong]
+    return problems
 
 
 def _as_the_api_has_it(message: Mapping[str, Any]) -> Mapping[str, Any]:

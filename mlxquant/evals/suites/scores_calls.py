@@ -125,8 +125,8 @@ def _schema_fault(function: Mapping[str, Any] | None, name: str, arguments: Any)
 def calls(spec: Mapping[str, Any], reply: Reply, tools: Tools) -> Score:
     """Pass where exactly the calls that are due are made; `none`: where none is, not even one that cannot be read."""
     if spec.get("none"):
-        made = [call.name for call in reply.tool_calls] or list(reply.broken_calls)
-        return verdict(not made, f"called {said(made[0]) if made else ''}", no_call=not made)
+        attempts = [call.name for call in reply.tool_calls] or list(reply.broken_calls)
+        return verdict(not attempts, f"called {said(attempts[0]) if attempts else ''}", no_call=not attempts)
     checks, why = formally(reply, tools)
     due = [(call["name"], call["arguments"]) for call in spec["calls"]]
     made_calls = parsed_calls(reply)
@@ -173,17 +173,17 @@ def bfcl(spec: Mapping[str, Any], reply: Reply, tools: Tools) -> Score:
     if "answers" not in spec:
         return verdict(checks["valid_schema"], why, **checks)
     # BFCL reads types its own way, so a call may break the schema as JSON Schema has it and still be right
-    made = parsed_calls(reply)
+    attempts = parsed_calls(reply)
     due = [next(iter(answer.items())) for answer in spec["answers"]]
-    right_tool = Counter(name for name, _ in due) == Counter(name for name, _ in made) and checks["valid_json"]
+    right_tool = Counter(name for name, _ in due) == Counter(name for name, _ in attempts) and checks["valid_json"]
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
     right = right_tool
     for name, allowed in due:
-        fits = (call for call in made if call[0] == name and matches(call[1], allowed, schemas.get(name, {})))
-        found = next(fits, None) if right else None
-        right = found is not None
-        if found is not None:
-            made.remove(found)
+        fits = (call for call in attempts if call[0] == name and matches(call[1], allowed, schemas.get(name, {})))
+        match = next(fits, None) if right else None
+        right = match is not None
+        if match is not None:
+            attempts.remove(match)
     if not right:
         why = why or f"{', '.join(n for n, _ in due)} expected, {', '.join(c.name for c in reply.tool_calls)} called"
         why = f"{due[0][0]}: arguments that no answer allows" if right_tool else why

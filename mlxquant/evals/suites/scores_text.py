@@ -90,39 +90,39 @@ def number(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
     Compared as decimals, so that 12.50 is 12.5; 1,250 is 1250. `tolerance` is absolute.
     """
     text = reply.text
-    for found in _ANSWER.finditer(text):
-        text = reply.text[found.end() :]
+    for match in _ANSWER.finditer(text):
+        text = reply.text[match.end() :]
     numbers = _NUMBER.findall(text)
     if not numbers:
         return verdict(False, f"no number in {said(reply.text)}")
     last = (numbers[0] if text is not reply.text else numbers[-1]).replace(",", "").replace("−", "-")
     if len(last) > _LONGEST:
         return verdict(False, f"{said(last)} is no number that anyone asked for")
-    given = Decimal(last)
-    off = abs(given - Decimal(str(spec["answer"])))
-    return verdict(off <= Decimal(str(spec.get("tolerance", 0))), f"{spec['answer']} expected, {given} found")
+    answer = Decimal(last)
+    off = abs(answer - Decimal(str(spec["answer"])))
+    return verdict(off <= Decimal(str(spec.get("tolerance", 0))), f"{spec['answer']} expected, {answer} found")
 
 
 def lines(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
     """Pass where the lines that are not blank are these, or so many, and each matches a pattern as a whole."""
-    found = [line.strip() for line in reply.text.splitlines() if line.strip()]
+    reply_lines = [line.strip() for line in reply.text.splitlines() if line.strip()]
     if "answer" in spec:
         wanted = [line.strip() for line in spec["answer"]]
         if spec.get("any_order"):
-            return verdict(Counter(found) == Counter(wanted), f"{_first_missing(wanted, found)}")
-        at = next((i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), None)
+            return verdict(Counter(reply_lines) == Counter(wanted), f"{_first_missing(wanted, reply_lines)}")
+        at = next((i for i, (a, b) in enumerate(zip(wanted, reply_lines, strict=False)) if a != b), None)
         if at is not None:
-            return verdict(False, f"line {at + 1}: {wanted[at]!r} expected, {said(found[at])} found")
-        return verdict(len(found) == len(wanted), f"{len(wanted)} lines expected, {len(found)} found")
-    if "count" in spec and len(found) != spec["count"]:
-        return verdict(False, f"{spec['count']} lines expected, {len(found)} found")
-    off = [line for line in found if "each" in spec and not re.fullmatch(spec["each"], line)]
-    return verdict(not off and bool(found), f"line {said(off[0])} does not match" if off else "no lines")
+            return verdict(False, f"line {at + 1}: {wanted[at]!r} expected, {said(reply_lines[at])} found")
+        return verdict(len(reply_lines) == len(wanted), f"{len(wanted)} lines expected, {len(reply_lines)} found")
+    if "count" in spec and len(reply_lines) != spec["count"]:
+        return verdict(False, f"{spec['count']} lines expected, {len(reply_lines)} found")
+    off = [line for line in reply_lines if "each" in spec and not re.fullmatch(spec["each"], line)]
+    return verdict(not off and bool(reply_lines), f"line {said(off[0])} does not match" if off else "no lines")
 
 
-def _first_missing(wanted: list[str], found: list[str]) -> str:
-    missing = list((Counter(wanted) - Counter(found)).elements())
-    return f"line {missing[0]!r} is missing" if missing else f"{len(wanted)} lines expected, {len(found)} found"
+def _first_missing(wanted: list[str], reply_lines: list[str]) -> str:
+    missing = list((Counter(wanted) - Counter(reply_lines)).elements())
+    return f"line {missing[0]!r} is missing" if missing else f"{len(wanted)} lines expected, {len(reply_lines)} found"
 
 
 def words(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
@@ -196,8 +196,8 @@ def schema_fault(schema: Any, value: Any) -> str:
     from referencing.exceptions import Unresolvable
 
     try:
-        found = Draft202012Validator(schema, registry=Registry()).iter_errors(value)
-        fault = next(iter(found), None)
+        errors = Draft202012Validator(schema, registry=Registry()).iter_errors(value)
+        fault = next(iter(errors), None)
     except (*_UNFIT, Unresolvable, UnknownType) as error:
         why = shortened(" ".join(str(error).split()), 100)
         raise MeasurementError("unscored", f"its schema cannot be applied ({type(error).__name__}: {why})") from None
@@ -236,19 +236,19 @@ def numbered(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
 
     Checks: `complete`, it reached N; `format_kept`, until then no line was out of form; `distinct`.
     """
-    found = [line.strip() for line in reply.text.splitlines() if line.strip()]
+    reply_lines = [line.strip() for line in reply.text.splitlines() if line.strip()]
     entries, off = 0, ""
-    seen: set[str] = set()
-    for line in found:
+    entries_so_far: set[str] = set()
+    for line in reply_lines:
         entry = _ENTRY.fullmatch(line)
         if not entry or int(entry[1]) != entries + 1 or not re.fullmatch(spec.get("each", ".*"), entry[2]):
             off = f"line {entries + 1}: {said(line)}"
             break
-        seen.add(entry[2].casefold())
+        entries_so_far.add(entry[2].casefold())
         entries += 1
     checks = {"complete": entries >= spec["to"], "format_kept": not off and entries <= spec["to"]}
     if spec.get("distinct"):
-        checks["distinct"] = len(seen) == entries
+        checks["distinct"] = len(entries_so_far) == entries
     why = off or ("an entry stands twice" if checks["complete"] else f"ends after {entries} of {spec['to']}")
     return verdict(all(checks.values()), why, **checks)
 
@@ -329,9 +329,9 @@ def language(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
     letters = len(_LETTER.findall(reply.text))
     if letters < spec.get("min_letters", 0):
         return verdict(False, f"{letters} letters, {spec['min_letters']} expected", right_language=False)
-    found = language_of(reply.text)
-    passed = found == spec["language"]
-    why = f"{spec['language']} expected, {found or 'cannot be told'}: {said(reply.text)}"
+    detected = language_of(reply.text)
+    passed = detected == spec["language"]
+    why = f"{spec['language']} expected, {detected or 'cannot be told'}: {said(reply.text)}"
     return verdict(passed, why, right_language=passed)
 
 

@@ -129,14 +129,14 @@ def faults(spec: Any, where: str = '"score"') -> list[str]:
     if kind is None:
         return [f'{where}: "kind" must be one of {", ".join(KINDS)}; found {spec.get("kind")!r}']
     name, known = spec["kind"], {**kind.needs, **kind.may}
-    found = [f'{where}: kind {name} needs "{key}"' for key in kind.needs if key not in spec]
+    problems = [f'{where}: kind {name} needs "{key}"' for key in kind.needs if key not in spec]
     for key, value in spec.items():
         if key != "kind" and key not in known:
-            found.append(f'{where}: kind {name} has no key "{key}"')
+            problems.append(f'{where}: kind {name} has no key "{key}"')
         elif key != "kind" and not _fits(value, known[key]):
             shown = f'"{value}"' if isinstance(value, str) else repr(value)[:60]
-            found.append(f'{where}: "{key}" of kind {name} must be {_what(known[key])}, found {shown}')
-    return found or _deeper(spec, where)
+            problems.append(f'{where}: "{key}" of kind {name} must be {_what(known[key])}, found {shown}')
+    return problems or _deeper(spec, where)
 
 
 def _fits(value: Any, wanted: Any) -> bool:
@@ -160,21 +160,21 @@ def _what(wanted: Any) -> str:
 
 def _deeper(spec: Mapping[str, Any], where: str) -> list[str]:
     """What only shows in the values: patterns that do not compile, schemas that are none, scores within scores."""
-    found = []
+    problems = []
     for key in ("pattern", "each"):
         try:
             re.compile(spec.get(key, ""))
         except (re.error, OverflowError, RecursionError) as error:
-            found.append(f'{where}: "{key}" is no regular expression ({error})')
+            problems.append(f'{where}: "{key}" is no regular expression ({error})')
     if spec["kind"] == "all":
-        found += [fault for n, each in enumerate(spec["of"], 1) for fault in faults(each, f"{where} {n}")]
+        problems += [fault for n, each in enumerate(spec["of"], 1) for fault in faults(each, f"{where} {n}")]
     if spec["kind"] == "json_schema":
-        found += [f"{where}: {fault}" for fault in format_scores.schema_faults(spec["schema"])]
+        problems += [f"{where}: {fault}" for fault in format_scores.schema_faults(spec["schema"])]
     if spec["kind"] == "language" and spec["language"] not in language_scores.LANGUAGES:
         known = ", ".join(language_scores.LANGUAGES)
-        found.append(f'{where}: "language" must be one of {known}; found "{spec["language"]}"')
+        problems.append(f'{where}: "language" must be one of {known}; found "{spec["language"]}"')
     if spec["kind"] == "case" and spec["is"] not in ("upper", "lower"):
-        found.append(f'{where}: "is" must be upper or lower, found "{spec["is"]}"')
+        problems.append(f'{where}: "is" must be upper or lower, found "{spec["is"]}"')
     if spec["kind"] == "calls":
-        found += [f"{where}: {fault}" for fault in call_scores.spec_faults(spec)]
-    return found
+        problems += [f"{where}: {fault}" for fault in call_scores.spec_faults(spec)]
+    return problems

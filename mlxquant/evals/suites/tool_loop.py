@@ -106,25 +106,25 @@ class _Talk:
 
     def _calls(self, reply: Reply) -> None:
         """Judge and run the calls of one reply, and put them and their results into the history."""
-        made: list[tuple[dict[str, Any], CallVerdict]] = []
-        unread: list[tuple[str, CallVerdict]] = []
+        readable: list[tuple[dict[str, Any], CallVerdict]] = []
+        unreadable: list[tuple[str, CallVerdict]] = []
         for call in reply.tool_calls:
             number = len(self.judge.calls) + 1
             verdict = self.judge.call(call.name, call.arguments)
             if _is_table(call.arguments):
                 function = {"name": call.name, "arguments": call.arguments}
-                made.append(({"id": f"call{number:05d}", "type": "function", "function": function}, verdict))
+                readable.append(({"id": f"call{number:05d}", "type": "function", "function": function}, verdict))
             else:
-                unread.append((f"{call.name}({call.arguments})", verdict))
+                unreadable.append((f"{call.name}({call.arguments})", verdict))
         for text in reply.broken_calls:
-            unread.append((text, self.judge.call("", text)))
-        if made:
+            unreadable.append((text, self.judge.call("", text)))
+        if readable:
             self.messages.append(
-                {"role": "assistant", "content": reply.text, "tool_calls": [entry for entry, _ in made]}
+                {"role": "assistant", "content": reply.text, "tool_calls": [entry for entry, _ in readable]}
             )
-            for entry, verdict in made:
+            for entry, verdict in readable:
                 self.messages.append({"role": "tool", "tool_call_id": entry["id"], "content": verdict.content})
-        for text, verdict in unread:
+        for text, verdict in unreadable:
             self.messages.append({"role": "assistant", "content": text})
             self.messages.append({"role": "user", "content": f"That call could not be read. {verdict.content}"})
 
@@ -169,5 +169,5 @@ def _call(step: Step) -> CallMade:
         "policy_kept": attempt.broken_policy is None,
         "made": step.made,
     }
-    said = attempt.problem or attempt.broken_policy or ("" if step.right else f"{attempt.call.name} called")
-    return CallMade(step.depth, checks, step.call.name, shortened(said, 120), step.slices)
+    problem = attempt.problem or attempt.broken_policy or ("" if step.right else f"{attempt.call.name} called")
+    return CallMade(step.depth, checks, step.call.name, shortened(problem, 120), step.slices)

@@ -77,17 +77,17 @@ def measure(results: Results, dropped: Collection[str], confidence: float) -> li
     pass^k is tau2-bench@26ac2bc's (metrics/agent_metrics.py, after arXiv:2406.12045): C(c, k) / C(n, k) for a task of n
     trials of which c passed, averaged over tasks.
     """
-    kept = results.evaluated(dropped)
-    found = list(_pass_hats(results, dropped, confidence))
+    evaluated = results.evaluated(dropped)
+    measurements = list(_pass_hats(results, dropped, confidence))
     for metric, part in PARTS.items():
-        interval = ratio_of(kept, part, confidence, metric)
+        interval = ratio_of(evaluated, part, confidence, metric)
         if interval is not None:
-            found.append(as_measurement(metric, interval))
+            measurements.append(as_measurement(metric, interval))
     every = results.simulations
     lost = ratio_of(every, lambda s: _one(s.termination == INFRASTRUCTURE), confidence, "infrastructure_errors")
     if lost is not None:
-        found.append(as_measurement("infrastructure_errors", lost))
-    return found + list(_by_depth(kept, confidence))
+        measurements.append(as_measurement("infrastructure_errors", lost))
+    return measurements + list(_by_depth(evaluated, confidence))
 
 
 def ratio_of(simulations: Sequence[Simulation], part: Part, confidence: float, metric: str) -> Interval | None:
@@ -228,17 +228,17 @@ def differences(
     baseline: Results, candidate: Results, pairing: Pairing, dropped: Collection[str], confidence: float
 ) -> list[dict[str, Any]]:
     """Every figure's difference, candidate minus baseline, clustered by task; what cannot be paired is left out."""
-    found = list(_paired_pass_hats(baseline, candidate, pairing, dropped, confidence))
+    measurements = list(_paired_pass_hats(baseline, candidate, pairing, dropped, confidence))
     for metric, part in PARTS.items():
         interval = difference_of(pairing.pairs, part, confidence, bounded=metric not in UNBOUNDED)
         if interval is not None:
-            found.append(as_measurement(f"{metric}_difference", interval))
+            measurements.append(as_measurement(f"{metric}_difference", interval))
     for depth in depths([a for a, _ in pairing.pairs], "actions"):
         at = [(a, b) for a, b in pairing.pairs if depth_of(a, "actions") == depth]
         interval = difference_of(at, lambda s: (float(s.success), 1.0), confidence)
         if interval is not None:
-            found.append(as_measurement("pass_difference", interval, **depth.places()))
-    return found
+            measurements.append(as_measurement("pass_difference", interval, **depth.places()))
+    return measurements
 
 
 def difference_of(pairs: Sequence[Pair], part: Part, confidence: float, *, bounded: bool = True) -> Interval | None:
@@ -272,8 +272,8 @@ def _mean_difference(
 ) -> Interval:
     """The mean of second - first; where none differs, as wide as that many tasks allow, not of width 0."""
     none_differs = bounded and list(first) == list(second)
-    found = clustered_difference(second, first, tasks, confidence=confidence, share=True if none_differs else None)
-    return spread_or_none(found)
+    difference = clustered_difference(second, first, tasks, confidence=confidence, share=True if none_differs else None)
+    return spread_or_none(difference)
 
 
 def _paired_pass_hats(
@@ -285,11 +285,11 @@ def _paired_pass_hats(
     for k in range(1, max(fewest, default=0) + 1):
         tasks = [task for task, n in zip(shared, fewest, strict=True) if n >= k]
         first, second = ([_pass_hat(side, task, k) for task in tasks] for side in sides)
-        found = as_measurement(f"pass_hat_{k}_difference", _mean_difference(second, first, tasks, confidence))
-        found["n"] = sum(len(side[task]) for side in sides for task in tasks)
+        entry = as_measurement(f"pass_hat_{k}_difference", _mean_difference(second, first, tasks, confidence))
+        entry["n"] = sum(len(side[task]) for side in sides for task in tasks)
         if len(tasks) < len(shared):
-            found["note"] = f"is over the {len(tasks)} of {len(shared)} shared tasks with {k} trials in both"
-        yield found
+            entry["note"] = f"is over the {len(tasks)} of {len(shared)} shared tasks with {k} trials in both"
+        yield entry
 
 
 def _pass_hat(side: Mapping[str, Sequence[Simulation]], task: str, k: int) -> float:
@@ -298,8 +298,8 @@ def _pass_hat(side: Mapping[str, Sequence[Simulation]], task: str, k: int) -> fl
 
 
 def _trials(simulations: Sequence[Simulation]) -> dict[tuple[str, int], Simulation]:
-    found: dict[tuple[str, int], Simulation] = {}
+    first: dict[tuple[str, int], Simulation] = {}
     for simulation in simulations:
         if simulation.trial is not None:
-            found.setdefault((simulation.task, simulation.trial), simulation)
-    return found
+            first.setdefault((simulation.task, simulation.trial), simulation)
+    return first

@@ -89,12 +89,12 @@ def by_task(simulations: Sequence[Simulation]) -> dict[str, list[Simulation]]:
 _API_OUTPUT = "API output:"
 
 
-def parse_tau2(found: Any, place: str, problems: list[str], actions: Mapping[str, int]) -> Simulation | None:
+def parse_tau2(entry: Any, place: str, problems: list[str], actions: Mapping[str, int]) -> Simulation | None:
     """Read a simulation of τ²-bench; `actions` are each task's expected actions of the agent."""
-    if (task := _task_of(found, place, problems)) is None:
+    if (task := _task_of(entry, place, problems)) is None:
         return None
-    termination = _text(found, "termination_reason", place, problems)
-    scored = found.get("reward_info")
+    termination = _text(entry, "termination_reason", place, problems)
+    scored = entry.get("reward_info")
     if scored is not None and not isinstance(scored, Mapping):
         problems.append(f"{place}: reward_info is {_kind(scored)}, a table expected; counted as a failure")
         scored = None
@@ -102,14 +102,14 @@ def parse_tau2(found: Any, place: str, problems: list[str], actions: Mapping[str
         problems.append(f"{place}: no reward_info, so it was never scored; counted as a failure, as τ² counts it")
     scored = scored or {}
     reads, writes = _checked_actions(scored.get("action_checks"), place, problems)
-    turns, calls, errors = _dialogue(found.get("messages"), place, problems)
+    turns, calls, errors = _dialogue(entry.get("messages"), place, problems)
     return Simulation(
         task=task,
-        trial=_whole(found, "trial", place, problems),
+        trial=_whole(entry, "trial", place, problems),
         reward=_reward(scored, place, problems) if scored else None,
         termination=termination,
-        id=_text(found, "id", place, problems),
-        seed=_whole(found, "seed", place, problems),
+        id=_text(entry, "id", place, problems),
+        seed=_whole(entry, "seed", place, problems),
         db_match=_db_match(scored.get("db_check"), place, problems),
         reads=reads,
         writes=writes,
@@ -120,28 +120,28 @@ def parse_tau2(found: Any, place: str, problems: list[str], actions: Mapping[str
     )
 
 
-def parse_tau1(found: Any, place: str, problems: list[str]) -> Simulation | None:
+def parse_tau1(entry: Any, place: str, problems: list[str]) -> Simulation | None:
     """Read an entry of τ-bench's list: {task_id, reward, info, traj, trial}.
 
     An entry with an error and an empty trajectory is what its runner writes when anything raised; τ-bench gives it
     reward 0, here it is an infrastructure error. The database was compared alone where `r_actions` stands; where the
     task also asks for outputs, their result overwrote it.
     """
-    if (task := _task_of(found, place, problems)) is None:
+    if (task := _task_of(entry, place, problems)) is None:
         return None
-    info = found.get("info")
+    info = entry.get("info")
     info = info if isinstance(info, Mapping) else {}
-    failed = isinstance(info.get("error"), str) and not found.get("traj")
+    failed = isinstance(info.get("error"), str) and not entry.get("traj")
     result = info.get("reward_info")
     inner = result.get("info") if isinstance(result, Mapping) else None
     matched = inner.get("r_actions") if isinstance(inner, Mapping) else None
-    asked = info.get("task")
-    expected = asked.get("actions") if isinstance(asked, Mapping) else None
-    turns, calls, errors = (None, None, None) if failed else _dialogue(found.get("traj"), place, problems)
+    due = info.get("task")
+    expected = due.get("actions") if isinstance(due, Mapping) else None
+    turns, calls, errors = (None, None, None) if failed else _dialogue(entry.get("traj"), place, problems)
     return Simulation(
         task=task,
-        trial=_whole(found, "trial", place, problems),
-        reward=_reward(found, place, problems),
+        trial=_whole(entry, "trial", place, problems),
+        reward=_reward(entry, place, problems),
         termination=INFRASTRUCTURE if failed else None,
         db_match=None if matched is None else bool(matched),
         turns=turns,
@@ -153,26 +153,26 @@ def parse_tau1(found: Any, place: str, problems: list[str]) -> Simulation | None
 
 def expected_actions(tasks: Any, problems: list[str], place: str) -> dict[str, int]:
     """How many actions each τ² task asks of the agent; those asked of the simulated user are not the agent's."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     if tasks is not None and not isinstance(tasks, list):
         problems.append(f"{place}: tasks is {_kind(tasks)}, a list expected; nothing known of what tasks ask for")
-        return found
+        return counts
     for task in tasks or []:
         if not isinstance(task, Mapping) or type(task.get("id")) not in (str, int):
             continue
         criteria = task.get("evaluation_criteria")
-        asked = criteria.get("actions") if isinstance(criteria, Mapping) else None
-        if isinstance(asked, list):
-            own = [a for a in asked if isinstance(a, Mapping) and a.get("requestor", "assistant") == "assistant"]
-            found[str(task["id"])] = len(own)
-    return found
+        actions = criteria.get("actions") if isinstance(criteria, Mapping) else None
+        if isinstance(actions, list):
+            own = [a for a in actions if isinstance(a, Mapping) and a.get("requestor", "assistant") == "assistant"]
+            counts[str(task["id"])] = len(own)
+    return counts
 
 
-def _task_of(found: Any, place: str, problems: list[str]) -> str | None:
-    if not isinstance(found, Mapping):
-        problems.append(f"{place}: {_kind(found)} found where a simulation's table is expected; left out")
+def _task_of(entry: Any, place: str, problems: list[str]) -> str | None:
+    if not isinstance(entry, Mapping):
+        problems.append(f"{place}: {_kind(entry)} found where a simulation's table is expected; left out")
         return None
-    task = found.get("task_id")
+    task = entry.get("task_id")
     if type(task) not in (str, int):
         problems.append(f"{place}: task_id is {_shown(task)}, a text or a number expected; left out")
         return None
@@ -225,9 +225,9 @@ def _dialogue(messages: Any, place: str, problems: list[str]) -> tuple[int | Non
         return None, None, None
     turns = calls = errors = 0
     for message in messages:
-        role, content, made = message.get("role"), message.get("content"), message.get("tool_calls")
-        if role == "assistant" and isinstance(made, list):
-            calls += len(made)
+        role, content, requests = message.get("role"), message.get("content"), message.get("tool_calls")
+        if role == "assistant" and isinstance(requests, list):
+            calls += len(requests)
         elif role == "user" and isinstance(content, str) and content.startswith(_API_OUTPUT):
             calls += 1
         elif role == "user" and content:

@@ -43,7 +43,7 @@ def read_results(path: Path, name: str | None = None) -> Results:
     value = _parsed(data, path, problems)
     if isinstance(value, list):
         form = "tau-bench list"
-        found = [parse_tau1(entry, f"{path.name}: entry {n}", problems) for n, entry in enumerate(value)]
+        simulations = [parse_tau1(entry, f"{path.name}: entry {n}", problems) for n, entry in enumerate(value)]
         table: Mapping[str, Any] = {}
     elif isinstance(value, Mapping) and ("simulations" in value or "info" in value or "tasks" in value):
         form, table = "tau2-bench file", value
@@ -55,21 +55,21 @@ def read_results(path: Path, name: str | None = None) -> Results:
             entries = _from_folder(folder / _FOLDER, value.get("simulation_index"), problems, digest)
         else:
             entries = iter(())
-        found = [parse_tau2(entry, place, problems, actions) for place, entry in entries]
+        simulations = [parse_tau2(entry, place, problems, actions) for place, entry in entries]
     else:
         raise RecordError(
             f"{path}: neither τ²-bench results (a table with simulations) nor τ-bench's (a list): give the results.json"
             " or trajectory file that the run wrote"
         )
-    kept = _without_repeats([s for s in found if s is not None], path.name, problems)
-    if not kept:
+    distinct = _without_repeats([s for s in simulations if s is not None], path.name, problems)
+    if not distinct:
         problems.append(f"{path.name}: no simulation in it")
     return Results(
         name=name or _name_of(path),
         file=path.name if path.name != _INDEX else f"{path.resolve().parent.name}/{_INDEX}",
         form=form,
         sha256=digest.hexdigest(),
-        simulations=tuple(kept),
+        simulations=tuple(distinct),
         problems=tuple(problems),
         about=_about(table),
         num_trials=_trials(table),
@@ -183,7 +183,7 @@ def _from_folder(folder: Path, index: Any, problems: list[str], digest: Any) -> 
 
 def _without_repeats(simulations: list[Simulation], file: str, problems: list[str]) -> list[Simulation]:
     """Leave out a simulation that stands twice; two of one task and trial are both kept, as τ² keeps them."""
-    kept: list[Simulation] = []
+    distinct: list[Simulation] = []
     ids, trials = set[str](), set[tuple[str, int]]()
     for s in simulations:
         if s.id is not None and s.id in ids:
@@ -197,8 +197,8 @@ def _without_repeats(simulations: list[Simulation], file: str, problems: list[st
             )
         elif s.trial is not None:
             trials.add((s.task, s.trial))
-        kept.append(s)
-    return kept
+        distinct.append(s)
+    return distinct
 
 
 def _about(table: Mapping[str, Any]) -> dict[str, str | int | None]:
@@ -210,7 +210,7 @@ def _about(table: Mapping[str, Any]) -> dict[str, str | int | None]:
         part = info.get(key)
         return part.get(field) if isinstance(part, Mapping) else None
 
-    found = {
+    facts = {
         "domain": inner("environment_info", "domain_name"),
         "agent": inner("agent_info", "implementation"),
         "agent_llm": inner("agent_info", "llm"),
@@ -222,7 +222,7 @@ def _about(table: Mapping[str, Any]) -> dict[str, str | int | None]:
         "git_commit": info.get("git_commit"),
         "date": table.get("timestamp"),
     }
-    return {key: value for key, value in found.items() if type(value) in (str, int)}
+    return {key: value for key, value in facts.items() if type(value) in (str, int)}
 
 
 def _trials(table: Mapping[str, Any]) -> int | None:

@@ -45,8 +45,8 @@ def make_record(
 
 
 def _side(results: Results, dropped: Collection[str], confidence: float) -> dict[str, Any]:
-    kept = results.evaluated(dropped)
-    trials = [len(found) for found in by_task(kept).values()]
+    evaluated = results.evaluated(dropped)
+    trials = [len(trials_of_task) for trials_of_task in by_task(evaluated).values()]
     theirs, most = most_k(results, dropped)
     return {
         "name": results.name,
@@ -56,16 +56,16 @@ def _side(results: Results, dropped: Collection[str], confidence: float) -> dict
         "about": results.about,
         "counts": {
             "simulations": len(results.simulations),
-            "evaluated": len(kept),
+            "evaluated": len(evaluated),
             "infrastructure_errors": sum(s.termination == INFRASTRUCTURE for s in results.simulations),
             "tasks": len(trials),
             "fewest_trials": min(trials, default=0),
             "most_trials": most,
             "tau2_k": theirs,
-            "passed": sum(s.success for s in kept),
-            "db_matched": sum(s.db_match is True for s in kept),
-            "db_checked": sum(s.db_match is not None for s in kept),
-            "unscored": sum(s.reward is None for s in kept),
+            "passed": sum(s.success for s in evaluated),
+            "db_matched": sum(s.db_match is True for s in evaluated),
+            "db_checked": sum(s.db_match is not None for s in evaluated),
+            "unscored": sum(s.reward is None for s in evaluated),
         },
         "terminations": dict(Counter(s.termination or "not told" for s in results.simulations).most_common()),
         "problems": list(results.problems),
@@ -74,21 +74,21 @@ def _side(results: Results, dropped: Collection[str], confidence: float) -> dict
 
 
 def _notes(results: Results, dropped: Collection[str]) -> Iterator[str]:
-    kept = results.evaluated(dropped)
-    if kept and all(s.reads is None and s.writes is None for s in kept):
+    evaluated = results.evaluated(dropped)
+    if evaluated and all(s.reads is None and s.writes is None for s in evaluated):
         yield f"{results.name}: no tool_type in the file, so read and write actions cannot be told apart"
-    if over := sum(s.termination == CONTEXT for s in kept):
+    if over := sum(s.termination == CONTEXT for s in evaluated):
         yield (
             f"{results.name}: {over:,} simulations ran out of context and count as failures; newer versions of τ² leave"
             f" them out (--drop {CONTEXT})"
         )
-    unchecked = sum(s.termination == _PREMATURE and s.db_match is None for s in kept)
+    unchecked = sum(s.termination == _PREMATURE and s.db_match is None for s in evaluated)
     if unchecked:
         yield (
             f"{results.name}: {unchecked:,} simulations ended at max_steps: reward 0, but neither database nor actions"
             " were checked, so those figures are of the others alone"
         )
-    if not kept and results.simulations:
+    if not evaluated and results.simulations:
         yield f"{results.name}: every simulation was dropped; there is nothing to measure"
     if results.form.startswith("tau-bench") and any(s.termination == INFRASTRUCTURE for s in results.simulations):
         yield f"{results.name}: errors without a trajectory are dropped; τ-bench itself counts them as failed"
