@@ -20,7 +20,8 @@ from .options import dtype_option, json_option, recipe_files
 from .printing import echo
 
 if TYPE_CHECKING:
-    from ..sweep.run import Evaluating, Folder, Trial
+    from ..sweep.folder import SweepFolder
+    from ..sweep.run import Evaluating, Trial
     from ..validate import Tolerances
 
 _PATH = click.Path(path_type=Path)
@@ -107,14 +108,15 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
     if source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
     from ..stream.ranks import launched
-    from ..sweep.run import UNQUANTIZED, Folder, load_trials, tolerances_before
+    from ..sweep.folder import SweepFolder
+    from ..sweep.run import UNQUANTIZED, load_trials, tolerances_before
 
     tolerances = tolerances_before(options["tolerances"], evaluated=options["few"] > 0)
     trials, notes = load_trials(_words(options), **_overrides(options))
     with contextlib.ExitStack() as stack:
         work = options["work"] or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
         try:
-            folder = Folder(work, options["fresh"])
+            folder = SweepFolder(work, options["fresh"])
             names = [UNQUANTIZED, *(trial.name for trial in trials)] if options["few"] else []
             folder.check(_inputs(source, options), names)
             stack.enter_context(folder.claimed(shared=launched()))
@@ -141,7 +143,7 @@ def _swept(
     trials: Sequence[Trial],
     tolerances: Tolerances,
     notes: Sequence[str],
-    folder: Folder,
+    folder: SweepFolder,
     options: dict[str, Any],
 ) -> dict[str, Any] | None:
     from ..source.hub.open import open_source

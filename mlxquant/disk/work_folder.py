@@ -8,7 +8,7 @@ that the marker names are ever deleted or written to; anything else there (a lin
 second name elsewhere) is a reason to refuse the folder before anything is done. What versions without markers left is
 taken over where its command recognises it (`earlier`).
 
-`partial` keeps a conversion so, `compare.resume` a pass, `sweep.measure` a sweep.
+Conversions are kept so (`builds.write`), passes (`stream.state`) and sweeps (`sweep.folder`).
 """
 
 from __future__ import annotations

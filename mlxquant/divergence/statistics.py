@@ -54,7 +54,7 @@ import numpy as np
 from ..records.measurements import as_measurement
 from ..records.metrics import ABOVE, ALIKE, BETTER, DP_QUANTILES, KL_QUANTILES, OPEN, WITHIN, WORSE
 from ..stats import Interval, clustered_quantiles, linearized, ratio_of_sums, samples_needed, share_of_sums
-from .tally import ACCUMULATED, ALL, LAYER_FIELDS, OWN, ROUTER, TEACHER_FORCED, TOKEN_FIELDS, Group, Sums, Tally
+from .tally import ACCUMULATED, ALL, LAYER_FIELDS, OWN, ROUTER, TEACHER_FORCED, TOKEN_FIELDS, SliceGroup, Sums, Tally
 
 Measurement = dict[str, Any]
 _N, _Q, _KL = (TOKEN_FIELDS.index(name) for name in ("n", "q", "kl"))
@@ -108,7 +108,7 @@ def _column(sums: Sums, field: str) -> Sums:
     return np.asarray(sums[:, TOKEN_FIELDS.index(field)])
 
 
-def _means(sums: Sums, group: Group, confidence: float, case: dict[str, Any]) -> Iterator[Measurement]:
+def _means(sums: Sums, group: SliceGroup, confidence: float, case: dict[str, Any]) -> Iterator[Measurement]:
     keys: dict[str, Any] = {**group.keys(), **case}
     n, q, r, total = (_column(sums, "n"), _column(sums, "q"), _column(sums, "r"), float(sums[:, 0].sum()))
     perplexity, iid = _perplexity(sums, "q", confidence)

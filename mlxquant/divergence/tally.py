@@ -42,7 +42,7 @@ TURNS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class SliceGroup:
     """What a figure is over: nothing said is everything. `kind` is "", "depth", "turn" or "slice"."""
 
     kind: str = ""
@@ -53,7 +53,7 @@ class Group:
         return {self.kind: self.name} if self.kind else {}
 
 
-ALL = Group()
+ALL = SliceGroup()
 
 
 def bucket_names(ends: Sequence[int]) -> tuple[str, ...]:
@@ -78,18 +78,18 @@ class Grouping:
         places = {int(np.searchsorted(TURNS, turn)) for turn in turns if turn > 0}
         depths = bucket_names(DEPTHS)[: int(np.searchsorted(DEPTHS, deepest - 1)) + 1]
         spans = sorted({name for d in documents for name in d.spans})
-        self.stored: tuple[Group, ...] = (
+        self.stored: tuple[SliceGroup, ...] = (
             ALL,
-            *(Group("depth", name) for name in depths),
-            *(Group("turn", name) for place, name in enumerate(bucket_names(TURNS)) if place in places),
-            *(Group("slice", name) for name in spans),
+            *(SliceGroup("depth", name) for name in depths),
+            *(SliceGroup("turn", name) for place, name in enumerate(bucket_names(TURNS)) if place in places),
+            *(SliceGroup("slice", name) for name in spans),
         )
         self._place = {group: i for i, group in enumerate(self.stored)}
         named = sorted({name for d in documents for name in d.slices} - set(spans))
-        self.documents_of: dict[Group, NDArray[np.bool_]] = {
-            Group("slice", name): np.array([name in d.slices for d in documents]) for name in named
+        self.documents_of: dict[SliceGroup, NDArray[np.bool_]] = {
+            SliceGroup("slice", name): np.array([name in d.slices for d in documents]) for name in named
         }
-        self.groups: tuple[Group, ...] = (*self.stored, *self.documents_of)
+        self.groups: tuple[SliceGroup, ...] = (*self.stored, *self.documents_of)
         contents = [d.tokens.tobytes() for d in documents]
         numbers = {content: i for i, content in enumerate(dict.fromkeys(contents))}
         self.cluster_of = np.array([numbers[content] for content in contents])
@@ -110,19 +110,19 @@ class Grouping:
             ("turn", bucket_names(TURNS), np.where(d.turns[tokens] > 0, np.searchsorted(TURNS, d.turns[tokens]), -1)),
         ):
             for place in np.unique(bucket[bucket >= 0]):
-                group = Group(kind, names[place])
+                group = SliceGroup(kind, names[place])
                 if group in self._place:  # the last token is read, but never predicts
                     rows.append((self._place[group], bucket == place))
         for name, mask in d.spans.items():
             if mask[tokens].any():
-                rows.append((self._place[Group("slice", name)], mask[tokens]))
+                rows.append((self._place[SliceGroup("slice", name)], mask[tokens]))
         matrix = np.ones((len(rows), length))
         for i, (_, member) in enumerate(rows):
             if member is not None:
                 matrix[i] = member
         return [place for place, _ in rows], matrix
 
-    def sums(self, stored: NDArray[np.float64], group: Group) -> NDArray[np.float64]:
+    def sums(self, stored: NDArray[np.float64], group: SliceGroup) -> NDArray[np.float64]:
         """One group's sums a cluster `(clusters, fields)`, from those stored `(stored, documents, fields)`."""
         if group in self._place:
             place = self._place[group]
@@ -137,7 +137,7 @@ class Grouping:
         np.add.at(clusters, self.cluster_of, sums)
         return clusters
 
-    def tokens_of(self, group: Group, document: int) -> NDArray[np.bool_]:
+    def tokens_of(self, group: SliceGroup, document: int) -> NDArray[np.bool_]:
         """Which scored positions of a document are in a group `(n - 1,)`."""
         length = len(self._documents[document].tokens) - 1
         if group in self.documents_of:
@@ -191,7 +191,7 @@ class Tally:
         self.lengths = np.array([len(d.tokens) for d in documents])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self._arrays: dict[str, NDArray[np.generic]] = {_HALF: np.array([second_half])}
-        self._members: dict[Group, NDArray[np.bool_]] = {}
+        self._members: dict[SliceGroup, NDArray[np.bool_]] = {}
 
     # --- what comes in ---
 
@@ -282,12 +282,12 @@ class Tally:
         return self._arrays[f"routing/{candidate}/{case}"]  # type: ignore[return-value]
 
     def values(
-        self, candidate: int, case: str, name: str, group: Group = ALL
+        self, candidate: int, case: str, name: str, group: SliceGroup = ALL
     ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
         """Values of a group's scored tokens, `name` being "kl" or "dp", and the cluster of each; both `(scored,)`."""
         return self._taken(f"values/{candidate}/{case}/{name}", None if group == ALL else self._inside(group))
 
-    def _inside(self, group: Group) -> NDArray[np.bool_]:
+    def _inside(self, group: SliceGroup) -> NDArray[np.bool_]:
         """Which tokens' scored positions are in a group `(tokens,)`."""
         inside = self._members.get(group)
         if inside is None:

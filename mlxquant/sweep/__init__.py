@@ -2,6 +2,7 @@
 
 candidates   recipes × bits to try, and a comparison's candidates as families whose bits go down
 run          one streamed pass for all, then the best few as real builds through `eval`
+folder       the work folder of a sweep
 frontier     what is worth its bytes, and where a family leaves each tolerance
 recommend    the smallest inside every tolerance, and why nothing smaller is
 record       judges by validate's tolerances, and makes the record; `report.sweep` shows it

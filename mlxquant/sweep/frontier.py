@@ -1,17 +1,18 @@
-"""What is worth its bytes: the candidates that no other one beats in size and in damage at once.
+"""What is worth its bytes (the frontier), and where a family leaves its tolerances as its bits go down (thresholds).
 
 A candidate is dominated where another is no larger and no worse, and smaller or better. Damage is the estimate of mean
 KL; whether the difference is more than chance says the paired interval in the comparison's record (`resolved`): it is,
 where the whole interval lies above 0, or the two differ in size alone. Two candidates alike in both are both on it.
 
-Where a family leaves its tolerances as its bits go down: for each tolerance and place, and for all of them.
-
-Every line has its statuses by bits, and where they turn:
+Thresholds are lines, one for each family, tolerance and place, and one for all tolerances together. Every line has its
+statuses by bits, and where they turn:
 
     holds_to   the fewest bits down to which every member passes
     leaves_at  the next one that does not, and its status: not settled, or outside
     fails_at   the most bits at which a member is certainly outside
     regained   members below `leaves_at` that pass all the same: damage need not grow with every bit, and chance is left
+
+What is recommended of it is `recommend`'s.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records.measurements import measurement
-from ..validate.judge import FAIL, PASS, Check
+from ..validate.judge import FAIL, PASS, Check, verdict_of
 from .candidates import SweepPoint
 
 # --- frontier ---
-
 
 # what size is: the build's bytes, or those that are read for a token
 SIZES = ("bytes", "active_bytes_per_token")
@@ -87,7 +87,6 @@ def _resolved(worse: SweepPoint, better: SweepPoint) -> bool:
 
 # --- thresholds ---
 
-
 Place = tuple[int, str, tuple[tuple[str, str], ...]]
 
 
@@ -124,8 +123,6 @@ def _line(
 
 
 def _all_of(family: str, members: Sequence[SweepPoint], checks: Mapping[str, Sequence[Check]]) -> dict[str, Any]:
-    from ..validate.judge import verdict_of
-
     return {"family": family, "tolerance": None} | _ends({str(c.bits): verdict_of(checks[c.name]) for c in members})
 
 

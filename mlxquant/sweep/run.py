@@ -1,32 +1,22 @@
 """What a sweep measures: all candidates in one streamed pass, then the best few as real builds beside the baseline.
 
-    FOLDER/lock            says that the folder is mlxquant's (see `work_folder`); what else lies there is left alone
-    FOLDER/asked.json      what the pass was asked; another question is refused, so that no answer stands for another
-    FOLDER/pass            the pass, while it is at work: the same command goes on at the layer that it was in
-    FOLDER/compare.json    what it found, for `sweep --from` with other tolerances
-    FOLDER/builds/         one build for each that is evaluated, and the baseline's, all with the same dtype
-    FOLDER/eval-*.json     what the evaluation found, as `eval` writes it; one for each set of candidates and suites
-
-Nothing is measured twice while the folder stands. The engine and `eval` do the work; this only says what, and where.
+Nothing is measured twice while the work folder stands (`folder`). `divergence` and `evals` measure, `builds` converts;
+this module only says what, and where the results are kept. What they mean for the choice is in `record`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..builds.manifest import MANIFEST, read_manifest
 from ..builds.write.hashing import sha256
 from ..disk import files as disk
 from ..disk.journal import differences
-from ..disk.work_folder import WorkFolder, check_apart
-from ..errors import BuildError, OutputError
+from ..errors import OutputError
 from ..plan.recipe.variation import load_variation, name_of
 from ..records.files import record_text
 from ..source.stamps import source_signature
@@ -34,6 +24,7 @@ from ..validate.judge import FAIL, MISSING, PASS
 from ..validate.tolerances import Tolerances, read_tolerances
 from ..words.progress import Watch, unwatched
 from ..words.text import listed
+from .folder import ASKED, SweepFolder
 
 if TYPE_CHECKING:
     from ..divergence.record import Question
@@ -56,107 +47,8 @@ class Trial:
     recipe: Recipe
 
 
-# What a question has, by which the folder of a version without markers is known
-_QUESTION = {"source", "candidates", "data", "question", "options"}
-ASKED, COMPARISON = "asked.json", "compare.json"
 # The baseline's name, where it is the source itself
 UNQUANTIZED = "unquantized"
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Where a sweep keeps what it measured."""
-
-    path: Path
-    fresh: bool = False
-
-    @property
-    def comparison(self) -> Path:
-        """The comparison's record."""
-        return self.path / COMPARISON
-
-    @property
-    def passing(self) -> Path:
-        """The work folder of the pass."""
-        return self.path / "pass"
-
-    def evaluation(self, digest: str) -> Path:
-        """The record of one evaluation: of these candidates, by these suites."""
-        return self.path / f"eval-{digest[:8]}.json"
-
-    def build(self, name: str) -> Path:
-        """A candidate's build."""
-        return self.path / "builds" / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-
-    def check(self, inputs: Sequence[tuple[str, Path]] = (), names: Sequence[str] = ()) -> None:
-        """Raise UsageError where an input lies in the folder or holds it, OutputError where it is somebody else's.
-
-        `names` are the candidates whose builds may be written.
-        """
-        from ..stream.state import check_work
-
-        check_apart(self.path, inputs)
-        self._work().check()
-        check_work(self.passing, ())
-        builds = self._builds() if self.fresh else [self.build(name) for name in names]
-        for build in builds:
-            if os.path.lexists(build):
-                _check_build(build)
-
-    def claimed(self, *, shared: bool = False) -> AbstractContextManager[None]:
-        """Hold the folder against other sweeps; `shared` with the other ranks of this one. Raises OutputError."""
-        return self._work(shared=shared).claimed()
-
-    def empty(self) -> None:
-        """Throw away what was measured before: the comparison and the builds. Raises OutputError."""
-        for build in self._builds():
-            for name in _check_build(build):
-                disk.remove(build / name)
-            disk.remove_empty(build)
-        if self.comparison.exists():
-            disk.remove(self.comparison)
-
-    def keep(self, path: Path, text: str) -> None:
-        """Write a file whole."""
-        disk.make_folder(path.parent)
-        disk.write_whole(path, (text + "\n").encode(), replace=True)
-
-    def _builds(self) -> list[Path]:
-        folder = self.path / "builds"
-        return sorted(p for p in folder.iterdir() if not p.name.endswith(".partial")) if folder.is_dir() else []
-
-    def _work(self, *, shared: bool = False) -> WorkFolder:
-        return WorkFolder(
-            self.path,
-            "sweep",
-            [ASKED, COMPARISON],
-            earlier=_begun_before_markers,
-            strangers=True,
-            shared=shared,
-            advice="choose another work folder",
-            busy=f"{self.path}: another sweep works there right now; wait for it",
-        )
-
-
-def _begun_before_markers(folder: Path) -> list[str] | None:
-    """The files of a sweep that a version without markers began: it noted its question."""
-    note = folder / ASKED
-    earlier = _read(note) if disk.is_own(note) else None
-    return [ASKED, COMPARISON] if isinstance(earlier, dict) and earlier.keys() == _QUESTION else None
-
-
-def _check_build(folder: Path) -> list[str]:
-    """The files of a build that may be deleted. Raises OutputError where its manifest does not name all of them."""
-    manifest = None
-    with suppress(BuildError):
-        manifest = read_manifest(folder) if folder.is_dir() and not folder.is_symlink() else None
-    names = sorted(p.name for p in folder.iterdir()) if manifest is not None else []
-    known = {MANIFEST, *manifest["files"]} if manifest is not None else set()
-    if manifest is None or any(name not in known or not disk.is_own(folder / name) for name in names):
-        raise OutputError(
-            f"{folder}: holds what mlxquant did not leave there; move it away, or choose another work folder"
-        )
-    return [name for name in names if name != MANIFEST] + [MANIFEST]
 
 
 def load_trials(words: Sequence[str], **overrides: Any) -> tuple[list[Trial], list[str]]:
@@ -200,7 +92,7 @@ def compare_all(
     trials: Sequence[Trial],
     question: Question,
     options: CompareOptions,
-    folder: Folder,
+    folder: SweepFolder,
     progress: Watch = unwatched,
 ) -> Path | None:
     """Judge all trials in one pass, unless the folder has the answer; its path, None where another rank tells.
@@ -213,7 +105,7 @@ def compare_all(
     request = json.loads(json.dumps(_request(source, trials, question, options)))
     note = folder.path / ASKED
     if not folder.fresh and folder.comparison.is_file():
-        if changed := list(differences(_read(note), request)):
+        if changed := list(differences(folder.request(), request)):
             raise OutputError(
                 f"{folder.path}: holds the answer to another question; choose another folder, or --fresh:\n"
                 + listed(changed, limit=5)
@@ -262,7 +154,7 @@ class Evaluating:
 
 
 def evaluate_best(
-    trials: Sequence[Trial], how: Evaluating, open_source: Callable[[], Checkpoint], folder: Folder
+    trials: Sequence[Trial], how: Evaluating, open_source: Callable[[], Checkpoint], folder: SweepFolder
 ) -> tuple[Path, list[str]]:
     """Convert these and the baseline, play all suites through them, and keep the record. Gives notes, too.
 
@@ -298,7 +190,7 @@ def _sides(
     how: Evaluating,
     open_source: Callable[[], Checkpoint],
     dtype: str | None,
-    folder: Folder,
+    folder: SweepFolder,
 ) -> Iterator[EvalSide]:
     """The baseline, then the trials, each a build loaded here under the candidate's name."""
     from ..builds.read.build import read_build
@@ -342,10 +234,3 @@ def _request(
         },
         "options": options.that_change_scores(),
     }
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None

@@ -19,7 +19,7 @@ from mlxquant.divergence.statistics import (
     routing_damage,
     token_measurements,
 )
-from mlxquant.divergence.tally import ALL, Group, Tally, bucket_names, shared_tokens
+from mlxquant.divergence.tally import ALL, SliceGroup, Tally, bucket_names, shared_tokens
 from mlxquant.divergence.texts.documents import Document
 from mlxquant.errors import OutputError
 from mlxquant.records.metrics import ABOVE, ALIKE, BETTER, OPEN, PLACES, WITHIN, WORSE
@@ -431,4 +431,4 @@ def test_candidates_are_better_worse_alike_or_open():
 
 def test_groups_of_everything_come_first():
     assert filled().grouping.groups[0] == ALL
-    assert Group("slice", "json") in filled().grouping.groups
+    assert SliceGroup("slice", "json") in filled().grouping.groups
