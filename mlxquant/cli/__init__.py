@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,6 +27,7 @@ from .printing import echo, redact_all_output, redact_complaint
 # A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
 # wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
 FAILED, OPEN, INTERRUPTED = 1, 4, 130
+_PACKAGE = Path(__file__).parent.parent
 
 # command -> one line of help; kept here so that `mlxquant --help` imports none of them
 COMMANDS = {
@@ -79,30 +82,55 @@ class _Lazy(click.Group):
             return self._invoke(ctx)
 
     def _invoke(self, ctx: click.Context) -> Any:
+        """Run a command; whatever it raises becomes one line, after its traceback with --debug, and an exit code."""
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
             redact_complaint(error)
-            raise
-        except MlxquantError as error:
-            if ctx.params.get("debug"):
+            if error.exit_code != FAILED:
                 raise
-            if asked_to_end():  # what a wait ended with that learned of Ctrl-C first
-                _tell("stopped")
-                sys.exit(INTERRUPTED)
-            _tell(redact(str(error)))
-            sys.exit(error.exit_code)
-        except OSError as error:  # what no check foresaw, such as a name that is too long, or a full disk behind `>`
-            if ctx.params.get("debug") or error.errno == errno.EPIPE:  # click ends quietly at a closed pipe
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            _tell(redact(f"{where}{error.strerror or error}; --debug shows where this came from"))
+            error.show()
             sys.exit(MlxquantError.exit_code)
+        except (click.exceptions.Exit, click.Abort):
+            raise
         except KeyboardInterrupt:
-            if ctx.params.get("debug"):
-                raise
+            _show_trace(ctx)
             _tell("stopped")
             sys.exit(INTERRUPTED)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # click ends quietly at a closed pipe
+            _show_trace(ctx)
+            if isinstance(error, MlxquantError) and asked_to_end():  # a wait that learned of Ctrl-C first
+                _tell("stopped")
+                sys.exit(INTERRUPTED)
+            _tell(redact(_said(error)))
+            sys.exit(error.exit_code if isinstance(error, MlxquantError) else MlxquantError.exit_code)
+
+
+def _show_trace(ctx: click.Context) -> None:
+    """With --debug, show where an exception came from; the exit code is the same with and without."""
+    if ctx.params.get("debug"):
+        click.echo(redact(traceback.format_exc()), err=True, nl=False)
+
+
+def _said(error: Exception) -> str:
+    """The line for an exception. What no check foresaw may be the disk's (a name that is too long) or a bug of ours."""
+    if isinstance(error, MlxquantError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; --debug shows where this came from"
+    return _bug(error)
+
+
+def _bug(error: Exception) -> str:
+    """One line for an exception that should not have been: what, and where in this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _PACKAGE in Path(frame.filename).parents] or frames
+    at = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+    text = " ".join(str(error).split())[:200]
+    return f"a bug: {type(error).__name__}: {text} ({at}); run it again with --debug and report what that shows"
 
 
 def _tell(text: str) -> None:

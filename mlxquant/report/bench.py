@@ -75,7 +75,8 @@ def _builds(record: Mapping[str, Any]) -> str:
     rows = []
     for b in record["builds"]:
         load = f"{min(b['load_s']):.2f} s" if b["load_s"] else "-"
-        size, bpw = (show_bytes(b["bytes"]), f"{b['bpw']:.4f}") if b.get("bytes") else ("-", "-")
+        size = show_bytes(b["bytes"]) if b.get("bytes") else "-"
+        bpw = f"{b['bpw']:.4f}" if b.get("bpw") else "-"
         digest = (b.get("manifest_sha256") or "-")[:12]
         rows.append((cut(b["name"], _NAME), b.get("format") or b.get("kind"), size, bpw, load, digest))
     return table(("build", "format", "size", "bpw", "load", "manifest"), rows, "llrrrl")

@@ -67,7 +67,7 @@ class Interval:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Interval:
-        """Read what `as_dict` wrote; other keys are passed over. Raises KeyError where one is missing."""
+        """Read what `as_dict` wrote; other keys are passed over, and `se` may be missing."""
         method = str(record.get("method", T_METHOD))
         clusters = int(record["clusters"])
         default = clusters - 1 if method in T_METHODS and record["low"] is not None else None
@@ -75,7 +75,7 @@ class Interval:
             estimate=record["estimate"],
             low=record["low"],
             high=record["high"],
-            se=record["se"],
+            se=record.get("se"),
             n=int(record["n"]),
             clusters=clusters,
             confidence=float(record.get("confidence", CONFIDENCE)),
