@@ -350,3 +350,20 @@ def test_exit_codes_are_0_for_a_pass_1_for_a_fail_and_4_for_what_is_not_settled(
     assert judged(tmp_path, f"[[tolerance]]\n{limit}\n", record).exit_code == code
     also_failing = f"[[tolerance]]\n{limit}\n[[tolerance]]\nmetric = 'bpw'\nmax = 1\n"
     assert judged(tmp_path, also_failing, record).exit_code == 1
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_a_bug_ends_with_3_and_one_line_for_1_is_a_gate_s_no(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: list[str]
+) -> None:
+    from mlxquant import validate
+
+    def broken(path: Path) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(validate, "read_evidence", broken)
+    path, file = write(tmp_path, r=compare(), t=KL)
+    done = run(*debug, "validate", path, "-t", file)
+    assert done.exit_code == 3 and ("Traceback" in done.stderr) == bool(debug)
+    assert "a bug: KeyError: 'a mistake of ours' (test_gate.py" not in done.stderr  # the place is one of ours
+    assert done.stderr.splitlines()[-1].startswith("mlxquant: a bug: KeyError: 'a mistake of ours' (")
