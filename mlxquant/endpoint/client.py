@@ -4,7 +4,7 @@ Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.ht
 is there, chunked or not, so an event's time is that at which its last byte was read. An answer counts only if it is
 whole: status 200, an event stream, events that can be read, a finish reason, and [DONE] or the end of the connection
 after it. Anything else is a StreamError that says what came instead; no part of a broken answer becomes a figure.
-Time and bytes are bounded by `wire`, the fields of an event are checked by `chat_events`.
+Time and bytes are bounded by `wire`, the fields of an event are checked by `events`.
 """
 
 from __future__ import annotations

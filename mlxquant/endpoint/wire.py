@@ -4,7 +4,7 @@ A deadline holds for everything together: finding the host, connecting, TLS, the
 no server keeps a client by sending a byte now and then. Heads, lines and answers have stated greatest lengths; what is
 longer is an error, and nothing is ever read further ahead than that. Redirects are not followed, so a key goes to the
 address that the user gave and to no other. Every way of failing is a `StreamError` of one line, in which what the
-server said is cut, redacted and free of control characters. Knows nothing of what is asked (`sse`). Standard library
+server said is cut, redacted and free of control characters. Knows nothing of what is asked (`client`). Standard library
 only.
 """
 

@@ -1,25 +1,18 @@
-"""Take trials apart into observations, by metric, slice and depth, for counting.
+"""The figures of an evaluation, from its trials: shares, paired differences, pairs, and how fast answers came.
 
-Passing and an item's own checks are observed once a trial, a call's checks once for each call that was due. A unit is
-what intervals count as independent (`Item.unit`): a task, or what several items share. Depths are the buckets of
-`CALL_DEPTHS`, since errors compound.
+Trials are taken apart into observations by metric, slice and depth: passing and an item's own checks once a trial, a
+call's checks once for each call that was due. Intervals take as independent what `Item.unit` says: a task, or what
+several items share. Depths are the buckets of `CALL_DEPTHS`, since errors compound.
 
-Measurements with intervals: shares of each side, and differences of candidate and baseline, clustered by task.
-
-Differences are paired: the same item, trial and call on both sides, so that what both get right or wrong cancels and
-the interval rests on the pairs that differ. All measurements are flat tables: metric, where it applies, estimate, ends.
-
-Pair by pair, who was right: both, neither, one alone, and whether those that differ lean to one side by chance.
-
-For passing an item, and for each call that was due. McNemar's exact test takes pairs as independent, so it is given
-one pair a unit: a task counts for the side that was right more often in it, and not at all where both were as often.
-With one trial a task that is the usual test of passing. The counts of pairs are of all trials, or all calls.
-
-How fast the answers of an evaluation came, and what kept some from coming. No benchmark: `bench` is one.
-
-Requests of a loop share a prompt cache and come one at a time; their times are those of this work load. Quantiles are
-over requests, intervals over tasks. The time to the first token is left out where it cannot be seen, as in calls that
-a server hands out whole; how many were seen stands in `n`.
+- Shares of each side, clustered by task; pass^k where there are several trials of an item.
+- Differences of candidate and baseline, over the same item, trial and call on both sides: what both get right or
+  wrong cancels, and the interval rests on the pairs that differ.
+- Pairs: how often both, neither or one alone was right. McNemar's exact test takes pairs as independent, so it is
+  given one pair a unit: a task counts for the side that was right more often in it, and not at all where both were as
+  often. With one trial a task that is the usual test of passing. The counts are of all trials, or all calls.
+- Serving: quantiles over requests, intervals over tasks, and what kept some from an answer. Requests of a loop share a
+  prompt cache and come one at a time, so this is no benchmark (`bench` is one). The time to the first token is left
+  out where it cannot be seen, as in calls that a server hands out whole; `n` says how many were seen.
 """
 
 from __future__ import annotations
@@ -42,7 +35,7 @@ from ..stats import (
 )
 from .items import CallMade
 
-# --- figures ---
+# --- observations ---
 
 
 # Where a measurement applies: (("slice", "json"),), (("depth", "21-50"),) or () for all
@@ -120,7 +113,7 @@ def in_order(key: tuple[str, Where]) -> tuple[int, Where]:
     return len(key[1]), key[1]
 
 
-# --- measures ---
+# --- shares and differences ---
 
 
 def _placed(metric: str, interval: Interval, where: Where = ()) -> dict[str, Any]:
@@ -181,7 +174,7 @@ def _powers(trials: Iterable[Trial]) -> Iterator[tuple[int, list[str], list[floa
         yield k, [units[i] for i in items], [comb(sum(runs[i]), k) / comb(len(runs[i]), k) for i in items]
 
 
-# --- paired ---
+# --- pairs ---
 
 
 METRICS = ("pass", "right_call")

@@ -2,14 +2,12 @@
 
 The tokenizer says how its model thinks and calls (mlx-lm's `TokenizerWrapper`); its own parser reads a call. Unlike
 mlx_lm.server 0.32.2, which drops a call that its parser cannot read and breaks off the stream at one that is JSON
-without a name or arguments, the text of such a call is kept: it is the damage that one looks for.
+without a name or arguments, the text of such a call is kept: it is the damage that an evaluation looks for.
 
-Find calls that came as text: where a model set out to call a tool and nobody could read it.
-
-A server hands out a call only if its parser read it. What it could not read stands in the text, if it is not dropped.
-Such a text is an attempt at a call, which is worse than a right call and other than an answer. Known markers are those
-of the formats that mlx-lm parses (mlx-lm 0.32.2, `tool_parsers`), and a JSON object that begins as a call does.
-Nothing is repaired: a text that a lenient reader might understand would not have been run either.
+A text in which a model set out to call a tool and nobody could read it is an attempt at a call: worse than a right
+call, and other than an answer. Such texts are known by the markers of the formats that mlx-lm parses (mlx-lm 0.32.2,
+`tool_parsers`), and by a JSON object that begins as a call does. Nothing is repaired: a text that a lenient reader
+might understand would not have been run either.
 """
 
 from __future__ import annotations

@@ -1,16 +1,13 @@
-"""Play every item through every side, in turn, and keep each result as it comes.
+"""Play every item through every side, in turn, keep each result as it comes, and make the record of it.
 
 For each item and trial the sides take turns, in an order drawn from the seed and the item's name: what a server or
-the machine does meanwhile meets all of them alike, and a run that was stopped goes on as if it had not been. Nothing
-here knows what a good answer is (suites do), nor what the results mean (`record` does).
+the machine does meanwhile meets all of them alike, and a run that was stopped goes on as if it had not been. What is
+finished is in a journal beside the record to be (`OUT.partial`) until the record is there. The record is made of the
+trials alone, so a run that was killed ten times gives the record of one that never was, times of day aside.
 
 What could not be asked is kept as a failure of the infrastructure, with its kind. Where a side fails so several times
-in a row it is taken to be gone: the run stops with what it has, and the same command goes on later.
-
-One evaluation from sides and suites to its record: checked, run or gone on with, and worked out.
-
-What is finished is in a file beside the record to be (`OUT.partial`) until the record is there. The record is made of
-the trials alone, so a run that was killed ten times gives the record of one that never was, times of day aside.
+in a row it is taken to be gone: the run stops with what it has, and the same command goes on later. Nothing here
+knows what a good answer is (suites do), nor what the results mean (`record` does).
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from .record import SCHEMA, finish
 from .sides import EvalSide, worth_repeating
 from .trace import Trace
 
-# --- run ---
+# --- playing ---
 
 
 # What a trial is known by: suite, item, side, trial
@@ -160,7 +157,7 @@ def digest_of(suite: Suite) -> str:
     return sha256("".join(item.digest() for item in suite.items()).encode()).hexdigest()
 
 
-# --- evaluate ---
+# --- from sides and suites to the record ---
 
 
 @dataclass(frozen=True, slots=True)

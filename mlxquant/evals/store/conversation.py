@@ -1,6 +1,6 @@
 """The oracle's side of a conversation: what it has called, and what it can refer back to.
 
-Requests (`references`, `order_requests`, `other_requests`) draw what is asked for, play it through
+Requests (`requests`, with the phrases of `references`) draw what is asked for, play it through
 `Conversation.do`, and close the turn with `Conversation.end`. Drawing may peek into the database, so that
 enough requests are lawful; what is called never depends on a peek, only on the request and on results.
 """

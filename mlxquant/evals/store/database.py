@@ -1,15 +1,12 @@
 """The store itself: an SQLite database in memory, filled from a seed, changed only through tools.
 
-In a list of results the property that tells an entry apart stands before its id: a causal model can then find the one
-and copy what follows, whereas of an id that it has read it cannot know yet what comes next.
+Ids are a letter and four digits, drawn anew for every store, so that none can be learnt by heart. In a list of results
+the property that tells an entry apart stands before its id: a causal model can then find the one and copy what follows,
+whereas of an id that it has read it cannot know yet what comes next.
 
 A tool does what it is told as long as that is possible at all: like the back office of a real shop it does not know
 the policy (`policy` does), so that a model that breaks it leaves a state which shows it. Impossible
 calls (an unknown id, an argument of the wrong type) return {"error": …} and change nothing.
-
-What a store holds at first: its tables, and rows drawn from a seed.
-
-Ids are a letter and four digits, drawn anew for every store, so that none can be learnt by heart.
 """
 
 from __future__ import annotations

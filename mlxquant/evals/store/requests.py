@@ -1,9 +1,8 @@
-"""Requests about one order: asking, cancelling, refunding, and changing it.
+"""The requests that a scripted user makes, each a function that plays it after what it is about was opened.
 
-Each function plays one kind of request after the order was opened, and ends the turn. Where a rule forbids it, the
-calls stop at the result that shows so.
-
-Requests about customers and goods: levels and cities, numbers of orders, prices, stock, restocking.
+About one order: asking, cancelling, refunding, and changing it. About customers and goods: levels and cities, numbers
+of orders, prices, stock, restocking. Each ends the turn; where a rule forbids the request, the calls stop at the result
+that shows so.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from .policy import APPROVAL_FROM, GOLD_REFUND_DAYS, REFUND_DAYS, RESTOCK_BELOW
 from .references import draw_user, find, item_reference, order_reference, searched, user_calls, user_reference
 from .words import CITIES, FIRST_NAMES, LAST_NAMES, NOTES, REASONS, STATUSES, STREETS
 
-# --- requests ---
+# --- about an order ---
 
 
 Order = dict[str, Any]
@@ -222,7 +221,7 @@ KINDS: Final[dict[str, RequestKind]] = {
 }
 
 
-# --- other requests ---
+# --- about customers and goods ---
 
 
 def user_request(talk: Conversation, budget: int) -> None:

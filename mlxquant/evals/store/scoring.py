@@ -19,8 +19,6 @@ A runner feeds a `Judge`: `user()` gives the next request, `call()` judges one t
 
 It does not talk to models, and knows nothing of transport errors: a task that could not be finished has an outcome of
 the turns begun, with `finished` False.
-
-What `mlxquant.evals.store.scoring` says about calls, replies, steps and runs: records that a runner adds up.
 """
 
 from __future__ import annotations
@@ -152,7 +150,7 @@ class Outcome:
         return self.finished and self.state_equal and self.policy_kept and all(reply.right for reply in self.replies)
 
 
-# --- scoring ---
+# --- the judge ---
 
 
 SPARE_CALLS = 3

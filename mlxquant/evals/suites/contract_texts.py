@@ -1,6 +1,6 @@
 """Questions on how an answer is written: instructions, refusals, languages, and long outputs.
 
-Names and numbers that questions draw from: rare enough that they are copied and not remembered.
+The names and numbers that they draw from stand here too: rare enough that they are copied and not remembered.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def day(draw: Random) -> str:
     return f"{draw.randrange(2021, 2029)}-{draw.randrange(1, 13):02d}-{draw.randrange(1, 29):02d}"
 
 
-# --- contract texts ---
+# --- questions ---
 
 
 Made = dict[str, Any]

@@ -1,9 +1,8 @@
 """Our own contract suites: eight kinds of questions, made from a seed that never changes.
 
 `contracts` is all of them, each kind a slice; each kind is also a suite of its own name. Every item is drawn from its
-kind and number alone, so asking for more items keeps the earlier ones.
-
-Questions with one right value: JSON to a schema, ids and names to copy, arithmetic, answers from a given text.
+kind and number alone, so asking for more items keeps the earlier ones. Questions with one right value are made here
+(JSON to a schema, ids and names to copy, arithmetic, answers from a given text), the others in `contract_texts`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from .contract_texts import (
 )
 from .scoring import score_of
 
-# --- contract data ---
+# --- questions with one right value ---
 
 
 Made = dict[str, Any]  # an item's messages (as one question), slices, score and what else it has
@@ -191,7 +190,7 @@ def grounded_item(draw: Random, n: int) -> Made:
     return {"asked": sentences, "slices": slices, "score": score}
 
 
-# --- contracts ---
+# --- suites ---
 
 
 NAME = "contracts"

@@ -3,9 +3,7 @@
 Arguments are JSON as the model wrote it. Checks are those of loops: `valid_call` (there is one, all could be read),
 `valid_json`, `valid_schema`, `right_tool`, `right_arguments`, each presupposing those before it.
 
-Whether a call's arguments are among those that a BFCL answer allows.
-
-An answer lists, for each parameter, all values that are right; "" among them means that it may be left out. Rules
+A BFCL answer lists, for each parameter, all values that are right; "" among them means that it may be left out. Rules
 after ShishirPatil/gorilla@6ea57973 (bfcl_eval/eval_checker/ast_eval/ast_checker.py), in our own words: texts are
 compared without case, spaces and `,./-_*^`; a value's type is that of the schema, or of the answer where that has
 a text for an expression. Other than there, a whole number stands for a float at any depth: JSON has one kind of number.
@@ -23,7 +21,7 @@ from ...words.strict_json import read_json
 from ..items import Reply, Score
 from .scores_text import said, same_json, schema_fault, verdict
 
-# --- bfcl match ---
+# --- values that a BFCL answer allows ---
 
 
 _NOISE = re.compile(r"[ ,./\-_*^]")
@@ -80,7 +78,7 @@ def _plain(text: str) -> str:
     return _NOISE.sub("", text).lower().replace("'", '"')
 
 
-# --- scores calls ---
+# --- scores ---
 
 
 Tools = Sequence[Mapping[str, Any]]

@@ -1,14 +1,11 @@
-"""Scores of a reply's text: answers, words, numbers, lines, counts, beginnings and ends.
+"""Scores of a reply's text: what it says, what form it has, what language it is in, and whether it refuses.
 
-White space around a reply never counts. Names and ids are found as wholes: 417 is not in 4170, nor in A417.
-
-Scores of a reply's form: JSON to a schema, long numbered lists, repetition, an end of its own.
-
-Scores of what a reply is in, and whether it refuses: by function words and by phrases, in five languages.
-
-A language is told by the small words that no text can do without, those of three neighbours included so that Italian
-does not pass for Spanish; Chinese by its characters. A refusal is told by how such answers are begun. Both are crude
-on purpose: they can be read, and they judge both sides alike.
+- What it says: answers, words, numbers, lines, counts, beginnings and ends. White space around a reply never counts.
+  Names and ids count as wholes: 417 does not stand in 4170, nor in A417.
+- Its form: JSON to a schema, long numbered lists, repetition, an end of its own.
+- Language and refusal, in five languages: a language is told by the small words that no text can do without, those of
+  three neighbours included so that Italian does not pass for Spanish; Chinese by its characters. A refusal is told by
+  how such answers begin. Both are crude on purpose: they can be read, and they judge both sides alike.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from ...words.secrets import redact, shortened
 from ...words.strict_json import read_json
 from ..items import Reply, Score
 
-# --- scores text ---
+# --- what it says ---
 
 
 _NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])")
@@ -158,7 +155,7 @@ def case(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
     return verdict(same and any(c.isalpha() for c in text), f"{said(text)} is not all in {spec['is']} case")
 
 
-# --- format scores ---
+# --- its form ---
 
 
 # What a schema that is valid and senseless ends in
@@ -288,7 +285,7 @@ def complete(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
     return verdict(ended and words >= least, why, complete=ended and words >= least)
 
 
-# --- language scores ---
+# --- language and refusal ---
 
 
 _SMALL_WORDS: Mapping[str, frozenset[str]] = {

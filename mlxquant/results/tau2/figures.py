@@ -1,13 +1,12 @@
-"""What a result file's simulations come to: pass^k, rewards, actions, database, depth, each with its interval.
+"""What a result file's simulations come to: pass^k, rewards, actions, database, depth, and how a later file differs.
 
 The unit that is drawn anew is the task, so every interval is clustered by task; trials of one task are not
 independent. With few tasks an interval is wide, and that is the finding.
 
-Two result files held against each other, paired by task and trial, so that hard tasks weigh on both alike.
-
-A trial counts only where both files have it evaluated: an infrastructure error on one side takes the other side's
-trial out too, or the two would be averaged over different survivors. pass^k needs a task's trials together, so there
-the task is the pair, each side with all its evaluated trials. Differences are the later file's minus the first's.
+Two files are paired by task and trial, so that hard tasks weigh on both alike. A trial counts only where both files
+have it evaluated: an infrastructure error on one side takes the other side's trial out too, or the two would be
+averaged over different survivors. pass^k needs a task's trials together, so there the task is the pair, each side with
+all its evaluated trials. Differences are the later file's minus the first's.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from ...stats import (
 )
 from .parsing import INFRASTRUCTURE, Results, Simulation, by_task
 
-# --- figures ---
+# --- one file ---
 
 
 # what is counted of a simulation: (numerator, denominator), None where the file does not say
@@ -166,7 +165,7 @@ def _by_depth(simulations: Sequence[Simulation], confidence: float) -> Iterator[
             yield as_measurement("pass", interval, **depth.places())
 
 
-# --- pairs ---
+# --- two files ---
 
 
 Pair = tuple[Simulation, Simulation]

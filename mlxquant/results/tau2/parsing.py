@@ -1,13 +1,10 @@
-"""One simulation from the JSON of τ²-bench or of τ-bench (v1), read as if a stranger had written it.
+"""What a τ²-bench or τ-bench (v1) result file says, simulation by simulation, whatever form it has.
 
-Fields: tau2-bench@143a213 data_model/simulation.py (SimulationRun, RewardInfo), tau-bench types.py (EnvRunResult).
-Whatever is odd about a simulation becomes a line in `problems`; one that cannot be told from others (no task) or is
-no table at all comes out as None, any other as far as it goes.
-
-What a τ²-bench or τ-bench result file says, simulation by simulation, whatever form it has.
-
-Here are the words alone; `reading` fills them from files. What a file does not say is None, never zero: an older
-τ²-bench writes no `tool_type`, so reads and writes cannot be told apart, and that is no accuracy of nought.
+JSON is read as if a stranger had written it. Fields: tau2-bench@143a213 data_model/simulation.py (SimulationRun,
+RewardInfo), tau-bench types.py (EnvRunResult). Whatever is odd about a simulation becomes a line in `problems`; one
+that cannot be told from others (no task) or is no table at all comes out as None, any other as far as it goes. What a
+file does not say is None, never zero: an older τ²-bench writes no `tool_type`, so reads and writes cannot be told
+apart, and that is no accuracy of 0. `reading` finds the simulations in files.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# --- results ---
+# --- what a file holds ---
 
 
 INFRASTRUCTURE = "infrastructure_error"
@@ -82,7 +79,7 @@ def by_task(simulations: Sequence[Simulation]) -> dict[str, list[Simulation]]:
     return tasks
 
 
-# --- parsing ---
+# --- from JSON ---
 
 
 # what τ-bench's ReAct and Act agents put before a tool's answer, which they hand over as the user's
