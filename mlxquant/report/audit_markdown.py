@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records.modules import Group, grouped, is_unaligned, stored_as
+from ..words.layers import layers_short
 from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes
 from .plan import recipe_text, unaligned_text
@@ -192,7 +193,7 @@ def _modules(record: Mapping[str, Any]) -> str:
     rows = []
     for g in grouped(record["modules"], key):
         m = g.first
-        layers = layers_text([n["layer"] for n in g.members if n["layer"] is not None])
+        layers = layers_short([n["layer"] for n in g.members if n["layer"] is not None])
         lowest, highest = (g.errors.lowest, g.errors.highest) if g.errors else (None, None)
         error = percent(lowest) if lowest == highest else f"{percent(lowest)} to {percent(highest)}"
         rows.append((
@@ -207,16 +208,6 @@ def _pattern(module: Mapping[str, Any]) -> str:
     if module["layer"] is None:
         return str(module["path"])
     return re.sub(rf"(?<=\.){module['layer']}(?=\.)", "*", module["path"], count=1)
-
-
-def layers_text(layers: Sequence[int]) -> str:
-    """Write layer indices for a reader. ``layers_text([3, 7, 11, 15]) == "3, 7 … 15 (4)"``."""
-    found = sorted(set(layers))
-    if len(found) > 2 and found[-1] - found[0] == len(found) - 1:
-        return f"{found[0]}–{found[-1]}"
-    if len(found) > 4:
-        return f"{found[0]}, {found[1]} … {found[-1]} ({len(found)})"
-    return ", ".join(str(n) for n in found)
 
 
 def _listed(title: str, lines: Sequence[str], lead: str) -> list[str]:

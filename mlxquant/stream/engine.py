@@ -35,9 +35,10 @@ from ..source.checkpoint import Checkpoint
 from ..source.hub.arriving import Arriving
 from ..source.hub.reader import HubReader
 from ..source.stamps import source_signature
+from ..words.formats import TORCH_DTYPES
 from ..words.progress import Progress, Watch, unwatched
 from .candidates import Candidate, Source, Step, StreamedCandidate, open_candidates
-from .options import COMPUTING, NOISE_FLOOR, CompareOptions, HasTokens, Pass
+from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
 from .scores import Sink
@@ -196,9 +197,9 @@ def _computing(options: CompareOptions) -> str | None:
     """The dtype that floats are cast to, by its name in headers; None leaves them. Raises UsageError."""
     if options.compute == "served":
         return None
-    if options.compute not in COMPUTING:
-        raise UsageError(f"compute: one of {', '.join([*COMPUTING, 'served'])} expected, {options.compute!r} given")
-    return COMPUTING[options.compute]
+    if options.compute not in TORCH_DTYPES:
+        raise UsageError(f"compute: one of {', '.join([*TORCH_DTYPES, 'served'])} expected, {options.compute!r} given")
+    return TORCH_DTYPES[options.compute]
 
 
 def _reason(options: CompareOptions) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 NOISE_FLOOR = "bf16 noise floor"
-COMPUTING = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 class HasTokens(Protocol):

@@ -42,7 +42,7 @@ from ..layout.views.view import View
 from ..plan.plan import OutputArray, PlannedModule
 from ..source.checkpoint import Checkpoint, Reader
 from ..source.headers import Tensor
-from ..words.formats import FLOATS, Format
+from ..words.formats import FLOATS, Format, carrier
 
 # --- tensors, each read once ---
 
@@ -132,7 +132,6 @@ def read_once(source: Checkpoint) -> tuple[Checkpoint, OnceReader]:
 
 Arrays = dict[str, mx.array]
 # numpy's type for values of a dtype, as the kernels take them
-_VALUES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ class Raw:
     def rows(self, dtype: str) -> NDArray[Any]:
         """As (rows, columns) of a float dtype, leading axes (experts) joined, in the types that the kernels take."""
         data = self.data if dtype == self.dtype else to_numpy(self.array(dtype))
-        values: NDArray[Any] = data.reshape(-1).view(_VALUES[dtype])
+        values: NDArray[Any] = data.reshape(-1).view(carrier(dtype))
         return values.reshape(prod(self.shape[:-1]), self.shape[-1])
 
 

@@ -1,4 +1,7 @@
-"""Compiling loops with numba: released from the interpreter's lock, kept on disk, compiled when first called."""
+"""Compiling loops with numba: released from the interpreter's lock, kept on disk, compiled when first called.
+
+A module of its own, since `layout.views` and `kernels` both compile and neither may import the other.
+"""
 
 from __future__ import annotations
 

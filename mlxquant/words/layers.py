@@ -15,7 +15,7 @@ What lies outside the model selects nothing, since one recipe serves models of m
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _POINT = r"-?\d+|\d+/\d+(?:[+-]\d+)?"
@@ -116,6 +116,20 @@ def layers_text(layers: Sequence[int]) -> list[int | str]:
         parts.append(f"{run[0]}..{run[-1] + 1}" + (f" step {step}" if step > 1 else ""))
         rest = [layer for layer in rest if layer not in run]
     return sorted(parts, key=lambda part: part if isinstance(part, int) else int(part.split("..")[0]))
+
+
+def layers_short(layers: Iterable[int]) -> str:
+    """Write a set of layers in one cell of a table, which need not give them all.
+
+    >>> layers_short(range(48)), layers_short([3, 7]), layers_short([3, 7, 11, 15, 19])
+    ('0–47', '3, 7', '3, 7 … 19 (5)')
+    """
+    ordered = sorted(set(layers))
+    if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
+        return f"{ordered[0]}–{ordered[-1]}"
+    if len(ordered) > 4:
+        return f"{ordered[0]}, {ordered[1]} … {ordered[-1]} ({len(ordered)})"
+    return ", ".join(str(n) for n in ordered)
 
 
 def _longest_run(layers: list[int]) -> list[int]:

@@ -14,7 +14,7 @@ from mlxquant.builds.audit_record import Entry, make_record
 from mlxquant.cli import main
 from mlxquant.kernels import ErrorSums
 from mlxquant.report.audit import audit_text, csv_text
-from mlxquant.report.audit_markdown import audit_markdown, layers_text, percent, sqnr, worst_row
+from mlxquant.report.audit_markdown import audit_markdown, percent, sqnr, worst_row
 from mlxquant.words.formats import Format
 from mlxquant.words.modules import Array, Module
 from tests.builds.read.audit_builds import copied, edit_quantization, made_by_mlx_lm, made_by_us
@@ -106,14 +106,6 @@ def test_where_no_error_is_a_number_the_text_does_not_say_that_none_was_measured
 def test_the_worst_row_of_an_expert_tensor_is_told_as_expert_and_row():
     record = made(entry("a", ErrorSums(1, 2, 1, 1, 700, 1), shape=(256, 512, 2048)))
     assert worst_row(record["modules"][0]) == "1/188"
-
-
-@pytest.mark.parametrize(
-    ("layers", "text"),
-    [([], ""), ([3], "3"), ([0, 1], "0, 1"), (range(48), "0–47"), ([3, 7, 11, 15, 19], "3, 7 … 19 (5)")],
-)
-def test_layers_read_well(layers, text):
-    assert layers_text(list(layers)) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0"), (0.005123, "0.512 %"), (0.0912, "9.12 %")])

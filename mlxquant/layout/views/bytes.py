@@ -1,4 +1,7 @@
-"""Dtypes of safetensors files as mlx has them, and bytes as mx.arrays and back."""
+"""Dtypes of safetensors files as mlx has them, and bytes as mx.arrays and back.
+
+Beside `words.formats`, which must not import mlx.
+"""
 
 from __future__ import annotations
 

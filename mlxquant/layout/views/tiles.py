@@ -4,6 +4,8 @@ Experts stored as (in, out) and wanted as (out, in) are read along one axis and 
 line by line, every value touches a cache line of its own. A tile of 16 lines × 32 values touches each line once,
 and stays within the 8 ways of a first-level cache when lines lie a power of two apart, as they do. Measured on
 2026-11-21 (EPYC, 16-bit values, 1024 × 512): 2.1 to 2.8 GB/s a core where numpy's own copy made 0.9.
+
+A module of its own, so that numba is imported only where a source is transposed.
 """
 
 from __future__ import annotations
