@@ -27,6 +27,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LayoutError
+from ..records.head import head
 from ..words.modules import Module
 from ..words.text import distinct
 from .chips import Chip
@@ -216,12 +217,9 @@ def _values(module: Module) -> int:
 
 def prediction(traffics: Sequence[Traffic], chips: Sequence[Chip], settings: BenchSettings) -> dict[str, Any]:
     """Make the record of a prediction: each build's traffic, and what each chip allows with it."""
-    from .. import __version__
-
     names = distinct([t.name for t in traffics])
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
+        **head(SCHEMA),
         "settings": {
             "depths": list(settings.depths),
             "prompts": [n for n in settings.prompts if n],

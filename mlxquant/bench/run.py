@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from ..errors import MeasurementError
-from ..records.head import describe_machine, describe_versions
+from ..records.head import describe_machine, describe_versions, utc_date
 from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redacted
 from ..words.text import distinct
@@ -139,7 +139,7 @@ class Bench:
         record = finish(
             {
                 "schema": SCHEMA,
-                "date": date.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "date": utc_date(date),
                 "machine": machine,
                 "versions": describe_versions(),
                 "settings": {**self.settings.as_dict(), "resident": self.resident, "text": self.prompt},

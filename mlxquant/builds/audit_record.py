@@ -28,6 +28,7 @@ from typing import Any
 
 from ..kernels import ErrorSums
 from ..plan.plan import Plan, PlannedModule
+from ..records.head import head
 from ..records.modules import grouped, nonfinite_note, not_a_number, pooled_errors, relative_rms
 from ..words.formats import Format
 from ..words.modules import ROLES, Module
@@ -93,14 +94,11 @@ def make_record(
 
     `source` and `recipe` (name, sha256) say what it was made from, None where that is not known.
     """
-    from .. import __version__
-
     modules = [_module(e) for e in entries]
     protected = [m for m in modules if m["protected"]]
     missing = not_a_number(modules)
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
+        **head(SCHEMA),
         "source": dict(source) if source is not None else None,
         "recipe": dict(recipe) if recipe is not None else None,
         "totals": {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError, SourceError, UsageError
+from ..records.head import head
 from ..source.checkpoint import read_config
 from ..source.remote_code import named_code, plain_folder
 from ..words.units import show_bytes
@@ -38,8 +39,6 @@ def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS)
 
     Gives the record. Raises BuildError for a folder that is no build, UsageError for a `python` that is none.
     """
-    from .. import __version__
-
     if not (build / "config.json").is_file():
         raise BuildError(
             f"{build}: a build's folder expected, no config.json found; is it the folder that convert made?"
@@ -51,8 +50,7 @@ def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS)
     except SourceError as error:
         raise BuildError(str(error)) from None
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
+        **head(SCHEMA),
         "build": build.absolute().name,
         "vision": bool(config.get("vision_config")),
         "libraries": [_probe(library, build, python, tokens) for library in LIBRARIES],

@@ -24,6 +24,7 @@ from ..builds.write.workers import ordered_map
 from ..disk.files import read_regular
 from ..errors import BuildError, MlxquantError, RecipeError, SourceError
 from ..plan.recipe.recipe import Recipe
+from ..records.head import head
 from ..source.checkpoint import read_file_header
 from ..source.headers import Tensor, shown
 from ..source.links import strays
@@ -83,11 +84,8 @@ class Verified:
 
     def as_dict(self) -> dict[str, Any]:
         """The record."""
-        from .. import __version__
-
         return {
-            "schema": SCHEMA,
-            "mlxquant": __version__,
+            **head(SCHEMA),
             "build": self.name,
             "manifest": self.manifest,
             "checked": {"files": self.files, "tensors": self.tensors, "bytes": self.nbytes},

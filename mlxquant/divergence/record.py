@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import DataError, UsageError
-from ..records.head import describe_machine, describe_versions
+from ..records.head import describe_machine, describe_versions, head, utc_date
 from ..records.metrics import CAVEAT
 from ..source.checkpoint import Checkpoint
 from ..stream.candidates import Candidate
@@ -109,9 +107,8 @@ def make_record(
         ],
     }
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **head(SCHEMA),
+        "date": utc_date(),
         "machine": describe_machine(),
         "versions": describe_versions(),
         "confidence": question.confidence,

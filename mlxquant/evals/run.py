@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -22,7 +21,7 @@ from typing import Any
 
 from ..disk.journal import RunJournal
 from ..errors import MeasurementError, UsageError
-from ..records.head import describe_machine, describe_versions
+from ..records.head import describe_machine, describe_versions, utc_date
 from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redacted
 from ..words.text import distinct
@@ -105,7 +104,7 @@ class Evaluation:
     def _play(self, suite: Suite, item: Item, trial: int, side: int) -> dict[str, Any]:
         asking = Asking(self.sides[side], item, trial, self.sampling, self.retries, self.backoff_s, self.trace)
         played, failure = None, None
-        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at = utc_date()
         try:
             played = suite.play(item, asking)
         except MeasurementError as error:
@@ -222,7 +221,7 @@ def evaluate(
     """
     files = files or EvalFiles()
     check(sides, suites)
-    date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    date = utc_date()
     about = [_suite(suite) for suite in suites]
     described = [side.describe() for side in sides]
     for side, description in zip(sides[1:], described[1:], strict=True):

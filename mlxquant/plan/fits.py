@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MlxquantError
+from ..records.head import head
 from .recipe.recipe import Recipe, available, load_recipe
 
 if TYPE_CHECKING:
@@ -117,12 +118,9 @@ class Fits:
 
     def as_dict(self) -> dict[str, Any]:
         """The fits record: versioned JSON."""
-        from .. import __version__
-
         memory, (k, n) = self.memory, self.memory.share
         return {
-            "schema": SCHEMA,
-            "mlxquant": __version__,
+            **head(SCHEMA),
             "source": self.source,
             "memory": {
                 "bytes": memory.total,

@@ -17,6 +17,7 @@ from typing import Any
 from ..layout.carried import MTP, MTP_FILE, VISION, kind_of
 from ..layout.layout import Layout
 from ..layout.mlx_lm import mlx_lm_version
+from ..records.head import head
 from ..source.checkpoint import Checkpoint
 from ..words.formats import Format, nbytes
 from ..words.modules import CARRIED, Module, is_raw_router
@@ -177,12 +178,9 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """The plan record: versioned JSON."""
-        from .. import __version__
-
         raw = sum(is_raw_router(m.module) for m in self.modules)
         return {
-            "schema": SCHEMA,
-            "mlxquant": __version__,
+            **head(SCHEMA),
             "mlx_lm": mlx_lm_version(),
             "source": self.source,
             "recipe": {**recipe_record(self.recipe), "summary": self.recipe.summary},

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..words.formats import Format
 from ..words.layers import layers_text
+from .head import head
 from .schemas import check
 
 SCHEMA = "mlxquant.diff/1"
@@ -37,11 +38,8 @@ def diff_records(a: Record, b: Record, names: tuple[str, str]) -> dict[str, Any]
     ]
     reshaped = [path for path in common if left[path]["shape"] != right[path]["shape"]]
     totals = [_totals(r) for r in (a, b)]
-    from .. import __version__
-
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
+        **head(SCHEMA),
         "a": {"name": names[0], "recipe": a["recipe"], "source": a["source"], "totals": totals[0]},
         "b": {"name": names[1], "recipe": b["recipe"], "source": b["source"], "totals": totals[1]},
         "delta": {k: _minus(totals[1][k], totals[0][k]) for k in totals[0]},

@@ -1,4 +1,4 @@
-"""What a figure was made on: chip, cores, memory, operating system, and the versions of the stack.
+"""The head of records, and what a figure was made on: chip, cores, memory, operating system, versions of the stack.
 
 No user name, host name or path: these records are published. Standard library only; on macOS the chip's name
 comes from `sysctl`, on Linux from /proc/cpuinfo.
@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import sys
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,18 @@ from typing import Any
 from ..disk.programs import ProgramError, run_program
 
 PACKAGES = ("mlxquant", "mlx", "mlx-lm", "numpy", "numba")
+
+
+def head(schema: str) -> dict[str, str]:
+    """The first entries of every record: its schema with the version of that, and the version of mlxquant."""
+    from .. import __version__
+
+    return {"schema": schema, "mlxquant": __version__}
+
+
+def utc_date(moment: datetime | None = None) -> str:
+    """A moment with a time zone (now, where none is given) as records write it: ``2026-11-28T09:30:00Z``."""
+    return (moment or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def describe_machine() -> dict[str, Any]:

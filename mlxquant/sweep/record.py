@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError, UsageError
+from ..records.head import head, utc_date
 from ..validate.agreement import (
     Chosen,
     MixedRecordsError,
@@ -27,7 +27,7 @@ from ..validate.evidence import NOISE_FLOOR, Evidence, Side
 from ..validate.judge import MISSING, Check, judge, verdict_of
 from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
-from ..validate.verdict import baseline_of, caveats, evidence_entry, shown, tolerances_entry
+from ..validate.verdict import baseline_of, caveats, evidence_entry, tolerances_entry
 from ..words.text import listed
 from .candidates import SweepPoint, candidates_of, noise_floor_of
 from .frontier import SIZES, dominated, frontier, thresholds
@@ -144,17 +144,14 @@ def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[
 
 
 def _record(swept: _Swept, path: Path, read: Tolerances, notes: Sequence[str]) -> dict[str, Any]:
-    from .. import __version__
-
     evidence, candidates, checks = swept.evidence, swept.candidates, swept.checks
     entry, late = tolerances_entry(path, read, evidence)
     baseline, more = baseline_of(evidence, None)
     measured = [e for e in evidence if e.machine and not e.machine.get("unknown")]
     every = [check for c in candidates for check in checks[c.name]]
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
-        "date": shown(datetime.now(UTC)),
+        **head(SCHEMA),
+        "date": utc_date(),
         "recommendation": recommend(candidates, checks),
         "tolerances": entry,
         "machine": common([e.machine for e in measured]),

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import BuildError, RecordError
 from ..records.files import read_record
-from ..records.head import describe_machine, describe_versions
+from ..records.head import describe_machine, describe_versions, head
 
 SCHEMA = "mlxquant.revalidate/1"
 
@@ -74,12 +74,9 @@ class Revalidation:
 
     def as_dict(self) -> dict[str, Any]:
         """The record."""
-        from .. import __version__
-
         made = None if self.since_made is None else Checked(self.name, (), self.since_made).as_dict()["changes"]
         return {
-            "schema": SCHEMA,
-            "mlxquant": __version__,
+            **head(SCHEMA),
             "build": self.name,
             "machine": describe_machine(),
             "versions": describe_versions(),

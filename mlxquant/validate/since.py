@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import RecordError
 from ..records.files import read_record
-from ..records.head import describe_machine, describe_versions
+from ..records.head import describe_machine, describe_versions, head
 from ..records.metrics import metric_named
 from ..records.schemas import check
 from ..report.verdict import name
@@ -41,16 +41,13 @@ def since(manifest: Path, records: Sequence[Path] = (), tolerances: Path | None 
 
     `manifest` is a build's folder, its mlxquant.json, or any record that says what it was made on. Raises RecordError.
     """
-    from .. import __version__
-
     made = _stack(manifest / _MANIFEST if manifest.is_dir() else manifest)
     by_kind = {kind: changes(made, keys) for kind, keys in DEPENDS.items()}
     checked = [_checked(path) for path in records]
     stale = {kind for kind, found in by_kind.items() if found and not records}
     stale |= {kind for entry in checked for kind in entry["again"]}
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
+        **head(SCHEMA),
         "since": manifest.name or str(manifest),
         "machine": describe_machine(),
         "versions": describe_versions(),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..records.head import head, utc_date
 from ..records.metrics import metric_named
 from .agreement import Chosen, check_machines, check_other_than_baseline, choose, common
 from .commits import CannotTellError, committed
@@ -108,11 +109,6 @@ def too_new(changed: datetime | None, evidence: Sequence[Evidence]) -> list[str]
     return [e.file for e in evidence if (at := measured(e)) is not None and at < changed]
 
 
-def shown(moment: datetime) -> str:
-    """A moment in a record."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 # --- verdict ---
 
 
@@ -168,8 +164,6 @@ def _record(
     warnings: list[str],
     baseline_at: str | None,
 ) -> dict[str, Any]:
-    from .. import __version__
-
     told, late = tolerances_entry(path, tolerances, evidence)
     warnings = [*late, *warnings]
     baseline, more = baseline_of(evidence, baseline_at)
@@ -177,9 +171,8 @@ def _record(
     words = {j.verdict for j in judged}
     measured = [e for e in evidence if e.machine and not e.machine.get("unknown")]
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
-        "date": shown(datetime.now(UTC)),
+        **head(SCHEMA),
+        "date": utc_date(),
         "verdict": FAIL if FAIL in words else PASS if words == {PASS} else INCONCLUSIVE,
         "tolerances": told,
         "machine": common([e.machine for e in measured]),
@@ -212,14 +205,14 @@ def tolerances_entry(
         "name": tolerances.name,
         "file": tolerances.file,
         "sha256": tolerances.sha256,
-        "written": None if changed is None else shown(changed),
+        "written": None if changed is None else utc_date(changed),
         "written_by": known_by,
         "newer_than": newer,
     }
     if changed is None or not newer:
         return entry, []
     return entry, [
-        f"{tolerances.file} was changed {shown(changed)} ({known_by}), after the measurements in"
+        f"{tolerances.file} was changed {utc_date(changed)} ({known_by}), after the measurements in"
         f" {', '.join(newer)}: tolerances set after the fact prove little"
     ]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from ...records.head import describe_versions
+from ...records.head import describe_versions, head
 from .figures import Pairing, differences, measure, most_k, pair
 from .parsing import CONTEXT, INFRASTRUCTURE, Results, by_task
 
@@ -20,8 +20,6 @@ def make_record(
     results: Sequence[Results], *, dropped: Collection[str] = (INFRASTRUCTURE,), confidence: float = 0.95
 ) -> dict[str, Any]:
     """Measure each file, and every later one against the first. A single file has no baseline."""
-    from ... import __version__
-
     first, later = results[0], results[1:]
     sides = [_side(r, dropped, confidence) for r in results]
     notes = [note for r in results for note in _notes(r, dropped)]
@@ -31,8 +29,7 @@ def make_record(
         side["measurements"] += differences(first, other, pairing, dropped, confidence)
         notes += _pair_notes(first, other, pairing)
     return {
-        "schema": SCHEMA,
-        "mlxquant": __version__,
+        **head(SCHEMA),
         "machine": {"unknown": "τ²-bench files do not say what served the model"},
         "versions": describe_versions(),
         "date": _date(results),
