@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
-import io
-import os
-import signal
 import sys
-import threading
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from .. import __version__
-from ..errors import MlxquantError
-from ..words.interrupts import ask_to_end, asked_to_end, begin
-from ..words.secrets import redact
-from .printing import echo, redact_all_output, redact_complaint
-
-# A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
-# wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
-FAILED, OPEN, INTERRUPTED = 1, 4, 130
-_PACKAGE = Path(__file__).parent.parent
+from .endings import FAILED as FAILED
+from .endings import INTERRUPTED as INTERRUPTED
+from .endings import OPEN as OPEN
+from .endings import ending, stopped_by_signals
+from .redacting import redact_all_output
+from .streams import set_up_streams
 
 # command -> one line of help; kept here so that `mlxquant --help` imports none of them
 COMMANDS = {
@@ -62,6 +51,7 @@ class _Lazy(click.Group):
             return None
         module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
+        command.help = command.help or _docstring(str(module.__file__), "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -70,117 +60,45 @@ class _Lazy(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take --debug wherever it stands: people type it at the end, when a command has failed."""
-        before = args[: args.index("--")] if "--" in args else args
+        before = _before_operands(args)
         if "--debug" in before:
             args = ["--debug", *(a for a in before if a != "--debug"), *args[len(before) :]]
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        _never_fail_to_print()
+    def main(self, args: Any = None, prog_name: Any = None, *, standalone_mode: bool = True, **others: Any) -> Any:  # type: ignore[override]
+        """Parse and run; with `standalone_mode` end the process, else return; an error ends it either way."""
+        set_up_streams()
         redact_all_output()
-        with _told_to_end():
-            return self._invoke(ctx)
+        words = list(sys.argv[1:] if args is None else args)
+        with stopped_by_signals(), ending(debug="--debug" in _before_operands(words)):
+            code = super().main(words, prog_name, standalone_mode=False, **others)
+            if standalone_mode:
+                sys.exit(code if isinstance(code, int) else 0)
+        return code
 
-    def _invoke(self, ctx: click.Context) -> Any:
-        """Run a command; whatever it raises becomes one line, after its traceback with --debug, and an exit code."""
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.ClickException as error:
-            redact_complaint(error)
-            if error.exit_code != FAILED:
-                raise
-            error.show()
-            sys.exit(MlxquantError.exit_code)
-        except (click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            _show_trace(ctx)
-            _tell("stopped")
-            sys.exit(INTERRUPTED)
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # click ends quietly at a closed pipe
-            _show_trace(ctx)
-            if isinstance(error, MlxquantError) and asked_to_end():  # a wait that learned of Ctrl-C first
-                _tell("stopped")
-                sys.exit(INTERRUPTED)
-            _tell(redact(_said(error)))
-            sys.exit(error.exit_code if isinstance(error, MlxquantError) else MlxquantError.exit_code)
+        except KeyboardInterrupt as stop:  # click would print an empty line
+            raise click.Abort from stop
 
 
-def _show_trace(ctx: click.Context) -> None:
-    """With --debug, show where an exception came from; the exit code is the same with and without."""
-    if ctx.params.get("debug"):
-        click.echo(redact(traceback.format_exc()), err=True, nl=False)
+def _docstring(file: str, function: str) -> str | None:
+    """Read a function's docstring, which is its help, from the source: `python -OO` leaves the function none."""
+    if sys.flags.optimize < 2:
+        return None
+    import ast
+
+    with suppress(OSError, ValueError):
+        for node in ast.parse(Path(file).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == function:
+                return ast.get_docstring(node)
+    return None
 
 
-def _said(error: Exception) -> str:
-    """The line for an exception. What no check foresaw may be the disk's (a name that is too long) or a bug of ours."""
-    if isinstance(error, MlxquantError):
-        return str(error)
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}; --debug shows where this came from"
-    return _bug(error)
-
-
-def _bug(error: Exception) -> str:
-    """One line for an exception that should not have been: what, and where in this package."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _PACKAGE in Path(frame.filename).parents] or frames
-    at = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
-    text = " ".join(str(error).split())[:200]
-    return f"a bug: {type(error).__name__}: {text} ({at}); run it again with --debug and report what that shows"
-
-
-def _tell(text: str) -> None:
-    """Print one message on stderr; where nothing can be written to it (a full disk), the exit code alone tells."""
-    try:
-        echo(f"mlxquant: {text}", err=True)
-    except OSError:
-        sys.stderr = io.StringIO()  # else the text is tried again at exit, and fails again
-
-
-def _never_fail_to_print() -> None:
-    """Let a terminal that lacks a sign of ours (−, →, or one of a file's name) show "?" instead of a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
-
-
-@contextmanager
-def _told_to_end() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, and every thread's wait with it; a second one ends it on the spot."""
-    if threading.current_thread() is not threading.main_thread():  # no thread but this may handle signals
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if asked_to_end():
-            os._exit(INTERRUPTED)
-        ask_to_end()
-        raise KeyboardInterrupt
-
-    begin()
-    ignored = signal.SIG_IGN, None  # by nohup, or by a shell that starts it in the background
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in ignored]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if asked_to_end() and isinstance(sys.exception(), SystemExit):
-            _leave()
-
-
-def _leave() -> None:
-    """End the process now if a thread is left that Python would wait for, such as one of a library's that waits too."""
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(INTERRUPTED)
+def _before_operands(words: list[str]) -> list[str]:
+    """Words up to `--`, among which options are."""
+    return words[: words.index("--")] if "--" in words else words
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -197,3 +115,6 @@ def main(debug: bool) -> None:
     SOURCE is a folder, a Hub id (org/name[@revision]) or, for plan, a config.json.
     Exit codes: 0 done, 1 a gate said no, 2 usage, 3 error, 4 not settled (too little measured), 130 Ctrl-C.
     """
+
+
+main.help = main.help or _docstring(__file__, "main")

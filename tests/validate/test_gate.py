@@ -365,5 +365,5 @@ def test_a_bug_ends_with_3_and_one_line_for_1_is_a_gate_s_no(
     path, file = write(tmp_path, r=compare(), t=KL)
     done = run(*debug, "validate", path, "-t", file)
     assert done.exit_code == 3 and ("Traceback" in done.stderr) == bool(debug)
-    assert "a bug: KeyError: 'a mistake of ours' (test_gate.py" not in done.stderr  # the place is one of ours
-    assert done.stderr.splitlines()[-1].startswith("mlxquant: a bug: KeyError: 'a mistake of ours' (")
+    assert "internal error: KeyError: 'a mistake of ours' (test_gate.py" not in done.stderr  # the place is one of ours
+    assert done.stderr.splitlines()[-1].startswith("mlxquant: internal error: KeyError: 'a mistake of ours' (")
