@@ -15,7 +15,7 @@ from .endings import FAILED as FAILED
 from .endings import INTERRUPTED as INTERRUPTED
 from .endings import OPEN as OPEN
 from .endings import ending, stopped_by_signals
-from .redacting import redact_all_output
+from .printing import redact_all_output
 from .streams import set_up_streams
 
 # command -> one line of help; kept here so that `mlxquant --help` imports none of them

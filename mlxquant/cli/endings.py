@@ -22,8 +22,7 @@ import click
 
 from ..errors import MlxquantError
 from ..words.interrupts import ask_to_end, asked_to_end, begin
-from ..words.secrets import redact
-from .redacting import redact_complaint
+from .printing import echo, redact_complaint
 
 # A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
 # wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
@@ -60,12 +59,12 @@ def ending(*, debug: bool) -> Iterator[None]:
 
 def tell(text: str) -> None:
     """Print one message on stderr; where nothing can be written to it (a full disk), the exit code alone tells."""
-    click.echo(f"mlxquant: {redact(text)}", err=True)
+    echo(f"mlxquant: {text}", err=True)
 
 
 def _show_trace(debug: bool) -> None:
     if debug:
-        click.echo(redact(traceback.format_exc()), err=True, nl=False)
+        echo(traceback.format_exc(), err=True, nl=False)
 
 
 def _complaint(error: Exception) -> str:

@@ -39,7 +39,7 @@ def shell(root: Path, words: str, *options: str, **variables: str) -> subprocess
         (
             ZeroDivisionError("division\nby zero"),
             3,
-            "internal error: ZeroDivisionError: division by zero (test_endings",
+            "internal error: ZeroDivisionError: division by zero (__init__",
         ),
         (RecursionError("maximum recursion depth exceeded"), 3, "internal error: RecursionError"),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), 3, "internal error: UnicodeEncodeError"),
