@@ -20,16 +20,11 @@ from ..errors import BuildError, SourceError, UsageError
 from ..records.head import head
 from ..source.checkpoint import read_config
 from ..source.remote_code import named_code, plain_folder
-from ..words.units import show_bytes
 
 SCHEMA = "mlxquant.check_load/1"
 LIBRARIES = ("mlx-lm", "mlx-vlm")
 TOKENS = 8
 
-_USED_BY = {
-    "mlx-lm": "mlx_lm.generate and mlx_lm.server, and LM Studio for models without a vision_config",
-    "mlx-vlm": "LM Studio for models with a vision_config",
-}
 # What an interpreter takes from its surroundings and another one must not.
 _OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
@@ -59,53 +54,8 @@ def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS)
 
 def loads(record: dict[str, Any]) -> bool:
     """Whether every library that is installed loads the build, and one is."""
-    installed = [found for found in record["libraries"] if found["installed"]]
-    return bool(installed) and all(found["loaded"] for found in installed)
-
-
-def check_load_text(record: dict[str, Any]) -> str:
-    """Write the record for a reader."""
-    vision = record["vision"]
-    route = f"LM Studio loads it through {'mlx-vlm' if vision else 'mlx-lm'}"
-    lines = [f"{record['build']}: {'with' if vision else 'without'} a vision_config, so {route}"]
-    for found in record["libraries"]:
-        lines += ["", *_library_text(found)]
-    return "\n".join(lines)
-
-
-def _library_text(found: dict[str, Any]) -> list[str]:
-    name, used = found["library"], _USED_BY[found["library"]]
-    if not found["installed"]:
-        return [f"{name}: not installed, so not tried (pip install {name})", f"  used by    {used}"]
-    on = f"mlx {found.get('mlx', '?')}, {found.get('device', '?')}, Python {found['python']}"
-    head = f"{name} {found.get('version', '?')} on {on}"
-    lines = [f"{head}: {'loads' if found['loaded'] else 'DOES NOT LOAD'}", f"  used by    {used}"]
-    if not found["loaded"]:
-        return [*lines, *_indented("error", found["error"]), *_warnings(found)]
-    formats = [f"{f['modules']:,} modules {_format_text(f)}" for f in found["formats"]] or ["no module quantized"]
-    lines.append(f"  strict     {found['arrays']:,} arrays, {show_bytes(found['bytes'])}, all found and none left over")
-    lines.append(f"  quantized  {', '.join(formats)}")
-    for kind in ("text", "image"):
-        if made := found.get(kind):
-            lines += _indented("runs" if kind == "text" else "sees", made.get("error") or repr(made["text"]))
-    peak = f"{show_bytes(found['mlx_peak_bytes'])} in mlx, {show_bytes(found['rss_peak_bytes'])} in the process"
-    return [*lines, f"  memory     {peak} at most; loaded in {found['load_s']:.1f} s", *_warnings(found)]
-
-
-def _warnings(found: dict[str, Any]) -> list[str]:
-    return [line for text in found.get("warnings", ()) for line in _indented("warning", text)]
-
-
-def _indented(label: str, text: str, limit: int = 6) -> list[str]:
-    """A label and a text of several lines, of which the first few are shown."""
-    first, *rest = text.splitlines() or [""]
-    shown = [f"  {label:<10} {first}", *(f"  {'':<10} {line}" for line in rest[: limit - 1])]
-    return shown if len(rest) < limit else [*shown, f"  {'':<10} … and {len(rest) - limit + 1:,} more lines"]
-
-
-def _format_text(found: dict[str, Any]) -> str:
-    name = f"{found['bits']}-bit" if found["mode"] == "affine" else found["mode"]
-    return f"at {name} g{found['group_size']}"
+    installed = [answer for answer in record["libraries"] if answer["installed"]]
+    return bool(installed) and all(answer["loaded"] for answer in installed)
 
 
 def _probe(library: str, build: Path, python: Path | None, tokens: int) -> dict[str, Any]:
@@ -120,8 +70,8 @@ def _probe(library: str, build: Path, python: Path | None, tokens: int) -> dict[
         try:
             plain_folder(build, Path(plain), build.name)
         except SourceError as error:
-            found = _run(library, build, python, 0, build)
-            return {**found, "text": {"error": str(error)}} if found["loaded"] else found
+            answer = _run(library, build, python, 0, build)
+            return {**answer, "text": {"error": str(error)}} if answer["loaded"] else answer
         return _run(library, build, python, tokens, Path(plain))
 
 
@@ -132,19 +82,19 @@ def _run(
     text = Path(__file__).with_name("load_probe.py").read_text(encoding="utf-8")
     env = {k: v for k, v in os.environ.items() if python is None or k not in _OWN}
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
+        path = Path(folder) / "answer.json"
         # as text, in an empty folder: this package's modules must not stand in the way of the library's own
-        given = (library, build.absolute(), answer, tokens, tokenizer.absolute(), refusal)
-        command = [str(python or sys.executable), "-c", text, *map(str, given)]
+        arguments = (library, build.absolute(), path, tokens, tokenizer.absolute(), refusal)
+        command = [str(python or sys.executable), "-c", text, *map(str, arguments)]
         try:
             run = subprocess.run(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
             )
         except OSError as error:
             raise UsageError(f"--python {python}: cannot be run ({error.strerror})") from None
-        if answer.is_file():
-            found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-            return found
+        if path.is_file():
+            answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return answer
     return {"library": library, "python": "?", "installed": True, "loaded": False, "error": _death(run)}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .. import __version__
+from ..errors import UsageError
 from .endings import FAILED as FAILED
 from .endings import INTERRUPTED as INTERRUPTED
 from .endings import OPEN as OPEN
@@ -26,7 +27,6 @@ COMMANDS = {
     "audit": "Show what every tensor of an MLX build really is, and why.",
     "check-load": "Load a build in mlx-lm and mlx-vlm and say what each makes of it.",
     "verify": "Read a build through: is every byte what was written, and what its source makes?",
-    "revalidate": "Say what changed since a build was made or measured, and what no longer holds.",
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
     "compare": "Judge recipes and builds against full precision in one streamed pass.",
@@ -40,6 +40,21 @@ COMMANDS = {
 }
 
 
+# commands that are no more -> what does their work now
+RETIRED = {"revalidate": "mlxquant validate --since BUILD [RECORD]..."}
+
+
+def _retired(command: str) -> click.Command:
+    """A command that, whatever follows it, ends with one line that names its successor. `--help` does not list it."""
+
+    @click.command(command, hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True})
+    @click.argument("words", nargs=-1, type=click.UNPROCESSED)
+    def refuse(words: tuple[str, ...]) -> None:
+        raise UsageError(f"{command} is no longer a command; use {RETIRED[command]}")
+
+    return refuse
+
+
 class _Lazy(click.Group):
     """A group that imports a command's module when the command is used."""
 
@@ -47,6 +62,8 @@ class _Lazy(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in RETIRED:
+            return _retired(cmd_name)
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")

@@ -28,8 +28,9 @@ def command(build: Path, python: Path | None, tokens: int, as_json: bool) -> Non
     mlxquant check-load Qwen3.5-122B-8bit
     mlxquant check-load Qwen3.5-122B-8bit --python ~/lmstudio-venv/bin/python --json
     """
-    from ..check.load import check_load, check_load_text, loads
+    from ..check.load import check_load, loads
     from ..records.files import record_text
+    from ..report.load import check_load_text
 
     record = check_load(build, python=python, tokens=tokens)
     echo(record_text(record) if as_json else check_load_text(record))

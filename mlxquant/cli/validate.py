@@ -122,7 +122,8 @@ def _since(
     manifest: Path, records: tuple[Path, ...], tolerances: Path | None, as_json: bool, output: Path | None
 ) -> None:
     from ..records.files import record_text
-    from ..validate.since import since, since_text
+    from ..report.load import since_text
+    from ..validate.since import since
 
     written = None if output is None else Output("-o", output, record_of("since"))
     if written is not None:

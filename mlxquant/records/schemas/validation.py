@@ -33,7 +33,8 @@ _WORDS = {
 def faults(kind: str, record: Mapping[str, Any], only: Sequence[str] = ()) -> Iterator[str]:
     """Every place where a record is not what its schema says: path, expected, found.
 
-    With `only`, these top-level fields alone are needed and checked.
+    With `only`, these top-level fields alone are needed and checked; one that the kind does not name, such as the
+    machine in an audit, as common.json has it.
     """
     before = None
     for error in _validator(kind, tuple(only)).iter_errors(record):
@@ -129,7 +130,9 @@ def _validator(kind: str, only: tuple[str, ...]) -> Any:
 
     schema, common = load_schema(kind), load_schema(_COMMON)
     if only:
-        schema = schema | {"required": list(only), "properties": {key: schema["properties"][key] for key in only}}
+        named = schema["properties"]
+        fields = {key: named.get(key, {"$ref": f"{_FIRST}{_COMMON}#/$defs/{key}"}) for key in only}
+        schema = schema | {"required": list(only), "properties": fields}
     checker = Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
             "integer": lambda _, value: type(value) is int,
