@@ -60,16 +60,18 @@ def _samples(record: Mapping[str, Any]) -> Iterator[str]:
         yield from measured(build.get("measurements", ()), f"builds[{number}].measurements", "bench")
     seen: dict[tuple[int, str, int], int] = {}
     for number, sample in enumerate(record["samples"]):
-        place, key = f"samples[{number}]", (sample["build"], sample["test"], sample["round"])
+        place, run = f"samples[{number}]", (sample["build"], sample["test"], sample["round"])
         if sample["build"] >= len(builds):
             yield f"{place}.build: one of the record's {len(builds)} builds expected, {sample['build']} found"
-        if seen.setdefault(key, number) != number:
-            yield f"{place}: build {key[0]}, {key[1]}, round {key[2]} stands at [{seen[key]}] already"
+        if seen.setdefault(run, number) != number:
+            yield f"{place}: build {run[0]}, {run[1]}, round {run[2]} stands at [{seen[run]}] already"
         if "failure" not in sample and any(sample.get(k) is None for k in ("seconds", "tok_s", "token_s")):
             yield f"{place}: seconds, tok_s and token_s expected, or a failure"
-    for number, result in enumerate(record.get("results", ())):
-        if result["build"] >= len(builds):
-            yield f"results[{number}].build: one of the record's {len(builds)} builds expected, {result['build']} found"
+    indexed = [("results", "build"), ("ratios", "a"), ("ratios", "b")]
+    for rows, key in indexed:
+        for number, row in enumerate(record.get(rows, ())):
+            if row[key] >= len(builds):
+                yield f"{rows}[{number}].{key}: one of the record's {len(builds)} builds expected, {row[key]} found"
 
 
 def _sides(kind: str, record: Mapping[str, Any]) -> Iterator[str]:

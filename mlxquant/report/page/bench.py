@@ -71,19 +71,18 @@ def _predicted(chips: list[dict[str, Any]], builds: int) -> Iterator[tuple[str, 
             if chip.get(key) is not None
         )
         for key, words in kinds:
-            found = chip.get(key)
-            for at, rates in found.items() if isinstance(found, Mapping) else ():
-                if isinstance(rates, list) and len(rates) == builds:
-                    yield name, words.format(at), [f"{r:,.1f}" if _is_number(r) else "-" for r in rates]
+            for at, rates in chip.get(key, {}).items():
+                if len(rates) == builds:
+                    yield name, words.format(at), [_rate(rate) for rate in rates]
 
 
 def _published(builds: list[dict[str, Any]]) -> Iterator[tuple[str, str, list[str]]]:
-    found = [build["published"] if isinstance(build.get("published"), Mapping) else {} for build in builds]
-    where = "; ".join(dict.fromkeys(str(p["where"]) for p in found if p.get("where")))
+    found = [build.get("published") or {} for build in builds]
+    where = "; ".join(dict.fromkeys(p["where"] for p in found if p.get("where")))
     for key, what in (("decode_tok_s", "decode"), ("prefill_tok_s", "prefill")):
         rates = [p.get(key) for p in found]
-        if any(_is_number(rate) for rate in rates):
-            yield f"published: {where}", what, [f"{r:,.1f}" if _is_number(r) else "-" for r in rates]
+        if any(rate is not None for rate in rates):
+            yield f"published: {where}", what, [_rate(rate) for rate in rates]
 
 
 def machine_text(machine: Any) -> str | None:
@@ -106,7 +105,7 @@ def _results(record: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, 
     for result in record["results"]:
         rates, ttft = result.get("tok_s"), result.get("ttft_s")
         sd = rates.get("sd") if rates else None
-        low, high = (rates["mean"] - sd, rates["mean"] + sd) if rates and _is_number(sd) else (None, None)
+        low, high = (rates["mean"] - sd, rates["mean"] + sd) if rates and sd is not None else (None, None)
         peak = result.get("peak_memory_bytes")
         yield {
             "build": result["build"],
@@ -118,26 +117,21 @@ def _results(record: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, 
             "rate": _plus_minus(rates["mean"], sd) if rates else "-",
             "range": f"{rates['min']:,.4g} – {rates['max']:,.4g}" if rates else "-",
             "n": rates.get("n") if rates else 0,
-            "ttft": f"{ttft['mean']:,.3g} s" if isinstance(ttft, Mapping) and _is_number(ttft.get("mean")) else "-",
-            "peak": show_bytes(int(peak)) if _is_number(peak) else "-",
-            "failures": [str(failure) for failure in result.get("failures") or []],
+            "ttft": f"{ttft['mean']:,.3g} s" if ttft else "-",
+            "peak": show_bytes(peak) if peak is not None else "-",
+            "failures": result.get("failures", []),
         }
 
 
 def _ratios(record: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:
-    for ratio in record.get("ratios") or []:
-        places = [ratio.get("a"), ratio.get("b")] if isinstance(ratio, Mapping) else []
-        if not all(type(p) is int and 0 <= p < len(names) for p in places) or not places:
-            continue
-        if not _is_number(ratio.get("ratio")):
-            continue
-        low, high = (ratio[k] if _is_number(ratio.get(k)) else None for k in ("low", "high"))
+    for ratio in record.get("ratios", []):
+        low, high = ratio["low"], ratio["high"]
         text = f"{ratio['ratio']:.4f}" + (f" [{low:.4f}, {high:.4f}]" if low is not None and high is not None else "")
         yield {
             "first": ratio["a"],
             "build": ratio["b"],
             "name": names[ratio["b"]],
-            "test": str(ratio.get("test")),
+            "test": ratio["test"],
             "ratio": ratio["ratio"],
             "low": low,
             "high": high,
@@ -147,9 +141,9 @@ def _ratios(record: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, A
         }
 
 
-def _plus_minus(mean: float, sd: Any) -> str:
-    return f"{mean:,.4g} ± {sd:.2g}" if _is_number(sd) else f"{mean:,.4g}"
+def _plus_minus(mean: float, sd: float | None) -> str:
+    return f"{mean:,.4g}" if sd is None else f"{mean:,.4g} ± {sd:.2g}"
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"

@@ -45,12 +45,12 @@ def show_diff(record: Mapping[str, Any]) -> dict[str, Any]:
         "groups": [_group(group) for group in record["groups"]],
         "one_sided": [(side, _listed(record.get(f"only_in_{side}"))) for side in ("a", "b")],
         "tensors": _tensors(record.get("tensors")),
-        "notes": _texts(record.get("notes")),
+        "notes": record.get("notes", []),
     }
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
-    layers = ", ".join(str(part) for part in group["layers"] or [])
+    layers = ", ".join(str(part) for part in group["layers"])
     kind = short_layer(group["layer_type"]) if group.get("layer_type") else ""
     size = group["delta_bytes"]
     errors = [group.get(f"{side}_relative_rms_error") for side in ("a", "b")]
@@ -60,24 +60,23 @@ def _group(group: Mapping[str, Any]) -> dict[str, Any]:
         "modules": group["modules"],
         "a": group["a"],
         "b": group["b"],
-        "delta": ("+" if size >= 0 else "−") + show_bytes(abs(size), 1) if _is_number(size) else "-",
-        "errors": " → ".join(show_error(e) for e in errors) if any(_is_number(e) for e in errors) else "",
-        "reasons": [(side, _texts(group[f"{side}_reasons"])) for side in ("a", "b")],
+        "delta": ("+" if size >= 0 else "−") + show_bytes(abs(size), 1),
+        "errors": " → ".join(show_error(e) for e in errors) if errors != [None, None] else "",
+        "reasons": [(side, group[f"{side}_reasons"]) for side in ("a", "b")],
     }
 
 
-def _tensors(found: Any) -> dict[str, Any] | None:
+def _tensors(tensors: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What a diff of two builds says of their bytes; distances by role are the command's to print."""
-    same = found.get("same_format") if isinstance(found, Mapping) else None
-    if not isinstance(same, Mapping):
+    if tensors is None:
         return None
-    other = found.get("other_format")
+    same = tensors["same_format"]
     distances = [
-        (str(d.get("path")), str(d.get("a")), str(d.get("b")), show_error(d["relative_rms_distance"]))
-        for d in (other if isinstance(other, list) else [])
-        if isinstance(d, Mapping) and _is_number(d.get("relative_rms_distance"))
+        (d["path"], d["a"], d["b"], show_error(d["relative_rms_distance"]))
+        for d in tensors["other_format"]
+        if d["relative_rms_distance"] is not None
     ]
-    return {"equal": same.get("equal"), "modules": same.get("modules"), "distances": distances[:_ROWS]}
+    return {"equal": same["equal"], "modules": same["modules"], "distances": distances[:_ROWS]}
 
 
 def _listed(paths: Any) -> str:
