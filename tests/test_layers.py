@@ -115,6 +115,40 @@ def test_a_heavy_package_is_imported_only_where_it_may_be(package):
     assert not stray, f"{package} is imported by {sorted(stray)}, but is for: {MAY_IMPORT[package] or 'none'}"
 
 
+@cache
+def door(package: str) -> frozenset[str]:
+    """What a package's `__all__` names: its public modules, and things that it passes on itself."""
+    for node in ast.parse(MODULES[package].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            return frozenset(ast.literal_eval(node.value))
+    return frozenset()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_from_another_package_only_what_its_door_names(name):
+    past = set()
+    for target in own(name):
+        packages = [target[:i] for i, sign in enumerate(target) if sign == "."]
+        for package in packages:
+            part = target[len(package) + 1 :].split(".")[0]
+            if not within(name, package) and part not in door(package):
+                past.add(f"{package}: {part}")
+    assert not past, f"{name} imports past a door: {sorted(past)}; name it in the package's __all__ if it is public"
+
+
+@pytest.mark.parametrize("package", [n for n in MODULES if MODULES[n].name == "__init__.py" and n != "__init__"])
+def test_a_door_names_what_is_there_and_says_what_the_package_is(package):
+    tree = ast.parse(MODULES[package].read_text(encoding="utf-8"))
+    assert len(ast.get_docstring(tree) or "") > 40, f"{package}: say what is in it"
+    own_names = {alias.asname or alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names}
+    own_names |= {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    own_names |= {
+        n.targets[0].id for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
+    missing = {part for part in door(package) - own_names if f"{package}.{part}" not in MODULES}
+    assert not missing, f"{package}: its door names {sorted(missing)}, which is not there"
+
+
 def test_no_two_modules_import_each_other():
     def reaches(start: str, goal: str, seen: set[str]) -> bool:
         for target in own(start) - seen:

@@ -8,3 +8,5 @@
 
 Quality is measured elsewhere (`divergence`, `evals`); tables and texts of the records are in `report`.
 """
+
+__all__ = ["chips", "conditions", "local", "predict", "prompts", "record", "run", "served", "workload"]

@@ -8,3 +8,5 @@
 
 What is in the files that it writes, other packages know.
 """
+
+__all__ = ["files", "journal", "outputs", "programs", "work_folder"]

@@ -7,3 +7,5 @@ texts       documents: read, rendered by the chat template, tokenized, with span
 
 Nothing is generated, and the pass itself is `stream`'s. What damage is acceptable is judged in `validate`.
 """
+
+__all__ = ["record", "statistics"]

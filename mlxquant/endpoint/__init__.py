@@ -7,3 +7,5 @@
 A server is not trusted: what it sends is checked, cut and redacted before anything is made of it. What is asked, and
 what an answer is worth, the callers know.
 """
+
+__all__ = ["client", "events", "wire"]

@@ -10,3 +10,5 @@
 Sides are judged by programs alone, never by a model. What could not be asked (a server that is gone, a timeout) is
 counted apart and is never a failure of the model. Texts of the record are in `report`.
 """
+
+__all__ = ["asking", "identity", "items", "loaded", "opening", "run", "sides", "store", "suites", "trace"]

@@ -20,5 +20,6 @@ __all__ = [
     "has_fast_path",
     "measure_rows",
     "merged_sums",
+    "mlx",
     "quantize_rows",
 ]

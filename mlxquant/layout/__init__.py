@@ -10,3 +10,5 @@
 
 What is decided on the modules is for `plan`; how a build on disk is read, for `builds.read`.
 """
+
+__all__ = ["arrays", "carried", "context", "layout", "mlx_lm", "roles", "views"]

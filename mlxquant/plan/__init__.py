@@ -8,3 +8,5 @@
 
 Nothing here quantizes or writes (see `kernels`, `builds`), or knows an architecture (see `layout`).
 """
+
+__all__ = ["decide", "fits", "plan", "predicate", "recipe"]

@@ -10,3 +10,22 @@ are matplotlib's SVG, coloured by the page's style sheet, so that one drawing se
 weighed: its bundle alone takes 4.8 MB in every page, a drawing here 6 to 35 KB; see `charts`. Without
 matplotlib (the extra `report`) the page has the same figures as tables.
 """
+
+__all__ = [
+    "audit",
+    "audit_markdown",
+    "bench",
+    "bench_tables",
+    "card",
+    "compare",
+    "diff",
+    "eval",
+    "load",
+    "page",
+    "plan",
+    "predict",
+    "sweep",
+    "tau2",
+    "verdict",
+    "verdict_exports",
+]

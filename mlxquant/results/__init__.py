@@ -3,3 +3,5 @@
 Nothing is run here. A harness is a package of its own: it reads the files, pairs two of them by task and trial, and
 makes a record that `validate` and `report` take.
 """
+
+__all__ = ["tau2"]

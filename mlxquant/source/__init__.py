@@ -10,3 +10,5 @@
 
 Which tensors make which MLX array is for `layout`.
 """
+
+__all__ = ["checkpoint", "headers", "hub", "links", "quantized", "remote_code", "stamps"]

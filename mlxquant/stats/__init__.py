@@ -47,6 +47,7 @@ __all__ = [
     "clustered_ratio",
     "clustered_share",
     "difference_of_sums",
+    "interval",
     "kaplan_meier",
     "linearized",
     "mcnemar_exact",
@@ -54,4 +55,5 @@ __all__ = [
     "ratio_of_sums",
     "samples_needed",
     "share_of_sums",
+    "unpaired",
 ]

@@ -16,4 +16,4 @@ from __future__ import annotations
 from .candidates import split_words, variations
 from .record import SCHEMA, sweep
 
-__all__ = ["SCHEMA", "split_words", "sweep", "variations"]
+__all__ = ["SCHEMA", "folder", "run", "split_words", "sweep", "variations"]

@@ -10,3 +10,5 @@
 
 It imports nothing of mlxquant but `errors`, and neither numpy nor mlx when it is imported.
 """
+
+__all__ = ["formats", "interrupts", "jit", "layers", "modules", "progress", "secrets", "strict_json", "text", "units"]

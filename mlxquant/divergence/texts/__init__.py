@@ -8,3 +8,5 @@ tokens      tokens of a text, and the characters that each stands for
 
 The built-in set is in `data`. No model is loaded here, and nothing is generated.
 """
+
+__all__ = ["documents", "tokens"]

@@ -19,7 +19,10 @@ __all__ = [
     "Task",
     "Tool",
     "Turn",
+    "make",
     "make_task",
+    "model",
     "openai_tools",
+    "scoring",
     "transcript",
 ]

@@ -3,3 +3,5 @@
 `contracts` makes this project's own, `own` reads a user's, `bfcl` reads BFCL's question files; `scoring` judges
 replies by the kinds that an item's `score` may name. No model judges another.
 """
+
+__all__ = ["catalog"]

@@ -9,3 +9,5 @@
 
 No architecture is known here; which views a model needs is for `layout.arrays`.
 """
+
+__all__ = ["bytes", "read", "record", "strided", "view"]

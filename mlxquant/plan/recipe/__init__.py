@@ -8,3 +8,5 @@
 
 A recipe is read without a model; `plan.decide` applies it to one. No module here imports mlx or numpy.
 """
+
+__all__ = ["files", "infer", "recipe", "rules", "variation"]

@@ -92,3 +92,6 @@ def is_known(schema: str) -> bool:
     """Whether a schema names a kind of record that has one here, of whatever version."""
     named = _SCHEMA.fullmatch(schema)
     return named is not None and named[1] in VERSIONS
+
+
+__all__ = ["sense"]
