@@ -32,8 +32,7 @@ from ..layout.layout import read_layout
 from ..plan.plan import source_record
 from ..records.head import describe_machine, describe_versions, peak_memory
 from ..source.checkpoint import Checkpoint
-from ..source.hub.arriving import Arriving
-from ..source.hub.reader import HubReader
+from ..source.hub.reader import Arriving, HubReader
 from ..source.stamps import source_signature
 from ..words.formats import TORCH_DTYPES
 from ..words.progress import Progress, Watch, unwatched

@@ -40,7 +40,7 @@ from ..disk.work_folder import WorkFolder, check_apart
 from ..errors import MlxquantError, OutputError
 from ..layout.views.bytes import to_mlx, to_numpy
 from ..source.checkpoint import read_at
-from ..source.hub.arriving import FOLDER
+from ..source.hub.reader import FOLDER
 
 # --- hidden states ---
 

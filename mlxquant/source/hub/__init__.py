@@ -11,4 +11,4 @@
 The cache has huggingface_hub's layout. Nothing received is trusted: see docs/trust.md.
 """
 
-__all__ = ["arriving", "client", "errors", "open", "reader", "repository", "session"]
+__all__ = ["client", "errors", "open", "reader", "repository", "session"]

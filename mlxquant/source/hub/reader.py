@@ -5,6 +5,10 @@ of one that is not there waits for it. When the last piece that needs a shard is
 that huggingface_hub's cache has are read there and stay; with `keep` all of them go there.
 
     needs of pieces:  {a} {a} {a b} {b} {c} …      on the disk:  a b(ahead) c(ahead), then b c d, then c d e, …
+
+`Arriving` does the same for a pass that goes through the layers once, so that a model which no disk here holds can be
+judged. Without a work folder its shards go to huggingface_hub's usual cache, whole and to stay. A source that is a
+folder here needs none of this.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from pathlib import Path
 from ...disk import files as disk
 from ...errors import OutputError
 from ...words.interrupts import asked_to_end
-from ..checkpoint import read_at
+from ...words.units import show_bytes
+from ..checkpoint import Reader, read_at
 from .client import Stopped
 from .errors import hub_constants
 from .repository import Repository
@@ -217,3 +222,44 @@ def _device(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return path.stat().st_dev
+
+
+# --- shards for a pass over the layers ---
+
+
+FOLDER = "source"
+
+
+class Arriving:
+    """Brings the files of `needs`, one set for each step, into `folder` as steps come up, and lets them go after."""
+
+    def __init__(self, reader: Reader | None, needs: Sequence[frozenset[str]], folder: Path | None) -> None:
+        self._reader = reader if isinstance(reader, HubReader) and folder is not None else None
+        self._needs, self._folder = needs, folder
+
+    def start(self, first: int, held: int) -> None:
+        """Begin with step number `first`; `held` bytes of hidden states have to fit on the disk too.
+
+        Raises OutputError where the disk has no room for the shards that a step needs and the two after them.
+        """
+        if self._reader is None or self._folder is None:
+            return
+        self._reader.prepare(self._needs)
+        room = held + self._reader.check_room(self._folder / FOLDER, held, 0)
+        free = disk.free_bytes(self._folder)
+        if room > free:
+            raise OutputError(
+                f"{self._folder}: shards on their way and hidden states take up to {show_bytes(room)};"
+                f" {show_bytes(free)} are free there; choose a work folder on another disk"
+            )
+        self._reader.start(self._folder / FOLDER, range(first))
+
+    def release(self, step: int) -> None:
+        """Say that a step is done with its shards."""
+        if self._reader is not None:
+            self._reader.release(step)
+
+    def stop(self) -> None:
+        """End downloads that nobody waits for any more."""
+        if self._reader is not None:
+            self._reader.close()
