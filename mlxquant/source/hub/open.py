@@ -6,7 +6,7 @@ by ranged reads (a few hundred KB each); config.json and the index go through hu
 endpoint, token, proxies and offline switch hold here too (see `hub_client`).
 
 Headers from the Hub meet the same checks as those of local files, with the sizes of the Hub's own listing. With
-`weights` the shards can be read too, as they come in (see `staging`).
+`weights` the shards can be read too, as they come in (see `source.hub.reader`).
 """
 
 from __future__ import annotations
