@@ -2,7 +2,7 @@
 
     OUT.partial/build/          the files of the build, published by renaming this folder to OUT
     OUT.partial/journal.jsonl   what is finished (see `journal`)
-    OUT.partial/source/         shards that were downloaded and are still needed, or on their way (see `source.hub.reader`)
+    OUT.partial/source/         shards that are still needed or on their way (see `source.hub.reader`)
     OUT.partial/lock            says that the folder is mlxquant's and which files are; held while a run is at work
 
 Whatever else lies there is somebody's, and is never taken over, published or deleted (see `work_folder`).
