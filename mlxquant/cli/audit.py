@@ -45,9 +45,9 @@ def command(
         raise UsageError("--json, --csv and --md exclude each other; give one")
     from ..check.audit import audit_build, read_build
 
-    found = read_build(build)
-    against = _measure(found, source, jobs) if source is not None else None
-    record = audit_build(found, against)
+    opened = read_build(build)
+    against = _measure(opened, source, jobs) if source is not None else None
+    record = audit_build(opened, against)
     echo(_shown(record, build, by, as_json, as_csv, as_md), nl=not (as_csv or as_md))
     wrong = len(record["disagreements"])
     if wrong:

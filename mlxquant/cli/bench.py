@@ -53,7 +53,7 @@ _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
 @click.option("--recipe", "recipes", multiple=True, metavar="RECIPE", help="With --predict: plan SOURCE with it.")
 @click.option("--chip", "chips", multiple=True, metavar="NAME", help='With --predict: only these, such as "M3 Ultra".')
 @click.option("--bandwidth", type=float, metavar="GB/s", help="This machine's memory bandwidth, if not in the table.")
-@click.option("--from", "kept", multiple=True, type=click.Path(path_type=Path), metavar="RECORD",
+@click.option("--from", "earlier", multiple=True, type=click.Path(path_type=Path), metavar="RECORD",
               help="Show a kept record; several of the same builds and machine are pooled.")  # fmt: skip
 @click.option("--md", "as_md", is_flag=True, help="Print Markdown.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with llama-bench's columns.")
@@ -78,14 +78,14 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
         raise UsageError("one of --md, --csv, --json, --jsonl, --sql at a time")
     output: Path | None = options["output"]
     if output is not None:
-        inputs = [("BUILD", build) for build in builds] + [("--from", path) for path in options["kept"]]
+        inputs = [("BUILD", build) for build in builds] + [("--from", path) for path in options["earlier"]]
         inputs += [("--prompt-file", options["prompt_file"])] if options["prompt_file"] else []
         check_outputs([Output("-o", output)], [*inputs, *recipe_files(options["recipes"])])
     settings = _settings(options)
     if options["predict"]:
         _predict(builds, settings, options)
         return
-    record = _kept(builds, options) if options["kept"] else _measured(builds, settings, options)
+    record = _kept(builds, options) if options["earlier"] else _measured(builds, settings, options)
     _show(record, options)
     if asked_to_end():  # Ctrl-C: what was measured is shown, and the exit code tells that it is not all
         raise KeyboardInterrupt
@@ -202,7 +202,7 @@ def _kept(builds: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
 
     if builds or options["endpoint"]:
         raise UsageError("--from shows records; it measures nothing")
-    paths: Sequence[Path] = options["kept"]
+    paths: Sequence[Path] = options["earlier"]
     return pool([read_bench(path) for path in paths], [path.name for path in paths])
 
 
@@ -232,7 +232,7 @@ def _predict(builds: tuple[str, ...], settings: BenchSettings, options: dict[str
     from ..records.files import record_text
     from ..report.predict import prediction_text
 
-    if options["endpoint"] or options["kept"]:
+    if options["endpoint"] or options["earlier"]:
         raise UsageError("--predict goes with builds or with SOURCE and --recipe")
     if options["as_md"] or options["as_csv"] or options["as_jsonl"] or options["as_sql"]:
         raise UsageError("--predict prints text, or --json")

@@ -56,7 +56,7 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 @json_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the record there too; must not exist.")  # fmt: skip
-@click.option("--from", "kept", type=click.Path(path_type=Path), metavar="RECORD", help="Show a kept record again.")
+@click.option("--from", "earlier", type=click.Path(path_type=Path), metavar="RECORD", help="Show a kept record again.")
 def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
     """Judge recipes and builds against the full-precision model, in one pass over its weights.
 
@@ -76,14 +76,14 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
     from ..records.files import record_text
 
     output: Path | None = options["output"]
-    if options["kept"] is not None:
+    if options["earlier"] is not None:
         if source is not None or recipes or builds:
             raise UsageError("--from shows a record; it measures nothing")
         from ..records.measurements import read_comparison
 
         if output is not None:
-            check_outputs([Output("-o", output)], [("--from", options["kept"])])
-        record: dict[str, Any] | None = read_comparison(options["kept"])
+            check_outputs([Output("-o", output)], [("--from", options["earlier"])])
+        record: dict[str, Any] | None = read_comparison(options["earlier"])
     elif source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
     else:
@@ -101,7 +101,7 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
 
 
 def _measured(
-    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]
+    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], settings: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Run the pass; None where another rank tells what came out."""
     from ..stream.ranks import Ranks
@@ -109,32 +109,32 @@ def _measured(
     ranks = Ranks.join()
     try:
         with ranks.as_one():
-            return _run(source, recipes, builds, given, ranks)
+            return _run(source, recipes, builds, settings, ranks)
     except OtherRankError as error:
         time.sleep(_LAST_WORD_S)
         sys.exit(error.exit_code)
 
 
 def _run(
-    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any], ranks: Ranks
+    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], settings: dict[str, Any], ranks: Ranks
 ) -> dict[str, Any] | None:
     """Open everything and run this rank's share of the pass; the first rank alone shows progress and has the record."""
-    if ranks.rank == 0 and given["output"] is not None:  # the only one that writes it
+    if ranks.rank == 0 and settings["output"] is not None:  # the only one that writes it
         builds_read = [("--build", str(build)) for build in builds]
-        data = [("--data", given["data"])] if given["data"] != "builtin" else []
+        data = [("--data", settings["data"])] if settings["data"] != "builtin" else []
         inputs = [("the source", source), *builds_read, *data, *recipe_files(recipes)]
-        check_outputs([Output("-o", given["output"])], inputs, given["work"])
-    candidates = list(_candidates(recipes, builds, given))
+        check_outputs([Output("-o", settings["output"])], inputs, settings["work"])
+    candidates = list(_candidates(recipes, builds, settings))
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
 
-    question = question_of(given)
+    question = question_of(settings)
     options = CompareOptions(
-        noise_floor=not given["no_noise_floor"],
-        own=not given["no_own"],
-        **{k: given[k] for k in ("compute", "chunk", "teacher_forced_routing", "dtype", "allow_nonfinite", "work")},
-        fresh=given["fresh"],
+        noise_floor=not settings["no_noise_floor"],
+        own=not settings["no_own"],
+        **{k: settings[k] for k in ("compute", "chunk", "teacher_forced_routing", "dtype", "allow_nonfinite", "work")},
+        fresh=settings["fresh"],
     )
     opened = open_source(source, weights=True)
     try:
@@ -143,35 +143,35 @@ def _run(
     except KeyboardInterrupt:
         if ranks.rank != 0:
             sys.exit(INTERRUPTED)
-        work = given["work"]
-        kept = "nothing is kept without --work" if work is None else f"the same command goes on from {work}"
-        echo(f"mlxquant: stopped; {kept}", err=True)
+        work = settings["work"]
+        advice = "nothing is kept without --work" if work is None else f"the same command goes on from {work}"
+        echo(f"mlxquant: stopped; {advice}", err=True)
         sys.exit(INTERRUPTED)
     return record if tells else None
 
 
-def question_of(given: dict[str, Any]) -> Question:
+def question_of(settings: dict[str, Any]) -> Question:
     """What is asked, from the options that `compare` and `sweep` share."""
     from ..divergence.record import Question
     from ..divergence.statistics import DEFAULT_MARGIN
 
     return Question(
-        data=given["data"] if given["data"] == "builtin" else Path(given["data"]),
-        margin=DEFAULT_MARGIN if given["margin"] is None else given["margin"],
-        confidence=given["confidence"],
-        second_half=given["second_half"],
-        max_tokens=given["max_tokens"],
+        data=settings["data"] if settings["data"] == "builtin" else Path(settings["data"]),
+        margin=DEFAULT_MARGIN if settings["margin"] is None else settings["margin"],
+        confidence=settings["confidence"],
+        second_half=settings["second_half"],
+        max_tokens=settings["max_tokens"],
     )
 
 
-def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], given: dict[str, Any]) -> Iterator[Candidate]:
+def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], settings: dict[str, Any]) -> Iterator[Candidate]:
     """Load recipes and name builds. Raises UsageError, RecipeError."""
     if not recipes and not builds:
         raise UsageError(f"nothing to compare: give -r with one of {', '.join(shipped())} or a .toml file, or --build")
     from ..plan.recipe.variation import load_variation, name_of
 
-    overrides = {key: given[key] for key in ("bits", "group_size", "mode", "unaligned", "sets")}
-    loaded = [(name_of(text, found), found) for text in recipes for found in [load_variation(text, **overrides)]]
+    overrides = {key: settings[key] for key in ("bits", "group_size", "mode", "unaligned", "sets")}
+    loaded = [(name_of(text, recipe), recipe) for text in recipes for recipe in [load_variation(text, **overrides)]]
     from ..stream.candidates import Candidate
 
     for name, recipe in loaded:

@@ -14,7 +14,7 @@ import click
 
 from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
-from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
+from .options import carried, dtype_option, json_option, keep_options, load, recipe_options, source_argument
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def command(
 
     options = _options(**own)
     opened = open_source(_begun(source, out, fresh=options.fresh), weights=True, keep=keep_source)
-    layout = read_layout(opened, dtype=options.dtype, keep=kept(keep_vision=keep_vision, keep_mtp=keep_mtp))
+    layout = read_layout(opened, dtype=options.dtype, keep=carried(keep_vision=keep_vision, keep_mtp=keep_mtp))
     plan = make_plan(layout, chosen, opened)
     for note in opened.notes:
         echo(f"mlxquant: {note}", err=True)

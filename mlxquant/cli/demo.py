@@ -95,16 +95,16 @@ def _serve(build: str) -> None:
     with Store(task.seed) as store:
         for _ in range(2 * len(task.turns[0].calls) + 1):  # a model that went astray ends somewhere, too
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-            said = str(mlx_lm.generate(model, tokenizer, prompt=prompt, max_tokens=80))
-            if tokenizer.tool_call_start not in said:
-                echo(f"  model  {said}")
+            reply = str(mlx_lm.generate(model, tokenizer, prompt=prompt, max_tokens=80))
+            if tokenizer.tool_call_start not in reply:
+                echo(f"  model  {reply}")
                 return
-            text = said.split(tokenizer.tool_call_start)[1].split(tokenizer.tool_call_end)[0]
+            text = reply.split(tokenizer.tool_call_start)[1].split(tokenizer.tool_call_end)[0]
             try:
                 call = tokenizer.tool_parser(text)
                 answer = store.call(call["name"], call["arguments"])
             except (ValueError, TypeError, KeyError):
-                echo(f"  model  {said}   (no valid call)")
+                echo(f"  model  {reply}   (no valid call)")
                 return
             result = json.dumps(answer, separators=(",", ":"))
             echo(f"  call   {call['name']} {json.dumps(call['arguments'])}\n  result {result}")

@@ -142,7 +142,7 @@ def _sides(options: dict[str, Any]) -> list[EvalSide]:
     targets = [baseline]
     for where in options["candidates"]:
         served = where.startswith(("http://", "https://"))
-        model, build = (found.pop(0) if served and found else None for found in (models, builds))
+        model, build = (names.pop(0) if served and names else None for names in (models, builds))
         targets.append(EvalTarget("candidate", where, model, build, key if served else None))
     if models or builds:
         left = "--candidate-model" if models else "--candidate-build"

@@ -36,7 +36,7 @@ dtype_option = click.option(
 
 
 def keep_options(function: _Function) -> _Function:
-    """Add what may be carried along of what mlx-lm drops: `keep_vision`, `keep_mtp`; for `kept`."""
+    """Add what may be carried along of what mlx-lm drops: `keep_vision`, `keep_mtp`; for `carried`."""
     for option in (
         click.option(
             "--keep-mtp", is_flag=True, help="Write the next-token head to mtp.safetensors, beside the model."
@@ -47,8 +47,8 @@ def keep_options(function: _Function) -> _Function:
     return function
 
 
-def kept(*, keep_vision: bool, keep_mtp: bool) -> list[str]:
-    """What `read_layout` shall keep."""
+def carried(*, keep_vision: bool, keep_mtp: bool) -> list[str]:
+    """What `read_layout` shall carry along, by its names."""
     return [name for name, wanted in (("vision", keep_vision), ("mtp", keep_mtp)) if wanted]
 
 

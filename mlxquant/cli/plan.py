@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import dtype_option, json_option, keep_options, kept, load, recipe_options, source_argument
+from .options import carried, dtype_option, json_option, keep_options, load, recipe_options, source_argument
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def command(
     mlxquant plan Qwen/Qwen3.5-122B-A10B --fits 96GB --context 32k
     mlxquant plan Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision --keep-mtp
     """
-    layout = {"dtype": dtype, "keep": kept(keep_vision=keep_vision, keep_mtp=keep_mtp)}
+    layout = {"dtype": dtype, "keep": carried(keep_vision=keep_vision, keep_mtp=keep_mtp)}
     if fits is not None:
         _fits(source, recipe, layout, fits, context or DEFAULT_CONTEXT, as_json, overrides)
         return

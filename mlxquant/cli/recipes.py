@@ -57,11 +57,11 @@ def _write_found(build: str, output: Path | None, as_json: bool) -> None:
 
     if output is not None:
         check_outputs([Output("-o", output)], [("--from", build)])
-    found = read_build(build)
+    opened = read_build(build)
     text = recipe_of(
-        found.modules,
-        found.formats,
-        n_layers=found.n_layers,
+        opened.modules,
+        opened.formats,
+        n_layers=opened.n_layers,
         name=output.stem if output else "from-build",
         reference=f"found in {Path(build).name} by mlxquant recipes --from",
     )
@@ -93,13 +93,13 @@ def _table() -> str:
     return f"{table}\n\nmlxquant recipes NAME prints one with its rules and reasons."
 
 
-def _action(asked: dict[str, Any]) -> str:
-    if "keep" in asked:
+def _action(decision: dict[str, Any]) -> str:
+    if "keep" in decision:
         return "keep"
-    if "use" in asked:
-        return {"model": "ask the class", "default": "default"}[asked["use"]]
+    if "use" in decision:
+        return {"model": "ask the class", "default": "default"}[decision["use"]]
     words = {"bits": "{}-bit", "group_size": "group {}", "mode": "{}"}
-    return " ".join(words[key].format(value) for key, value in asked.items())
+    return " ".join(words[key].format(value) for key, value in decision.items())
 
 
 def _printed(recipe: Recipe) -> str:

@@ -36,7 +36,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--set", "sets", multiple=True, metavar="MATCH:ACTION", help="A rule before all others, as of convert.")
 @click.option("--unaligned", type=click.Choice(["error", "keep"]), help="As of convert.")
 @click.option("-t", "--tolerances", type=_PATH, required=True, metavar="FILE", help="As of validate, which writes one.")
-@click.option("--from", "kept", multiple=True, type=_PATH, metavar="RECORD",
+@click.option("--from", "earlier", multiple=True, type=_PATH, metavar="RECORD",
               help="Judge what was measured before: compare's record, and others' of its candidates.")  # fmt: skip
 @click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
@@ -59,7 +59,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @json_option
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the record there too; must not exist.")
-def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: Path | None, **options: Any) -> None:
+def command(source: str | None, earlier: tuple[Path, ...], as_json: bool, output: Path | None, **options: Any) -> None:
     """Find the smallest recipe inside every tolerance, and where the others leave theirs.
 
     Every recipe at every --bits is judged against full precision in one pass over the weights, as `compare` does it,
@@ -75,11 +75,11 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
     """
     written = None if output is None else Output("-o", output)
     if written is not None:
-        inputs = [*_inputs(source, options), *(("--from", path) for path in kept)]
-        check_outputs([written], inputs, None if kept else options["work"])
-    if kept and (source is not None or options["recipes"] or options["few"]):
+        inputs = [*_inputs(source, options), *(("--from", path) for path in earlier)]
+        check_outputs([written], inputs, None if earlier else options["work"])
+    if earlier and (source is not None or options["recipes"] or options["few"]):
         raise UsageError("--from judges records; it measures nothing, so give no SOURCE, --recipes or --eval with it")
-    record = _judged(kept, options) if kept else _measured(source, options)
+    record = _judged(earlier, options) if earlier else _measured(source, options)
     if record is None:
         return  # another rank tells
     from ..records.files import record_text
@@ -97,10 +97,10 @@ def command(source: str | None, kept: tuple[Path, ...], as_json: bool, output: P
         echo(f"Next: {words}", err=True)
 
 
-def _judged(kept: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
+def _judged(earlier: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
     from ..sweep import sweep
 
-    return sweep(kept, options["tolerances"], mixed_machines=options["mixed_machines"])
+    return sweep(earlier, options["tolerances"], mixed_machines=options["mixed_machines"])
 
 
 def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
@@ -122,8 +122,8 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
             stack.enter_context(folder.claimed(shared=launched()))
             return _swept(source, trials, tolerances, notes, folder, options)
         except KeyboardInterrupt:
-            kept = f"the same command goes on from {work}" if options["work"] else "nothing is kept without --work"
-            echo(f"mlxquant: stopped; {kept}", err=True)
+            advice = f"the same command goes on from {work}" if options["work"] else "nothing is kept without --work"
+            echo(f"mlxquant: stopped; {advice}", err=True)
             sys.exit(INTERRUPTED)
 
 
@@ -131,10 +131,10 @@ def _inputs(source: str | None, options: dict[str, Any]) -> list[tuple[str, Path
     """What is read, as far as it lies on the disk."""
     from ..sweep import split_words
 
-    words = [("the source", source), ("--data", options["data"]), ("--baseline", options["baseline"]),
+    named = [("the source", source), ("--data", options["data"]), ("--baseline", options["baseline"]),
              ("--tolerances", options["tolerances"])]  # fmt: skip
-    recipes = recipe_files(word for given in options["recipes"] for word in split_words(given))
-    paths = [(name, Path(word)) for name, word in [*words, *recipes] if word and word != "builtin"]
+    recipes = recipe_files(word for words in options["recipes"] for word in split_words(words))
+    paths = [(name, Path(word)) for name, word in [*named, *recipes] if word and word != "builtin"]
     return [(name, path) for name, path in paths if path.exists()]
 
 
@@ -169,10 +169,10 @@ def _swept(
         return sweep([compared], options["tolerances"], notes=[*notes, unplayed])
     echo(f"mlxquant: evaluating {', '.join(names)}", err=True)
     at = source if opened.revision is None or opened.folder else f"{opened.name}@{opened.revision}"  # a branch moves on
-    evaluated, said = evaluate_best(
+    evaluated, remarks = evaluate_best(
         [t for t in trials if t.name in names], how, lambda: open_source(at, weights=True), folder
     )
-    return sweep([compared, evaluated], options["tolerances"], notes=[*notes, *said])
+    return sweep([compared, evaluated], options["tolerances"], notes=[*notes, *remarks])
 
 
 def _evaluating(options: dict[str, Any]) -> Evaluating:
@@ -206,7 +206,7 @@ def _words(options: dict[str, Any]) -> list[str]:
     """Every recipe at every bits, in the one word that `compare` knows it by."""
     from ..sweep import split_words, variations
 
-    recipes = [word for given in options["recipes"] for word in split_words(given)]
+    recipes = [word for words in options["recipes"] for word in split_words(words)]
     return variations(recipes, _numbers(options["bits"], "--bits"), _group_sizes(options))
 
 

@@ -127,8 +127,8 @@ def _since(
 
     written = None if output is None else Output("-o", output, record_of("since"))
     if written is not None:
-        given = [("--tolerances", tolerances)] if tolerances is not None else []
-        check_outputs([written], [("--since", manifest), *(("RECORD", path) for path in records), *given])
+        rules = [("--tolerances", tolerances)] if tolerances is not None else []
+        check_outputs([written], [("--since", manifest), *(("RECORD", path) for path in records), *rules])
     record = since(manifest, records, tolerances)
     text = record_text(record)
     if written is not None:

@@ -42,16 +42,16 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
     from .convert import progress_bar
 
     with progress_bar() as watch:
-        found = verify(build, threads=jobs, watch=watch)
+        result = verify(build, threads=jobs, watch=watch)
     if source is not None:
-        found = _against_source(found, build, source, everything=everything, seed=seed, threads=jobs)
-    echo(record_text(found.as_dict()) if as_json else _text(found, build))
-    count = len(found.differences)
+        result = _against_source(result, build, source, everything=everything, seed=seed, threads=jobs)
+    echo(record_text(result.as_dict()) if as_json else _text(result, build))
+    count = len(result.differences)
     if count:
         raise BuildError(f"{build}: {count:,} difference{'s' if count > 1 else ''}, listed above")
 
 
-def _against_source(found: Verified, build: Path, source: str, **how: Any) -> Verified:
+def _against_source(result: Verified, build: Path, source: str, **how: Any) -> Verified:
     """Make it again; where that cannot be done to a damaged build, what was found before is not lost."""
     from ..check.remake import verify_source
     from ..source.hub.open import open_source
@@ -60,26 +60,26 @@ def _against_source(found: Verified, build: Path, source: str, **how: Any) -> Ve
     opened = open_source(source, weights=True)
     try:
         with progress_bar() as watch:
-            return verify_source(found, build, opened, watch=watch, **how)
+            return verify_source(result, build, opened, watch=watch, **how)
     except MlxquantError as error:
-        if not found.differences:
+        if not result.differences:
             raise
-        return replace(found, differences=(*found.differences, f"not compared with {opened.name}: {error}"))
+        return replace(result, differences=(*result.differences, f"not compared with {opened.name}: {error}"))
 
 
-def _text(found: Verified, build: Path) -> str:
+def _text(result: Verified, build: Path) -> str:
     """What was found, for a reader."""
-    lines = list(found.differences)
-    lines += [f"note: {note}" for note in found.notes]
-    if found.manifest:
-        lines.append(f"read: {found.files:,} files, {found.tensors:,} tensors, {show_bytes(found.nbytes)}")
-    if found.sample is not None:
-        s = found.sample
+    lines = list(result.differences)
+    lines += [f"note: {note}" for note in result.notes]
+    if result.manifest:
+        lines.append(f"read: {result.files:,} files, {result.tensors:,} tensors, {show_bytes(result.nbytes)}")
+    if result.sample is not None:
+        s = result.sample
         lines.append(
             f"made again from {s.source}: {s.pieces:,} of {s.all_pieces:,} pieces,"
             f" {100 * s.share:.3g} % of the bytes (seed {s.seed})"
         )
-    if not found.differences:
-        how = "whole" if found.manifest else "consistent; without a manifest no more can be said"
+    if not result.differences:
+        how = "whole" if result.manifest else "consistent; without a manifest no more can be said"
         lines.append(f"{build}: {how}")
     return "\n".join(lines)

@@ -51,12 +51,12 @@ def _head(record: Mapping[str, Any], name: str) -> str:
     if source:
         at = f" at {source['revision']}" if source.get("revision") else ""
         lines.append(filled("source", f"{source.get('name')}{at}"))
-    made = (
+    recipe_words = (
         f"{recipe_text(recipe)} (sha256 {str(recipe['sha256'])[:12]})"
         if recipe
         else "not known; what follows is what was found"
     )
-    lines.append(filled("recipe", made))
+    lines.append(filled("recipe", recipe_words))
     return "\n".join(lines)
 
 
@@ -87,8 +87,8 @@ def _tensor_table(record: Mapping[str, Any]) -> str:
 
 def _prefix(paths: Sequence[str]) -> str:
     """What stands before `layers.` in every path, with its dot; nothing where that differs."""
-    found = {path.partition("layers.")[0] for path in paths}
-    return found.pop() if len(found) == 1 else ""
+    prefixes = {path.partition("layers.")[0] for path in paths}
+    return prefixes.pop() if len(prefixes) == 1 else ""
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], align: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ def audit_markdown(record: Mapping[str, Any]) -> str:
 
 def _summary(record: Mapping[str, Any]) -> str:
     totals, source, recipe = record["totals"], record["source"], record["recipe"]
-    quantized, kept = totals["quantized"], totals["unquantized"]
+    quantized, unquantized = totals["quantized"], totals["unquantized"]
     rows = []
     if source:
         rows.append(("source", " at ".join(markdown(v) for v in (source.get("name"), source.get("revision")) if v)))
@@ -78,7 +78,7 @@ def _summary(record: Mapping[str, Any]) -> str:
         ("bytes", f"{totals['bytes']:,} ({show_bytes(totals['bytes'])}), {bits(totals['bpw'])} bits per weight"),
         ("quantized", f"{quantized['modules']:,} modules, {quantized['parameters']:,} parameters, "
                       f"{bits(quantized['bpw'])} bits per weight"),
-        ("unquantized", f"{kept['modules']:,} modules, {kept['parameters']:,} parameters"),
+        ("unquantized", f"{unquantized['modules']:,} modules, {unquantized['parameters']:,} parameters"),
         ("protected", protected_text(record)),
     ]  # fmt: skip
     left = unaligned_of(record)
@@ -150,9 +150,11 @@ def by_role(record: Mapping[str, Any]) -> list[Group]:
 
 def _kept(record: Mapping[str, Any]) -> str:
     """Unquantized modules by reason: first those that mlx could quantize."""
-    kept = [m for m in record["modules"] if not m["format"]]
+    unquantized = [m for m in record["modules"] if not m["format"]]
     rows = []
-    for g in sorted(grouped(kept, lambda m: (m["protected"], m["reason"])), key=lambda g: not g.first["protected"]):
+    for g in sorted(
+        grouped(unquantized, lambda m: (m["protected"], m["reason"])), key=lambda g: not g.first["protected"]
+    ):
         roles = Counter(m["role"] for m in g.members)
         rows.append((
             "protected" if g.first["protected"] else "", ", ".join(f"{n:,} {role}" for role, n in roles.items()),

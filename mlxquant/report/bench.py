@@ -65,10 +65,10 @@ def _facts(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"versions: {', '.join(f'{n} {v[n]}' for n in names if v.get(n))}; {record['date']}"
     turns = "in turn, order drawn anew each round" if len(record["builds"]) > 1 else "one build"
     prompt = {"text": "real text", "random": "random tokens", "file": "a file's text"}.get(s["prompt"], s["prompt"])
-    kept = "" if s.get("resident", True) or len(record["builds"]) == 1 else ", loaded anew each round"
+    loading = "" if s.get("resident", True) or len(record["builds"]) == 1 else ", loaded anew each round"
     served = any(b.get("kind") == "endpoint" for b in record["builds"])
     how = "by streaming from a server" if served else f"batch {s['batch']}, prefill step {s['prefill_step_size']:,}"
-    yield f"settings: {s['repetitions']} rounds, {turns}{kept}; {s['warmups']} warm-up, {how}, {prompt}"
+    yield f"settings: {s['repetitions']} rounds, {turns}{loading}; {s['warmups']} warm-up, {how}, {prompt}"
 
 
 def _builds(record: Mapping[str, Any]) -> str:

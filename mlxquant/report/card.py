@@ -119,8 +119,8 @@ def _loading(repository: str, manifest: Mapping[str, Any]) -> str:
 
 
 def _protected(audit: Mapping[str, Any]) -> str:
-    kept = [m for m in audit["modules"] if m["protected"]]
-    if not kept:
+    protected = [m for m in audit["modules"] if m["protected"]]
+    if not protected:
         return "Nothing that MLX could quantize: norms and other small tensors alone stay as they are."
     rows = [
         (
@@ -130,7 +130,7 @@ def _protected(audit: Mapping[str, Any]) -> str:
             show_bytes(g.sum("bytes")),
             markdown(g.first["reason"]),
         )
-        for g in grouped(kept, lambda m: (m["role"], m["dtype"], m["reason"]))
+        for g in grouped(protected, lambda m: (m["role"], m["dtype"], m["reason"]))
     ]
     return markdown_table(("role", "modules", "kept as", "size", "reason"), rows)
 

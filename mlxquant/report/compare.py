@@ -29,26 +29,26 @@ def compare_text(record: Mapping[str, Any], by: str = "recipe") -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def mnat(found: Measured | None) -> str:
+def mnat(figure: Measured | None) -> str:
     """A figure in thousandths of a nat, with half the width of its interval: ``1.23±0.04``."""
-    return plus_minus(found, 1000.0)
+    return plus_minus(figure, 1000.0)
 
 
-def percent(found: Measured | None, digits: int = 2) -> str:
+def percent(figure: Measured | None, digits: int = 2) -> str:
     """A share in per cent, with as many decimals; "-" where it was not measured."""
-    if found is None or found["estimate"] is None:
+    if figure is None or figure["estimate"] is None:
         return "-"
-    return f"{100 * found['estimate']:.{digits}f}"
+    return f"{100 * figure['estimate']:.{digits}f}"
 
 
-def plus_minus(found: Measured | None, scale: float = 1.0) -> str:
+def plus_minus(figure: Measured | None, scale: float = 1.0) -> str:
     """A figure and half the width of its interval, to two digits of the latter; without it where there is none."""
-    if found is None or found["estimate"] is None:
+    if figure is None or figure["estimate"] is None:
         return "-"
-    value = found["estimate"] * scale
-    if found["low"] is None or found["high"] is None:
+    value = figure["estimate"] * scale
+    if figure["low"] is None or figure["high"] is None:
         return f"{value:.3g}"
-    half = (found["high"] - found["low"]) / 2 * scale
+    half = (figure["high"] - figure["low"]) / 2 * scale
     if half == 0:
         return f"{value:.3g}±0"
     if half < _SMALL:
@@ -57,11 +57,11 @@ def plus_minus(found: Measured | None, scale: float = 1.0) -> str:
     return f"{value:.{places}f}±{half:.{places}f}"
 
 
-def interval(found: Measured, scale: float = 1.0) -> str:
+def interval(figure: Measured, scale: float = 1.0) -> str:
     """An interval's ends, or why there are none."""
-    if found["low"] is None or found["high"] is None:
-        return str(found.get("reason") or "no interval")
-    low, high = found["low"] * scale, found["high"] * scale
+    if figure["low"] is None or figure["high"] is None:
+        return str(figure.get("reason") or "no interval")
+    low, high = figure["low"] * scale, figure["high"] * scale
     width = abs(high - low)
     if width < _SMALL:
         return f"{low:.2g} … {high:.2g}" if abs(low) < 1 else f"{low:.6g} … {high:.6g}"
@@ -107,8 +107,8 @@ def _groups(record: Mapping[str, Any], kind: str) -> str:
     """For each candidate, a row a slice (the worst first), depth or turn."""
     tables = []
     for figures in figures_of(record):
-        found = figures.slices_worst_first() if kind == "slice" else None
-        names = [m["slice"] for m in found] if found is not None else figures.names(kind)
+        worst_first = figures.slices_worst_first() if kind == "slice" else None
+        names = [m["slice"] for m in worst_first] if worst_first is not None else figures.names(kind)
         rows = []
         for name in names:
             over = {kind: name}
@@ -159,12 +159,12 @@ def _statistics(record: Mapping[str, Any]) -> str:
     for figures in figures_of(record):
         rows = []
         for metric, name in LLAMA_NAMES.items():
-            found = reference if metric == "perplexity_reference" else figures.get(metric)
-            if found is not None and found["estimate"] is not None:
+            figure = reference if metric == "perplexity_reference" else figures.get(metric)
+            if figure is not None and figure["estimate"] is not None:
                 scale, unit = (100.0, ", %") if "Δp" in name or metric == "same_top" else (1.0, "")
-                errors = (f"{v * scale:.2g}" if v is not None else "-" for v in (found["se"], found.get("se_iid")))
-                ends = interval(found, scale) if found["low"] is not None else "none"
-                rows.append((name + unit, f"{found['estimate'] * scale:.3g}", *errors, ends))
+                errors = (f"{v * scale:.2g}" if v is not None else "-" for v in (figure["se"], figure.get("se_iid")))
+                ends = interval(figure, scale) if figure["low"] is not None else "none"
+                rows.append((name + unit, f"{figure['estimate'] * scale:.3g}", *errors, ends))
         tables.append(
             f"{figures.name}\n{narrow_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}"
         )
@@ -217,11 +217,11 @@ def _remarks(record: Mapping[str, Any]) -> str:
 
 
 def _why_open(verdict: Mapping[str, Any]) -> str:
-    found, margin = verdict["kl_nats_difference"], verdict["margin_nats"] * 1000
-    if found["low"] is None:
-        return str(found.get("reason"))
+    difference, margin = verdict["kl_nats_difference"], verdict["margin_nats"] * 1000
+    if difference["low"] is None:
+        return str(difference.get("reason"))
     more = f"; about {n:,} more documents would settle it" if (n := verdict.get("documents_needed")) else ""
-    return f"{interval(found, 1000.0)} mnat beyond the floor holds the margin of {margin:g}{more}"
+    return f"{interval(difference, 1000.0)} mnat beyond the floor holds the margin of {margin:g}{more}"
 
 
 def _named(heads: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -155,20 +155,20 @@ def _one_sided(record: Record) -> str:
 
 
 def _distances(record: Record, style: str) -> str:
-    found = record.get("tensors")
-    if not found:
+    tensors = record.get("tensors")
+    if not tensors:
         return ""
-    return "\n\n".join(_distance_parts(found, style))
+    return "\n\n".join(_distance_parts(tensors, style))
 
 
-def _distance_parts(found: Record, style: str) -> Iterator[str]:
-    same = found["same_format"]
+def _distance_parts(tensors: Record, style: str) -> Iterator[str]:
+    same = tensors["same_format"]
     if same["modules"]:
         yield f"{same['equal']:,} of {same['modules']:,} modules in the same format hold the same bytes."
-    if entries := [*same["distances"], *found["other_format"]]:
+    if entries := [*same["distances"], *tensors["other_format"]]:
         yield "Where bytes or formats differ, how far the values are apart, as a share of a's:"
         yield _distance_table(entries, style)
-    if left := found["unmeasured"]:
+    if left := tensors["unmeasured"]:
         yield filled("not measured:", f"{len(left):,} modules; {left[0]['path']}: {left[0]['reason']}", 14)
 
 
@@ -178,8 +178,8 @@ def _distance_table(entries: Sequence[Record], style: str) -> str:
     for d in entries:
         groups.setdefault((d["role"], d["a"], d["b"]), []).append(d["relative_rms_distance"])
     rows: list[tuple[str, ...]] = [("role", "a", "b", "n", "least", "most")]
-    for (role, a, b), found in sorted(groups.items(), key=lambda item: -max(item[1])):
-        rows.append((role, a, b, f"{len(found):,}", show_error(min(found)), show_error(max(found))))
+    for (role, a, b), values in sorted(groups.items(), key=lambda item: -max(item[1])):
+        rows.append((role, a, b, f"{len(values):,}", show_error(min(values)), show_error(max(values))))
     return _table(rows, style, "n, least, most")
 
 

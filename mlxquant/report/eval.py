@@ -93,8 +93,8 @@ def _changes(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
 
 
 def _interval_head(candidate: Mapping[str, Any]) -> str:
-    found = measurement(candidate, "pass_difference") or {}
-    return f"{found.get('confidence', 0.95):.0%} interval"
+    change = measurement(candidate, "pass_difference") or {}
+    return f"{change.get('confidence', 0.95):.0%} interval"
 
 
 def _row(
@@ -105,12 +105,12 @@ def _row(
     return (label, before, after, *_change(change))
 
 
-def _change(found: Mapping[str, Any] | None) -> tuple[str, str]:
-    if found is None or found["estimate"] is None:
+def _change(change: Mapping[str, Any] | None) -> tuple[str, str]:
+    if change is None or change["estimate"] is None:
         return "-", "-"
-    if found["low"] is None:
-        return points(found["estimate"]), _why(found)
-    return points(found["estimate"]), f"{points(found['low'])} … {points(found['high'])}"
+    if change["low"] is None:
+        return points(change["estimate"]), _why(change)
+    return points(change["estimate"]), f"{points(change['low'])} … {points(change['high'])}"
 
 
 def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
@@ -135,10 +135,10 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     rows = []
     for label, _, _ in CALL_DEPTHS:
-        found = measurement(candidate, "right_call", depth=label)
-        if found is not None:
+        figure = measurement(candidate, "right_call", depth=label)
+        if figure is not None:
             row = _row(label, "right_call", baseline, candidate, depth=label)
-            rows.append((row[0], f"{found['n']:,}", *row[1:]))
+            rows.append((row[0], f"{figure['n']:,}", *row[1:]))
     if not rows:
         return ""
     head = ("call number", "calls", "baseline", "candidate", "change", "interval")
@@ -151,9 +151,9 @@ def _slices(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         names = [r["slice"] for r in candidate["paired"] if r["metric"] == metric and "slice" in r]
         rows = []
         for name in names[:_SLICES]:
-            found = measurement(candidate, metric, slice=name) or {"n": 0}
+            figure = measurement(candidate, metric, slice=name) or {"n": 0}
             row = _row(cut(name, 20), metric, baseline, candidate, slice=name)
-            rows.append((row[0], f"{found['n']:,}", *row[1:]))
+            rows.append((row[0], f"{figure['n']:,}", *row[1:]))
         if rows:
             more = f" ({len(names) - len(rows)} more in the record)" if len(names) > len(rows) else ""
             head = ("slice", "n", "baseline", "candidate", "change", "interval")
@@ -199,8 +199,8 @@ def _serving(record: Mapping[str, Any]) -> str:
 
 
 def _quantiles(side: Mapping[str, Any], metric: str) -> str:
-    found = [measurement(side, f"{metric}_p{p}") for p in (50, 90, 99)]
-    return "/".join(_figure(m["estimate"]) if m else "-" for m in found) if any(found) else "-"
+    quantiles = [measurement(side, f"{metric}_p{p}") for p in (50, 90, 99)]
+    return "/".join(_figure(m["estimate"]) if m else "-" for m in quantiles) if any(quantiles) else "-"
 
 
 def _figure(value: float) -> str:
@@ -219,9 +219,9 @@ def _remarks(record: Mapping[str, Any]) -> str:
     return "\n".join(filled(label, text, 11) for label, text in notes)
 
 
-def share(found: Mapping[str, Any] | None) -> str:
+def share(figure: Mapping[str, Any] | None) -> str:
     """A measured share in per cent, "-" for none."""
-    return "-" if found is None or found["estimate"] is None else f"{100 * found['estimate']:.1f} %"
+    return "-" if figure is None or figure["estimate"] is None else f"{100 * figure['estimate']:.1f} %"
 
 
 def points(value: float) -> str:
@@ -233,10 +233,10 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _why(found: Mapping[str, Any]) -> str:
+def _why(figure: Mapping[str, Any]) -> str:
     """Why there is no interval, in a column's width; the record has the whole reason."""
-    few = found["clusters"] < LEAST_CLUSTERS
-    return f"none from {_number(found['clusters'], 'task')}" if few else "none"
+    few = figure["clusters"] < LEAST_CLUSTERS
+    return f"none from {_number(figure['clusters'], 'task')}" if few else "none"
 
 
 def _listed(value: Any) -> str:

@@ -87,14 +87,14 @@ def _ratio(values: Sequence[float]) -> tuple[str, ...]:
 def _published_lines(record: dict[str, Any]) -> Iterator[str]:
     """Predicted beside published, for the builds of which something was published on a chip of the table."""
     sizes = {c["chip"]: c for c in record["chips"]}  # of one name the largest
-    told = [(i, b, b["published"]) for i, b in enumerate(record["builds"]) if b["published"]]
-    told = [(i, build, p) for i, build, p in told if p["chip"] in sizes]
-    if not told:
+    published = [(i, b, b["published"]) for i, b in enumerate(record["builds"]) if b["published"]]
+    published = [(i, build, p) for i, build, p in published if p["chip"] in sizes]
+    if not published:
         return
-    chip = sizes[told[0][2]["chip"]]
+    chip = sizes[published[0][2]["chip"]]
     depth, ceilings = next(iter(chip["decode_ceiling_tok_s"].items()))
     estimates = next(iter(chip["prefill_estimate_tok_s"].values()), [None] * len(record["builds"]))
-    yield textwrap.fill(f"Predicted beside published ({told[0][2]['where']}), in tok/s", WIDTH)
+    yield textwrap.fill(f"Predicted beside published ({published[0][2]['where']}), in tok/s", WIDTH)
     rows = [
         (
             f"{_short(build['name'], 20)} ({p['label']})",
@@ -104,12 +104,12 @@ def _published_lines(record: dict[str, Any]) -> Iterator[str]:
             "-" if estimates[i] is None else f"{estimates[i]:.0f}",
             f"{p['prefill_tok_s']:.1f}",
         )
-        for i, build, p in told
+        for i, build, p in published
     ]
     yield table(("build", f"ceiling d{depth}", "decode", "share", "estimate", "prefill"), rows)
-    if len(told) == 2:
-        pair = [i for i, _, _ in told]
-        yield _compared(told[0][2], told[1][2], [ceilings[i] for i in pair], [estimates[i] for i in pair])
+    if len(published) == 2:
+        pair = [i for i, _, _ in published]
+        yield _compared(published[0][2], published[1][2], [ceilings[i] for i in pair], [estimates[i] for i in pair])
 
 
 def _compared(

@@ -29,11 +29,11 @@ def sweep_text(record: Mapping[str, Any]) -> str:
 
 def answer(record: Mapping[str, Any]) -> str:
     """The recommendation in a sentence."""
-    found = record["recommendation"]
-    if found["name"] is not None:
-        return f"{found['name']}, {found['why']}"
-    near = found.get("nearest")
-    return f"none: {found['why']}" + (f"; nearest is {near['name']}" if near else "")
+    recommendation = record["recommendation"]
+    if recommendation["name"] is not None:
+        return f"{recommendation['name']}, {recommendation['why']}"
+    near = recommendation.get("nearest")
+    return f"none: {recommendation['why']}" + (f"; nearest is {near['name']}" if near else "")
 
 
 def unit_of(sizes: Sequence[int]) -> tuple[str, int]:
@@ -53,14 +53,14 @@ def missed_words(candidate: Mapping[str, Any]) -> str:
 
 
 def _head(record: Mapping[str, Any]) -> str:
-    source, data, told = record["source"], record.get("data") or {}, record["tolerances"]
+    source, data, tolerances = record["source"], record.get("data") or {}, record["tolerances"]
     revision = f" at {str(source['revision'])[:12]}" if source.get("revision") else ""
     machine, versions = record["machine"], record["versions"]
     chip = ", ".join(str(machine[k]) + after for k, after in (("chip", ""), ("cores", " cores")) if machine.get(k))
     lines = [
         filled("recommended", answer(record), 13),
         filled("source", f"{source.get('name', 'not known')}{revision}", 13),
-        filled("tolerances", f"{told['name']} ({told['file']}, sha256 {told['sha256'][:12]})", 13),
+        filled("tolerances", f"{tolerances['name']} ({tolerances['file']}, sha256 {tolerances['sha256'][:12]})", 13),
     ]
     if data:
         counts = f"{data.get('documents', 0):,} documents, {data.get('scored_tokens', 0):,} tokens scored"
@@ -117,7 +117,7 @@ def _grids(record: Mapping[str, Any]) -> Iterator[str]:
         bits = list(dict.fromkeys(b for t in lines for b in t["statuses"]))
         cells = [[WORDS[t["statuses"][b]] if b in t["statuses"] else "" for b in bits] for t in lines]
         room = max(WIDTH - sum(2 + len(f"{b} bit") for b in bits), _LEAST)
-        rows = [[_cut(line_name(t), room), *found] for t, found in zip(lines, cells, strict=True)]
+        rows = [[_cut(line_name(t), room), *words] for t, words in zip(lines, cells, strict=True)]
         yield narrow_table([_cut(family, room), *(f"{b} bit" for b in bits)], rows, "l" + "r" * len(bits))
 
 
@@ -131,21 +131,21 @@ def line_name(line: Mapping[str, Any]) -> str:
 
 def _why(record: Mapping[str, Any]) -> str:
     """Why nothing smaller is recommended; where nothing is, what the nearest one misses."""
-    found = record["recommendation"]
+    recommendation = record["recommendation"]
     lines = []
-    if found["name"] is None:
-        if near := found.get("nearest"):
+    if recommendation["name"] is None:
+        if near := recommendation.get("nearest"):
             lines += [filled("nearest", near["name"], 13), *_reasons(near, _REASONS)]
         return "\n".join(lines)
-    for i, smaller in enumerate(found["smaller"]):
+    for i, smaller in enumerate(recommendation["smaller"]):
         if i == 0:
             lines += [filled("not smaller", f"{smaller['name']}, the next smaller one:", 13)]
             lines += _reasons(smaller, _REASONS)
         elif smaller["verdict"] != "FAIL":  # more documents may let it in; why the others are out, the table says
             lines += [filled("still open", f"{smaller['name']}, smaller yet:", 13), *_reasons(smaller, _REASONS)]
-    if not found["smaller"]:
+    if not recommendation["smaller"]:
         lines.append(filled("not smaller", "nothing smaller was tried", 13))
-    return "\n".join([*lines, *(filled("beware", text, 13) for text in found["remarks"])])
+    return "\n".join([*lines, *(filled("beware", text, 13) for text in recommendation["remarks"])])
 
 
 def _reasons(refused: Mapping[str, Any], most: int) -> Iterator[str]:
@@ -169,8 +169,8 @@ def short_name(name: str, width: int) -> str:
     """A candidate's name in so many columns: changes in a letter each where it is too long, then cut in the middle."""
     for word, letter in (("bits=", "b"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", "")):
         name = name.replace(word, letter) if len(name) > width else name
-    kept = width - 1
-    return name if len(name) <= width else f"{name[: kept // 2]}…{name[-(kept - kept // 2) :]}"
+    room = width - 1
+    return name if len(name) <= width else f"{name[: room // 2]}…{name[-(room - room // 2) :]}"
 
 
 def _scaled(size: int | None, one: int) -> str:

@@ -44,8 +44,8 @@ def tau2_text(record: Mapping[str, Any]) -> str:
 def _head(side: Mapping[str, Any]) -> Iterator[str]:
     counts, about = side["counts"], side["about"]
     what = [str(about[key]) for key in ("domain", "agent_llm") if key in about]
-    said = ", ".join([*what, side["file"], side["form"]])
-    yield textwrap.fill(f"{side['name']}: {said}", WIDTH, subsequent_indent="  ")
+    description = ", ".join([*what, side["file"], side["form"]])
+    yield textwrap.fill(f"{side['name']}: {description}", WIDTH, subsequent_indent="  ")
     trials = _range(counts["fewest_trials"], counts["most_trials"])
     yield _under(
         f"{counts['evaluated']:,} simulations of {counts['tasks']:,} tasks, {trials} trials each;"
@@ -56,13 +56,13 @@ def _head(side: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _alone(side: Mapping[str, Any], confidence: float) -> str:
-    found = _plain(side)
+    figures = _plain(side)
     rows = [
         (_starred(m), _value(m["estimate"], metric), _interval(m, metric), f"{m['n']:,}", f"{m['clusters']:,}")
-        for metric, m in found.items()
+        for metric, m in figures.items()
         if metric != "infrastructure_errors"
     ]
-    marked = _marked(found.values())
+    marked = _marked(figures.values())
     return table(("", "found", f"{confidence:.0%} interval", "n", "tasks"), rows, "lrlrr") + marked
 
 
@@ -93,15 +93,15 @@ def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: f
 
 
 def _depth_table(sides: Sequence[Mapping[str, Any]], axis: str, title: str) -> str:
-    found = [
+    by_side = [
         {m["depth"]: m for m in side["measurements"] if m["metric"] == "pass" and m["depth"].startswith(f"{axis} ")}
         for side in sides[:3]
     ]
-    first = {name: (depth_range(m) or (0, None))[0] for side in found for name, m in side.items()}
+    first = {name: (depth_range(m) or (0, None))[0] for side in by_side for name, m in side.items()}
     names = sorted(first, key=lambda name: first[name])
     if not names:
         return ""
-    rows = [(name.removeprefix(f"{axis} "), *(_share_of(side.get(name)) for side in found)) for name in names]
+    rows = [(name.removeprefix(f"{axis} "), *(_share_of(side.get(name)) for side in by_side)) for name in names]
     return f"{title[0].upper()}{title[1:]}\n" + table(
         (axis, *(cut(s["name"], _NAME) for s in sides[:3])), rows, "l" * 4
     )

@@ -131,10 +131,10 @@ def _open_questions(checks: list[Mapping[str, Any]]) -> Iterator[str]:
     """What is to be done about each check, those together of which the same is to be said."""
     alike: dict[tuple[str, str], list[str]] = {}
     for c in checks:
-        if c["status"] != "PASS" and (said := what_now(c)):
-            alike.setdefault((c["status"], said), []).append(where(c))
-    for (status, said), names in alike.items():
-        yield filled(status, f"{'; '.join(names)}: {said}", 14)
+        if c["status"] != "PASS" and (advice := what_now(c)):
+            alike.setdefault((c["status"], advice), []).append(where(c))
+    for (status, advice), names in alike.items():
+        yield filled(status, f"{'; '.join(names)}: {advice}", 14)
 
 
 def _remarks(record: Mapping[str, Any]) -> Iterator[str]:

@@ -90,15 +90,15 @@ def verdict_junit(record: Mapping[str, Any]) -> str:
 
 
 def _properties(suite: ET.Element, record: Mapping[str, Any]) -> None:
-    found = ET.SubElement(suite, "properties")
-    told = {
+    properties = ET.SubElement(suite, "properties")
+    values = {
         "tolerances.file": record["tolerances"]["file"],
         "tolerances.sha256": record["tolerances"]["sha256"],
         "baseline": pointer(record["baseline"]),
         "mlxquant": record["mlxquant"],
     }
-    for key, value in told.items():
-        ET.SubElement(found, "property", name=key, value=_xml(value))
+    for key, value in values.items():
+        ET.SubElement(properties, "property", name=key, value=_xml(value))
 
 
 def _case(suite: ET.Element, candidate: str, check: Mapping[str, Any]) -> None:
@@ -108,9 +108,9 @@ def _case(suite: ET.Element, candidate: str, check: Mapping[str, Any]) -> None:
     if check["status"] == "PASS":
         return
     kind = "failure" if check["status"] == "FAIL" else "error"
-    said = f"{check['status']}: found {figure(check.get('estimate'))} {interval(check)}, limit {check['limit']}"
+    summary = f"{check['status']}: found {figure(check.get('estimate'))} {interval(check)}, limit {check['limit']}"
     more = "; ".join(part for part in (what_now(check), check.get("why")) if part)
-    ET.SubElement(case, kind, message=_xml(said), type=check["status"]).text = _xml(more)
+    ET.SubElement(case, kind, message=_xml(summary), type=check["status"]).text = _xml(more)
 
 
 def _remarks(record: Mapping[str, Any]) -> Iterator[str]:

@@ -77,10 +77,10 @@ def _predicted(chips: list[dict[str, Any]], builds: int) -> Iterator[tuple[str, 
 
 
 def _published(builds: list[dict[str, Any]]) -> Iterator[tuple[str, str, list[str]]]:
-    found = [build.get("published") or {} for build in builds]
-    where = "; ".join(dict.fromkeys(p["where"] for p in found if p.get("where")))
+    published = [build.get("published") or {} for build in builds]
+    where = "; ".join(dict.fromkeys(p["where"] for p in published if p.get("where")))
     for key, what in (("decode_tok_s", "decode"), ("prefill_tok_s", "prefill")):
-        rates = [p.get(key) for p in found]
+        rates = [p.get(key) for p in published]
         if any(rate is not None for rate in rates):
             yield f"published: {where}", what, [_rate(rate) for rate in rates]
 

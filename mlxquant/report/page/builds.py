@@ -81,8 +81,8 @@ class Model:
         source: Mapping[str, Any] = next((s.record["source"] for s in self.sides if s.record["source"]), {})
         layers = source.get("layers") or len({m["layer"] for m in self.sides[0].modules.values()} - {None})
         parameters = self.sides[0].record["totals"]["parameters"]
-        found = [source.get("model_type"), f"{layers} layers", f"{show_count(parameters)} parameters"]
-        return [str(fact) for fact in found if fact]
+        entries = [source.get("model_type"), f"{layers} layers", f"{show_count(parameters)} parameters"]
+        return [str(fact) for fact in entries if fact]
 
 
 def find_models(records: Iterable[Loaded]) -> list[Model]:
@@ -128,9 +128,9 @@ def _figures(side: Side, first: Side | None) -> Iterator[dict[str, str | None]]:
     yield _figure("size", show_bytes(totals["bytes"]), _more(totals["bytes"], before.get("bytes")))
     if totals["bpw"] is not None:
         yield _figure("bits per weight", f"{totals['bpw']:.4f}", _plus(totals["bpw"], before.get("bpw"), "+.4f"))
-    kept = side.record["protected"]["modules"]
+    protected = side.record["protected"]["modules"]
     then = first.record["protected"]["modules"] if first else None
-    yield _figure("protected", f"{kept:,}", _plus(kept, then, "+,"))
+    yield _figure("protected", f"{protected:,}", _plus(protected, then, "+,"))
     if (active := totals.get("active_bytes_per_token")) is not None:
         yield _figure("read for a token", show_bytes(active), _more(active, before.get("active_bytes_per_token")))
     if (error := pooled_error(side.modules.values())) is not None:
@@ -166,8 +166,8 @@ def pooled_error(modules: Iterable[Module]) -> float | None:
 
     Modules whose errors are no numbers are left out, as in the record's totals.
     """
-    found = [m["errors"] for m in modules if m.get("errors")]
-    sums = [(e.get("sum_sq_error"), e.get("sum_sq_weight")) for e in found]
+    errors = [m["errors"] for m in modules if m.get("errors")]
+    sums = [(e.get("sum_sq_error"), e.get("sum_sq_weight")) for e in errors]
     pairs = [(e, w) for e, w in sums if isinstance(e, int | float) and isinstance(w, int | float)]
     weight = math.fsum(pair[1] for pair in pairs)
     return math.sqrt(math.fsum(pair[0] for pair in pairs) / weight) if weight > 0 else None
@@ -180,8 +180,8 @@ def by_role(model: Model) -> list[dict[str, Any]]:
     """A line for each role: how many modules and parameters, and for each side bytes, formats, errors."""
     lines = []
     known = {role: number for number, role in enumerate(ROLES)}
-    found = dict.fromkeys(model.any_module(path)["role"] for path in model.paths)
-    for role in sorted(found, key=lambda r: known.get(r, len(known))):
+    roles = dict.fromkeys(model.any_module(path)["role"] for path in model.paths)
+    for role in sorted(roles, key=lambda r: known.get(r, len(known))):
         members = [m for path in model.paths if (m := model.any_module(path))["role"] == role]
         lines.append(
             {
@@ -210,14 +210,14 @@ def _role_of_side(side: Side, role: str) -> dict[str, Any]:
 
 def by_reason(model: Model) -> list[dict[str, Any]]:
     """Why modules are as they are: every reason once, those that protect first, then by bytes."""
-    found: dict[tuple[bool, str], dict[str, list[Module]]] = {}
+    reasons: dict[tuple[bool, str], dict[str, list[Module]]] = {}
     for side in model.sides:
         for module in side.modules.values():
-            sides = found.setdefault((not module["protected"], module["reason"]), {})
+            sides = reasons.setdefault((not module["protected"], module["reason"]), {})
             sides.setdefault(side.letter, []).append(module)
     types = _layers_of_types(model)
     lettered = len(model.sides) > 1
-    lines = [_reason_line(not key[0], key[1], sides, types, lettered=lettered) for key, sides in found.items()]
+    lines = [_reason_line(not key[0], key[1], sides, types, lettered=lettered) for key, sides in reasons.items()]
     return sorted(lines, key=lambda line: (not line["protected"], -line["bytes"]))[:_REASONS]
 
 
@@ -250,7 +250,7 @@ def _reason_line(
         "reason": reason,
         "protected": protected,
         "modules": ", ".join(
-            f"{letter} {len(found):,}" if lettered else f"{len(found):,}" for letter, found in sides.items()
+            f"{letter} {len(modules):,}" if lettered else f"{len(modules):,}" for letter, modules in sides.items()
         ),
         "roles": ", ".join(dict.fromkeys(m["role"] for m in members)),
         "layers": every or ", ".join(str(part) for part in parts) or "-",

@@ -190,17 +190,17 @@ def error_ranges(
     `rows` are (role, a (least, pooled, worst) for each build); at least one is not None. Any value above zero with an
     interval can be drawn so; `show` writes the axis' figures.
     """
-    builds = max(len(found) for _, found in rows)
+    builds = max(len(spreads) for _, spreads in rows)
     step = 16 if builds == 1 else 12
     heights = [step * builds + 8 for _ in rows]
 
-    rows = [(role, [s and (drawable(s[0]), drawable(s[1]), drawable(s[2])) for s in found]) for role, found in rows]
+    rows = [(role, [s and (drawable(s[0]), drawable(s[1]), drawable(s[2])) for s in spreads]) for role, spreads in rows]
 
     def draw(axes: Axes) -> None:
         at, places = 0.0, []
-        for (_, found), height in zip(rows, heights, strict=True):
+        for (_, spreads), height in zip(rows, heights, strict=True):
             places.append(at + height / 2)
-            for i, spread in enumerate(found):
+            for i, spread in enumerate(spreads):
                 if spread is not None:
                     y = at + 4 + step * (i + 0.5)
                     axes.plot(
@@ -210,7 +210,7 @@ def error_ranges(
             at += height
         axes.set_ylim(at, 0)
         axes.set_yticks(places, [cut(role, 19) for role, _ in rows])
-        log_axis(axes.xaxis, [x for _, found in rows for spread in found if spread for x in spread], show)
+        log_axis(axes.xaxis, [x for _, spreads in rows for spread in spreads if spread for x in spread], show)
 
     return draw_svg(draw, sum(heights), name, left=118)
 
@@ -220,9 +220,9 @@ def error_by_layer(points: Sequence[Sequence[tuple[int, float]]], limits: tuple[
     from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Axes) -> None:
-        for i, found in enumerate(points):
-            if found:
-                layers, errors = [layer for layer, _ in found], [drawable(error) for _, error in found]
+        for i, series in enumerate(points):
+            if series:
+                layers, errors = [layer for layer, _ in series], [drawable(error) for _, error in series]
                 axes.plot(
                     layers, errors, marker(i), color=series_colour(i), markersize=4, alpha=0.75, markeredgewidth=0
                 )
@@ -276,14 +276,14 @@ def shares(rows: Sequence[tuple[str, Sequence[Bar | None]]], name: str) -> str:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     step = 12
-    heights = [step * len(found) + 8 for _, found in rows]
-    signed = any(b.value < 0 or (b.low or 0) < 0 for _, found in rows for b in found if b is not None)
+    heights = [step * len(sides) + 8 for _, sides in rows]
+    signed = any(b.value < 0 or (b.low or 0) < 0 for _, sides in rows for b in sides if b is not None)
 
     def draw(axes: Axes) -> None:
         at, places = 0.0, []
-        for (_, found), height in zip(rows, heights, strict=True):
+        for (_, sides), height in zip(rows, heights, strict=True):
             places.append(at + height / 2)
-            for i, bar in enumerate(found):
+            for i, bar in enumerate(sides):
                 y = at + 4 + step * (i + 0.5)
                 if bar is not None and bar.low is not None and bar.high is not None:
                     axes.plot([bar.low, bar.high], [y, y], color=series_colour(bar.series), linewidth=2)

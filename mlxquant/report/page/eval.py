@@ -19,7 +19,7 @@ def evaluation(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
     """Lay an eval record out; `draw` says that matplotlib is there."""
     record = loaded.record
     sides = [record["baseline"], *record["candidates"]]
-    losses = [-(found["estimate"] or 0.0) if (found := _lost(c)) else None for c in sides[1:]]
+    losses = [-(change["estimate"] or 0.0) if (change := _lost(c)) else None for c in sides[1:]]
     drawn = [0, *(i + 1 for i in most_telling(losses, COLOURS - 1))]
     return {
         "number": number,
@@ -55,12 +55,12 @@ def _rows(sides: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _changed(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["estimate"] is None:
+def _changed(change: Mapping[str, Any] | None) -> str:
+    if change is None or change["estimate"] is None:
         return "-"
-    if found["low"] is None:
-        return f"{points(found['estimate'])} ({found.get('reason', 'no interval')})"
-    return f"{points(found['estimate'])} [{points(found['low'])}, {points(found['high'])}]"
+    if change["low"] is None:
+        return f"{points(change['estimate'])} ({change.get('reason', 'no interval')})"
+    return f"{points(change['estimate'])} [{points(change['low'])}, {points(change['high'])}]"
 
 
 def _pairs(candidate: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -89,13 +89,13 @@ def _names(sides: Sequence[Mapping[str, Any]], key: str, metric: str) -> list[st
     """Depths in order; slices by the worst change that any candidate has there, those without interval last."""
     if key == "depth":
         return [label for label, _, _ in CALL_DEPTHS if any(measurement(s, metric, depth=label) for s in sides)]
-    found: dict[str, tuple[bool, float]] = {}
+    worst: dict[str, tuple[bool, float]] = {}
     for candidate in sides[1:]:
         for m in candidate["measurements"]:
             if m["metric"] == f"{metric}_difference" and "slice" in m and m["estimate"] is not None:
                 rank = (m["low"] is None, m["estimate"])
-                found[m["slice"]] = min(found.get(m["slice"], rank), rank)
-    return sorted(found, key=lambda name: (found[name], name))
+                worst[m["slice"]] = min(worst.get(m["slice"], rank), rank)
+    return sorted(worst, key=lambda name: (worst[name], name))
 
 
 def _reached(curve: Mapping[str, Any]) -> dict[str, str]:
@@ -111,8 +111,8 @@ def _reached(curve: Mapping[str, Any]) -> dict[str, str]:
 
 def _served(side: Mapping[str, Any]) -> dict[str, Any]:
     def quantiles(metric: str) -> str:
-        found = [measurement(side, f"{metric}_p{p}") for p in (50, 90, 99)]
-        return " / ".join(f"{m['estimate']:.3g}" if m else "-" for m in found) if any(found) else "-"
+        figures = [measurement(side, f"{metric}_p{p}") for p in (50, 90, 99)]
+        return " / ".join(f"{m['estimate']:.3g}" if m else "-" for m in figures) if any(figures) else "-"
 
     serving = side["serving"]
     counts = [serving.get(k) for k in ("requests", "input_tokens", "output_tokens", "repeats")]
@@ -138,12 +138,12 @@ def _pictures(
     if curves:
         last = max(t["depth"] for t in record["trials"]) or 1
         lines = [(curve["times"], curve["survival"]) for curve in curves]
-        said = "; ".join(f"{c['name']}: {r['failed']} went wrong, median call {r['median']}"
+        words = "; ".join(f"{c['name']}: {r['failed']} went wrong, median call {r['median']}"
                          for c, r in zip(curves, map(_reached, curves), strict=True))  # fmt: skip
         yield {
             "title": "loops that have not gone wrong yet",
             "svg": survival(lines, last, f"e{number}-survival"),
-            "label": f"Share of loops that have not gone wrong yet, by calls made: {said}",
+            "label": f"Share of loops that have not gone wrong yet, by calls made: {words}",
         }
     for key, metric, title in (
         ("depth", _CALL, "calls with nothing wrong, by call number"),
@@ -155,13 +155,13 @@ def _pictures(
             for name in _names(sides, key, metric)[:_SLICES]
         ]
         if rows:
-            said = "; ".join(f"{name}: {', '.join(share(measurement(s, metric, **{key: name})) for s in sides)}"
+            words = "; ".join(f"{name}: {', '.join(share(measurement(s, metric, **{key: name})) for s in sides)}"
                              for name, _ in rows)  # fmt: skip
-            yield {"title": title, "svg": shares(rows, f"e{number}-{key}-{metric}"), "label": f"{title}: {said}"}
+            yield {"title": title, "svg": shares(rows, f"e{number}-{key}-{metric}"), "label": f"{title}: {words}"}
 
 
 def _bar(series: int, side: Mapping[str, Any], metric: str, where: Mapping[str, str]) -> Bar | None:
-    found = measurement(side, metric, **where)
-    if found is None or found["estimate"] is None:
+    figure = measurement(side, metric, **where)
+    if figure is None or figure["estimate"] is None:
         return None
-    return Bar(series, str(side["name"]), found["estimate"], found["low"], found["high"])
+    return Bar(series, str(side["name"]), figure["estimate"], figure["low"], figure["high"])

@@ -23,10 +23,10 @@ _LABELS = (
 )
 
 
-def differences(model: Model, given: Sequence[Loaded]) -> Iterator[dict[str, Any]]:
+def differences(model: Model, diffs: Sequence[Loaded]) -> Iterator[dict[str, Any]]:
     """What sets each later side of a model apart from the first, unless a diff record of the two was given."""
     first = model.sides[0]
-    known = {(d.record["a"]["name"], d.record["b"]["name"]) for d in given}
+    known = {(d.record["a"]["name"], d.record["b"]["name"]) for d in diffs}
     for side in model.sides[1:]:
         if (first.name, side.name) not in known:
             names = (f"{first.letter} {first.name}", f"{side.letter} {side.name}")

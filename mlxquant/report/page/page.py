@@ -118,23 +118,24 @@ def _model(model: Model, diffs: Sequence[Loaded], *, draw: bool) -> dict[str, An
 def _error_charts(model: Model, roles: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
     """A chart of all roles, and one by layer of each role that has errors in several layers."""
     ranges = [(line["role"], [_spread(side) for side in line["sides"]]) for line in roles]
-    ranges = [(role, found) for role, found in ranges if any(found)]
+    ranges = [(role, spreads) for role, spreads in ranges if any(spreads)]
     if not ranges:
         return
     yield {
         "title": "by role",
         "svg": error_ranges(ranges, f"m{model.number}-roles"),
-        "label": "Relative RMS error by role: " + "; ".join(_said(model, role, found) for role, found in ranges),
+        "label": "Relative RMS error by role: "
+        + "; ".join(_range_words(model, role, spreads) for role, spreads in ranges),
     }
     points = {role: [_by_layer(side.modules.values(), role) for side in model.sides] for role, _ in ranges}
-    flat = [error for found in points.values() for side in found for _, error in side]
+    flat = [error for sides in points.values() for side in sides for _, error in side]
     limits = (min(flat, default=0.0), max(flat, default=0.0))
-    for i, (role, found) in enumerate(points.items()):
-        if len({layer for side in found for layer, _ in side}) > 1:
+    for i, (role, sides) in enumerate(points.items()):
+        if len({layer for side in sides for layer, _ in side}) > 1:
             yield {
                 "title": f"{role}, by layer",
-                "svg": error_by_layer(found, limits, f"m{model.number}-layers-{i}"),
-                "label": f"Relative RMS error of {role} modules by layer: " + "; ".join(_worst(model, found)),
+                "svg": error_by_layer(sides, limits, f"m{model.number}-layers-{i}"),
+                "label": f"Relative RMS error of {role} modules by layer: " + "; ".join(_worst(model, sides)),
             }
 
 
@@ -147,21 +148,21 @@ def _spread(side: Mapping[str, Any]) -> tuple[float, float, float] | None:
 
 
 def _by_layer(modules: Any, role: str) -> list[tuple[int, float]]:
-    found = ((m["layer"], relative_error(m)) for m in modules if m["role"] == role and m["layer"] is not None)
-    return [(layer, error) for layer, error in found if error]
+    errors = ((m["layer"], relative_error(m)) for m in modules if m["role"] == role and m["layer"] is not None)
+    return [(layer, error) for layer, error in errors if error]
 
 
-def _said(model: Model, role: str, found: Sequence[tuple[float, float, float] | None]) -> str:
+def _range_words(model: Model, role: str, spreads: Sequence[tuple[float, float, float] | None]) -> str:
     sides = [
         f"{side.letter} {show_error(spread[1])}, modules from {show_error(spread[0])} to {show_error(spread[2])}"
-        for side, spread in zip(model.sides, found, strict=True)
+        for side, spread in zip(model.sides, spreads, strict=True)
         if spread
     ]
     return f"{role}: {', '.join(sides)}"
 
 
-def _worst(model: Model, found: Sequence[Sequence[tuple[int, float]]]) -> Iterator[str]:
-    for side, points in zip(model.sides, found, strict=True):
+def _worst(model: Model, series: Sequence[Sequence[tuple[int, float]]]) -> Iterator[str]:
+    for side, points in zip(model.sides, series, strict=True):
         if points:
             low, high = min(points, key=lambda p: p[1]), max(points, key=lambda p: p[1])
             least, most = f"{show_error(low[1])} (layer {low[0]})", f"{show_error(high[1])} (layer {high[0]})"

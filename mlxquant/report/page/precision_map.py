@@ -93,13 +93,13 @@ def draw_maps(model: Model) -> Maps:
             stacks.setdefault(place[0], {})[path] = (place[1], place[2])
     shown, many = (outside, []) if len(outside) <= _OUTSIDE else ([], outside)
     main = max(stacks, key=lambda name: len(stacks[name]), default=None)
-    made = [
+    stacked = [
         _stack(model, name, places, shown if name == main else [], numbers, bins) for name, places in stacks.items()
     ]
     if main is None and shown:
-        made = [_stack(model, "", {}, shown, numbers, bins)]
+        stacked = [_stack(model, "", {}, shown, numbers, bins)]
     left = [path for path in numbers if path not in set(drawn)] + many
-    return Maps(tuple(made), tuple(_legend(model, set(drawn) - set(many))), bins.legend, _left_out(model, left))
+    return Maps(tuple(stacked), tuple(_legend(model, set(drawn) - set(many))), bins.legend, _left_out(model, left))
 
 
 def _place(path: str, layer: int | None) -> tuple[str, int, str] | None:
@@ -190,11 +190,11 @@ def kind_of(module: Module) -> tuple[str, str]:
 
 def _legend(model: Model, drawn: set[str]) -> Iterable[tuple[str, str, str]]:
     """What stands in the maps: class, cell's text, and what it means."""
-    found: dict[tuple[str, str], set[str]] = {}
+    meanings: dict[tuple[str, str], set[str]] = {}
     for side in model.sides:
         for path in drawn & side.modules.keys():
-            found.setdefault(kind_of(side.modules[path]), set()).add(stored(side.modules[path]))
-    for (css, text), words in sorted(found.items(), key=lambda item: (item[0][0] in ("keep", "raw"), item[0])):
+            meanings.setdefault(kind_of(side.modules[path]), set()).add(stored(side.modules[path]))
+    for (css, text), words in sorted(meanings.items(), key=lambda item: (item[0][0] in ("keep", "raw"), item[0])):
         meaning = {"keep": "kept: protected by a rule", "raw": "as it is: mlx has no quantized form"}.get(css)
         yield css, text, ", ".join(sorted(words)) + (f", {meaning}" if meaning else "")
 
@@ -211,9 +211,9 @@ class _Bins:
     """Errors in even steps of their logarithm, from the least to the largest that was measured."""
 
     def __init__(self, errors: Iterable[float]) -> None:
-        found = [error for error in errors if error > 0]
-        self.low, self.high = (min(found), max(found)) if found else (0.0, 0.0)
-        self.count = _BINS if self.high > self.low else min(1, len(found))
+        positive = [error for error in errors if error > 0]
+        self.low, self.high = (min(positive), max(positive)) if positive else (0.0, 0.0)
+        self.count = _BINS if self.high > self.low else min(1, len(positive))
 
     def of(self, error: float) -> int:
         """The bin of an error, from 1; 0 where there is none."""

@@ -20,18 +20,18 @@ _SIZES = (("bytes", "size of the build"), ("active_bytes_per_token", "bytes read
 def swept(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
     """Lay a sweep's record out; `draw` says that matplotlib is there."""
     record = loaded.record
-    found = record["recommendation"]
+    recommendation = record["recommendation"]
     families = list(dict.fromkeys(c["family"] for c in record["candidates"]))
     return {
         "number": number,
-        "chosen": found["name"],
-        "title": found["name"] or "nothing recommended",
-        "why": _sentence(str(found["why"])),
+        "chosen": recommendation["name"],
+        "title": recommendation["name"] or "nothing recommended",
+        "why": _sentence(str(recommendation["why"])),
         "facts": list(_facts(record)),
-        "refused": _refused(found),
-        "remarks": [str(text) for text in found.get("remarks") or []],
+        "refused": _refused(recommendation),
+        "remarks": [str(text) for text in recommendation.get("remarks") or []],
         "families": families,
-        "rows": [_row(c, families, found["name"]) for c in record["candidates"]],
+        "rows": [_row(c, families, recommendation["name"]) for c in record["candidates"]],
         "grids": list(_grids(record, families)),
         "pictures": list(_pictures(record, families, number)) if draw and available() else [],
         "floor": mnat(record.get("noise_floor_kl_nats")) if record.get("noise_floor_kl_nats") else None,
@@ -45,24 +45,29 @@ def _sentence(text: str) -> str:
 
 
 def _facts(record: Mapping[str, Any]) -> Iterator[str]:
-    source, told, data = record["source"], record["tolerances"], record.get("data")
+    source, tolerances, data = record["source"], record["tolerances"], record.get("data")
     if source.get("name"):
         revision = f" at {str(source['revision'])[:12]}" if source.get("revision") else ""
         yield f"{source['name']}{revision}"
-    yield f"tolerances {told.get('name')} ({told.get('file')}, sha256 {str(told.get('sha256'))[:12]})"
+    yield f"tolerances {tolerances.get('name')} ({tolerances.get('file')}, sha256 {str(tolerances.get('sha256'))[:12]})"
     if isinstance(data, Mapping) and all(type(data.get(k)) is int for k in ("documents", "scored_tokens")):
         yield f"{data.get('name')}: {data['documents']:,} documents, {data['scored_tokens']:,} tokens scored"
     if machine := machine_text(record.get("machine")):
         yield machine
 
 
-def _refused(found: Mapping[str, Any]) -> dict[str, Any] | None:
+def _refused(recommendation: Mapping[str, Any]) -> dict[str, Any] | None:
     """The next smaller one, or the nearest where nothing is recommended, and what it misses."""
-    told = (found.get("smaller") or [None])[0] if found["name"] else found.get("nearest")
-    if told is None:
+    candidate = (
+        (recommendation.get("smaller") or [None])[0] if recommendation["name"] else recommendation.get("nearest")
+    )
+    if candidate is None:
         return None
-    before = "The next smaller one" if found["name"] else "The nearest"
-    return {"words": f"{before}, {told['name']}, is not inside", "reasons": [str(text) for text in told["reasons"]]}
+    before = "The next smaller one" if recommendation["name"] else "The nearest"
+    return {
+        "words": f"{before}, {candidate['name']}, is not inside",
+        "reasons": [str(text) for text in candidate["reasons"]],
+    }
 
 
 def _row(c: Mapping[str, Any], families: Sequence[str], chosen: str | None) -> dict[str, Any]:
@@ -115,13 +120,13 @@ def _pictures(record: Mapping[str, Any], families: Sequence[str], number: int) -
         line = [
             (c[kind] / one, _damage(c) or 0.0) for name in record["frontier"][kind] for c in drawn if c["name"] == name
         ]
-        told = "; ".join(f"{c['name']} {show_bytes(c[kind])}, KL {mnat(measurement(c, 'kl_nats'))}" for c in drawn)
+        words = "; ".join(f"{c['name']} {show_bytes(c[kind])}, KL {mnat(measurement(c, 'kl_nats'))}" for c in drawn)
         yield {
             "title": f"damage by {title}",
             "svg": size_against_damage(
                 points, line, (floor or {}).get("estimate"), f"{title}, {unit}", f"w{number}-{i}"
             ),
-            "label": f"KL, 10⁻³ nats, by {title}: {told}. Recommended: {chosen or 'none'}.",
+            "label": f"KL, 10⁻³ nats, by {title}: {words}. Recommended: {chosen or 'none'}.",
         }
 
 

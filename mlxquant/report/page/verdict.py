@@ -59,7 +59,7 @@ def agent_runs(loaded: Loaded) -> dict[str, Any]:
     baseline = record.get("baseline")
     sides = [*([baseline] if baseline else []), *record["candidates"]]
     plain = [_plain(side) for side in sides]
-    metrics = dict.fromkeys(m for found in plain for m in found if not m.endswith("_difference"))
+    metrics = dict.fromkeys(m for figures in plain for m in figures if not m.endswith("_difference"))
     return {
         "names": [side["name"] for side in sides],
         "compared": [side["name"] for side in sides[1:]] if baseline else [],
@@ -68,8 +68,8 @@ def agent_runs(loaded: Loaded) -> dict[str, Any]:
         "rows": [
             {
                 "label": label(metric),
-                "cells": [shown(found.get(metric), metric) for found in plain],
-                "changes": [shown(found.get(f"{metric}_difference"), metric, "+") for found in plain[1:]]
+                "cells": [shown(figures.get(metric), metric) for figures in plain],
+                "changes": [shown(figures.get(f"{metric}_difference"), metric, "+") for figures in plain[1:]]
                 if baseline
                 else [],
             }
