@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import BuildError, UsageError
+from .bars import progress_bar
 from .options import json_option
 from .printing import echo
 
@@ -58,7 +59,6 @@ def _measure(build: Build, source: str, jobs: int | None) -> Comparison:
     """Hold the build against its source, with a bar where someone watches."""
     from ..check.against_source import compare_with_source
     from ..source.hub.open import open_source
-    from .convert import progress_bar
 
     with progress_bar() as watch:
         return compare_with_source(build, open_source(source, weights=True), threads=jobs, watch=watch)

@@ -1,4 +1,8 @@
-"""A bar on stderr for commands that take steps: done, time left, what is at hand. Silent where nobody watches."""
+"""The progress bar of every command: on stderr, and silent where nobody watches.
+
+It shows what is done of the whole, the rate, the time left, and what is at hand. The library reports `Progress` to a
+`Watch`; the commands alone draw it.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,49 @@ from contextlib import contextmanager
 
 from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redact
+from ..words.text import cut
+from .printing import echo
+
+_SUBJECT, _ITEM = 24, 28  # columns; both are paths or names, which differ at their ends
+_BYTES = "B"
 
 
 @contextmanager
-def subject_bar(unit: str) -> Iterator[Watch]:
-    """Show steps of so many `unit`s, with subject and item of each; silent when stderr is not a terminal."""
+def progress_bar(unit: str = _BYTES) -> Iterator[Watch]:
+    """Show progress in units of one kind, bytes by default; silent when stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield unwatched
         return
     from tqdm import tqdm
 
-    with tqdm(unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+    scale = {"unit_scale": True, "unit_divisor": 1024} if unit == _BYTES else {}
+    with tqdm(unit=unit, **scale, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
 
         def watch(progress: Progress) -> None:
             bar.total = progress.total
-            bar.set_postfix_str(redact(f"{progress.subject[-24:]} {progress.item}".lstrip()), refresh=False)
+            bar.set_postfix_str(_at_hand(progress), refresh=False)
             bar.update(progress.done - bar.n)
-            bar.refresh()
+            if unit != _BYTES:  # bytes come many times a second; a step may take minutes and is shown at once
+                bar.refresh()
 
         yield watch
+
+
+@contextmanager
+def pass_bar() -> Iterator[Watch]:
+    """Show the steps of a streamed pass; where stderr is no terminal, one line for what an earlier run did."""
+    if sys.stderr.isatty():
+        with progress_bar("step") as watch:
+            yield watch
+        return
+
+    def report_resumed(progress: Progress) -> None:
+        if progress.resumed:
+            echo(f"mlxquant: {progress.item}", err=True)
+
+    yield report_resumed
+
+
+def _at_hand(progress: Progress) -> str:
+    subject, item = redact(progress.subject), redact(progress.item)  # whole: half a key is not known as one
+    return f"{cut(subject, _SUBJECT, at='start')} {cut(item, _ITEM, at='start')}".lstrip()

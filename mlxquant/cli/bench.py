@@ -12,7 +12,7 @@ from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..words.interrupts import asked_to_end
 from ..words.secrets import secret_from
-from .bars import subject_bar
+from .bars import progress_bar
 from .options import json_option, recipe_files
 from .printing import echo
 
@@ -189,7 +189,7 @@ def _bandwidth(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(bench: Bench) -> dict[str, Any]:
-    with subject_bar("run") as watch:
+    with progress_bar("run") as watch:
         bench.watch = watch
         return bench.run()
 

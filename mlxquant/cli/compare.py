@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import click
 from ..disk.outputs import Output, check_outputs
 from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
-from .bars import subject_bar
+from .bars import pass_bar
 from .options import dtype_option, json_option, override_options, recipe_files, shipped
 from .printing import echo
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..divergence.record import Question
     from ..stream.candidates import Candidate
     from ..stream.ranks import Ranks
-    from ..words.progress import Progress, Watch
 
 # How long a rank waits for the launcher to end it, when another tells why nothing can begin: mlx.launch ends all at the
 # first exit, also the one that is still writing its line.
@@ -178,18 +177,3 @@ def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], settings: di
         yield Candidate(name, recipe=recipe)
     for build in builds:
         yield Candidate(build.resolve().name, build=build)
-
-
-@contextmanager
-def pass_bar() -> Iterator[Watch]:
-    """A bar on stderr: steps done, time left, the one just finished; lines where stderr is no terminal."""
-    if not sys.stderr.isatty():
-
-        def tell(progress: Progress) -> None:
-            if progress.resumed:
-                echo(f"mlxquant: {progress.item}", err=True)
-
-        yield tell
-        return
-    with subject_bar("step") as watch:
-        yield watch

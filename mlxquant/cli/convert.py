@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,12 @@ import click
 
 from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
+from .bars import progress_bar
 from .options import carried, dtype_option, json_option, keep_options, load, recipe_options, source_argument
 from .printing import echo
 
 if TYPE_CHECKING:
     from ..builds.write.convert import Options
-    from ..words.progress import Progress, Watch
 
 
 @click.command()
@@ -143,25 +141,3 @@ def _kept_work(out: Path) -> str:
     if folder.exists():
         return f"what is finished is kept in {folder}, the same command goes on from there"
     return "nothing was finished, nothing is left behind"
-
-
-@contextmanager
-def progress_bar() -> Iterator[Watch]:
-    """A bar on stderr: bytes done, rate, time left, module at hand. Silent when stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def watch(progress: Progress) -> None:
-            bar.total = progress.total
-            bar.set_postfix_str(_short(progress.item), refresh=False)
-            bar.update(progress.done - bar.n)
-
-        yield watch
-
-
-def _short(path: str, width: int = 28) -> str:
-    return path if len(path) <= width else "…" + path[1 - width :]

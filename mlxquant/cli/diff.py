@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from .bars import progress_bar
 from .options import json_option
 from .printing import echo
 
@@ -66,7 +67,6 @@ def _open(source: str) -> Checkpoint:
 def _compare(a: Build, b: Build, jobs: int | None) -> dict[str, Any]:
     """Compare the weights of two builds, with a bar where someone watches."""
     from ..check.distance import compare_builds
-    from .convert import progress_bar
 
     with progress_bar() as watch:
         return compare_builds(a, b, threads=jobs, watch=watch)

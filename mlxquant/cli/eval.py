@@ -13,7 +13,7 @@ from ..disk import files as disk
 from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..words.secrets import redact, secret_from
-from .bars import subject_bar
+from .bars import progress_bar
 from .options import json_option
 from .printing import echo
 
@@ -82,7 +82,7 @@ def command(**options: Any) -> None:
     sides = _sides(options)
     if sys.stderr.isatty():  # who watches may stop here; all others read it at the end
         _warn(same_sides(sides))
-    with subject_bar("trial") as watch:
+    with progress_bar("trial") as watch:
         record = evaluate(sides, suites, settings, files, watch)
     _check_measured(record)
     _warn([*same_sides(sides), *answers_as(record)])

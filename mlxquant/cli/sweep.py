@@ -16,6 +16,7 @@ import click
 from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
+from .bars import pass_bar, progress_bar
 from .options import dtype_option, json_option, recipe_files
 from .printing import echo
 
@@ -150,7 +151,7 @@ def _swept(
     from ..stream.options import CompareOptions
     from ..sweep import sweep
     from ..sweep.run import best_few, compare_all, evaluate_best, needed
-    from .compare import pass_bar, question_of
+    from .compare import question_of
 
     how = _evaluating(options) if options["few"] else None
     pass_options = CompareOptions(**{k: options[k] for k in ("compute", "chunk", "dtype", "allow_nonfinite")})
@@ -182,8 +183,6 @@ def _evaluating(options: dict[str, Any]) -> Evaluating:
     from ..evals.store.make import FEWEST_CALLS, MOST_CALLS
     from ..evals.suites.catalog import Choice, open_suites
     from ..sweep.run import Evaluating
-    from .bars import subject_bar
-    from .convert import progress_bar
     from .options import parse_numbers
 
     calls = parse_numbers(options["calls"], "--calls")
@@ -198,7 +197,7 @@ def _evaluating(options: dict[str, Any]) -> Evaluating:
         dtype=options["dtype"],
         baseline=open_sides([EvalTarget("baseline", baseline)], 600.0)[0] if baseline else None,
         writing=progress_bar,
-        playing=partial(subject_bar, "trial"),
+        playing=partial(progress_bar, "trial"),
     )
 
 

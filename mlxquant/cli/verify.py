@@ -10,6 +10,7 @@ import click
 
 from ..errors import BuildError, MlxquantError, UsageError
 from ..words.units import show_bytes
+from .bars import progress_bar
 from .options import json_option
 from .printing import echo
 
@@ -39,7 +40,6 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
         raise UsageError("--all goes with --source: it says how much of it is made again")
     from ..check.verify import verify
     from ..records.files import record_text
-    from .convert import progress_bar
 
     with progress_bar() as watch:
         result = verify(build, threads=jobs, watch=watch)
@@ -55,7 +55,6 @@ def _against_source(result: Verified, build: Path, source: str, **how: Any) -> V
     """Make it again; where that cannot be done to a damaged build, what was found before is not lost."""
     from ..check.remake import verify_source
     from ..source.hub.open import open_source
-    from .convert import progress_bar
 
     opened = open_source(source, weights=True)
     try:
