@@ -8,7 +8,7 @@ import click
 
 from ..errors import BuildError, UsageError
 from .bars import progress_bar
-from .options import json_option
+from .options import json_option, markdown_flag
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print one line for each module, comma separated.")
-@click.option("--md", "as_md", is_flag=True, help="Print AUDIT.md as convert writes it.")
+@markdown_flag("Print AUDIT.md as convert writes it.")
 def command(
     build: str, source: str | None, by: str, jobs: int | None, as_json: bool, as_csv: bool, as_md: bool
 ) -> None:

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..words.interrupts import asked_to_end
 from ..words.secrets import secret_from
 from .bars import progress_bar
-from .options import json_option, recipe_files
+from .options import json_option, markdown_flag, output_option, recipe_files
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -55,13 +55,12 @@ _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
 @click.option("--bandwidth", type=float, metavar="GB/s", help="This machine's memory bandwidth, if not in the table.")
 @click.option("--from", "earlier", multiple=True, type=click.Path(path_type=Path), metavar="RECORD",
               help="Show a kept record; several of the same builds and machine are pooled.")  # fmt: skip
-@click.option("--md", "as_md", is_flag=True, help="Print Markdown.")
+@markdown_flag("Print Markdown.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with llama-bench's columns.")
 @json_option
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a JSON line a result, with all samples.")
 @click.option("--sql", "as_sql", is_flag=True, help="Print SQL that makes and fills a table.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the record there too; must not exist.")  # fmt: skip
+@output_option("Write the record there too; must not exist.")
 def command(builds: tuple[str, ...], **options: Any) -> None:
     """Measure prefill and decode throughput of builds, in turn, through mlx-lm.
 

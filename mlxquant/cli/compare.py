@@ -15,7 +15,7 @@ from ..disk.outputs import Output, check_outputs
 from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
 from .bars import pass_bar
-from .options import dtype_option, json_option, override_options, recipe_files, shipped
+from .options import dtype_option, json_option, output_option, override_options, recipe_files, shipped
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
 @click.option("--by", type=click.Choice(VIEWS), default="recipe", show_default=True, help="What the table's rows are.")
 @json_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the record there too; must not exist.")  # fmt: skip
+@output_option("Write the record there too; must not exist.")
 @click.option("--from", "earlier", type=click.Path(path_type=Path), metavar="RECORD", help="Show a kept record again.")
 def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
     """Judge recipes and builds against the full-precision model, in one pass over its weights.

@@ -13,7 +13,16 @@ import click
 from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
 from .bars import progress_bar
-from .options import carried, dtype_option, json_option, keep_options, load, recipe_options, source_argument
+from .options import (
+    carried,
+    dtype_option,
+    json_option,
+    keep_options,
+    load,
+    output_option,
+    recipe_options,
+    source_argument,
+)
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 @click.command()
 @source_argument
 @recipe_options
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The build's folder; must not exist.")
+@output_option("The build's folder; must not exist.", metavar="OUT", required=True, name="out")
 @dtype_option
 @keep_options
 @click.option(

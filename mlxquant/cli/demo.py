@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from .options import output_option
 from .printing import echo
 
 PAPER = ("gates-8bit", "deepseek-8bit")
@@ -20,9 +21,9 @@ PAPER_BUILDS = tuple(f"build-{recipe}" for recipe in PAPER)
 
 
 @click.command()
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Keep the checkpoint and the builds in this folder.")
+@output_option("Keep the checkpoint and the builds in this folder.", metavar="FOLDER", name="out")
 def command(out: Path | None) -> None:
-    """Run the whole chain on a tiny Qwen3.5-MoE: plan, convert, audit, compare, serve a request.
+    """Run the whole chain on a tiny Qwen3.5-MoE: plan, convert, audit, diff, serve a request.
 
     The checkpoint comes with the package, 4 MB in the real one's layout (fused experts, linear and full
     attention, a shared expert), trained to work a small store with tools; everything is as with a real model.

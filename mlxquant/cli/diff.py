@@ -8,7 +8,7 @@ import click
 
 from ..errors import UsageError
 from .bars import progress_bar
-from .options import json_option
+from .options import json_option, markdown_flag
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--jobs", type=click.IntRange(1), metavar="N", help="With two builds: workers; by default one for each core."
 )
 @json_option
-@click.option("--md", "as_md", is_flag=True, help="Print Markdown.")
+@markdown_flag("Print Markdown.")
 def command(a: str, b: str, source: str | None, no_bytes: bool, jobs: int | None, as_json: bool, as_md: bool) -> None:
     """Show where two recipes, plans or builds differ, tensor by tensor, and what that costs.
 

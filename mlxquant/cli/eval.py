@@ -14,7 +14,7 @@ from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..words.secrets import redact, secret_from
 from .bars import progress_bar
-from .options import json_option
+from .options import json_option, output_option
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ if TYPE_CHECKING:
 @click.option("--trace-content", is_flag=True, help="With what was said.")
 @click.option("--fresh", is_flag=True, help="Throw away what an interrupted run left beside -o.")
 @json_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the record there too, which must not exist; the run can then be interrupted.")  # fmt: skip
+@output_option("Write the record there too, which must not exist; the run can then be interrupted.")
 def command(**options: Any) -> None:
     """Judge candidates against a baseline: agent loops at depth, contracts, serving figures.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,10 +14,23 @@ if TYPE_CHECKING:
     from ..plan.recipe.recipe import Recipe
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 source_argument = click.argument("source", metavar="SOURCE")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the record on stdout and nothing else.")
+
+
+def output_option(help: str, *, metavar: str = "FILE", required: bool = False, name: str = "output") -> _Decorator:
+    """Add where a command writes: one option with one meaning, whichever of its three names is typed."""
+    path = click.Path(path_type=Path)
+    return click.option("-o", "--output", "--out", name, type=path, metavar=metavar, required=required, help=help)
+
+
+def markdown_flag(help: str) -> _Decorator:
+    """Add Markdown on stdout as `as_md`; `--markdown` is the same, as `validate` calls the file that it writes."""
+    return click.option("--md", "--markdown", "as_md", is_flag=True, help=help)
+
 
 _DTYPE_WORDS = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
 

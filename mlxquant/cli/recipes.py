@@ -12,7 +12,7 @@ import click
 from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
-from .options import json_option, override_options
+from .options import json_option, output_option, override_options
 from .printing import echo
 
 
@@ -20,8 +20,7 @@ from .printing import echo
 @click.argument("name", required=False)
 @override_options
 @click.option("--from", "build", metavar="BUILD", help="Write the recipe that an MLX build amounts to.")
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
-              help="With --from: write it here; must not exist.")  # fmt: skip
+@output_option("With --from: write it here; must not exist.")
 @json_option
 def command(name: str | None, build: str | None, output: Path | None, as_json: bool, **overrides: Any) -> None:
     """List the shipped recipes, print one with its rules and reasons, or write the one that a build amounts to.

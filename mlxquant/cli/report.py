@@ -7,19 +7,13 @@ from pathlib import Path
 import click
 
 from ..disk.outputs import Output, check_outputs
+from .options import output_option
 from .printing import echo
 
 
 @click.command()
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the page here; an earlier page is replaced, any other file is not.",
-)
+@output_option("Write the page here; an earlier page is replaced, any other file is not.", required=True)
 @click.option("--title", metavar="TEXT", help="The page's heading; by default what the records are of.")
 def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
     """Write one HTML page from any mix of records.

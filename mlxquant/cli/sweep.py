@@ -17,7 +17,7 @@ from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .bars import pass_bar, progress_bar
-from .options import dtype_option, json_option, recipe_files
+from .options import dtype_option, json_option, output_option, recipe_files
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @json_option
-@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the record there too; must not exist.")
+@output_option("Write the record there too; must not exist.")
 def command(source: str | None, earlier: tuple[Path, ...], as_json: bool, output: Path | None, **options: Any) -> None:
     """Find the smallest recipe inside every tolerance, and where the others leave theirs.
 

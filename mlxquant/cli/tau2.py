@@ -11,7 +11,7 @@ import click
 
 from ..disk.outputs import Output, check_outputs, record_of
 from ..errors import MlxquantError, RecordError, UsageError
-from .options import json_option
+from .options import json_option, output_option
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     "--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True, help="Of every interval."
 )
 @json_option
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
-              help="Write the record here too; an earlier one is replaced, any other file is not.")  # fmt: skip
+@output_option("Write the record here too; an earlier one is replaced, any other file is not.")
 def command(
     results: tuple[Path, ...],
     names: tuple[str, ...],

@@ -11,7 +11,7 @@ import click
 from ..disk.outputs import Output, check_outputs, record_of
 from ..errors import UsageError
 from . import FAILED, OPEN
-from .options import json_option
+from .options import json_option, output_option
 from .printing import echo
 
 _PATH = click.Path(path_type=Path)
@@ -32,9 +32,8 @@ _DEFAULT = Path("tolerances.toml")
 @click.option("--since", metavar="MANIFEST", type=_PATH,
               help="List what to measure again since this build was made, or since these RECORDs.")  # fmt: skip
 @json_option
-@click.option("-o", "--output", metavar="FILE", type=_PATH,
-              help="Write the record here too; an earlier one is replaced, any other file is not.")  # fmt: skip
-@click.option("--markdown", metavar="FILE", type=_PATH, help="Write the verdict for a pull request; likewise.")
+@output_option("Write the record here too; an earlier one is replaced, any other file is not.")
+@click.option("--markdown", "--md", metavar="FILE", type=_PATH, help="Write the verdict for a pull request; likewise.")
 @click.option("--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI; likewise.")
 def command(records: tuple[Path, ...], **options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
