@@ -28,6 +28,7 @@ from ..builds.side_files import config_text, read_sides
 from ..builds.write.making import Maker, Target
 from ..builds.write.pieces import SIZES, Output, Piece, Sizes, outputs, pieces
 from ..builds.write.workers import ordered_map
+from ..disk.files import read_regular
 from ..errors import BuildError, SourceError
 from ..kernels import Encoder, Rounding
 from ..layout.carried import MTP_FILE
@@ -218,14 +219,14 @@ def _files(build: Build, source: Checkpoint, plan: Plan) -> Iterator[str]:
     expected = read_sides(source, plan, trust_remote_code=trust)
     for name, data in expected.items():
         try:
-            same = (build.folder / name).read_bytes() == data
+            same = read_regular(build.folder / name) == data
         except OSError:
             yield f"{name}: missing; the source has it"
             continue
         if not same:
             yield f"{name}: not the source's"
     try:
-        config = json.loads((build.folder / "config.json").read_bytes())
+        config = json.loads(read_regular(build.folder / "config.json"))
     except (OSError, ValueError) as error:
         raise BuildError(f"{build.folder / 'config.json'}: cannot be read ({error})") from None
     from_source = json.loads(config_text(source.config, plan))

@@ -93,10 +93,11 @@ class Interval:
         if confidence == self.confidence or self.low is None or self.high is None:
             return replace(self, confidence=confidence)
         if self.method == EXACT_METHOD:
-            if self.low >= 0:
+            if self.se is None:
                 low, high = clopper_pearson(self.estimate * self.clusters, self.clusters, confidence)
-            else:  # a difference, of which no pair differs
-                low, high = (sign * exact_bound(self.clusters, confidence) for sign in (-1, 1))
+            else:  # a difference that is the same in every cluster, as `difference_of_sums` gives it
+                wide = exact_bound(self.clusters, confidence)
+                low, high = max(self.estimate - wide, -1.0), min(self.estimate + wide, 1.0)
             return replace(self, low=low, high=high, confidence=confidence)
         if self.method == EFFECTIVE_METHOD and self.se and self.df is not None:
             return share_interval(self.estimate, self.se, self.n, self.clusters, self.df, confidence)
@@ -104,7 +105,8 @@ class Interval:
             why = f"measured at {self.confidence:.0%}; {self.method} cannot be restated at {confidence:.4g}"
             return replace(self, low=None, high=None, confidence=confidence, reason=why)
         there, back = next(((f, g) for f, g, method in SCALES.values() if method == self.method), (_same, _same))
-        scale = t_quantile(confidence, self.df) / t_quantile(self.confidence, self.df)
+        before = t_quantile(self.confidence, self.df)
+        scale = t_quantile(confidence, self.df) / before if before > 0 else math.nan
         low, high = back(self.low), back(self.high)
         middle, half = (low + high) / 2, (high - low) / 2 * scale
         return replace(self, low=there(middle - half), high=there(middle + half), confidence=confidence)
@@ -123,6 +125,16 @@ class Interval:
     def excludes(self, value: float) -> bool:
         """Whether the interval leaves `value` out; False where there is no interval."""
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+
+def holds_estimate(estimate: float, low: float, high: float, clusters: int, method: str) -> bool:
+    """Whether an interval has its ends in order and its estimate within; False for ends that are not finite.
+
+    Records keep seven digits, so that much is let be. Bonett and Price centre an interval on counts to which a pair of
+    each kind was added, which moves it by less than ``1 / (clusters + 2)``.
+    """
+    slack = 1e-6 * max(abs(low), abs(high)) + (1 / (max(clusters, 0) + 2) if method == PAIRS_METHOD else 0.0)
+    return math.isfinite(low) and math.isfinite(high) and low - slack <= estimate <= high + slack and low <= high
 
 
 def _same(value: float) -> float:
@@ -178,7 +190,7 @@ def share_interval(share: float, se: float, n: int, clusters: int, df: float, co
     where t would give 0.0001 … 0.0199, and below zero for any smaller share. (Korn and Graubard, "Confidence intervals
     for proportions with small expected number of positive counts estimated from survey data", Survey Methodology 24.)
     """
-    effective = min(n, 1 + share * (1 - share) / se**2)
+    effective = min(n, 1 + share * (1 - share) / se**2) if se**2 > 0 else n
     effective *= (t_quantile(confidence, n - 1) / t_quantile(confidence, df)) ** 2
     low, high = clopper_pearson(share * effective, effective, confidence)
     return Interval(share, low, high, se, n, clusters, confidence, EFFECTIVE_METHOD, df=df)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import log, sqrt
 
-from .interval import Interval, t_quantile
+from .interval import Interval, holds_estimate, t_quantile
 
 METHOD = "MOVER, unpaired"
 
@@ -49,10 +49,19 @@ def log_ratio_between(a: Interval, b: Interval, confidence: float) -> Interval:
 
 
 def stated(interval: Interval, confidence: float) -> Interval:
-    """The interval at a confidence; a wider one that cannot be stated again stands for it."""
+    """The interval at a confidence; a wider one that cannot be stated again stands for it.
+
+    Without ends, and with the reason, where stating it again gives one that does not hold its estimate: then what was
+    recorded does not fit its method, and nothing is to be concluded from it.
+    """
     again = interval.at(confidence)
     if again.low is None and interval.low is not None and interval.confidence >= confidence:
         return interval
+    if again.low is None or again.high is None:
+        return again
+    if not holds_estimate(again.estimate, again.low, again.high, again.clusters, again.method):
+        why = f"stated at {confidence:.4g} it would not hold its estimate: it does not fit its method, {again.method}"
+        return replace(again, low=None, high=None, reason=why)
     return again
 
 

@@ -26,7 +26,7 @@ from mlxquant.stats import (
     samples_needed,
     share_of_sums,
 )
-from mlxquant.stats.interval import SCALES
+from mlxquant.stats.interval import SCALES, holds_estimate
 
 
 def ends(interval: Interval) -> tuple[float, float]:
@@ -499,3 +499,25 @@ def test_a_medians_interval_holds_the_truth():
         return curve.median_low is not None and curve.median_low <= truth <= high
 
     assert 0.92 <= coverage(trial, 2000, 29) <= 0.99
+
+
+@given(st.integers(5, 60), st.integers(1, 4), st.integers(0, 4), st.sampled_from([0.5, 0.9, 0.99]))
+def test_a_difference_alike_in_every_cluster_is_the_same_stated_again_as_measured_so(
+    clusters: int, per: int, differing: int, confidence: float
+) -> None:
+    lost, none, counts = [min(differing, per)] * clusters, [0] * clusters, [per] * clusters
+    measured = difference_of_sums(none, lost, counts, confidence=confidence)
+    again = difference_of_sums(none, lost, counts).at(confidence)
+    assert (again.low, again.high) == pytest.approx((measured.low, measured.high))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=40), st.sampled_from([0.5, 0.8, 0.95]))
+def test_an_interval_holds_its_estimate_as_a_record_is_asked_to(
+    pairs: list[tuple[bool, bool]], confidence: float
+) -> None:
+    a, b = ([float(x) for x in column] for column in zip(*pairs, strict=True))
+    names = [i // 2 for i in range(len(pairs))]
+    difference = clustered_difference(a, b, names, confidence=confidence)
+    for found in (difference, clustered_mean(a, names, confidence=confidence)):
+        if found.low is not None and found.high is not None:
+            assert holds_estimate(found.estimate, found.low, found.high, found.clusters, found.method)

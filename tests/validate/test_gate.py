@@ -67,6 +67,8 @@ GOOD = {"estimate": 0.001, "low": 0.0, "high": 0.002, "se": 0.0005, "n": 999, "c
         ({"se": -1.0}, "se: 0 or more expected"),
         ({"df": 0}, "df: from 1 to the number of observations expected"),
         ({"df": 1e-9, "confidence": 0.999}, "df: from 1"),
+        ({"estimate": 1.5, "high": 2.0, "method": "Clopper-Pearson on clusters", "se": None}, "is for shares"),
+        ({"estimate": 9.0, "high": 10.0, "method": "Clopper-Pearson at the effective sample size"}, "is for shares"),
         ({"confidence": None}, "measurements[0].confidence: a number expected, null found"),
         ({"confidence": "x"}, "measurements[0]"),
         ({"confidence": True}, "measurements[0]"),
@@ -81,6 +83,15 @@ def test_a_figure_that_cannot_be_is_refused_in_one_line(tmp_path: Path, changed:
 
 def test_the_figure_without_a_contradiction_passes(tmp_path: Path) -> None:
     assert judged(tmp_path, KL, compare({"metric": "kl_nats", **GOOD})).exit_code == 0
+
+
+def test_a_difference_that_every_task_shows_alike_is_not_stated_again_as_none(tmp_path: Path) -> None:
+    """Each of 1,000 tasks is passed by the baseline and failed by the candidate: -1 at any confidence."""
+    found = measure("pass_difference", -1.0, None, clusters=1000, method="Clopper-Pearson on clusters")
+    record = evaluation(found | {"low": -1.0, "high": -0.996, "se": 0.0})
+    for confidence in (0.9, 0.95, 0.99):
+        text = f'[[tolerance]]\nmetric = "pass"\nmin_difference = -0.05\nconfidence = {confidence}\n'
+        assert judged(tmp_path, text, record).exit_code == 1
 
 
 @pytest.mark.parametrize("make", [evaluation, tau2])
@@ -367,3 +378,18 @@ def test_a_bug_ends_with_3_and_one_line_for_1_is_a_gate_s_no(
     assert done.exit_code == 3 and ("Traceback" in done.stderr) == bool(debug)
     assert "internal error: KeyError: 'a mistake of ours' (test_gate.py" not in done.stderr  # the place is one of ours
     assert done.stderr.splitlines()[-1].startswith("mlxquant: internal error: KeyError: 'a mistake of ours' (")
+
+
+def test_a_pipe_in_the_place_of_a_build_s_file_never_hangs_what_reads_the_build(tmp_path: Path) -> None:
+    from mlxquant.evals.store.model import write_store_moe
+
+    source, build = tmp_path / "store", tmp_path / "b"
+    write_store_moe(source)
+    assert run("convert", source, "-r", "gates-8bit", "--group-size", "64", "-o", build).exit_code == 0
+    for name in ("tokenizer.json", "chat_template.jinja", "audit.json", "mlxquant.json"):
+        (build / name).rename(tmp_path / "aside")
+        os.mkfifo(build / name)
+        for words in (["verify", build], ["verify", build, "--source", source], ["audit", build]):
+            assert run(*words).exit_code in (0, 3), (name, words)
+        (build / name).unlink()
+        (tmp_path / "aside").rename(build / name)

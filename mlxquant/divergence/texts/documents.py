@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...builds.read.templates import TemplateFailure
+from ...disk.files import read_regular
 from ...errors import DataError
 from ...words.text import listed
 from .marks import Message
@@ -272,7 +273,7 @@ def _tools_beside(path: Path) -> dict[str, Any]:
     for beside in sorted(path.parent.glob("*tool*.json")):
         if beside.stat().st_size <= _TOOL_FILE_LIMIT:
             try:
-                table = json.loads(beside.read_bytes())
+                table = json.loads(read_regular(beside))
             except (ValueError, OSError, RecursionError):
                 continue
             if isinstance(table, dict):

@@ -140,20 +140,35 @@ def _impossible(entry: Mapping[str, Any], kind: str) -> Iterator[str]:
         yield f"df: from 1 to the number of observations expected, {_figure(df)} found"
     yield from _confidence(entry, "")
     if estimate is not None:
+        yield from _wrong_method(entry, estimate)
         yield from _out_of_range(entry, estimate, kind)
 
 
 def _ends(estimate: float | None, low: float, high: float, entry: Mapping[str, Any]) -> Iterator[str]:
+    from ...stats.interval import holds_estimate  # here, for numpy comes with it, and most records have no intervals
+
     if low > high:
         yield f"low at most high expected, {_figure(low)} and {_figure(high)} found"
         return
-    slack = _DIGITS * max(abs(low), abs(high))
     if estimate is None:
         yield "estimate: a number expected, null found; yet there is an interval"
-    elif not low - slack <= estimate <= high + slack:
+    elif not holds_estimate(estimate, low, high, entry["clusters"], entry.get("method", "")):
         yield f"estimate within its interval {_figure(low)} … {_figure(high)} expected, {_figure(estimate)} found"
     elif low == high and (entry.get("se") or 0) > 10 * _DIGITS * abs(low) and entry["clusters"] > 1:
         yield f"an interval with a width expected where se is {_figure(entry['se'])}, {_figure(low)} twice found"
+
+
+def _wrong_method(entry: Mapping[str, Any], estimate: float) -> Iterator[str]:
+    """Methods for shares, of what is none: stated again at another confidence, it would come out as a share."""
+    from ...stats.interval import EFFECTIVE_METHOD, EXACT_METHOD, PAIRS_METHOD
+
+    method = entry.get("method")
+    least = -1.0 if method == PAIRS_METHOD or (method == EXACT_METHOD and entry.get("se") is not None) else 0.0
+    ends = [end for end in (estimate, entry["low"], entry["high"]) if end is not None]
+    if method in (EXACT_METHOD, EFFECTIVE_METHOD, PAIRS_METHOD) and not all(
+        least - _DIGITS <= end <= 1 + _DIGITS for end in ends
+    ):
+        yield f"method: {_short(method)!r} is for shares, or differences of shares; {_figure(estimate)} is none"
 
 
 def _out_of_range(entry: Mapping[str, Any], estimate: float, kind: str) -> Iterator[str]:
