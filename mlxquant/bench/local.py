@@ -16,7 +16,6 @@ weights of other builds that are loaded at the same time.
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +25,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..builds.manifest import MANIFEST
+from ..builds.facts import describe_build, traffic_of_build
 from ..builds.read.build import Build
 from ..builds.read.loading import load_build
-from ..builds.write.hashing import sha256
 from ..errors import MODEL_ERRORS, MeasurementError, MlxquantError
-from .predict import traffic_of_build
 from .prompts import Prompts, rows_of_tokens
 from .workload import BenchSettings, Sample, Workload
 
@@ -58,7 +55,7 @@ class LocalModel:
 
     def describe(self, settings: BenchSettings) -> dict[str, Any]:
         """The build in the record: hashes, recipe, sizes, and what a decoded token reads of it."""
-        return describe_build(self.build, settings.depths)
+        return {**describe_build(self.build), "traffic": traffic_of_build(self.build).as_dict(settings.depths)}
 
     def open(self) -> float:
         """Load weights and tokenizer; seconds until the last weight is in memory. Raises BuildError."""
@@ -124,31 +121,6 @@ class LocalModel:
             self.prompts, self.tokenizer.encode, self.tokenizer.vocab_size, settings.batch, length, settings.seed
         )
         return mx.array(rows, dtype=mx.uint32)
-
-
-def describe_build(build: Build, depths: Sequence[int]) -> dict[str, Any]:
-    """Say what a build is. `format` is that of most of its bytes; the manifest's hash is None for other tools'."""
-    sizes: Counter[str] = Counter()
-    for stored in build.stored.values():
-        sizes[str(stored.format) if stored.format else stored.dtype.lower()] += stored.nbytes
-    total = sum(sizes.values())
-    parameters = sum(m.parameters for m in build.modules)
-    return {
-        "kind": "build",
-        "manifest_sha256": _sha256_of(build.folder / MANIFEST),
-        "config_sha256": _sha256_of(build.folder / "config.json"),
-        "recipe": {k: build.manifest["recipe"].get(k) for k in ("name", "sha256")} if build.manifest else None,
-        "model_type": build.config.get("model_type"),
-        "format": sizes.most_common(1)[0][0],
-        "parameters": parameters,
-        "bytes": total,
-        "bpw": round(8 * total / parameters, 6),
-        "traffic": traffic_of_build(build).as_dict(depths),
-    }
-
-
-def _sha256_of(path: Path) -> str | None:
-    return sha256(path.read_bytes()) if path.is_file() else None
 
 
 @contextmanager

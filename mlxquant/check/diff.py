@@ -91,25 +91,10 @@ def known_as(path: Path) -> str:
     return path.stem.removesuffix(".plan").removesuffix(".audit")
 
 
-def active_bytes(build: Build) -> int | None:
-    """Bytes that one decoded token reads of a build, counted as a plan counts them.
-
-    None where mlx-lm has no class for the model, so that nothing says how many experts a token uses.
-    """
-    if not build.known:
-        return None
-    from ..builds.read.build import bare_layout
-    from ..plan.plan import shares_of
-
-    shares = shares_of(bare_layout(build))
-    # what the class has no place for is left aside when mlx-lm loads the build
-    parts = ((stored.nbytes, *shares.get(path, (0, 1))) for path, stored in build.stored.items())
-    return sum(nbytes * k // n for nbytes, k, n in parts)
-
-
 def _read(text: str, kind: str, source: _Source | None) -> Side:
     path = Path(text).expanduser()
     if kind == "build":
+        from ..builds.facts import active_bytes
         from .audit import audit_build, read_build
 
         build = read_build(path)

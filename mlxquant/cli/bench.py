@@ -18,10 +18,10 @@ from .printing import echo
 
 if TYPE_CHECKING:
     from ..bench.chips import Chip
-    from ..bench.predict import Traffic
     from ..bench.prompts import Prompts
     from ..bench.run import Bench
     from ..bench.workload import BenchSettings
+    from ..builds.facts import Traffic
 
 _HEADROOM = 1.15  # activations and caches beside the weights
 _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
@@ -245,7 +245,7 @@ def _predict(builds: tuple[str, ...], settings: BenchSettings, options: dict[str
 
 
 def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
-    from ..bench.predict import traffic_of_build, traffic_of_plan
+    from ..builds.facts import traffic_of_build, traffic_of_plan
 
     if not recipes:
         from ..builds.read.build import read_build

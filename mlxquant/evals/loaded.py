@@ -21,7 +21,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..bench.local import describe_build
+from ..builds.facts import describe_build
 from ..builds.read.build import Build
 from ..builds.read.loading import load_build
 from ..builds.read.templates import TemplateFailure
@@ -64,7 +64,7 @@ class LoadedModel:
     @property
     def variant(self) -> Variant:
         """What it is."""
-        self._facts = self._facts or facts_of(self.build)
+        self._facts = self._facts or describe_build(self.build)
         return Variant(
             self.name, "build", self.build.name, "mlx_lm", self._facts, place=str(self.build.folder.resolve())
         )
@@ -197,13 +197,6 @@ class LoadedModel:
             return False
         tail = self.tokenizer.decode(prompt[-64:])
         return bool(tail.rfind(self.tokenizer.think_start) > tail.rfind(self.tokenizer.think_end))
-
-
-def facts_of(build: Build) -> dict[str, Any]:
-    """What records say of a build: hashes, recipe, bytes, bpw; as `bench` has it, without what a token reads."""
-    facts = describe_build(build, (0,))
-    del facts["traffic"]
-    return facts
 
 
 def readable(message: Message) -> dict[str, Any]:

@@ -49,9 +49,9 @@ def _served(target: EvalTarget, timeout: float) -> Served:
     build = read_build(target.build) if target.build else None
     facts = {}
     if build is not None:
-        from .loaded import facts_of  # here, for servers alone need no mlx
+        from ..builds.facts import describe_build  # here, for servers alone need no mlx
 
-        facts = facts_of(build)
+        facts = describe_build(build)
     shown = redact(model)  # before it is cut
     name = build.name if build else shown.rstrip("/").rpartition("/")[2] or shown
     return Served(server, model, name, facts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlxquant.bench.local import LocalModel, _decode, _fill, _new_cache, _prefill, describe_build
+from mlxquant.bench.local import LocalModel, _decode, _fill, _new_cache, _prefill
 from mlxquant.bench.prompts import own_text, random_tokens
 from mlxquant.bench.run import Bench
 from mlxquant.bench.workload import BenchSettings, Workload
+from mlxquant.builds.facts import describe_build
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import BuildError, MeasurementError
 from tests.checkpoints import Size, write_tiny
@@ -131,7 +132,7 @@ def test_a_build_of_another_tool_has_no_manifest_hash(folders, tmp_path):
     for file in folders[0].iterdir():
         if file.name not in ("mlxquant.json", "audit.json"):
             (other / file.name).write_bytes(file.read_bytes())
-    about = describe_build(read_build(other), (0,))
+    about = describe_build(read_build(other))
     assert about["manifest_sha256"] is None and about["recipe"] is None
     assert len(about["config_sha256"]) == 64
 

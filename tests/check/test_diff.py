@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import mlxquant.check.distance as build_distance
+from mlxquant.builds.facts import active_bytes
 from mlxquant.check.audit import audit_build, read_build
-from mlxquant.check.diff import active_bytes, read_sides
+from mlxquant.check.diff import read_sides
 from mlxquant.check.distance import compare_builds
 from mlxquant.cli import main
 from mlxquant.errors import RecordError
