@@ -34,7 +34,7 @@ probability of one in a thousand; it is in every record.
 
     above the noise floor     KL exceeds the floor's by more than the margin: the interval lies above it
     within the noise floor    it does not: the interval ends below the margin
-    not resolved              the interval holds the margin, or there is none
+    not resolved              the interval includes the margin, or there is none
 
 The noise floor is the reference itself with hidden states rounded to bf16 between layers, which serving in bf16 costs
 whatever the weights are. What KL cannot do: it rejects bad quantizations, it does not rank near-lossless ones. Over all

@@ -2,9 +2,9 @@
 
 A verdict on figures of two builds, two sources or two machines would be a verdict on none. Records that say what they
 measured are held against each other, and any difference is refused with the files and both values; what a record does
-not say cannot be held against it and becomes a warning. What a build computes hangs on the chip, so chip and
-architecture must agree in all measurements; what it serves hangs on all of the machine, so the rest of it must agree
-where speeds are measured, in bench and eval. Sizes, from plan and audit, hang on neither.
+not say cannot be held against it and becomes a warning. What a build computes depends on the chip, so chip and
+architecture must agree in all measurements; what it serves depends on all of the machine, so the rest of it must agree
+where speeds are measured, in bench and eval. Sizes, from plan and audit, depend on neither.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def _agreeing(name: str, evidence: Sequence[Evidence]) -> Chosen:
         )
     nameless = [e.file for e, side in sides if not side.identity.keys() & set(IDENTITY)]
     if len(sides) > 1 and nameless:
-        warnings.append(
-            f"nothing in {', '.join(nameless)} says which build it measured; that it is this one is your word"
-        )
+        warnings.append(f"nothing in {', '.join(nameless)} says which build it measured; assumed to be this build")
     return Chosen(name, tuple(sides), tuple(warnings))
 
 

@@ -1,8 +1,7 @@
-"""The verdict on candidates, and its record: what was judged, by what, on what evidence, and what to go back to.
+"""The verdict on candidates, and its record: what was judged, by what, on what evidence, and what to roll back to.
 
-What the evidence of a verdict cannot say, whatever it shows; only where such evidence was used.
-
-When tolerances were written, and when measurements were made: the former should come first.
+Besides the checks it holds caveats (what such evidence cannot say, whatever it shows) and dates: tolerances should be
+written before the measurements are made.
 
 A file's time says when its bytes last changed here; a checkout sets it anew. So where git keeps the file and it is as
 committed, the commit's time counts (see `commits`). Where a repository keeps it but does not tell (a shallow clone, no
@@ -140,7 +139,7 @@ def validate(
 ) -> dict[str, Any]:
     """Judge candidates by a tolerance file, and make the record.
 
-    `baseline_at` is where to find what to go back to, in words. `allow_same` lets a candidate be its own baseline, as
+    `baseline_at` says in words where the build to roll back to is found. `allow_same` lets a candidate be its own baseline, as
     it is in a run that measures noise. Raises ToleranceError, UsageError, MixedRecordsError.
     """
     if not evidence:
@@ -222,7 +221,9 @@ def baseline_of(evidence: Sequence[Evidence], baseline_at: str | None) -> tuple[
     named = [(e.file, e.baseline) for e in evidence if e.baseline is not None]
     if not named:
         at = {"at": baseline_at} if baseline_at else None
-        missing = [] if at else ["no record has a baseline, so there is nothing named to go back to (--baseline-at)"]
+        missing = (
+            [] if at else ["no record has a baseline, so no build to roll back to is named (--baseline-at names one)"]
+        )
         return at, missing
     _, best = min(named, key=lambda pair: _rank(pair[1]))
     found: dict[str, Any] = {"name": best.name, "pointer": dict(best.pointer)}

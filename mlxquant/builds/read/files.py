@@ -79,7 +79,7 @@ def against_shards(
     unclear: frozenset[str],
     unplaced: frozenset[str],
 ) -> Iterator[str]:
-    """What the config says that the shards do not bear out, alike cases in one sentence.
+    """What the config says that the shards contradict, alike cases in one sentence.
 
     `formats` are what the shards hold, by module path; `unclear` are paths whose format cannot be told, `unplaced`
     those that mlx-lm's class does not have.
@@ -238,7 +238,7 @@ def _read_index(folder: Path, disagreements: list[str]) -> Mapping[str, Any] | N
 
 
 def _against_index(index: Mapping[str, Any], tensors: Mapping[str, Tensor], names: set[str]) -> Iterator[str]:
-    """What the index says that the shards do not bear out."""
+    """What the index says that the shards contradict."""
     weight_map = {n: f for n, f in index["weight_map"].items() if plain_name(f)}
     held = Counter(weight_map.values())
     for file in sorted(held.keys() - names):
