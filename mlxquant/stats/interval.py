@@ -130,8 +130,8 @@ class Interval:
 def holds_estimate(estimate: float, low: float, high: float, clusters: int, method: str) -> bool:
     """Whether an interval has its ends in order and its estimate within; False for ends that are not finite.
 
-    Records keep seven digits, so differences that small are ignored. Bonett and Price centre an interval on counts to which a pair of
-    each kind was added, which moves it by less than ``1 / (clusters + 2)``.
+    Records keep seven digits, so differences that small are ignored. Bonett and Price centre an interval on counts to
+    which a pair of each kind was added, which moves it by less than ``1 / (clusters + 2)``.
     """
     slack = 1e-6 * max(abs(low), abs(high)) + (1 / (max(clusters, 0) + 2) if method == PAIRS_METHOD else 0.0)
     return math.isfinite(low) and math.isfinite(high) and low - slack <= estimate <= high + slack and low <= high

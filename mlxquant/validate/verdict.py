@@ -139,8 +139,8 @@ def validate(
 ) -> dict[str, Any]:
     """Judge candidates by a tolerance file, and make the record.
 
-    `baseline_at` says in words where the build to roll back to is found. `allow_same` lets a candidate be its own baseline, as
-    it is in a run that measures noise. Raises ToleranceError, UsageError, MixedRecordsError.
+    `baseline_at` says in words where the build to roll back to is found. `allow_same` lets a candidate be its own
+    baseline, as it is in a run that measures noise. Raises ToleranceError, UsageError, MixedRecordsError.
     """
     if not evidence:
         raise UsageError("nothing to judge: give records of compare, eval, tau2, bench, plan or audit")
