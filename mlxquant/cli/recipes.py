@@ -12,6 +12,7 @@ import click
 from ..disk.outputs import Output, check_outputs
 from ..errors import UsageError
 from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
+from ..words.text import table
 from .options import json_option, output_option, override_options
 from .printing import echo
 
@@ -83,13 +84,11 @@ def _json(record: dict[str, Any]) -> str:
 
 
 def _table() -> str:
-    from tabulate import tabulate
-
     recipes = [load_recipe(shipped.name) for shipped in available()]
     # 80 columns: 17 for the longest name, 10 for the default, and what it does in the rest
     rows = [(r.name, str(r.default or "-"), textwrap.fill(r.summary, 48)) for r in recipes]
-    table = tabulate(rows, headers=("recipe", "default", "what it does"), tablefmt="simple")
-    return f"{table}\n\nmlxquant recipes NAME prints one with its rules and reasons."
+    listing = table(("recipe", "default", "what it does"), rows, "lll")
+    return f"{listing}\n\nmlxquant recipes NAME prints one with its rules and reasons."
 
 
 def _action(decision: dict[str, Any]) -> str:

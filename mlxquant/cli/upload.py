@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..words.text import some
 from ..words.units import show_bytes
 from .printing import echo
 
@@ -50,5 +51,4 @@ def command(
     done = upload(what, public=public)
     echo(f"{done.url}: {show_bytes(what.nbytes)} at commit {done.commit[:12]}")
     if done.others:
-        shown = ", ".join(done.others[:5]) + (f" and {len(done.others) - 5} more" if len(done.others) > 5 else "")
-        echo(f"mlxquant: warning: the repository holds other files too: {shown}", err=True)
+        echo(f"mlxquant: warning: the repository holds other files too: {some(done.others, 5)}", err=True)

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records.modules import grouped, stored_as
-from ..words.text import filled
+from ..words.text import cut, filled, table
 from ..words.units import show_bytes
-from .audit_markdown import bits, by_role, percent, protected_text, unaligned_of, worst_row
-from .plan import recipe_text, short_layer
+from .audit_markdown import bits, by_role, protected_text, unaligned_of, worst_row
+from .common import error_text, recipe_text, short_layer
 
 _SHOWN = 20
 _PATH = 36
@@ -28,8 +28,8 @@ _ERROR_COLUMNS = (
 
 def audit_text(record: Mapping[str, Any], name: str, by: str = "role") -> str:
     """Write a record for a reader: head, table by role or by tensor, errors, what is kept and why, what is wrong."""
-    table = _tensor_table(record) if by == "tensor" else _role_table(record)
-    parts = (_head(record, name), table, _totals(record), _kept(record), _remarks(record))
+    modules = _tensor_table(record) if by == "tensor" else _role_table(record)
+    parts = (_head(record, name), modules, _totals(record), _kept(record), _remarks(record))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -66,9 +66,9 @@ def _role_table(record: Mapping[str, Any]) -> str:
         m = g.first
         relative, share = (g.errors.relative, g.errors.max_range_share) if g.errors else (None, None)
         cells = (f"{len(g.members):,}", stored_as(m), show_bytes(g.sum("bytes"), 1))
-        rows.append((m["role"], short_layer(m["layer_type"]), *cells, percent(relative), percent(share)))
+        rows.append((m["role"], short_layer(m["layer_type"]), *cells, error_text(relative), error_text(share)))
     headers = ("role", "layer", "modules", "format", "bytes", "rms err", "range")
-    return _table(rows, headers, ("left", "left", "right", "left", "right", "right", "right"))
+    return table(headers, rows, "llrlrrr")
 
 
 def _tensor_table(record: Mapping[str, Any]) -> str:
@@ -78,27 +78,17 @@ def _tensor_table(record: Mapping[str, Any]) -> str:
     for m in modules:
         errors = m["errors"] or {"relative_rms_error": None, "max_range_share": None}
         row = worst_row(m) if m["errors"] else "-"
-        shown = (percent(errors["relative_rms_error"]), percent(errors["max_range_share"]), row)
-        rows.append((_cut(m["path"].removeprefix(prefix)), stored_as(m), *shown))
+        shown = (error_text(errors["relative_rms_error"]), error_text(errors["max_range_share"]), row)
+        rows.append((cut(m["path"].removeprefix(prefix), _PATH, at="start"), stored_as(m), *shown))
     headers = ("module", "format", "rms err", "range", "worst row")
-    table = _table(rows, headers, ("left", "left", "right", "right", "right"))
-    return f"{filled('paths', f'in {prefix}*')}\n\n{table}" if prefix else table
+    modules_table = table(headers, rows, "llrrr")
+    return f"{filled('paths', f'in {prefix}*')}\n\n{modules_table}" if prefix else modules_table
 
 
 def _prefix(paths: Sequence[str]) -> str:
     """What stands before `layers.` in every path, with its dot; nothing where that differs."""
     prefixes = {path.partition("layers.")[0] for path in paths}
     return prefixes.pop() if len(prefixes) == 1 else ""
-
-
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], align: Sequence[str]) -> str:
-    from tabulate import tabulate
-
-    return str(tabulate(rows, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True))
-
-
-def _cut(path: str) -> str:
-    return path if len(path) <= _PATH else "…" + path[1 - _PATH :]
 
 
 def _totals(record: Mapping[str, Any]) -> str:
@@ -108,15 +98,15 @@ def _totals(record: Mapping[str, Any]) -> str:
         filled("bytes", f"{totals['bytes']:,} ({show_bytes(totals['bytes'])}), {bits(totals['bpw'])} bits per weight"),
     ]
     if errors:
-        ratio = "none at all" if errors["exact"] else percent(errors["relative_rms_error"])
+        ratio = "none at all" if errors["exact"] else error_text(errors["relative_rms_error"])
         noise = f" (SQNR {errors['sqnr_db']:.1f} dB)" if errors["sqnr_db"] is not None else ""
-        worst = percent(errors["worst_module_relative_rms_error"])
+        worst = error_text(errors["worst_module_relative_rms_error"])
         lines.append(
             filled(
                 "error",
                 f"relative RMS {ratio}{noise} over {errors['modules']:,} quantized modules; worst {worst} in"
-                f" {errors['worst_module']}; largest single error {percent(errors['max_range_share'])} of its group's"
-                " range",
+                f" {errors['worst_module']}; largest single error {error_text(errors['max_range_share'])} of its"
+                " group's range",
             )
         )
     elif any(m["errors"] for m in record["modules"]):

@@ -15,15 +15,10 @@ from ..records.modules import Group, grouped, is_unaligned, stored_as
 from ..words.layers import layers_short
 from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes
-from .plan import recipe_text, unaligned_text
+from .common import error_text, recipe_text, unaligned_text
 
 _WORST = 12
 _LISTED = 50
-
-
-def percent(value: float | None) -> str:
-    """Three digits of a ratio in percent. ``percent(0.00512) == "0.512 %"``."""
-    return "-" if value is None else "0" if value == 0 else f"{100 * value:#.3g}".rstrip(".") + " %"
 
 
 def number(value: float | None) -> str:
@@ -127,8 +122,8 @@ def _by_role(record: Mapping[str, Any]) -> list[str]:
         whole = record["totals"]["quantized"]
         rows.append((
             "all quantized", "", "", f"{whole['modules']:,}", f"{whole['parameters']:,}", f"{whole['bytes']:,}",
-            percent(total["relative_rms_error"]), sqnr(total["relative_rms_error"]), number(total["max_abs_error"]),
-            percent(total["max_range_share"]), code(total["worst_module"]),
+            error_text(total["relative_rms_error"]), sqnr(total["relative_rms_error"]), number(total["max_abs_error"]),
+            error_text(total["max_range_share"]), code(total["worst_module"]),
         ))  # fmt: skip
     return [markdown_table(header, rows)]
 
@@ -137,8 +132,8 @@ def _pooled(group: Group) -> tuple[str, str, str, str]:
     """Relative RMS error, SQNR, largest error and range share of a group, for a row."""
     e = group.errors
     if e is None:
-        return percent(None), sqnr(None), number(None), percent(None)
-    return percent(e.relative), sqnr(e.relative), number(e.max_abs_error), percent(e.max_range_share)
+        return error_text(None), sqnr(None), number(None), error_text(None)
+    return error_text(e.relative), sqnr(e.relative), number(e.max_abs_error), error_text(e.max_range_share)
 
 
 def by_role(record: Mapping[str, Any]) -> list[Group]:
@@ -171,9 +166,9 @@ def _worst(record: Mapping[str, Any]) -> list[str]:
     measured = [m for m in record["modules"] if m["errors"] and m["errors"]["relative_rms_error"] is not None]
     measured.sort(key=lambda m: -m["errors"]["relative_rms_error"])
     rows = [
-        (code(m["path"]), stored_as(m), percent(e["relative_rms_error"]), sqnr(e["relative_rms_error"]),
-         number(e["max_abs_error"]), percent(e["max_range_share"]),
-         f"{worst_row(m)} ({percent(e['worst_row_relative_rms_error'])})")
+        (code(m["path"]), stored_as(m), error_text(e["relative_rms_error"]), sqnr(e["relative_rms_error"]),
+         number(e["max_abs_error"]), error_text(e["max_range_share"]),
+         f"{worst_row(m)} ({error_text(e['worst_row_relative_rms_error'])})")
         for m in measured[:_WORST] for e in [m["errors"]]
     ]  # fmt: skip
     if not rows:
@@ -197,7 +192,7 @@ def _modules(record: Mapping[str, Any]) -> str:
         m = g.first
         layers = layers_short([n["layer"] for n in g.members if n["layer"] is not None])
         lowest, highest = (g.errors.lowest, g.errors.highest) if g.errors else (None, None)
-        error = percent(lowest) if lowest == highest else f"{percent(lowest)} to {percent(highest)}"
+        error = error_text(lowest) if lowest == highest else f"{error_text(lowest)} to {error_text(highest)}"
         rows.append((
             code(_pattern(m)), layers, m["role"], " × ".join(f"{n:,}" for n in m["shape"]), stored_as(m),
             f"{g.sum('bytes'):,}", error, ("protected: " if m["protected"] else "") + markdown(m["reason"]),

@@ -14,9 +14,9 @@ from typing import Any
 from ..records.modules import grouped, nonfinite_note, not_a_number, stored_as
 from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes, show_count
-from .audit_markdown import by_role, percent, sqnr
+from .audit_markdown import by_role, sqnr
 from .bench import bench_markdown
-from .plan import recipe_text
+from .common import error_text, recipe_text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -92,7 +92,7 @@ def _facts(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
     ]
     if errors:
         relative = errors["relative_rms_error"]
-        rows.append(("quantization error", f"{percent(relative)} relative RMS, {sqnr(relative)} dB"))
+        rows.append(("quantization error", f"{error_text(relative)} relative RMS, {sqnr(relative)} dB"))
     if missing := not_a_number(audit["modules"]):
         rows.append(("not measured", markdown(nonfinite_note(missing))))
     if overrides := manifest["recipe"].get("overrides"):
@@ -142,7 +142,7 @@ def _audit(audit: Mapping[str, Any]) -> Iterator[str]:
             stored_as(g.first),
             f"{len(g.members):,}",
             show_bytes(g.sum("bytes")),
-            percent(g.errors.relative if g.errors else None),
+            error_text(g.errors.relative if g.errors else None),
             sqnr(g.errors.relative if g.errors else None),
         )
         for g in by_role(audit)

@@ -8,11 +8,10 @@ from typing import Any
 
 from ..records.measurements import Figures, Measured, figures_of
 from ..records.metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
-from ..words.text import WIDTH, cut, labelled, narrow_table
+from ..words.text import WIDTH, cut, ends, labelled, narrow_table, plus_minus
 from ..words.units import show_bytes
 
 _SHORTEST = 12  # columns that a candidate's name has at least
-_SMALL = 0.0005  # half an interval's width below which figures are written with exponents
 _WORDS = {WITHIN: "within", ABOVE: "above", OPEN: "open"}
 VIEWS = ("recipe", "slice", "depth", "turn", "layer", "pair", "statistic")
 
@@ -31,7 +30,7 @@ def compare_text(record: Mapping[str, Any], by: str = "recipe") -> str:
 
 def mnat(figure: Measured | None) -> str:
     """A figure in thousandths of a nat, with half the width of its interval: ``1.23±0.04``."""
-    return plus_minus(figure, 1000.0)
+    return with_half(figure, 1000.0)
 
 
 def percent(figure: Measured | None, digits: int = 2) -> str:
@@ -41,36 +40,20 @@ def percent(figure: Measured | None, digits: int = 2) -> str:
     return f"{100 * figure['estimate']:.{digits}f}"
 
 
-def plus_minus(figure: Measured | None, scale: float = 1.0) -> str:
+def with_half(figure: Measured | None, scale: float = 1.0) -> str:
     """A figure and half the width of its interval, to two digits of the latter; without it where there is none."""
     if figure is None or figure["estimate"] is None:
         return "-"
-    value = figure["estimate"] * scale
-    if figure["low"] is None or figure["high"] is None:
-        return f"{value:.3g}"
-    half = (figure["high"] - figure["low"]) / 2 * scale
-    if half == 0:
-        return f"{value:.3g}±0"
-    if half < _SMALL:
-        return f"{value:.2g}±{half:.1g}"
-    places = max(0, 1 - _exponent(half))
-    return f"{value:.{places}f}±{half:.{places}f}"
+    low, high = figure["low"], figure["high"]
+    half = None if low is None or high is None else (high - low) / 2 * scale
+    return plus_minus(figure["estimate"] * scale, half)
 
 
 def interval(figure: Measured, scale: float = 1.0) -> str:
     """An interval's ends, or why there are none."""
     if figure["low"] is None or figure["high"] is None:
         return str(figure.get("reason") or "no interval")
-    low, high = figure["low"] * scale, figure["high"] * scale
-    width = abs(high - low)
-    if width < _SMALL:
-        return f"{low:.2g} … {high:.2g}" if abs(low) < 1 else f"{low:.6g} … {high:.6g}"
-    places = max(0, 1 - _exponent(width))
-    return f"{low:.{places}f} … {high:.{places}f}"
-
-
-def _exponent(value: float) -> int:
-    return int(f"{value:e}".partition("e")[2])
+    return ends(figure["low"] * scale, figure["high"] * scale)
 
 
 def _head(record: Mapping[str, Any]) -> str:
@@ -116,7 +99,7 @@ def _groups(record: Mapping[str, Any], kind: str) -> str:
             flips, ratio = figures.get("expert_set_changed", **over), figures.get("perplexity_ratio", **over)
             if kl is not None:
                 counts = (f"{kl['clusters']:,}", f"{kl['n']:,}")
-                rows.append((cut(name, 22), *counts, mnat(kl), plus_minus(ratio), percent(top), percent(flips)))
+                rows.append((cut(name, 22), *counts, mnat(kl), with_half(ratio), percent(top), percent(flips)))
         heads = (kind, "docs", "tokens", "KL, mnat", "PPL ratio", "top", "flips")
         tables.append(
             f"{figures.name}\n{narrow_table(heads, rows, 'lrrrrrr')}" if rows else f"{figures.name}: no {kind}"
@@ -142,7 +125,7 @@ def _layers(record: Mapping[str, Any]) -> str:
 
 def _pairs(record: Mapping[str, Any]) -> str:
     rows = [
-        (_name(c["name"], 22), v["verdict"], _name(v["against"], 22), plus_minus(v["kl_nats_difference"], 1000.0),
+        (_name(c["name"], 22), v["verdict"], _name(v["against"], 22), with_half(v["kl_nats_difference"], 1000.0),
          f"{v['documents_needed']:,}" if v.get("documents_needed") else "")
         for c in record["candidates"]
         for v in c.get("beside", ())
@@ -163,8 +146,8 @@ def _statistics(record: Mapping[str, Any]) -> str:
             if figure is not None and figure["estimate"] is not None:
                 scale, unit = (100.0, ", %") if "Δp" in name or metric == "same_top" else (1.0, "")
                 errors = (f"{v * scale:.2g}" if v is not None else "-" for v in (figure["se"], figure.get("se_iid")))
-                ends = interval(figure, scale) if figure["low"] is not None else "none"
-                rows.append((name + unit, f"{figure['estimate'] * scale:.3g}", *errors, ends))
+                bounds = interval(figure, scale) if figure["low"] is not None else "none"
+                rows.append((name + unit, f"{figure['estimate'] * scale:.3g}", *errors, bounds))
         tables.append(
             f"{figures.name}\n{narrow_table(('statistic', 'value', '± se', '± iid', 'interval'), rows, 'lrrrl')}"
         )

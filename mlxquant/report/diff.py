@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..words.text import WIDTH, filled, markdown, markdown_lines
+from ..words.text import WIDTH, filled, markdown, markdown_lines, percent_digits, some, table
 from ..words.units import show_bytes
-from .plan import short_layer
+from .common import short_layer
 
 Record = Mapping[str, Any]
 
@@ -19,7 +19,7 @@ _SHOWN = 12
 
 def diff_text(record: Record) -> str:
     """Write a diff for a reader: the two sides, totals, changes by group, reasons, what is on one side only."""
-    parts = [f"a  {record['a']['name']}\nb  {record['b']['name']}", _table(_totals(record), "simple")]
+    parts = [f"a  {record['a']['name']}\nb  {record['b']['name']}", table(*_totals(record))]
     parts += [_groups(record), _reasons(record, _bullet)] if record["groups"] else [_alike(record)]
     parts += [_one_sided(record), _distances(record, "simple"), _notes(record)]
     return "\n\n".join(p for p in parts if p)
@@ -27,39 +27,26 @@ def diff_text(record: Record) -> str:
 
 def diff_markdown(record: Record) -> str:
     """Write a diff as Markdown."""
-    parts = [f"# {markdown(record['a']['name'])} → {markdown(record['b']['name'])}", _table(_totals(record), "github")]
+    parts = [
+        f"# {markdown(record['a']['name'])} → {markdown(record['b']['name'])}",
+        table(*_totals(record), style="github"),
+    ]
     parts += [_markdown_groups(record), _reasons(record, _markdown_bullet)] if record["groups"] else [_alike(record)]
     parts += [markdown_lines(_one_sided(record)), _distances(record, "github"), markdown_lines(_notes(record))]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def show_error(value: float | None) -> str:
-    """Write a relative error or distance. ``show_error(0.00412) == "0.412 %"``."""
-    if value is None:
-        return "-"
-    return f"{100 * value:#.3g}".rstrip(".") + " %"
-
-
-def _table(rows: Sequence[tuple[str, ...]], style: str, right: str = "") -> str:
-    """Write a table; `right` names the columns that hold numbers, all but the first if empty."""
-    from tabulate import tabulate
-
-    head, *body = rows
-    align = [("right" if name in right.split(", ") else "left") for name in head]
-    align = align if right else ["left", *["right"] * (len(head) - 1)]
-    return str(tabulate(body, headers=head, tablefmt=style, colalign=align, disable_numparse=True))
-
-
-def _totals(record: Record) -> list[tuple[str, ...]]:
+def _totals(record: Record) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the table of totals."""
     a, b, d = record["a"]["totals"], record["b"]["totals"], record["delta"]
-    rows: list[tuple[str, ...]] = [("", "a", "b", "b − a")]
+    rows = list[tuple[str, ...]]()
     labels = (("bytes", "bytes"), ("active_bytes_per_token", "read for a token"), ("protected", "protected modules"))
     for key, label in labels:
         if a[key] is not None or b[key] is not None:
             rows.append((label, *(_whole(side[key]) for side in (a, b)), _whole(d[key], "+")))
     if d["bpw"] is not None:
         rows.append(("bits per weight", f"{a['bpw']:.4f}", f"{b['bpw']:.4f}", f"{d['bpw']:+.4f}"))
-    return rows
+    return ("", "a", "b", "b − a"), rows
 
 
 def _whole(value: int | None, sign: str = "") -> str:
@@ -71,8 +58,6 @@ def _alike(record: Record) -> str:
 
 
 def _groups(record: Record) -> str:
-    from tabulate import tabulate
-
     rows = []
     for g in record["groups"]:
         layers = textwrap.fill(_layers(g), _LAYERS, break_long_words=False)
@@ -80,9 +65,7 @@ def _groups(record: Record) -> str:
         if (errors := _errors(g)) is not None:
             change += f"\nerror {errors}"
         rows.append((_wrapped_role(g["role"]), layers, g["modules"], change, _signed(g["delta_bytes"])))
-    headers = ("role", "layers", "n", "a → b", "bytes")
-    align = ("left", "left", "right", "left", "right")
-    return str(tabulate(rows, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True))
+    return table(("role", "layers", "n", "a → b", "bytes"), rows, "llrlr")
 
 
 def _wrapped_role(role: str) -> str:
@@ -101,18 +84,17 @@ def _layers(group: Record) -> str:
 def _errors(group: Record) -> str | None:
     """The largest error of a group on both sides, None where neither was measured."""
     a, b = group["a_relative_rms_error"], group["b_relative_rms_error"]
-    return None if a is None and b is None else f"{show_error(a)} → {show_error(b)}"
+    return None if a is None and b is None else f"{percent_digits(a)} → {percent_digits(b)}"
 
 
 def _markdown_groups(record: Record) -> str:
     measured = any(_errors(g) for g in record["groups"])
-    rows: list[tuple[str, ...]] = [
-        ("role", "layers", "modules", "a", "b", "bytes", *(("largest error",) if measured else ()))
-    ]
+    head = ("role", "layers", "modules", "a", "b", "bytes", *(("largest error",) if measured else ()))
+    rows = list[tuple[str, ...]]()
     for g in record["groups"]:
         cells = (g["role"], _layers(g), f"{g['modules']:,}", g["a"], g["b"], _signed(g["delta_bytes"]))
         rows.append((*cells, _errors(g) or "-") if measured else cells)
-    return _table(rows, "github", "modules, bytes, largest error")
+    return table(head, rows, "llrllrr", "github")
 
 
 def _reasons(record: Record, line: Any) -> str:
@@ -149,8 +131,7 @@ def _one_sided(record: Record) -> str:
     lines = []
     for side in ("a", "b"):
         if paths := record[f"only_in_{side}"]:
-            more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
-            lines.append(filled(f"only in {side}:", f"{', '.join(paths[:3])}{more}", 11))
+            lines.append(filled(f"only in {side}:", some(paths), 11))
     return "\n".join(lines)
 
 
@@ -177,10 +158,10 @@ def _distance_table(entries: Sequence[Record], style: str) -> str:
     groups: dict[tuple[str, str, str], list[float]] = {}
     for d in entries:
         groups.setdefault((d["role"], d["a"], d["b"]), []).append(d["relative_rms_distance"])
-    rows: list[tuple[str, ...]] = [("role", "a", "b", "n", "least", "most")]
+    rows = list[tuple[str, ...]]()
     for (role, a, b), values in sorted(groups.items(), key=lambda item: -max(item[1])):
-        rows.append((role, a, b, f"{len(values):,}", show_error(min(values)), show_error(max(values))))
-    return _table(rows, style, "n, least, most")
+        rows.append((role, a, b, f"{len(values):,}", percent_digits(min(values)), percent_digits(max(values))))
+    return table(("role", "a", "b", "n", "least", "most"), rows, "lllrrr", style)
 
 
 def _notes(record: Record) -> str:

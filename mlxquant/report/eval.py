@@ -8,7 +8,7 @@ from typing import Any
 
 from ..records.measurements import CALL_DEPTHS, measurement
 from ..stats import LEAST_CLUSTERS
-from ..words.text import WIDTH, cut, filled, table
+from ..words.text import WIDTH, cut, filled, percent, table
 from ..words.units import show_bytes
 
 _NAME = 13
@@ -221,7 +221,7 @@ def _remarks(record: Mapping[str, Any]) -> str:
 
 def share(figure: Mapping[str, Any] | None) -> str:
     """A measured share in per cent, "-" for none."""
-    return "-" if figure is None or figure["estimate"] is None else f"{100 * figure['estimate']:.1f} %"
+    return percent(None if figure is None else figure["estimate"])
 
 
 def points(value: float) -> str:

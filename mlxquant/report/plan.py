@@ -7,13 +7,14 @@ machine. Both take the record alone: nothing is decided or counted here that the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..records.modules import Module, is_unaligned, stored_as
 from ..words.modules import ROLES
 from ..words.text import filled, table
 from ..words.units import show_bytes, show_count
+from .common import recipe_text, short_layer, source_text, unaligned_text
 
 _INDENT = 12
 
@@ -41,24 +42,6 @@ def part_table(modules: Sequence[Module]) -> str:
         cells = (f"{len(members):,}", show_count(parameters), stored, show_bytes(size, 1), _percent(size, whole))
         rows.append((ROLES[role], layer, *cells))
     return table(("role", "layer", "modules", "params", "format", "bytes", "share"), rows, "llrrlrr")
-
-
-def short_layer(layer_type: str | None) -> str:
-    """Shorten a layer type to a column's width. ``short_layer("full_attention") == "full"``."""
-    return (layer_type or "-").removesuffix("_attention")
-
-
-def source_text(source: Mapping[str, Any]) -> str:
-    """Say in a line what a record's source is."""
-    at = f" at {source['revision'][:12]}" if source["revision"] else ""
-    read = "config alone" if source["kind"] == "config" else "headers of its shards"
-    return f"{source['name']}{at} ({source['model_type']}, {source['layers']} layers; read from the {read})"
-
-
-def recipe_text(recipe: Mapping[str, Any]) -> str:
-    """Name a record's recipe with what changed it. ``"gates-8bit --group-size 32"``."""
-    overrides = recipe.get("overrides")
-    return " ".join(str(word) for word in (recipe.get("name"), *(overrides if isinstance(overrides, list) else ())))
 
 
 def _head(record: Record) -> str:
@@ -110,16 +93,6 @@ def _protected_modules(record: Record) -> str:
         counts = ", ".join(f"{n:,} {role}" for role, n in Counter(m["role"] for m in members).items())
         lines.append(filled("", f"{counts}: {reason} [{rule}]"))
     return "\n".join(lines)
-
-
-def unaligned_text(roles: Iterable[str]) -> str:
-    """How many modules of which roles stay as they are for their width; nothing where there are none."""
-    by_role = Counter(roles)
-    if not by_role:
-        return ""
-    counts = ", ".join(f"{n:,} {role}" for role, n in by_role.items())
-    noun, them = ("modules", "them") if by_role.total() > 1 else ("module", "it")
-    return f"{counts} {noun} left unquantized: the group size does not divide {them}"
 
 
 def _remarks(record: Record) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..records.measurements import measurement
-from ..words.text import WIDTH, filled, narrow_table
+from ..words.text import WIDTH, cut, filled, narrow_table
 from .compare import mnat, percent
 from .verdict import place
 
@@ -92,14 +92,14 @@ def _table_of_candidates(record: Mapping[str, Any]) -> str:
     room = max(WIDTH - fixed, _LEAST)
     heads[-1] = next((h for h in _HEADS if len(h) <= room), _HEADS[-1])
     for row in rows:
-        row[-1] = _cut(row[-1], room)
+        row[-1] = cut(row[-1], room, at="end")
     names = [c["name"] for c in candidates if len(c["name"]) > _NAME]
-    cut = [filled("name", f"{short_name(name, _NAME)} is {name}", 13) for name in names]
+    shortened = [filled("name", f"{short_name(name, _NAME)} is {name}", 13) for name in names]
     floor = record.get("noise_floor_kl_nats")
     noise = f" Of bf16 between layers: {mnat(floor)}." if floor else ""
     read = f"{_KL}{noise} {read_unit}/tok: read for a token. {_READ}"
     return "\n".join(
-        [narrow_table(heads, rows, "llrrrrrl"), *([""] if cut else []), *cut, "", filled("read", read, 13)]
+        [narrow_table(heads, rows, "llrrrrrl"), *([""] if shortened else []), *shortened, "", filled("read", read, 13)]
     )
 
 
@@ -117,8 +117,8 @@ def _grids(record: Mapping[str, Any]) -> Iterator[str]:
         bits = list(dict.fromkeys(b for t in lines for b in t["statuses"]))
         cells = [[WORDS[t["statuses"][b]] if b in t["statuses"] else "" for b in bits] for t in lines]
         room = max(WIDTH - sum(2 + len(f"{b} bit") for b in bits), _LEAST)
-        rows = [[_cut(line_name(t), room), *words] for t, words in zip(lines, cells, strict=True)]
-        yield narrow_table([_cut(family, room), *(f"{b} bit" for b in bits)], rows, "l" + "r" * len(bits))
+        rows = [[cut(line_name(t), room, at="end"), *words] for t, words in zip(lines, cells, strict=True)]
+        yield narrow_table([cut(family, room, at="end"), *(f"{b} bit" for b in bits)], rows, "l" + "r" * len(bits))
 
 
 def line_name(line: Mapping[str, Any]) -> str:
@@ -169,13 +169,8 @@ def short_name(name: str, width: int) -> str:
     """A candidate's name in so many columns: changes in a letter each where it is too long, then cut in the middle."""
     for word, letter in (("bits=", "b"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", "")):
         name = name.replace(word, letter) if len(name) > width else name
-    room = width - 1
-    return name if len(name) <= width else f"{name[: room // 2]}…{name[-(room - room // 2) :]}"
+    return cut(name, width)
 
 
 def _scaled(size: int | None, one: int) -> str:
     return "-" if size is None else f"{size / one:,.2f}" if size < 100 * one else f"{size / one:,.1f}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..records.metrics import PLACES
-from ..words.text import WIDTH, filled
+from ..words.text import WIDTH, cut, figure, filled, table
 
 # --- words ---
 
@@ -32,15 +32,6 @@ def where(check: Check) -> str:
 def name(check: Check) -> str:
     """A check's name: ``"kl_nats, slice json ≤ 0.04"``."""
     return f"{where(check)} {check['limit']}"
-
-
-def figure(value: float | None, digits: int = _DIGITS) -> str:
-    """A number in four digits: ``0.001234``, ``37.81``, ``125,966,246,400``."""
-    if value is None:
-        return "-"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
 
 
 def interval(check: Check, digits: int = _DIGITS) -> str:
@@ -113,14 +104,12 @@ def _head(record: Mapping[str, Any]) -> str:
 
 def _table(checks: list[Mapping[str, Any]]) -> str:
     """The checks in 80 columns: what is judged gets what the figures leave."""
-    from tabulate import tabulate
-
     figures = [(_limit(c), f"{figure(c.get('estimate'), 3)} {interval(c, 3)}".strip()) for c in checks]
     heads = ("", "", "limit", "found")
     taken = sum(max(len(head), *(len(row[i]) for row in figures)) for i, head in enumerate(heads[2:]))
     left = max(WIDTH - taken - max(len(c["status"]) for c in checks) - 2 * len(heads[1:]), _LEAST)
-    rows = [(c["status"], _cut(where(c), left), *row) for c, row in zip(checks, figures, strict=True)]
-    return str(tabulate(rows, headers=heads, tablefmt="simple", disable_numparse=True))
+    rows = [(c["status"], cut(where(c), left, at="end"), *row) for c, row in zip(checks, figures, strict=True)]
+    return table(heads, rows, "llll")
 
 
 def _limit(check: Mapping[str, Any]) -> str:
@@ -142,7 +131,3 @@ def _remarks(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (filled("note", text) for text in record["caveats"])
     if record["verdict"] != "PASS":
         yield filled("go back to", f"{pointer(record['baseline'], 16)}; --json has all of it")
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

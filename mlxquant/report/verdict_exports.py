@@ -10,8 +10,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..words.text import code, markdown, markdown_table
-from .verdict import ORDER, figure, interval, name, place, pointer, what_now
+from ..words.text import code, figure, markdown, markdown_table
+from .verdict import ORDER, interval, name, place, pointer, what_now
 
 _SIGNS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "TOO FEW": "❔", "MISSING": "❔"}
 # what XML 1.0 has no sign for

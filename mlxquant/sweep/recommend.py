@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..report.verdict import ORDER, figure, interval, name, what_now
+from ..report.verdict import ORDER, interval, name, what_now
 from ..validate.judge import FAIL, PASS, Check, verdict_of
+from ..words.text import figure
 from .candidates import SweepPoint
 
 Checks = Mapping[str, Sequence[Check]]

@@ -16,7 +16,7 @@ from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.records.files import record_text
 from mlxquant.records.measurements import Figures, read_comparison
 from mlxquant.records.metrics import PLACES
-from mlxquant.report.compare import VIEWS, compare_text, interval, plus_minus
+from mlxquant.report.compare import VIEWS, compare_text, interval, with_half
 from mlxquant.source.checkpoint import Checkpoint
 from mlxquant.source.hub.open import open_source
 from mlxquant.stats import Interval
@@ -171,7 +171,7 @@ def test_a_statistic_is_shown_under_llama_cpps_name_with_both_errors(record):
      (0.00012345, 0.00012, 0.00013, "0.00012±5e-06"), (2.0, 1.9993, 2.0007, "2.00000±0.00070"), (3.0, None, None, "3")],
 )  # fmt: skip
 def test_a_figure_has_the_digits_that_its_interval_warrants(estimate, low, high, text):
-    assert plus_minus({"estimate": estimate, "low": low, "high": high}) == text
+    assert with_half({"estimate": estimate, "low": low, "high": high}) == text
 
 
 def test_an_interval_says_why_there_is_none():

@@ -12,7 +12,8 @@ from mlxquant.errors import LayoutError, SourceError
 from mlxquant.layout.layout import Layout, read_layout
 from mlxquant.plan.plan import Plan, make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
-from mlxquant.report.plan import part_table, plan_text, short_layer
+from mlxquant.report.common import short_layer
+from mlxquant.report.plan import part_table, plan_text
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.words.modules import ROLES
 from mlxquant.words.text import filled

@@ -14,7 +14,8 @@ from mlxquant.builds.audit_record import Entry, make_record
 from mlxquant.cli import main
 from mlxquant.kernels import ErrorSums
 from mlxquant.report.audit import audit_text, csv_text
-from mlxquant.report.audit_markdown import audit_markdown, percent, sqnr, worst_row
+from mlxquant.report.audit_markdown import audit_markdown, sqnr, worst_row
+from mlxquant.report.common import error_text
 from mlxquant.words.formats import Format
 from mlxquant.words.modules import Array, Module
 from tests.builds.read.audit_builds import copied, edit_quantization, made_by_mlx_lm, made_by_us
@@ -110,7 +111,7 @@ def test_the_worst_row_of_an_expert_tensor_is_told_as_expert_and_row():
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0"), (0.005123, "0.512 %"), (0.0912, "9.12 %")])
 def test_shares_have_three_digits(value, text):
-    assert percent(value) == text
+    assert error_text(value) == text
 
 
 def test_decibels_follow_from_the_relative_error():

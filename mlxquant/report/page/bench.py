@@ -7,9 +7,8 @@ from typing import Any
 
 from ...records.loading import Loaded
 from ...words.units import show_bytes
+from ..common import machine_text
 from .charts import Bar, bars, intervals
-
-_MACHINE = ("chip", "gpu", "device", "cores", "memory_bytes", "os", "power_mode")
 
 
 def throughput(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
@@ -83,22 +82,6 @@ def _published(builds: list[dict[str, Any]]) -> Iterator[tuple[str, str, list[st
         rates = [p.get(key) for p in published]
         if any(rate is not None for rate in rates):
             yield f"published: {where}", what, [_rate(rate) for rate in rates]
-
-
-def machine_text(machine: Any) -> str | None:
-    """A machine in a line, as far as the record describes it."""
-    if not isinstance(machine, Mapping):
-        return None
-    parts = []
-    for key in _MACHINE:
-        value = machine.get(key)
-        if key == "memory_bytes" and isinstance(value, int):
-            parts.append(f"{value / 2**30:.0f} GiB")
-        elif key == "cores" and value is not None:
-            parts.append(f"{value} cores")
-        elif isinstance(value, str):
-            parts.append(value)
-    return ", ".join(parts) or None
 
 
 def _results(record: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,9 @@ from ...records.diff import relative_error, stored
 from ...records.loading import Loaded
 from ...words.layers import layers_text
 from ...words.modules import ROLES
+from ...words.text import percent_digits
 from ...words.units import show_bytes, show_count
-from ..diff import show_error
-from ..plan import recipe_text, short_layer
+from ..common import recipe_text, short_layer
 
 Module = Mapping[str, Any]
 
@@ -134,7 +134,7 @@ def _figures(side: Side, first: Side | None) -> Iterator[dict[str, str | None]]:
     if (active := totals.get("active_bytes_per_token")) is not None:
         yield _figure("read for a token", show_bytes(active), _more(active, before.get("active_bytes_per_token")))
     if (error := pooled_error(side.modules.values())) is not None:
-        yield _figure("relative RMS error", show_error(error), None)
+        yield _figure("relative RMS error", percent_digits(error), None)
 
 
 def _figure(label: str, value: str, change: str | None) -> dict[str, str | None]:

@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...words.text import cut
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -76,9 +78,9 @@ def marker(i: int) -> str:
     return _MARKERS[i % _SERIES]
 
 
-def cut(label: str, width: int = 17) -> str:
+def short_label(label: str, width: int = 17) -> str:
     """A label in so many letters."""
-    return label if len(label) <= width else label[: width - 1] + "…"
+    return cut(label, width, at="end")
 
 
 def log_axis(axis: Any, values: Sequence[float], show: Show) -> None:
@@ -209,7 +211,7 @@ def error_ranges(
                     axes.plot([spread[1]], [y], marker=marker(i), color=series_colour(i), markersize=6)
             at += height
         axes.set_ylim(at, 0)
-        axes.set_yticks(places, [cut(role, 19) for role, _ in rows])
+        axes.set_yticks(places, [short_label(role, 19) for role, _ in rows])
         log_axis(axes.xaxis, [x for _, spreads in rows for spread in spreads if spread for x in spread], show)
 
     return draw_svg(draw, sum(heights), name, left=118)
@@ -246,7 +248,7 @@ def bars(rows: Sequence[Bar], unit: str, name: str) -> str:
                 ends = [[row.value - row.low], [row.high - row.value]]
                 axes.errorbar(row.value, y, xerr=ends, ecolor=INK, capsize=3, elinewidth=1.2)
             axes.text(max(row.value, row.high or 0) + longest * 0.02, y, f"{row.value:,.4g}", va="center", color=INK)
-        axes.set_yticks(range(len(rows)), [cut(r.label) for r in rows])
+        axes.set_yticks(range(len(rows)), [short_label(r.label) for r in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, longest * 1.22 or 1)
         axes.set_xlabel(unit)
@@ -263,7 +265,7 @@ def intervals(rows: Sequence[Bar], name: str) -> str:
             if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [y, y], color=series_colour(row.series), linewidth=2.5)
             axes.plot([row.value], [y], marker=marker(row.series), color=series_colour(row.series), markersize=6)
-        axes.set_yticks(range(len(rows)), [cut(r.label, 25) for r in rows])
+        axes.set_yticks(range(len(rows)), [short_label(r.label, 25) for r in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.margins(x=0.15)
         axes.set_xlabel("ratio of tokens per second")
@@ -293,7 +295,7 @@ def shares(rows: Sequence[tuple[str, Sequence[Bar | None]]], name: str) -> str:
                     )
             at += height
         axes.set_ylim(at, 0)
-        axes.set_yticks(places, [cut(label, 19) for label, _ in rows])
+        axes.set_yticks(places, [short_label(label, 19) for label, _ in rows])
         if signed:
             axes.axvline(0, color=MUTED, linewidth=1, dashes=(3, 2))
         else:

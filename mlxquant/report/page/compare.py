@@ -9,8 +9,8 @@ from ...records.loading import Loaded
 from ...records.measurements import Figures, Measured, figures_of
 from ...records.metrics import CAVEAT
 from ...words.units import show_bytes
-from ..compare import mnat, percent, plus_minus
-from .bench import machine_text
+from ..common import machine_text
+from ..compare import mnat, percent, with_half
 from .charts import error_by_layer, error_ranges, most_telling
 
 _SLICES = 14  # more than this stand in the table alone
@@ -70,7 +70,7 @@ def _row(candidate: Mapping[str, Any], figures: Figures) -> dict[str, str]:
         "size": show_bytes(size, 1) if type(size) is int else "-",
         "bpw": f"{bpw:.2f}" if type(bpw) in (int, float) else "-",
         "kl": mnat(figures.get("kl_nats")),
-        "ratio": plus_minus(figures.get("perplexity_ratio")),
+        "ratio": with_half(figures.get("perplexity_ratio")),
         "top": _share(figures.get("same_top")),
         "flips": _share(figures.get("expert_set_changed")),
         "weights": mnat(figures.get("kl_nats", case="teacher-forced")),

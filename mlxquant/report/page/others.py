@@ -7,10 +7,9 @@ from typing import Any
 
 from ...records.diff import diff_records
 from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, SWEEP, TAU2, VALIDATE, Loaded
+from ...words.text import cut, percent_digits, some
 from ...words.units import show_bytes
-from ..diff import show_error
-from ..plan import short_layer
-from .bench import machine_text
+from ..common import machine_text, short_layer
 from .builds import Model
 
 _KNOWN = (*SIDES, DIFF, BENCH, PREDICT, COMPARE, EVAL, SWEEP, TAU2, VALIDATE)
@@ -61,7 +60,7 @@ def _group(group: Mapping[str, Any]) -> dict[str, Any]:
         "a": group["a"],
         "b": group["b"],
         "delta": ("+" if size >= 0 else "−") + show_bytes(abs(size), 1),
-        "errors": " → ".join(show_error(e) for e in errors) if errors != [None, None] else "",
+        "errors": " → ".join(percent_digits(e) for e in errors) if errors != [None, None] else "",
         "reasons": [(side, group[f"{side}_reasons"]) for side in ("a", "b")],
     }
 
@@ -72,7 +71,7 @@ def _tensors(tensors: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     same = tensors["same_format"]
     distances = [
-        (d["path"], d["a"], d["b"], show_error(d["relative_rms_distance"]))
+        (d["path"], d["a"], d["b"], percent_digits(d["relative_rms_distance"]))
         for d in tensors["other_format"]
         if d["relative_rms_distance"] is not None
     ]
@@ -80,8 +79,7 @@ def _tensors(tensors: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _listed(paths: Any) -> str:
-    names = _texts(paths)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    return some(_texts(paths))
 
 
 # --- records of other kinds ---
@@ -119,7 +117,7 @@ def _short(value: Any) -> str:
     text = (
         {None: "-", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, float) else f"{value:g}"
     )
-    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
+    return cut(text, _TEXT, at="end")
 
 
 # --- provenance ---

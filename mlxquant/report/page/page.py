@@ -10,8 +10,8 @@ from typing import Any
 
 from ...records.diff import relative_error
 from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, SWEEP, TAU2, VALIDATE, Loaded
+from ...words.text import percent_digits, some
 from ...words.units import show_bytes, show_count
-from ..diff import show_error
 from .bench import prediction, throughput
 from .builds import Model, by_reason, by_role, figures, find_models
 from .charts import available, error_by_layer, error_ranges
@@ -23,9 +23,6 @@ from .sweep import swept
 from .verdict import agent_runs, verdict
 
 _TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
-_QUALITY = "quality.html.jinja"  # a comparison's section
-_EVAL, _SWEEP = "eval.html.jinja", "sweep.html.jinja"
-_VERDICT, _AGENTS = "verdict.html.jinja", "agents.html.jinja"
 
 # How a page begins, by which an earlier one is known.
 BEGINNING = rb'(?s)<!doctype html>.{0,2000}<meta name="generator" content="mlxquant '
@@ -33,21 +30,20 @@ BEGINNING = rb'(?s)<!doctype html>.{0,2000}<meta name="generator" content="mlxqu
 
 def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
     """Write the page. Needs jinja2; draws charts where matplotlib is installed."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     from ... import __version__
 
     draw = available()
-    diffs = [loaded for loaded in records if loaded.schema == DIFF]
+    diffs = _of(records, DIFF)
     models = find_models(loaded for loaded in records if loaded.schema in SIDES)
-    benches = [loaded for loaded in records if loaded.schema == BENCH]
-    compared = [loaded for loaded in records if loaded.schema == COMPARE]
     style, script = (_text(name) for name in (_STYLE, _SCRIPT))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"size": show_bytes, "count": show_count, "error": show_error}
-    section = environment.from_string(_text(_QUALITY))
-    page: str = environment.from_string(_text(_TEMPLATE)).render(
+    environment = Environment(
+        loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"size": show_bytes, "count": show_count, "error": percent_digits}
+    page: str = environment.get_template(_TEMPLATE).render(
         title=title or _title(models, records),
         version=__version__,
         style=Markup(style),
@@ -57,35 +53,22 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
         drawn=draw,
         models=[_model(model, diffs, draw=draw) for model in models],
         diffs=[show_diff(loaded.record) for loaded in diffs],
-        benches=[throughput(loaded, i, draw=draw) for i, loaded in enumerate(benches, 1)],
-        comparisons=[
-            Markup(section.render(c=quality(loaded, i, draw=draw), svg=Markup))  # autoescaped by the section
-            for i, loaded in enumerate(compared, 1)
-        ],
-        verdicts=[
-            Markup(environment.from_string(_text(_VERDICT)).render(v=verdict(loaded)))  # autoescaped there
-            for loaded in records
-            if loaded.schema == VALIDATE
-        ],
-        sweeps=[
-            Markup(environment.from_string(_text(_SWEEP)).render(w=swept(loaded, i, draw=draw), svg=Markup))
-            for i, loaded in enumerate((loaded for loaded in records if loaded.schema == SWEEP), 1)
-        ],
-        evaluations=[
-            Markup(environment.from_string(_text(_EVAL)).render(e=evaluation(loaded, i, draw=draw), svg=Markup))
-            for i, loaded in enumerate((loaded for loaded in records if loaded.schema == EVAL), 1)
-        ],
-        agents=[
-            Markup(environment.from_string(_text(_AGENTS)).render(a=agent_runs(loaded)))
-            for loaded in records
-            if loaded.schema == TAU2
-        ],
-        predictions=[prediction(loaded) for loaded in records if loaded.schema == PREDICT],
+        benches=[throughput(loaded, i, draw=draw) for i, loaded in enumerate(_of(records, BENCH), 1)],
+        comparisons=[quality(loaded, i, draw=draw) for i, loaded in enumerate(_of(records, COMPARE), 1)],
+        verdicts=[verdict(loaded) for loaded in _of(records, VALIDATE)],
+        sweeps=[swept(loaded, i, draw=draw) for i, loaded in enumerate(_of(records, SWEEP), 1)],
+        evaluations=[evaluation(loaded, i, draw=draw) for i, loaded in enumerate(_of(records, EVAL), 1)],
+        agents=[agent_runs(loaded) for loaded in _of(records, TAU2)],
+        predictions=[prediction(loaded) for loaded in _of(records, PREDICT)],
         others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
         provenance=provenance(records),
     )
     # a title from the command line may hold bytes that are no text
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _of(records: Sequence[Loaded], schema: str) -> list[Loaded]:
+    return [loaded for loaded in records if loaded.schema == schema]
 
 
 def _text(name: str) -> str:
@@ -94,7 +77,7 @@ def _text(name: str) -> str:
 
 def _title(models: Sequence[Model], records: Sequence[Loaded]) -> str:
     named = list(dict.fromkeys(model.title for model in models)) or [loaded.name for loaded in records]
-    return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
+    return some(named)
 
 
 def _model(model: Model, diffs: Sequence[Loaded], *, draw: bool) -> dict[str, Any]:
@@ -154,9 +137,10 @@ def _by_layer(modules: Any, role: str) -> list[tuple[int, float]]:
 
 def _range_words(model: Model, role: str, spreads: Sequence[tuple[float, float, float] | None]) -> str:
     sides = [
-        f"{side.letter} {show_error(spread[1])}, modules from {show_error(spread[0])} to {show_error(spread[2])}"
+        f"{side.letter} {pooled}, modules from {least} to {worst}"
         for side, spread in zip(model.sides, spreads, strict=True)
         if spread
+        for least, pooled, worst in [map(percent_digits, spread)]
     ]
     return f"{role}: {', '.join(sides)}"
 
@@ -165,5 +149,5 @@ def _worst(model: Model, series: Sequence[Sequence[tuple[int, float]]]) -> Itera
     for side, points in zip(model.sides, series, strict=True):
         if points:
             low, high = min(points, key=lambda p: p[1]), max(points, key=lambda p: p[1])
-            least, most = f"{show_error(low[1])} (layer {low[0]})", f"{show_error(high[1])} (layer {high[0]})"
+            least, most = f"{percent_digits(low[1])} (layer {low[0]})", f"{percent_digits(high[1])} (layer {high[0]})"
             yield f"{side.letter} from {least} to {most}"

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from ...records.diff import relative_error, stored
-from ..diff import show_error
+from ...words.text import percent_digits
 from .builds import Model, Module, Side
 
 # Left to right: what mixes tokens, what routes, what computes
@@ -228,9 +228,9 @@ class _Bins:
     def legend(self) -> tuple[str, ...]:
         """What each bin holds, from the least."""
         if self.count < 2:
-            return (show_error(self.low),) * self.count
+            return (percent_digits(self.low),) * self.count
         low, span = math.log(self.low), math.log(self.high) - math.log(self.low)
-        edges = [show_error(math.exp(low + span * i / self.count)) for i in range(self.count + 1)]
+        edges = [percent_digits(math.exp(low + span * i / self.count)) for i in range(self.count + 1)]
         return tuple(f"{a.removesuffix(' %')} – {b}" for a, b in pairwise(edges))
 
 

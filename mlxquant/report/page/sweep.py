@@ -8,9 +8,9 @@ from typing import Any
 from ...records.loading import Loaded
 from ...records.measurements import measurement
 from ...words.units import show_bytes
+from ..common import machine_text
 from ..compare import mnat, percent
 from ..sweep import WORDS, line_name, missed_words, unit_of
-from .bench import machine_text
 from .charts import Point, available, size_against_damage
 
 _CLASSES = {"PASS": "pass", "FAIL": "fail"}

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...records.loading import Loaded
+from ...words.text import figure
 from ..tau2 import label, shown
-from ..verdict import ORDER, figure, interval, pointer, what_now, where
+from ..verdict import ORDER, interval, pointer, what_now, where
 
 _CLASSES = {"PASS": "pass", "FAIL": "fail"}
 _LEFT_OUT = ("infrastructure_errors",)

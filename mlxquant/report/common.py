@@ -1,0 +1,63 @@
+"""What texts of several records say alike: a source, a recipe, a machine, a layer type, an error, what stays unaligned.
+
+Each in a line or less, from the part of a record that holds it. How tables and figures are laid out: `words.text`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..words.text import percent_digits
+
+_MACHINE = ("chip", "gpu", "device", "cores", "memory_bytes", "os", "power_mode")
+
+
+def short_layer(layer_type: str | None) -> str:
+    """Shorten a layer type to a column's width. ``short_layer("full_attention") == "full"``."""
+    return (layer_type or "-").removesuffix("_attention")
+
+
+def source_text(source: Mapping[str, Any]) -> str:
+    """Say in a line what a record's source is."""
+    at = f" at {source['revision'][:12]}" if source["revision"] else ""
+    read = "config alone" if source["kind"] == "config" else "headers of its shards"
+    return f"{source['name']}{at} ({source['model_type']}, {source['layers']} layers; read from the {read})"
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """Name a record's recipe with what changed it. ``"gates-8bit --group-size 32"``."""
+    overrides = recipe.get("overrides")
+    return " ".join(str(word) for word in (recipe.get("name"), *(overrides if isinstance(overrides, list) else ())))
+
+
+def machine_text(machine: Any) -> str | None:
+    """A machine in a line, as far as the record describes it."""
+    if not isinstance(machine, Mapping):
+        return None
+    parts = []
+    for key in _MACHINE:
+        value = machine.get(key)
+        if key == "memory_bytes" and isinstance(value, int):
+            parts.append(f"{value / 2**30:.0f} GiB")
+        elif key == "cores" and value is not None:
+            parts.append(f"{value} cores")
+        elif isinstance(value, str):
+            parts.append(value)
+    return ", ".join(parts) or None
+
+
+def unaligned_text(roles: Iterable[str]) -> str:
+    """How many modules of which roles stay as they are for their width; nothing where there are none."""
+    by_role = Counter(roles)
+    if not by_role:
+        return ""
+    counts = ", ".join(f"{n:,} {role}" for role, n in by_role.items())
+    noun, them = ("modules", "them") if by_role.total() > 1 else ("module", "it")
+    return f"{counts} {noun} left unquantized: the group size does not divide {them}"
+
+
+def error_text(relative: float | None) -> str:
+    """A relative error in per cent, three digits. ``error_text(0.00512) == "0.512 %"``; a plain 0 where it is exact."""
+    return "0" if relative == 0 else percent_digits(relative)
