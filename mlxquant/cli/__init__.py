@@ -24,19 +24,19 @@ COMMANDS = {
     "recipes": "List the shipped recipes, print one, or write the recipe that a build amounts to.",
     "plan": "Show the precision and bytes of every tensor, from headers or config.json alone.",
     "convert": "Write the MLX build that a recipe asks for.",
-    "audit": "Show what every tensor of an MLX build really is, and why.",
-    "check-load": "Load a build in mlx-lm and mlx-vlm and say what each makes of it.",
-    "verify": "Read a build through: is every byte what was written, and what its source makes?",
+    "audit": "Show how every tensor of an MLX build is stored, and why.",
+    "check-load": "Load a build in mlx-lm and mlx-vlm and report whether each does, and runs it.",
+    "verify": "Check every byte of a build against its manifest, and against its source.",
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
     "compare": "Judge recipes and builds against full precision in one streamed pass.",
     "tau2": "Compare τ²-bench result files: pass^k, rewards, actions, depth, with intervals.",
     "eval": "Judge builds or servers against a baseline: tool loops at depth, contracts.",
-    "validate": "Judge a build by its records and by tolerances that were set before: the gate.",
-    "sweep": "Find the smallest recipe inside every tolerance, and where others leave theirs.",
+    "validate": "Judge records of a build against tolerances that were set before: the gate.",
+    "sweep": "Find the smallest recipe inside every tolerance, and where each recipe exceeds one.",
     "report": "Write one HTML page from any mix of records.",
-    "upload": "Put a build on the Hub, with a model card made from its records.",
-    "demo": "Run the whole chain on the tiny checkpoint that comes along.",
+    "upload": "Upload a build to the Hub, with a model card made from its records.",
+    "demo": "Run the whole chain on a tiny checkpoint that is part of the package.",
 }
 
 
@@ -130,7 +130,7 @@ def main(debug: bool) -> None:
     mlxquant audit   build
 
     SOURCE is a folder, a Hub id (org/name[@revision]) or, for plan, a config.json.
-    Exit codes: 0 done, 1 a gate said no, 2 usage, 3 error, 4 not settled (too little measured), 130 Ctrl-C.
+    Exit codes: 0 done, 1 a gate failed, 2 usage, 3 error, 4 not settled (too little measured), 130 Ctrl-C.
     """
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def command(
     build: str, source: str | None, by: str, jobs: int | None, as_json: bool, as_csv: bool, as_md: bool
 ) -> None:
-    """Show what every tensor of an MLX build really is, and why: ours, or one that another tool made.
+    """Show how every tensor of an MLX build is stored, and why: of our builds and of those of other tools.
 
     Formats are read from the bytes; what the config says otherwise is a disagreement. Reasons and errors of our own
     builds come from their audit.json. Exit code 3 where something disagrees, after printing all of it.

@@ -38,7 +38,7 @@ _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
 @click.option("-b", "batch", type=int, default=1, show_default=True, help="Sequences at once.")
 @click.option("--prefill-step-size", type=int, default=2048, show_default=True, help="Prompt tokens at a time.")
 @click.option("--delay", type=float, default=0.0, show_default=True, help="Seconds to rest before each run.")
-@click.option("--warmups", type=int, default=1, show_default=True, help="Runs before the first that count nowhere.")
+@click.option("--warmups", type=int, default=1, show_default=True, help="Runs before the first that are not counted.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For the order of builds and for random tokens.")
 @click.option("--load", type=click.Choice(["auto", "once", "each-round"]), default="auto", show_default=True,
               help="Keep all builds in memory, or load each anew every round.")  # fmt: skip
@@ -49,12 +49,12 @@ _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
 @click.option("--chat", is_flag=True, help="Use /chat/completions, with the server's template.  [/completions]")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the server's key.")
-@click.option("--predict", is_flag=True, help="Run nothing: tell what bytes and arithmetic allow, chip by chip.")
+@click.option("--predict", is_flag=True, help="Run nothing: show what bandwidth and arithmetic allow, chip by chip.")
 @click.option("--recipe", "recipes", multiple=True, metavar="RECIPE", help="With --predict: plan SOURCE with it.")
 @click.option("--chip", "chips", multiple=True, metavar="NAME", help='With --predict: only these, such as "M3 Ultra".')
 @click.option("--bandwidth", type=float, metavar="GB/s", help="This machine's memory bandwidth, if not in the table.")
 @click.option("--from", "earlier", multiple=True, type=click.Path(path_type=Path), metavar="RECORD",
-              help="Show a kept record; several of the same builds and machine are pooled.")  # fmt: skip
+              help="Show an earlier record; several of the same builds and machine are pooled.")  # fmt: skip
 @markdown_flag("Print Markdown.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with llama-bench's columns.")
 @json_option

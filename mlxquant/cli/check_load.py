@@ -19,7 +19,7 @@ from .printing import echo
 @click.option("--tokens", type=click.IntRange(1), default=8, show_default=True, help="How many tokens to generate.")
 @json_option
 def command(build: Path, python: Path | None, tokens: int, as_json: bool) -> None:
-    """Load a build in the installed mlx-lm and mlx-vlm and say what each makes of it.
+    """Load a build in the installed mlx-lm and mlx-vlm, and report whether each loads and runs it.
 
     Exit code 0 if every one that is installed loads it with strict names, 3 otherwise. Whether it then runs is
     shown too; on a CPU, experts at source precision do not.

@@ -38,10 +38,14 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 @override_options
 @click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
-@click.option("--margin", type=float, metavar="NATS", help="A difference in KL that would matter.  [0.001]")
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of every interval.")
+@click.option("--margin", type=float, metavar="NATS", help="The smallest difference in KL that matters.  [0.001]")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Confidence level of every interval.")
 @click.option("--second-half", is_flag=True, help="Score each document's second half only, as llama.cpp does.")
-@click.option("--teacher-forced-routing", is_flag=True, help="Also with the reference's routing, to tell damage apart.")
+@click.option(
+    "--teacher-forced-routing",
+    is_flag=True,
+    help="Also use the reference's routing, to tell damage by weights from damage by routing.",
+)
 @click.option("--chunk", type=click.IntRange(1), default=2048, show_default=True, help="Tokens at once in a layer.")
 @click.option("--compute", type=click.Choice(["float32", "bfloat16", "float16", "served"]), default="float32",
               show_default=True, help="Computing dtype, or as builds are served.")  # fmt: skip
@@ -49,12 +53,16 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 @click.option("--no-noise-floor", is_flag=True, help="Skip the reference in bf16; there are no verdicts then.")
 @dtype_option
 @click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN, infinity and overflowing groups.")
-@click.option("--work", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep what is done there, to resume.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep finished work in FOLDER, to resume."
+)
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
-@click.option("--by", type=click.Choice(VIEWS), default="recipe", show_default=True, help="What the table's rows are.")
+@click.option(
+    "--by", type=click.Choice(VIEWS), default="recipe", show_default=True, help="What the rows of the table are."
+)
 @json_option
 @output_option("Write the record there too; must not exist.")
-@click.option("--from", "earlier", type=click.Path(path_type=Path), metavar="RECORD", help="Show a kept record again.")
+@click.option("--from", "earlier", type=click.Path(path_type=Path), metavar="RECORD", help="Show an earlier record.")
 def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
     """Judge recipes and builds against the full-precision model, in one pass over its weights.
 

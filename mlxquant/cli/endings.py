@@ -24,7 +24,7 @@ from ..errors import MlxquantError
 from ..words.interrupts import ask_to_end, asked_to_end, begin
 from .printing import echo, redact_complaint
 
-# A gate that said no, one that could not tell, and what a shell reports of a command that Ctrl-C ended. What else goes
+# A gate that failed, one that is not settled, and what a shell reports of a command that Ctrl-C ended. What else goes
 # wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
 FAILED, OPEN, INTERRUPTED = 1, 4, 130
 _USAGE = click.UsageError.exit_code
@@ -58,7 +58,7 @@ def ending(*, debug: bool) -> Iterator[None]:
 
 
 def tell(text: str) -> None:
-    """Print one message on stderr; where nothing can be written to it (a full disk), the exit code alone tells."""
+    """Print one message on stderr; where nothing can be written to it (a full disk), the exit code alone says it."""
     echo(f"mlxquant: {text}", err=True)
 
 

@@ -27,35 +27,47 @@ if TYPE_CHECKING:
 @click.option("--baseline", metavar="URL|BUILD", required=True, help="What to compare with: a server, or a folder.")
 @click.option("--candidate", "candidates", metavar="URL|BUILD", required=True, multiple=True,
               help="What to judge; again for several.")  # fmt: skip
-@click.option("--baseline-model", metavar="NAME", help="The server's name for it, if it lists several.")
+@click.option("--baseline-model", metavar="NAME", help="The model's name on the server, if it lists several.")
 @click.option("--candidate-model", "candidate_models", metavar="NAME", multiple=True,
-              help="Likewise, one for each candidate that is a server.")  # fmt: skip
+              help="The same for candidates, one for each that is a server.")  # fmt: skip
 @click.option("--baseline-build", metavar="FOLDER", help="The build that the server serves, to name its recipe.")
-@click.option("--candidate-build", "candidate_builds", metavar="FOLDER", multiple=True, help="Likewise, one for each.")
+@click.option(
+    "--candidate-build",
+    "candidate_builds",
+    metavar="FOLDER",
+    multiple=True,
+    help="The same for candidates, one for each.",
+)
 @click.option("--baseline-key-env", metavar="VAR", help="The environment variable with the server's key.")
-@click.option("--candidate-key-env", metavar="VAR", help="Likewise.")
+@click.option("--candidate-key-env", metavar="VAR", help="The same for candidates.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME|FILE",
               help="tool-loop, contracts, one kind of those, or a file; again for several.  [tool-loop]")  # fmt: skip
 @click.option("--calls", default="5,10,20", show_default=True, metavar="N,…", help="Lengths of loops, in tool calls.")
 @click.option("--tasks", type=int, default=10, show_default=True, help="Loops of each length.")
 @click.option("--first-seed", type=int, help="Where the seeds of loops begin.  [1000000]")
-@click.option("--trials", type=int, default=1, show_default=True, help="Times that each item is played.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 draws nothing.")
-@click.option("--top-p", type=float, help="Draw from this share of probability.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For drawing (plus the trial) and for the order.")
+@click.option("--trials", type=int, default=1, show_default=True, help="Times that each item is run.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="Sampling temperature; 0 is greedy.")
+@click.option("--top-p", type=float, help="Sample from the tokens that make up this share of probability.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of sampling (plus the trial's number) and of the order.",
+)
 @click.option("--max-tokens", type=int, help="Tokens of one answer at most.  [each suite's own]")
 @click.option("--chat-template-args", metavar="JSON", help="""Such as '{"enable_thinking": false}'.""")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
 @click.option("--retries", type=int, default=3, show_default=True, help="Times to ask again after transport errors.")
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of all intervals.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Confidence level of every interval.")
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Add a line of JSON for every request, in OpenTelemetry's words, to a trace or a new file.",
+    help="Add a line of JSON for every request, as OpenTelemetry names its fields, to a new file or an earlier trace.",
 )
-@click.option("--trace-content", is_flag=True, help="With what was said.")
-@click.option("--fresh", is_flag=True, help="Throw away what an interrupted run left beside -o.")
+@click.option("--trace-content", is_flag=True, help="Write prompts and answers into the trace too.")
+@click.option("--fresh", is_flag=True, help="Discard what an interrupted run left in FILE.partial.")
 @json_option
 @output_option("Write the record there too, which must not exist; the run can then be interrupted.")
 def command(**options: Any) -> None:

@@ -71,7 +71,7 @@ def override_options(function: _Function) -> _Function:
     for option in reversed(
         (
             click.option("--bits", type=int, help="Change the default's bits. A rule that gives its own keeps them."),
-            click.option("--group-size", type=int, help="Change the default's group size, likewise."),
+            click.option("--group-size", type=int, help="Change the default's group size; rules keep their own."),
             click.option("--mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."),
             click.option(
                 "--set",

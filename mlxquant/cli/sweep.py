@@ -1,4 +1,4 @@
-"""`mlxquant sweep`: recipes at fewer and fewer bits, where each leaves its tolerances, and the smallest inside."""
+"""`mlxquant sweep`: recipes at fewer and fewer bits, where each exceeds a tolerance, and the smallest inside all."""
 
 from __future__ import annotations
 
@@ -34,15 +34,26 @@ _PATH = click.Path(path_type=Path)
 @click.option("--bits", default="8,6,5,4,3,2", show_default=True, metavar="N,…",
               help="For each recipe that does not name its own (gates-8bit:bits=4).")  # fmt: skip
 @click.option("--group-size", "group_sizes", metavar="N,…", help="For every recipe; several multiply the candidates.")
-@click.option("--set", "sets", multiple=True, metavar="MATCH:ACTION", help="A rule before all others, as of convert.")
-@click.option("--unaligned", type=click.Choice(["error", "keep"]), help="As of convert.")
-@click.option("-t", "--tolerances", type=_PATH, required=True, metavar="FILE", help="As of validate, which writes one.")
+@click.option("--set", "sets", multiple=True, metavar="MATCH:ACTION", help="A rule before all others, as in convert.")
+@click.option(
+    "--unaligned",
+    type=click.Choice(["error", "keep"]),
+    help="As in convert: what to do where the group size does not divide.",
+)
+@click.option(
+    "-t",
+    "--tolerances",
+    type=_PATH,
+    required=True,
+    metavar="FILE",
+    help="Tolerance file, as validate --init writes one.",
+)
 @click.option("--from", "earlier", multiple=True, type=_PATH, metavar="RECORD",
               help="Judge what was measured before: compare's record, and others' of its candidates.")  # fmt: skip
 @click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
-@click.option("--margin", type=float, metavar="NATS", help="A difference in KL that would matter.  [0.001]")
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals in the records.")
+@click.option("--margin", type=float, metavar="NATS", help="The smallest difference in KL that matters.  [0.001]")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Confidence level of every interval.")
 @click.option("--second-half", is_flag=True, help="Score each document's second half only, as llama.cpp does.")
 @click.option("--chunk", type=click.IntRange(1), default=2048, show_default=True, help="Tokens at once in a layer.")
 @click.option("--compute", type=click.Choice(["float32", "bfloat16", "float16", "served"]), default="float32",
@@ -50,21 +61,27 @@ _PATH = click.Path(path_type=Path)
 @dtype_option
 @click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN, infinity and overflowing groups.")
 @click.option("--eval", "few", type=click.IntRange(0), default=0, metavar="N",
-              help="Convert the N best, and play eval's suites through them, too.")  # fmt: skip
-@click.option("--baseline", metavar="URL|BUILD", help="What to evaluate beside; by default the source, unquantized.")
-@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Of --eval; again for several.  [tool-loop]")
-@click.option("--calls", default="5,10,20", show_default=True, metavar="N,…", help="Of --eval: lengths of loops.")
-@click.option("--tasks", type=click.IntRange(1), default=10, show_default=True, help="Of --eval: loops of each length.")
+              help="Convert the N best candidates and run eval's suites on them too.")  # fmt: skip
+@click.option("--baseline", metavar="URL|BUILD", help="What to evaluate against; by default the source, unquantized.")
+@click.option(
+    "--suite", "suites", multiple=True, metavar="NAME", help="With --eval: a suite; again for several.  [tool-loop]"
+)
+@click.option(
+    "--calls", default="5,10,20", show_default=True, metavar="N,…", help="With --eval: lengths of loops, in tool calls."
+)
+@click.option(
+    "--tasks", type=click.IntRange(1), default=10, show_default=True, help="With --eval: loops of each length."
+)
 @click.option("--work", type=_PATH, metavar="FOLDER", help="Keep records and builds there, to resume and to reuse.")
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @json_option
 @output_option("Write the record there too; must not exist.")
 def command(source: str | None, earlier: tuple[Path, ...], as_json: bool, output: Path | None, **options: Any) -> None:
-    """Find the smallest recipe inside every tolerance, and where the others leave theirs.
+    """Find the smallest recipe inside every tolerance, and where each other one exceeds a tolerance.
 
     Every recipe at every --bits is judged against full precision in one pass over the weights, as `compare` does it,
-    then held against the tolerances, as `validate` does it. PASS alone is inside. Exit code 0 where a recipe is
+    then judged against the tolerances, as `validate` does it. PASS alone is inside. Exit code 0 where a recipe is
     recommended, 1 where every one is outside, 4 where none is inside but some are not settled.
 
     \b

@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     "--drop",
     multiple=True,
     metavar="REASON",
-    help="Leave out simulations that ended so, besides infrastructure_error; such as context_window_exceeded.",
+    help="Also leave out simulations that ended this way, such as context_window_exceeded.",
 )
 @click.option(
-    "--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True, help="Of every interval."
+    "--confidence",
+    type=click.FloatRange(0.5, 0.9999),
+    default=0.95,
+    show_default=True,
+    help="Confidence level of every interval.",
 )
 @json_option
 @output_option("Write the record here too; an earlier one is replaced, any other file is not.")
@@ -45,8 +49,8 @@ def command(
     """Compare τ²-bench result files: pass^k, rewards, actions, databases, depth, each with its interval.
 
     RESULTS is a τ²-bench JSON, a folder with results.json and simulations/, or a τ-bench (v1) list; .gz too. Every
-    later file is held against the first, paired by task and trial. What is wrong with a record is told with its
-    place, and the others count.
+    later file is compared with the first, paired by task and trial. Faulty simulations are listed with their place
+    and left out.
 
     \b
     mlxquant tau2 base/results.json

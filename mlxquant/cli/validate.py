@@ -22,9 +22,9 @@ _DEFAULT = Path("tolerances.toml")
 @click.argument("records", metavar="[RECORD]...", nargs=-1, type=_PATH)
 @click.option("-t", "--tolerances", metavar="FILE", type=_PATH, help="The TOML file to judge by.")
 @click.option(
-    "--candidate", "candidates", multiple=True, metavar="NAME", help="Whom to judge, if several are recorded."
+    "--candidate", "candidates", multiple=True, metavar="NAME", help="Candidate to judge, if the records have several."
 )
-@click.option("--baseline-at", metavar="WHERE", help="Where the baseline is to be found: a path, URL or revision.")
+@click.option("--baseline-at", metavar="WHERE", help="Where the baseline is, to roll back to: a path, URL or revision.")
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @click.option("--allow-same", is_flag=True, help="Judge a candidate that is its own baseline: a noise floor run.")
 @click.option("--init", is_flag=True, help="Write a commented tolerance file (RECORD: its name), and judge nothing.")
@@ -33,13 +33,21 @@ _DEFAULT = Path("tolerances.toml")
               help="List what to measure again since this build was made, or since these RECORDs.")  # fmt: skip
 @json_option
 @output_option("Write the record here too; an earlier one is replaced, any other file is not.")
-@click.option("--markdown", "--md", metavar="FILE", type=_PATH, help="Write the verdict for a pull request; likewise.")
-@click.option("--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI; likewise.")
+@click.option(
+    "--markdown",
+    "--md",
+    metavar="FILE",
+    type=_PATH,
+    help="Write the verdict as Markdown, for a pull request; the same holds for FILE.",
+)
+@click.option(
+    "--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI; the same holds for FILE."
+)
 def command(records: tuple[Path, ...], **options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
 
-    RECORD is what compare, eval, tau2, bench, plan or audit wrote; all of one build, source and machine. PASS only
-    where every interval lies within its tolerance. Exit code 0 for PASS, 1 for FAIL, 4 for what is not settled:
+    RECORD is what compare, eval, tau2, bench, plan or audit wrote, all of one build, source and machine. PASS needs
+    every interval within its tolerance. Exit code 0 for PASS, 1 for FAIL, 4 for what is not settled:
     INCONCLUSIVE, TOO FEW or MISSING, and no FAIL.
 
     \b

@@ -1,4 +1,4 @@
-"""`mlxquant verify`: whether a build is still what it was, and what its source makes."""
+"""`mlxquant verify`: every byte of a build against its manifest, and against what its source makes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 @click.argument("build", metavar="BUILD", type=click.Path(path_type=Path))
 @click.option("--source", metavar="SOURCE", help="Make a sample again from this folder or Hub id, and compare bytes.")
 @click.option("--all", "everything", is_flag=True, help="With --source: make everything again, not a sample.")
-@click.option("--seed", type=int, default=0, show_default=True, help="With --source: what the sample is drawn by.")
+@click.option("--seed", type=int, default=0, show_default=True, help="With --source: seed of the random sample.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Workers; by default one for each core.")
 @json_option
 def command(build: Path, source: str | None, everything: bool, seed: int, jobs: int | None, as_json: bool) -> None:
-    """Read a build through and compare every byte with what was written.
+    """Check every byte of a build against what was written.
 
-    Files and tensors are held against mlxquant.json; headers, index and config against each other, also in builds
+    Files and tensors are compared with mlxquant.json; headers, index and config with each other, also in builds
     of other tools. Exit code 3 where anything differs, with the tensor or file.
 
     \b
@@ -37,7 +37,7 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
     mlxquant verify build --source ./checkpoint --all
     """
     if everything and source is None:
-        raise UsageError("--all goes with --source: it says how much of it is made again")
+        raise UsageError("--all needs --source: it says how much is made again from it")
     from ..check.verify import verify
     from ..records.files import record_text
 
@@ -52,7 +52,7 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
 
 
 def _against_source(result: Verified, build: Path, source: str, **how: Any) -> Verified:
-    """Make it again; where that cannot be done to a damaged build, what was found before is not lost."""
+    """Make a sample again and compare; where a damaged build does not allow it, the earlier differences are kept."""
     from ..check.remake import verify_source
     from ..source.hub.open import open_source
 
@@ -67,7 +67,7 @@ def _against_source(result: Verified, build: Path, source: str, **how: Any) -> V
 
 
 def _text(result: Verified, build: Path) -> str:
-    """What was found, for a reader."""
+    """The result for a reader."""
     lines = list(result.differences)
     lines += [f"note: {note}" for note in result.notes]
     if result.manifest:
@@ -79,6 +79,6 @@ def _text(result: Verified, build: Path) -> str:
             f" {100 * s.share:.3g} % of the bytes (seed {s.seed})"
         )
     if not result.differences:
-        how = "whole" if result.manifest else "consistent; without a manifest no more can be said"
+        how = "whole" if result.manifest else "consistent; without a manifest nothing else can be checked"
         lines.append(f"{build}: {how}")
     return "\n".join(lines)

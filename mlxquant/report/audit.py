@@ -27,7 +27,7 @@ _ERROR_COLUMNS = (
 
 
 def audit_text(record: Mapping[str, Any], name: str, by: str = "role") -> str:
-    """Write a record for a reader: head, table by role or by tensor, errors, what is kept and why, what is wrong."""
+    """Write a record for a reader: head, table by role or by tensor, errors, what is kept and why, disagreements."""
     modules = _tensor_table(record) if by == "tensor" else _role_table(record)
     parts = (_head(record, name), modules, _totals(record), _kept(record), _remarks(record))
     return "\n\n".join(part for part in parts if part)
@@ -54,7 +54,7 @@ def _head(record: Mapping[str, Any], name: str) -> str:
     recipe_words = (
         f"{recipe_text(recipe)} (sha256 {str(recipe['sha256'])[:12]})"
         if recipe
-        else "not known; what follows is what was found"
+        else "not known; what follows was read from the bytes"
     )
     lines.append(filled("recipe", recipe_words))
     return "\n".join(lines)

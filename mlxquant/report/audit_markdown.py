@@ -1,6 +1,6 @@
 """An audit record as Markdown: the AUDIT.md of a build. Pure functions of the record.
 
-A build of 122 B parameters has a thousand modules. They are told in a few dozen lines: modules that differ only in
+A build of 122 B parameters has a thousand modules. They are shown in a few dozen lines: modules that differ only in
 their layer, and agree in format and reason, share one. Every single one stands in the record and in the CSV.
 """
 

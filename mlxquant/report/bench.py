@@ -56,9 +56,9 @@ def _facts(record: Mapping[str, Any]) -> Iterator[str]:
     if m.get("unknown"):
         yield f"machine: {m['unknown']}"
     else:
-        memory = show_bytes(m["memory_bytes"], 0) if m.get("memory_bytes") else "memory not told"
+        memory = show_bytes(m["memory_bytes"], 0) if m.get("memory_bytes") else "memory unknown"
         gpu = f", {m['gpu_cores']}-core GPU" if m.get("gpu_cores") else ""
-        mode = m.get("power_mode") or "power mode not told"
+        mode = m.get("power_mode") or "power mode unknown"
         device = f"; on the {m['device'].upper()}" if m.get("device") else ""
         yield f"machine: {m.get('chip')}, {m.get('cores')} cores{gpu}, {memory}, {m.get('os')}, {mode}{device}"
     names = ("mlxquant", "mlx", "mlx-lm", "python")
@@ -179,7 +179,7 @@ def _remarks(record: Mapping[str, Any]) -> str:
         for r in record["results"]
         if r["energy_j"] is not None
     ]
-    lines += [f"not told: {why}" for why in record.get("unreadable", ())]
+    lines += [f"unreadable: {why}" for why in record.get("unreadable", ())]
     return "\n".join(labelled(line, 14) for line in lines)
 
 

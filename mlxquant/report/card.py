@@ -1,7 +1,7 @@
 """The model card of a build: README.md for the Hub, made from the build's own records and nothing else.
 
 Pure functions of `mlxquant.json`, `audit.json` and bench records: the same build gives the same card. What the records
-do not say (a license, what the model is good at) is not said here; the card points to the model it was made from.
+do not say (a license, what the model is good at) is left out; the card points to the model it was made from.
 """
 
 from __future__ import annotations

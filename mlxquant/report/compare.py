@@ -204,7 +204,7 @@ def _why_open(verdict: Mapping[str, Any]) -> str:
     if difference["low"] is None:
         return str(difference.get("reason"))
     more = f"; about {n:,} more documents would settle it" if (n := verdict.get("documents_needed")) else ""
-    return f"{interval(difference, 1000.0)} mnat beyond the floor holds the margin of {margin:g}{more}"
+    return f"{interval(difference, 1000.0)} mnat beyond the floor includes the margin of {margin:g}: undecided{more}"
 
 
 def _named(heads: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

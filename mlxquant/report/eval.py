@@ -50,7 +50,7 @@ def _head(record: Mapping[str, Any]) -> str:
 def facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What was run: where, when, with what, on what; each with its label."""
     m, s, v = record["machine"], record["settings"], record["versions"]
-    memory = show_bytes(m["memory_bytes"], 0) if type(m.get("memory_bytes")) is int else "memory not told"
+    memory = show_bytes(m["memory_bytes"], 0) if type(m.get("memory_bytes")) is int else "memory unknown"
     yield "machine", f"{m.get('chip')}, {m.get('cores')} cores, {memory}, {m.get('os')}"
     names = ("mlxquant", "mlx", "mlx-lm", "python")
     yield "versions", f"{', '.join(f'{n} {v[n]}' for n in names if v.get(n))}; {record['date']}"

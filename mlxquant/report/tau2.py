@@ -113,7 +113,7 @@ def _share_of(m: Mapping[str, Any] | None) -> str:
 
 def _remarks(record: Mapping[str, Any], sides: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if any("tool_calls" in _plain(side) for side in sides):
-        yield filled("note", "a run that goes wrong may be longer for it; by what the task asks for is the fair depth")
+        yield filled("note", "errors can make a run longer; the depth by what the task needs is the one to compare")
     if any(m.get("low") is None for side in sides for m in side["measurements"]):
         yield filled("note", "a figure without an interval rests on fewer than five tasks, or has no spread")
     for note in record["notes"]:
@@ -153,7 +153,7 @@ def _value(value: float, metric: str, sign: str = "", fewer: int = 0) -> str:
 
 def _interval(m: Mapping[str, Any], metric: str, sign: str = "", fewer: int = 0) -> str:
     if m.get("low") is None or m.get("high") is None:
-        return "none: " + str(m.get("reason") or "not told")[:40]
+        return "none: " + str(m.get("reason") or "no reason given")[:40]
     return f"[{_value(m['low'], metric, sign, fewer)}, {_value(m['high'], metric, sign, fewer)}]"
 
 

@@ -1,4 +1,4 @@
-"""A verdict for a terminal of 80 columns: the word first, then every check, worst first, then what to make of it.
+"""A verdict for a terminal of 80 columns: the word first, then every check, worst first, then what to do about it.
 
 Words and figures that every form of a verdict shares: the text, Markdown, JUnit and the report.
 """
@@ -44,10 +44,10 @@ def interval(check: Check, digits: int = _DIGITS) -> str:
 
 
 def what_now(check: Check) -> str:
-    """What is to be said beyond the status: the reason, and how many more would settle it."""
+    """What the status does not say: the reason, and how many more would settle it."""
     parts = [str(check["reason"])] if check.get("reason") else []
     if check["status"] == "TOO FEW" and check.get("needed"):
-        parts.append(f"{check['needed']:,} more {check['unit']} are asked for")
+        parts.append(f"{check['needed']:,} more {check['unit']} are needed")
     elif check.get("needed"):
         parts.append(f"{check['needed']:,} more {check['unit']} would settle it")
     elif check["status"] == "INCONCLUSIVE" and not parts:
@@ -56,7 +56,7 @@ def what_now(check: Check) -> str:
 
 
 def pointer(baseline: Mapping[str, Any] | None, longest: int = 64) -> str:
-    """What to go back to, in a line; hashes are cut to `longest` digits."""
+    """The baseline to roll back to, in a line; hashes are cut to `longest` digits."""
     if not baseline:
         return "not known"
     parts = [str(baseline["name"])] if baseline.get("name") else []
@@ -117,7 +117,7 @@ def _limit(check: Mapping[str, Any]) -> str:
 
 
 def _open_questions(checks: list[Mapping[str, Any]]) -> Iterator[str]:
-    """What is to be done about each check, those together of which the same is to be said."""
+    """What is to be done about each check that does not pass; checks with the same advice share a paragraph."""
     alike: dict[tuple[str, str], list[str]] = {}
     for c in checks:
         if c["status"] != "PASS" and (advice := what_now(c)):
@@ -130,4 +130,4 @@ def _remarks(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (filled("WARNING", text) for text in record["warnings"])
     yield from (filled("note", text) for text in record["caveats"])
     if record["verdict"] != "PASS":
-        yield filled("go back to", f"{pointer(record['baseline'], 16)}; --json has all of it")
+        yield filled("roll back", f"to {pointer(record['baseline'], 16)}; --json has all of it")

@@ -14,7 +14,7 @@ from ..words.text import code, figure, markdown, markdown_table
 from .verdict import ORDER, interval, name, place, pointer, what_now
 
 _SIGNS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "TOO FEW": "❔", "MISSING": "❔"}
-# what XML 1.0 has no sign for
+# characters that XML 1.0 does not allow
 _NO_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "?")
 
 # How each begins, by which an earlier one is known.
@@ -36,7 +36,7 @@ def verdict_markdown(record: Mapping[str, Any]) -> str:
             [
                 f"- tolerances: {markdown(t['name'])} ({code(t['file'])}, sha256 `{t['sha256'][:12]}`, written"
                 f" {t['written'] or t['written_by']})",
-                f"- go back to: {markdown(pointer(record['baseline']))}",
+                f"- roll back to: {markdown(pointer(record['baseline']))}",
                 *(f"- evidence: {code(e['file'])} sha256 `{e['sha256'][:12]}`" for e in record["evidence"]),
                 *(f"- ⚠️ {markdown(w)}" for w in record["warnings"]),
                 *(f"- {markdown(c)}" for c in record["caveats"]),
@@ -115,7 +115,7 @@ def _case(suite: ET.Element, candidate: str, check: Mapping[str, Any]) -> None:
 
 def _remarks(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"verdict: {record['verdict']}"
-    yield f"go back to: {pointer(record['baseline'])}"
+    yield f"roll back to: {pointer(record['baseline'])}"
     yield from record["caveats"]
 
 

@@ -24,7 +24,7 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
         "facts": [
             f"tolerances {t.get('name')} ({t.get('file')}, sha256 {str(t.get('sha256'))[:12]}, written"
             f" {t.get('written') or t.get('written_by')})",
-            f"go back to {pointer(record.get('baseline'), 16)}",
+            f"roll back to {pointer(record.get('baseline'), 16)}",
         ],
         "candidates": [_candidate(c, record["checks"]) for c in record["candidates"]],
         "warnings": [str(w) for w in record.get("warnings") or []],
