@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
+from ..disk.files import read_regular
 from ..errors import UsageError
 
 TEXT_FILE = Path(__file__).with_name("bench_prompt.txt")
@@ -54,7 +55,7 @@ def random_tokens() -> Prompts:
 def text_from(path: Path) -> Prompts:
     """A file's text. Raises UsageError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); --prompt-file takes a text file") from None
     except UnicodeDecodeError:

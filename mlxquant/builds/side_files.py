@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from ..errors import SourceError
 from ..layout.carried import VISION, spelled_out
@@ -56,25 +58,54 @@ def quantization_block(plan: Plan) -> dict[str, Any]:
     return {**top.as_dict(), **others}
 
 
-def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> dict[str, bytes]:
-    """Read the source's other files that belong into the build: name -> bytes. Raises SourceError."""
+class SideFiles(Mapping[str, bytes]):
+    """A source's other files that belong into the build: name -> bytes, read each time, so one is in memory at once.
+
+    Raises SourceError for a file that cannot be read, or is not what it was when it was read first.
+    """
+
+    def __init__(self, source: Checkpoint, names: Iterable[str]) -> None:
+        self._source, self._names = source, tuple(names)
+        self._checksums: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._names or self._source.reader is None:
+            raise KeyError(name)
+        try:
+            data = self._source.reader.read_whole(name)
+        except OSError as error:
+            raise SourceError(f"{name}: cannot be read ({error.strerror})") from None
+        checksum = xxhash.xxh3_64_hexdigest(data)
+        if self._checksums.setdefault(name, checksum) != checksum:
+            raise SourceError(f"{name}: changed while it was read; run the same command again")
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> Mapping[str, bytes]:
+    """Find the source's other files that belong into the build: name -> bytes. Raises SourceError."""
     if source.reader is None:
         return {}
     vision = VISION in plan.carried
     try:
-        found = side_files(source.reader.listing(), trust_remote_code=trust_remote_code, vision=vision)
-        return {name: source.reader.read_whole(name) for name in found}
+        names = side_files(source.reader.listing(), trust_remote_code=trust_remote_code, vision=vision)
     except OSError as error:
         raise SourceError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from None
+    return SideFiles(source, names)
 
 
 def hashed_files(source: Checkpoint, sides: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of the source's small files: its config, its index, and `sides`."""
-    found = dict(sides)
+    files = [sides]
     if source.reader is not None:
-        present = {"config.json", INDEX}.intersection(source.reader.listing())
-        found |= {name: source.reader.read_whole(name) for name in present}
-    return {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in found.items()}
+        files.append(SideFiles(source, {"config.json", INDEX}.intersection(source.reader.listing())))
+    entries = (file for each in files for file in each.items())  # one at a time, as they may be large
+    return {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in entries}
 
 
 def side_files(names: Iterable[str], *, trust_remote_code: bool, vision: bool = False) -> list[str]:

@@ -30,17 +30,27 @@ on_change: Callable[[str, str], None] | None = None
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
-def read_regular(path: Path) -> bytes:
-    """Read a whole file. Raises OSError, also for a pipe, a socket or a device, from which a read may never return."""
+# Bytes of a file that is read whole: records, recipes, texts.
+LARGEST = 1 << 30
+
+
+def read_regular(path: Path, most: int = LARGEST) -> bytes:
+    """Read a whole file of at most `most` bytes.
+
+    Raises OSError, also for a longer one, and for a pipe, a socket or a device, from which a read may never return.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        mode = os.fstat(handle).st_mode
+        status = os.fstat(handle)
+        mode = status.st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "a pipe, socket or device; a regular file expected", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes; at most {most:,} are read", str(path))
         with os.fdopen(os.dup(handle), "rb") as file:
-            return file.read()
+            return file.read(most)
     finally:
         os.close(handle)
 

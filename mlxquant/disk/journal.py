@@ -184,7 +184,7 @@ def _read_run(path: Path) -> tuple[list[dict[str, Any]], int]:
     if not disk.is_own(path):
         raise strange
     try:
-        data = path.read_bytes()
+        data = disk.read_regular(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); move it away") from None
     whole = data[: data.rfind(b"\n") + 1]
@@ -211,7 +211,7 @@ def read_entries(path: Path) -> tuple[list[dict[str, Any] | None], int]:
     The first is the signature. No file, and a file whose first line was never finished, have no lines.
     """
     try:
-        data = path.read_bytes()
+        data = disk.read_regular(path)
     except FileNotFoundError:
         return [], 0
     except OSError as error:

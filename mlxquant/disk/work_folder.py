@@ -264,7 +264,7 @@ def _read_marker(path: Path) -> _Marker | None:
     try:
         if not disk.is_file(path):
             return None
-        record = json.loads(path.read_bytes())
+        record = json.loads(disk.read_regular(path))
         if record["schema"] != SCHEMA or record["tool"] != "mlxquant":
             return None
         names = frozenset(name for name in record["names"] if _is_inside(name))
@@ -283,7 +283,7 @@ def _is_unfinished_marker(path: Path) -> bool:
     try:
         if not disk.TEMPORARY.fullmatch(path.name) or not disk.is_file(path):
             return False
-        beginning = path.read_bytes()[: len(_BEGINNING)]
+        beginning = disk.read_regular(path)[: len(_BEGINNING)]
     except OSError:
         return False
     return _BEGINNING.startswith(beginning.rstrip(b"\0"))

@@ -77,7 +77,7 @@ def check_trace(path: Path) -> int:
     if not disk.is_own(path):
         raise OutputError(f"{path}: no regular file of its own (a link, folder or device); --trace takes a file's name")
     try:
-        data = path.read_bytes()
+        data = disk.read_regular(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); --trace takes a file's name") from None
     if data and not _is_trace(data):

@@ -18,6 +18,7 @@ from typing import Any
 from ..disk.files import read_regular
 from ..errors import RecordError
 from ..words.secrets import redacted
+from ..words.strict_json import deeper_than
 from ..words.text import json_escaped, plain_texts, printable
 from .schemas import check
 
@@ -88,17 +89,6 @@ def _parsed(text: bytes) -> Any:
     if deeper_than(value, _DEEPEST):
         raise ValueError(f"tables within tables more than {_DEEPEST} deep")
     return value if text.isascii() and b"\\" not in text else plain_texts(value)
-
-
-def deeper_than(value: Any, depth: int) -> bool:
-    """Whether tables and lists are nested deeper than that."""
-    level = [value]
-    for _ in range(depth):
-        inner = (v for table in level for v in (table.values() if isinstance(table, dict) else table))
-        level = [v for v in inner if isinstance(v, (dict, list))]
-        if not level:
-            return False
-    return True
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..stats.interval import CONFIDENCE
-from ..words.text import WIDTH, cut, labelled, markdown, markdown_table, table
+from ..words.text import WIDTH, cut, figure, labelled, markdown, markdown_table, table
 from ..words.units import show_bytes, show_count
 
 _NAME = 14
@@ -64,11 +64,14 @@ def _facts(record: Mapping[str, Any]) -> Iterator[str]:
     names = ("mlxquant", "mlx", "mlx-lm", "python")
     yield f"versions: {', '.join(f'{n} {v[n]}' for n in names if v.get(n))}; {record['date']}"
     turns = "in turn, order drawn anew each round" if len(record["builds"]) > 1 else "one build"
-    prompt = {"text": "real text", "random": "random tokens", "file": "a file's text"}.get(s["prompt"], s["prompt"])
+    prompt = s.get("prompt", "prompts not told")
+    prompt = {"text": "real text", "random": "random tokens", "file": "a file's text"}.get(prompt, prompt)
     loading = "" if s.get("resident", True) or len(record["builds"]) == 1 else ", loaded anew each round"
     served = any(b.get("kind") == "endpoint" for b in record["builds"])
-    how = "by streaming from a server" if served else f"batch {s['batch']}, prefill step {s['prefill_step_size']:,}"
-    yield f"settings: {s['repetitions']} rounds, {turns}{loading}; {s['warmups']} warm-up, {how}, {prompt}"
+    alone = f"batch {s.get('batch', '?')}, prefill step {figure(s.get('prefill_step_size'))}"
+    how = "by streaming from a server" if served else alone
+    rounds, warmups = s.get("repetitions", "?"), s.get("warmups", "?")
+    yield f"settings: {rounds} rounds, {turns}{loading}; {warmups} warm-up, {how}, {prompt}"
 
 
 def _builds(record: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def _about(record: Mapping[str, Any], build: Mapping[str, Any]) -> dict[str, Any
         "model_n_params": build.get("parameters"),
         "test_time": record["date"],
         "sequences": settings["batch"],
-        "prefill_step_size": settings["prefill_step_size"],
+        "prefill_step_size": settings.get("prefill_step_size"),
         "device": machine.get("device"),
     }
 

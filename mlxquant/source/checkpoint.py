@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..disk.files import read_regular
 from ..errors import SourceError
 from ..words.text import listed
 from .headers import Tensor, header_length, load_json, parse_header, shown
@@ -65,11 +66,12 @@ class FolderReader:
 
     def listing(self) -> list[str]:
         """Names of the files that lie there, shards and all."""
-        return own_files(self.folder)
+        names = own_files(self.folder)
+        return sorted(set(names) - set(too_large(_sizes(self.folder, names))))
 
     def read_whole(self, file: str) -> bytes:
-        """Read a small file."""
-        return read_own(self.folder, file)
+        """Read a small file. Raises SourceError for one that is none."""
+        return read_own(self.folder, file, LARGEST_SMALL)
 
     def stop(self) -> None:
         """Do nothing: no read waits."""
@@ -122,6 +124,8 @@ _NEEDED = (
 )  # fmt: skip
 # What of a source may be copied into a build, by suffix: what tokenizers and chat templates are made of.
 SIDE_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".jsonl")
+# Bytes of a file beside the weights, and of all of them that are copied.
+LARGEST_SMALL, ALL_SMALL = 256 << 20, 1 << 30
 # Tables within a config that readers of it expect to be tables.
 _TABLES = ("text_config", "llm_config", "ffn_config", "vision_config", "linear_attn_config")
 
@@ -201,10 +205,34 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     return Checkpoint(known, path, config, tensors, files, revision, notes, scaled_tensors(config, tensors))
 
 
-def refuse_strays(folder: Path) -> tuple[str, ...]:
-    """Refuse a folder whose config, tokenizer or weights are links out of it, or no files; notes on what else is.
+def too_large(sizes: Mapping[str, int | None]) -> dict[str, str]:
+    """Files that would be copied into a build, were they not too large, and why; SourceError for a needed one.
 
-    Raises SourceError with all of them. Notes name what is left out of a build.
+    They are held in memory one at a time, whatever --max-memory says, so what they may take is bounded here.
+    """
+    left_out: dict[str, str] = {}
+    total = 0
+    for name, size in sorted(sizes.items(), key=lambda item: item[1] or 0):
+        if Path(name).suffix not in SIDE_SUFFIXES or name.startswith("."):
+            continue
+        total += size or 0
+        if (size or 0) <= LARGEST_SMALL and total <= ALL_SMALL:
+            continue
+        why = f"{size:,} bytes; files beside the weights are copied up to {LARGEST_SMALL:,}, {ALL_SMALL:,} in all"
+        if is_needed(name):
+            raise SourceError(f"{name}: {why}")
+        left_out[name] = why
+    return left_out
+
+
+def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int | None]:
+    return {name: (folder / name).stat().st_size for name in names}
+
+
+def refuse_strays(folder: Path) -> tuple[str, ...]:
+    """Refuse a folder whose config, tokenizer or weights are links out of it, no files or too large.
+
+    Raises SourceError with all of them. Gives notes that name what else is left out of a build, and why.
     """
     problems, notes = list[str](), list[str]()
     try:
@@ -213,6 +241,8 @@ def refuse_strays(folder: Path) -> tuple[str, ...]:
                 problems.append(f"{shown(name)}: {why}")
             elif not name.startswith("."):
                 notes.append(f"{shown(name)}: left out, {why}")
+        large = too_large(_sizes(folder, own_files(folder)))
+        notes += [f"{shown(name)}: left out, {why}" for name, why in large.items()]
     except OSError as error:
         raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
     if problems:
@@ -239,7 +269,7 @@ def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise SourceError(f"{path}: a file expected, something else found; a checkpoint needs a config.json")
     try:
-        config = load_json(path.read_bytes(), path.name, duplicates=True)
+        config = load_json(read_regular(path, LARGEST_SMALL), path.name, duplicates=True)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); a checkpoint needs a config.json") from None
     refuse_model_code(config, str(path))
@@ -249,7 +279,7 @@ def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
         if not isinstance(config.get(key), dict | None):
             raise SourceError(f"{path}: {key} is a table, not {shown(config[key])}; download it again")
     if generation is not None and generation.is_file():
-        eos = load_json(generation.read_bytes(), generation.name, duplicates=True).get("eos_token_id")
+        eos = load_json(read_regular(generation, LARGEST_SMALL), generation.name, duplicates=True).get("eos_token_id")
         if eos:
             config["eos_token_id"] = eos
     return config
@@ -258,7 +288,7 @@ def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
 def read_optional(path: Path) -> dict[str, Any] | None:
     """Read a JSON file that may be there or not. Raises SourceError."""
     try:
-        return load_json(path.read_bytes(), path.name, duplicates=True) if path.is_file() else None
+        return load_json(read_regular(path, LARGEST_SMALL), path.name, duplicates=True) if path.is_file() else None
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -270,7 +300,7 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
     """
     index = folder / INDEX
     try:
-        wanted = read_index(index.read_bytes()) if index.is_file() else None
+        wanted = read_index(read_regular(index, LARGEST_SMALL)) if index.is_file() else None
     except OSError as error:
         raise SourceError(f"{index}: cannot be read ({error.strerror})") from None
     return gather_tensors(str(folder), wanted, _names(folder), lambda file: read_file_header(folder / file))

@@ -16,8 +16,9 @@ from math import prod
 from typing import Any, TypeGuard
 
 from ..errors import SourceError
-from ..records.files import deeper_than, unique_keys
+from ..records.files import unique_keys
 from ..words.formats import DTYPES
+from ..words.strict_json import deeper_than
 
 # The limit of the safetensors library itself; a longer header is refused there too.
 MAX_HEADER_BYTES = 100_000_000

@@ -20,11 +20,14 @@ from .headers import shown
 _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
 
 
-def read_own(folder: Path, name: str) -> bytes:
-    """Read a file of a folder. Raises SourceError where it is a link that leads out, or no file."""
+def read_own(folder: Path, name: str, most: int) -> bytes:
+    """Read a file of a folder, of at most `most` bytes. SourceError for a longer one, a stray link, no file."""
     handle = open_own(folder, name)
     with os.fdopen(handle, "rb") as file:
-        return file.read()
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise SourceError(f"{name}: more than {most:,} bytes; files beside the weights are read up to that")
+    return data
 
 
 def open_own(folder: Path, name: str) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..disk.files import read_regular
 from ..errors import SourceError
 from .headers import load_json, shown
 
@@ -64,7 +65,7 @@ def plain_folder(folder: Path, plain: Path, name: str) -> None:
         if not file.is_file():
             continue
         if file.match(_CONFIGS):
-            config = load_json(file.read_bytes(), file.name, duplicates=True)
+            config = load_json(read_regular(file), file.name, duplicates=True)
             (plain / file.name).write_text(json.dumps(_without(config)), encoding="utf-8")
         elif file.suffix in _TOKENIZER_SUFFIXES:
             (plain / file.name).symlink_to(file.absolute())
@@ -100,6 +101,6 @@ def _text(value: Any) -> str:
 def _read(file: Path) -> dict[str, Any]:
     """A config's table; empty where there is none that can be read, which whoever needs it says in its own words."""
     try:
-        return load_json(file.read_bytes(), file.name, duplicates=True) if file.is_file() else {}
+        return load_json(read_regular(file), file.name, duplicates=True) if file.is_file() else {}
     except (OSError, SourceError):
         return {}

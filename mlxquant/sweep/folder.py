@@ -133,6 +133,6 @@ def _check_build(folder: Path) -> list[str]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(disk.read_regular(path))
     except (OSError, ValueError):
         return None

@@ -222,10 +222,11 @@ def _request(
 ) -> dict[str, Any]:
     """All that a comparison's record depends on, but the machine and its software, which the record names."""
     data = question.data
+    is_file = not isinstance(data, str) and data.is_file()
     return {
         "source": source_signature(source),
         "candidates": {t.name: t.recipe.sha256 for t in trials},
-        "data": str(data) if isinstance(data, str) else sha256(data.read_bytes()) if data.is_file() else str(data),
+        "data": sha256(disk.read_regular(Path(data))) if is_file else str(data),
         "question": {
             "margin": question.margin,
             "confidence": question.confidence,

@@ -18,6 +18,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..disk.files import read_regular
 from ..disk.programs import ProgramError, run_program
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -132,7 +133,7 @@ def _text(file: Path) -> str:
 
 def _blob_hash(path: Path, digits: int) -> str:
     """What git calls a file's content: the hash of "blob LENGTH", a zero byte and the bytes."""
-    data = path.read_bytes()
+    data = read_regular(path)
     whole = b"blob %d\0" % len(data) + data
     return hashlib.sha256(whole).hexdigest() if digits == 64 else hashlib.sha1(whole, usedforsecurity=False).hexdigest()
 

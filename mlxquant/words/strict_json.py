@@ -36,7 +36,7 @@ def read_json(text: str | bytes, deepest: int = DEEPEST, *, halves: bool = False
         value = None
         deep = True
     else:
-        deep = _is_deeper(value, deepest)
+        deep = deeper_than(value, deepest)
     if deep:
         raise ValueError(f"tables and lists stand more than {deepest} deep in each other")
     if halves or not _HALF.search(text):
@@ -73,10 +73,10 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _is_deeper(value: Any, most: int) -> bool:
+def deeper_than(value: Any, depth: int) -> bool:
     """Whether tables and lists stand in each other more than so deep; without recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(most):
+    for _ in range(depth):
         level = [
             inner
             for each in level

@@ -41,18 +41,18 @@ def mutated(random: Random, data: bytes, pool: Sequence[bytes]) -> bytes:
     """One to four changes to an input; `pool` are others, to take pieces from."""
     for _ in range(random.choice((1, 1, 2, 4))):
         kind = random.random()
-        if kind < 0.45 and (changed := _json_changed(random, data)) is not None:
+        if kind < 0.45 and (changed := json_changed(random, data)) is not None:
             data = changed
         elif kind < 0.6:
             data = _spliced(random, data, random.choice(pool))
         elif kind < 0.8:
             data = _with_word(random, data)
         else:
-            data = _flipped(random, data)
+            data = flipped(random, data)
     return data[:20_000]
 
 
-def _flipped(random: Random, data: bytes) -> bytes:
+def flipped(random: Random, data: bytes) -> bytes:
     """Change, remove, repeat or add a few bytes."""
     changed = bytearray(data or b"\0")
     at = random.randrange(len(changed))
@@ -84,7 +84,7 @@ def _spliced(random: Random, data: bytes, other: bytes) -> bytes:
 # --- JSON ---
 
 
-def _json_changed(random: Random, data: bytes) -> bytes | None:
+def json_changed(random: Random, data: bytes) -> bytes | None:
     """Change a value within JSON, behind a header's length too; None where the input is none."""
     prefixed = data[:1] not in (b"{", b"[") and data[8:9] == b"{"
     body, rest = data, b""

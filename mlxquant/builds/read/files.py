@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...disk.files import read_regular
 from ...errors import BuildError, SourceError
-from ...source.checkpoint import INDEX, Checkpoint, plain_name, read_config, read_file_header
+from ...source.checkpoint import INDEX, LARGEST_SMALL, Checkpoint, plain_name, read_config, read_file_header
 from ...source.headers import Tensor, load_json
 from ...words.formats import MODE_DEFAULTS, Format
 from ...words.text import listed
@@ -223,7 +224,7 @@ def _read_shards(folder: Path, names: list[str], disagreements: list[str]) -> tu
 
 def _read_index(folder: Path, disagreements: list[str]) -> Mapping[str, Any] | None:
     try:
-        index = load_json((folder / INDEX).read_bytes(), INDEX)
+        index = load_json(read_regular(folder / INDEX, LARGEST_SMALL), INDEX)
     except (SourceError, OSError) as error:
         disagreements.append(str(error))
         return None

@@ -242,7 +242,7 @@ def _count(n: int) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); a JSONL file is expected, or {BUILTIN}") from None
 
@@ -273,7 +273,7 @@ def _tools_beside(path: Path) -> dict[str, Any]:
     for beside in sorted(path.parent.glob("*tool*.json")):
         if beside.stat().st_size <= _TOOL_FILE_LIMIT:
             try:
-                table = json.loads(read_regular(beside))
+                table = json.loads(read_regular(beside, _TOOL_FILE_LIMIT))
             except (ValueError, OSError, RecursionError):
                 continue
             if isinstance(table, dict):

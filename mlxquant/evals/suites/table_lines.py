@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...disk.files import read_regular
 from ...errors import DataError
 from ...words.strict_json import read_json
 from ...words.text import listed
@@ -13,7 +14,7 @@ from ...words.text import listed
 def read_tables(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Read every table of a file with its line, or its place in a list. Raises DataError with all faults."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); a JSONL file of questions is expected") from None
     except UnicodeDecodeError as error:

@@ -13,7 +13,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from ...disk.files import read_regular
 from ...words.text import cut, nearest, plain_texts
+
+_LARGEST = 16 << 20  # bytes of a recipe; thousands of rules take one
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def _read_file(reference: str, folder: Path | None, user: str | None, problems: 
             file, home = _shipped_folder() / f"{reference}.toml", False
             if not file.is_file() and folder is not None and (folder / f"{reference}.toml").is_file():
                 file, home = folder / f"{reference}.toml", True
-        table = _toml(file.read_text(encoding="utf-8"))
+        table = _toml((read_regular(file, _LARGEST) if isinstance(file, Path) else file.read_bytes()).decode())
     except FileNotFoundError:
         names = [shipped.name for shipped in available()]
         near = nearest(reference, names) if user else _path_hint(reference) or nearest(reference, names)

@@ -19,8 +19,19 @@ from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 
+from ...disk.files import read_regular
 from ...errors import SourceError, UsageError
-from ..checkpoint import INDEX, Checkpoint, gather_tensors, open_checkpoint, read_config, read_index, read_optional
+from ..checkpoint import (
+    INDEX,
+    LARGEST_SMALL,
+    Checkpoint,
+    gather_tensors,
+    open_checkpoint,
+    read_config,
+    read_index,
+    read_optional,
+    too_large,
+)
 from ..headers import Tensor, header_length, parse_header
 from ..quantized import MODELOPT, check_config, check_names, scaled_tensors
 from .errors import HubError, endpoint
@@ -76,11 +87,11 @@ def open_repository(
     sizes = repo.top
     if "config.json" not in sizes:
         raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
-    left_out = repo.too_large()
+    left_out = too_large(sizes)
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
     check_config(config, repository, read_optional(repo.download(MODELOPT)) if MODELOPT in sizes else None)
-    wanted = read_index(repo.download(INDEX).read_bytes()) if INDEX in sizes else None
+    wanted = read_index(read_regular(repo.download(INDEX), LARGEST_SMALL)) if INDEX in sizes else None
     tensors, files = gather_tensors(repository, wanted, sizes, _read_headers(repo, wanted, sizes))
     check_names(config, tensors, repository)
     known = {n: digest for n in files if (digest := repo.listing.hashes.get(n))}

@@ -24,7 +24,7 @@ from ...disk import files as disk
 from ...errors import OutputError
 from ...words.interrupts import asked_to_end
 from ...words.units import show_bytes
-from ..checkpoint import Reader, read_at
+from ..checkpoint import LARGEST_SMALL, Reader, read_at
 from .client import Stopped
 from .errors import hub_constants
 from .repository import Repository
@@ -62,7 +62,7 @@ class HubReader:
 
     def read_whole(self, file: str) -> bytes:
         """Read a small file, by way of the usual cache."""
-        return self.repository.download(file).read_bytes()
+        return disk.read_regular(self.repository.download(file), LARGEST_SMALL)
 
     def prepare(self, needs: Needs) -> None:
         """Take note of the files that each piece will read."""

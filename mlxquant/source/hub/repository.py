@@ -21,7 +21,7 @@ from typing import Self, TypeVar
 from ...disk import files as disk
 from ...errors import OutputError, SourceError
 from ...words.interrupts import asked_to_end
-from ..checkpoint import SIDE_SUFFIXES, is_needed
+from ..checkpoint import LARGEST_SMALL
 from .client import About, Stopped, asked
 from .errors import HubError, endpoint, explained, hub_constants
 from .listing import LISTING_BYTES, Listing, read_listing
@@ -37,8 +37,6 @@ LONGEST_ASKED = 600.0
 PROGRESS = 16 << 10
 # Failures in a row of a request for a header, which somebody waits for.
 HEADER_ATTEMPTS = 3
-# Bytes of a file beside the weights, and of all of them that are copied.
-LARGEST_SMALL, ALL_SMALL = 256 << 20, 1 << 30
 READ = 4 << 20
 
 
@@ -92,22 +90,6 @@ class Repository:
         if (size := self.size(file)) > LARGEST_SMALL:
             raise SourceError(f"{file}: {size:,} bytes; files beside the weights are read up to {LARGEST_SMALL:,}")
         return self.keep(file, threading.Event(), HEADER_ATTEMPTS)
-
-    def too_large(self) -> dict[str, str]:
-        """Files that would be copied into a build, were they not too large, and why; SourceError for a needed one."""
-        left_out: dict[str, str] = {}
-        total = 0
-        for name, size in sorted(self.top.items(), key=lambda item: item[1] or 0):
-            if Path(name).suffix not in SIDE_SUFFIXES or name.startswith("."):
-                continue
-            total += size or 0
-            if (size or 0) <= LARGEST_SMALL and total <= ALL_SMALL:
-                continue
-            why = f"{size:,} bytes; files beside the weights are copied up to {LARGEST_SMALL:,}, {ALL_SMALL:,} in all"
-            if is_needed(name):
-                raise SourceError(f"{name}: {why}")
-            left_out[name] = why
-        return left_out
 
     # --- what is large ---
 

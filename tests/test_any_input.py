@@ -1,0 +1,51 @@
+"""Every command over damaged inputs of every kind that it takes; what must hold is in `tests.fuzz.commands`.
+
+A case that fails is named, and `python -m tests.fuzz.commands --debug --case NAME` runs it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fuzz.commands import SCENARIOS, Fuzz, environment
+
+
+@pytest.fixture(scope="module")
+def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzz]:
+    folder: Path = tmp_path_factory.mktemp("fuzz").resolve()
+    with environment(folder):
+        yield Fuzz(folder)
+
+
+def failures(fuzz: Fuzz, names: list[str]) -> list[str]:
+    return [f"{name}: {wrong}" for name in names if (wrong := fuzz.try_case(name)) is not None]
+
+
+def test_no_damaged_input_is_more_than_a_line_or_changed(fuzz: Fuzz) -> None:
+    names = fuzz.names(Random(2026), dear=False)
+    assert failures(fuzz, [next(names) for _ in range(150)]) == []
+    assert len(fuzz.codes) >= 3  # some damage is harmless, some refused, some a gate's
+
+
+def test_every_scenario_works_with_what_is_sound(fuzz: Fuzz) -> None:
+    for number, scenario in enumerate(SCENARIOS):
+        if not scenario.dear:
+            assert fuzz.try_case(f"{number}:{scenario.name}:{scenario.inputs[0]}:none#0") is None
+            assert fuzz.last_code == scenario.code, scenario.words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_thousands_of_damaged_inputs_are_lines(fuzz: Fuzz, seed: int) -> None:
+    names = fuzz.names(Random(seed), dear=False)
+    assert failures(fuzz, [next(names) for _ in range(2000)]) == []
+
+
+@pytest.mark.slow
+def test_damaged_inputs_of_commands_that_measure_are_lines(fuzz: Fuzz) -> None:
+    names = fuzz.names(Random(1), dear=True)
+    assert failures(fuzz, [next(names) for _ in range(100)]) == []
