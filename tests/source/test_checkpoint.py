@@ -237,3 +237,20 @@ def test_opening_takes_no_memory_for_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(table)
     os.truncate(tmp_path / "model.safetensors", len(table) + (1 << 37))  # sparse: 128 GiB of nothing
     assert open_checkpoint(tmp_path).nbytes == 1 << 37
+
+
+def test_a_huge_file_beside_the_weights_is_left_out_and_named_or_refused_unread(tiny, tmp_path):
+    import shutil
+
+    folder = tmp_path / "source"
+    shutil.copytree(tiny("llama"), folder)
+    with (folder / "extra.json").open("wb") as file:
+        file.truncate(10 << 30)
+    source = open_checkpoint(folder)
+    assert any("extra.json: left out, 10,737,418,240 bytes" in note for note in source.notes)
+    assert source.reader is not None and "extra.json" not in source.reader.listing()
+    for name in ("merges.txt", "tokenizer.json", "config.json"):
+        (folder / "extra.json").rename(folder / name)
+        with pytest.raises(SourceError, match=f"{name}: 10,737,418,240 bytes"):
+            open_checkpoint(folder)
+        (folder / name).rename(folder / "extra.json")

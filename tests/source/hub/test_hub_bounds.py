@@ -92,7 +92,7 @@ def test_a_shard_without_end_takes_no_more_of_the_disk_than_listed(hub, tmp_path
 
 
 def test_a_file_beside_the_weights_has_a_limit(hub, monkeypatch):
-    monkeypatch.setattr("mlxquant.source.hub.repository.LARGEST_SMALL", 10)
+    monkeypatch.setattr("mlxquant.source.checkpoint.LARGEST_SMALL", 10)
     assert "files beside the weights are copied up to 10" in refused()
     assert not any("/resolve/" in r.path for r in hub.requests)
 
