@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..disk.files import read_regular
 from ..errors import LayoutError
 from ..layout.context import ContextCost, context_cost
 from ..plan.plan import Plan, shares_of
@@ -49,7 +50,7 @@ def describe_build(build: Build) -> dict[str, Any]:
 
 
 def _sha256_of(path: Path) -> str | None:
-    return sha256(path.read_bytes()) if path.is_file() else None
+    return sha256(read_regular(path)) if path.is_file() else None
 
 
 def active_bytes(build: Build) -> int | None:
