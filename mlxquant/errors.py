@@ -43,7 +43,9 @@ class LayoutError(SourceError):
 
 
 class RecipeError(MlxquantError):
-    """A recipe with mistakes. All of them are in the message, one a line."""
+    """A recipe that is not there or has mistakes; all of them are in the message, one a line. Exit code 2."""
+
+    exit_code = 2
 
 
 class PlanError(MlxquantError):

@@ -107,7 +107,7 @@ def test_a_kept_record_is_shown_again(made: tuple[Result, Path], by: str) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["-r", "gates-8bit:bits=x"], 3, "bits is a whole number, not 'x'"),
+        (["-r", "gates-8bit:bits=x"], 2, "bits is a whole number, not 'x'"),
         (["-r", "gates-8bit", "-r", "gates-8bit"], 2, "gates-8bit: given twice"),
         ([], 2, "nothing to compare: give -r with one of"),
         (["-r", "gates-8bit", "--margin", "-1"], 2, "--margin: nats a token, 0 or more, expected; -1.0 given"),

@@ -103,7 +103,7 @@ def test_without_a_recipe_the_shipped_ones_are_listed(tiny_qwen):
 
 
 def test_an_unknown_recipe_lists_the_valid_ones(tiny_qwen):
-    message = refused(tiny_qwen, "-r", "gate-8bit")
+    message = refused(tiny_qwen, "-r", "gate-8bit", code=2)
     assert "did you mean 'gates-8bit'?" in message
     assert "deepseek-4bit" in message
 
@@ -113,7 +113,7 @@ def test_without_a_source_the_usage_is_shown():
 
 
 def test_a_mistyped_recipe_is_told_before_the_source_is_opened():
-    assert "unknown" in refused("no/such/source", "-r", "nosuch")
+    assert "unknown" in refused("no/such/source", "-r", "nosuch", code=2)
 
 
 def test_a_missing_folder_is_named():

@@ -47,7 +47,7 @@ def test_a_users_file_is_linted(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('extends = "gates-8bit"\n[[rules]]\nmatch = { role = "atention" }\nkeep = true\n')
     result = run(str(file))
-    assert result.exit_code == 3
+    assert result.exit_code == 2
     assert "unknown role 'atention' (did you mean 'attention'?)" in result.stderr
     assert "every rule needs a reason" in result.stderr
     assert result.stdout == ""
