@@ -3,6 +3,7 @@
     files          text and reading; a record is checked by its schema before anything counts on it
     schemas        a JSON Schema for each kind, and what figures must be besides (`sense`)
     head           what every record begins with: schema, version, date, machine
+    loading        records as a report takes them, known by a name
     metrics        the one list of metrics: name, unit, which way is better, range
     measurements   making a measurement, and finding one by metric and place
     modules        what plan and audit records say of modules, and their errors taken together

@@ -95,20 +95,20 @@ def _side(module: Record) -> dict[str, Any]:
 
 def _layers_by_type(modules: Iterable[Record]) -> dict[str | None, set[int]]:
     """The layers of each type, and of the whole model under None."""
-    found: dict[str | None, set[int]] = {None: set()}
+    layers: dict[str | None, set[int]] = {None: set()}
     for m in modules:
         if m["layer"] is not None and m["layer_type"] is not None:
-            found.setdefault(m["layer_type"], set()).add(m["layer"])
-            found[None].add(m["layer"])
-    return found
+            layers.setdefault(m["layer_type"], set()).add(m["layer"])
+            layers[None].add(m["layer"])
+    return layers
 
 
 def _groups(changes: Sequence[Record], by_type: Mapping[str | None, set[int]]) -> list[dict[str, Any]]:
     """Changes of the same kind together: role, and what is stored on each side. The most bytes come first."""
-    found: dict[tuple[str, str, str], list[Record]] = {}
+    by_change: dict[tuple[str, str, str], list[Record]] = {}
     for c in changes:
-        found.setdefault((c["role"], c["a"]["stored"], c["b"]["stored"]), []).append(c)
-    groups = [_group(*key, members, by_type) for key, members in found.items()]
+        by_change.setdefault((c["role"], c["a"]["stored"], c["b"]["stored"]), []).append(c)
+    groups = [_group(*key, members, by_type) for key, members in by_change.items()]
     return sorted(groups, key=lambda g: -abs(g["delta_bytes"]))
 
 
@@ -163,10 +163,10 @@ def _notes(common: Sequence[str], reshaped: Sequence[str]) -> list[str]:
 def _doubts(records: Iterable[Record], names: Iterable[str]) -> Iterator[str]:
     """Builds whose files contradict each other; what is compared is what their shards hold."""
     for record, name in zip(records, names, strict=True):
-        found = record.get("disagreements")
-        if isinstance(found, list) and found:
-            many = "s" if len(found) > 1 else ""
-            yield f"{name}: {len(found):,} disagreement{many} in this build; `mlxquant audit` tells which"
+        disagreements = record.get("disagreements")
+        if isinstance(disagreements, list) and disagreements:
+            many = "s" if len(disagreements) > 1 else ""
+            yield f"{name}: {len(disagreements):,} disagreement{many} in this build; `mlxquant audit` tells which"
 
 
 def _minus(b: Any, a: Any) -> Any:

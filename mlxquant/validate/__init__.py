@@ -1,10 +1,11 @@
 """The gate: tolerances, written before measuring, held against records. No mlx here, and no build: records alone.
 
-tolerances   a TOML file with all its mistakes; `metrics` are the figures that it may name
-evidence     what records say, whatever command wrote them; `reading` and `speeds` read them
+tolerances   a TOML file with all its mistakes; `records.metrics` lists the figures that it may name
+evidence     what records say, whatever command wrote them; `reading` reads them
 agreement    which candidate it is about; records of different builds, sources or machines are refused
-judge        PASS, FAIL, INCONCLUSIVE, TOO FEW, MISSING; `relative` compares what was not paired
-verdict      the record; `text`, `exports` (Markdown, JUnit) and `report` show it; `caveats` say what it cannot
+judge        PASS, FAIL, INCONCLUSIVE, TOO FEW, MISSING
+verdict      the record, with what such evidence cannot say; `report.verdict` and `report.verdict_exports` show it
+commits      when the tolerances were committed, as git tells it
 since        what must be measured again after the stack changed
 """
 

@@ -190,23 +190,25 @@ def machine_problems(evidence: Sequence[Evidence]) -> list[str]:
     """Where records were made on different machines, as far as they say."""
     measured = [e for e in evidence if e.kind not in _SIZES and e.machine and not e.machine.get("unknown")]
     timed = [e for e in measured if e.kind in _TIMED]
-    asked = [(key, measured) for key in _COMPUTES] + [(key, timed) for key in _SERVES]
-    return [p for key, es in asked for p in _differing(f"machine's {key}", [(e.file, e.machine.get(key)) for e in es])]
+    fields = [(key, measured) for key in _COMPUTES] + [(key, timed) for key in _SERVES]
+    return [p for key, es in fields for p in _differing(f"machine's {key}", [(e.file, e.machine.get(key)) for e in es])]
 
 
 def machine_warnings(evidence: Sequence[Evidence]) -> list[str]:
     """What records do not say of their machine, and versions that differ."""
     measured = [e for e in evidence if e.kind not in _SIZES]
-    found = [
+    warnings = [
         f"{e.file} does not say on which machine it was measured ({e.machine.get('unknown') or 'no machine in it'})"
         for e in measured
         if not e.machine or e.machine.get("unknown")
     ]
-    told = [e for e in measured if not e.machine.get("unknown")]
-    found += [
-        p for key in _VERSIONS for p in _differing(f"version of {key}", [(e.file, e.versions.get(key)) for e in told])
+    records = [e for e in measured if not e.machine.get("unknown")]
+    warnings += [
+        p
+        for key in _VERSIONS
+        for p in _differing(f"version of {key}", [(e.file, e.versions.get(key)) for e in records])
     ]
-    return found
+    return warnings
 
 
 def check_machines(evidence: Sequence[Evidence], *, mixed: bool) -> list[str]:
@@ -231,10 +233,10 @@ def common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if all(table.get(key) == value for table in tables)}
 
 
-def _differing(what: str, told: Sequence[tuple[str, Any]]) -> Iterator[str]:
+def _differing(what: str, entries: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """One line where files that say something say different things."""
     values: dict[Any, list[str]] = {}
-    for file, value in told:
+    for file, value in entries:
         if value is not None:
             values.setdefault(value, []).append(file)
     if len(values) > 1:

@@ -108,7 +108,7 @@ def exactly(value: float) -> Interval:
 
 def pointer_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of where a side is to be found."""
-    found = {
+    pointer = {
         k: entry[k]
         for k in (
             "manifest_sha256",
@@ -124,20 +124,20 @@ def pointer_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
     recipe = table_of(entry.get("recipe"))
     if recipe.get("name"):
-        found["recipe"] = {k: recipe.get(k) for k in ("name", "sha256")}
+        pointer["recipe"] = {k: recipe.get(k) for k in ("name", "sha256")}
     about = table_of(entry.get("about"))
-    return found | {k: about[k] for k in ("agent_llm",) if k in about}
+    return pointer | {k: about[k] for k in ("agent_llm",) if k in about}
 
 
 def identity_of(entry: Mapping[str, Any]) -> dict[str, str]:
     """What tells a side from others, as far as a record knows it."""
     recipe = table_of(entry.get("recipe"))
-    found = {**entry, "recipe_sha256": recipe.get("sha256")}
-    return {key: str(found[key]) for key in _KNOWN if isinstance(found.get(key), str)}
+    fields = {**entry, "recipe_sha256": recipe.get("sha256")}
+    return {key: str(fields[key]) for key in _KNOWN if isinstance(fields.get(key), str)}
 
 
-def _fits(wanted: str | None, found: str) -> bool:
-    return wanted is not None and wanted in ("*", found)
+def _fits(wanted: str | None, value: str) -> bool:
+    return wanted is not None and wanted in ("*", value)
 
 
 def table_of(value: Any) -> Mapping[str, Any]:

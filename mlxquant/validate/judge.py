@@ -62,13 +62,13 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """The check in a record."""
         t, i = self.tolerance, self.interval
-        found: dict[str, Any] = {"status": self.status, "metric": t.metric, **dict(self.where), "of": t.kind}
-        found |= {"tolerance": t.number, "limit": t.limit, "low_limit": t.low, "high_limit": t.high}
+        entry: dict[str, Any] = {"status": self.status, "metric": t.metric, **dict(self.where), "of": t.kind}
+        entry |= {"tolerance": t.number, "limit": t.limit, "low_limit": t.low, "high_limit": t.high}
         if i is not None:
-            found |= i.as_dict()
-        found |= {"confidence": t.confidence, "unit": self.unit, "needed": self.needed, "file": self.file}
-        found |= {"reason": self.reason, "why": t.why}
-        return found
+            entry |= i.as_dict()
+        entry |= {"confidence": t.confidence, "unit": self.unit, "needed": self.needed, "file": self.file}
+        entry |= {"reason": self.reason, "why": t.why}
+        return entry
 
 
 def verdict_of(checks: Sequence[Check]) -> str:
@@ -198,16 +198,16 @@ def _exp(i: Interval) -> Interval:
 
 def _why_missing(t: Tolerance, wanted: Mapping[str, str], chosen: Sequence[tuple[Evidence, Side]]) -> str:
     """What the records have instead, so that a misspelt slice shows."""
-    asked = [(e, s) for e, s in chosen if t.record in (None, e.kind)]
-    if not asked:
+    sides = [(e, s) for e, s in chosen if t.record in (None, e.kind)]
+    if not sides:
         return f"no record of {t.record} was given"
     metric = t.metric if t.kind == "itself" else f"{t.metric}_{t.kind}"
-    there = [f for _, side in asked for f in side.figures if f.metric in (metric, t.metric)]
+    there = [f for _, side in sides for f in side.figures if f.metric in (metric, t.metric)]
     if not there:
         known = metric_named(t.metric)
         return "no record given has it" + (f"; {_MEASURES[known.family]} measures it" if known else "")
-    if t.kind != "itself" and not any(f.metric == metric for f in there) and not any(e.baseline for e, _ in asked):
+    if t.kind != "itself" and not any(f.metric == metric for f in there) and not any(e.baseline for e, _ in sides):
         return f"{t.metric} was measured, but no baseline's to compare it with"
     values = {key: dict.fromkeys(v for f in there for k, v in f.where if k == key) for key in wanted}
-    told = "; ".join(f"{key}: {', '.join(list(found)[:8]) or 'none'}" for key, found in values.items())
-    return f"{t.metric} was not measured there" + (f"; measured at {told}" if told else "")
+    places = "; ".join(f"{key}: {', '.join(list(names)[:8]) or 'none'}" for key, names in values.items())
+    return f"{t.metric} was not measured there" + (f"; measured at {places}" if places else "")

@@ -56,9 +56,9 @@ def _sides(record: Mapping[str, Any], kind: str) -> tuple[Side | None, tuple[Sid
     baseline = record.get("baseline")
     if baseline is None:
         return None, sides
-    found = _side(baseline, kind)
+    side = _side(baseline, kind)
     at = {k: source[k] for k in ("name", "revision") if source.get(k)}
-    return replace(found, pointer={**({"source": at} if at else {}), **found.pointer}), sides
+    return replace(side, pointer={**({"source": at} if at else {}), **side.pointer}), sides
 
 
 def _sized(record: Mapping[str, Any]) -> Side:
@@ -86,11 +86,11 @@ def _figure(entry: Mapping[str, Any], kind: str) -> Figure:
     return Figure(entry["metric"], where, interval, depth=depth_range(entry))
 
 
-def _share_of_trials(found: Interval) -> Interval:
+def _share_of_trials(count: Interval) -> Interval:
     """What an evaluation counts (3 of 40 trials) as a share, its interval by tasks."""
-    share = found.estimate / found.n
-    low, high = clopper_pearson(share * found.clusters, found.clusters, found.confidence)
-    return Interval(share, low, high, None, found.n, found.clusters, found.confidence, EXACT_METHOD)
+    share = count.estimate / count.n
+    low, high = clopper_pearson(share * count.clusters, count.clusters, count.confidence)
+    return Interval(share, low, high, None, count.n, count.clusters, count.confidence, EXACT_METHOD)
 
 
 def _logarithm(ratio: Interval) -> Interval:

@@ -119,15 +119,17 @@ def read_tolerances(path: Path, also_valid: Sequence[str] | None = ()) -> Tolera
     if not isinstance(entries, list) or not entries:
         problems.append(f"{path.name}: no tolerance in it; write [[tolerance]] with a metric and a limit")
         entries = []
-    found = [
+    tolerances = [
         tolerance
         for number, entry in enumerate(entries, 1)
         for tolerance in _tolerances(entry, number, defaults, also_valid, f"{path.name}: tolerance {number}", problems)
     ]
-    problems += _repeated(found, path.name)
+    problems += _repeated(tolerances, path.name)
     if problems:
         raise ToleranceError(listed(problems))
-    return Tolerances(str(table.get("name") or path.stem), path.name, hashlib.sha256(data).hexdigest(), tuple(found))
+    return Tolerances(
+        str(table.get("name") or path.stem), path.name, hashlib.sha256(data).hexdigest(), tuple(tolerances)
+    )
 
 
 def default_text() -> str:
@@ -145,9 +147,9 @@ def _own_names(table: Mapping[str, Any]) -> list[str]:
 def _too_large(value: Any, key: str = "it") -> str | None:
     """The key of a whole number that TOML has no room for, though Python's reader takes it; None where all fit."""
     if isinstance(value, dict):
-        return next((found for k, v in value.items() if (found := _too_large(v, k))), None)
+        return next((name for k, v in value.items() if (name := _too_large(v, k))), None)
     if isinstance(value, list):
-        return next((found for v in value if (found := _too_large(v, key))), None)
+        return next((name for v in value if (name := _too_large(v, key))), None)
     return key if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 else None
 
 
@@ -189,26 +191,26 @@ def _metric_problems(name: Any, also_valid: Sequence[str], where: str) -> list[s
 
 
 def _limits(entry: Mapping[str, Any], where: str, problems: list[str]) -> tuple[str, float | None, float | None]:
-    given = [kind for kind, keys in KINDS.items() if any(key in entry for key in keys)]
-    if len(given) != 1:
-        what = "no limit" if not given else "limits of several kinds"
+    kinds = [kind for kind, keys in KINDS.items() if any(key in entry for key in keys)]
+    if len(kinds) != 1:
+        what = "no limit" if not kinds else "limits of several kinds"
         problems.append(f"{where}: {what}; give min or max, or both, or the same with _difference, or with _ratio")
         return "itself", None, None
     ends: list[float | None] = []
-    for key in KINDS[given[0]]:
+    for key in KINDS[kinds[0]]:
         value = entry.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             problems.append(f"{where}: {key} is {value!r}, a number expected")
             value = None
         elif value is not None and not math.isfinite(value):
             problems.append(f"{where}: {key} is {value}, which limits nothing")
-        elif value is not None and value <= 0 and given[0] == "ratio":
+        elif value is not None and value <= 0 and kinds[0] == "ratio":
             problems.append(f"{where}: {key} is {value:g}; a ratio lies above 0")
         ends.append(None if value is None else float(value))
     low, high = ends
     if low is not None and high is not None and low > high:
         problems.append(f"{where}: from {low:g} to {high:g} lies nothing")
-    return given[0], low, high
+    return kinds[0], low, high
 
 
 def _idle(name: str, kind: str, low: float | None, high: float | None) -> Iterator[str]:
@@ -252,7 +254,7 @@ def _beyond(of: Metric, name: str, key: str, end: float) -> str:
 
 def _places(entry: Mapping[str, Any], where: str, problems: list[str]) -> list[tuple[tuple[str, str], ...]]:
     """Every combination of the places that are given, as (key, value) pairs."""
-    found: list[tuple[tuple[str, str], ...]] = [()]
+    places: list[tuple[tuple[str, str], ...]] = [()]
     for key in PLACES:
         if key not in entry:
             continue
@@ -260,14 +262,14 @@ def _places(entry: Mapping[str, Any], where: str, problems: list[str]) -> list[t
         if not values or not all(type(v) in (str, int) and str(v) for v in values):
             problems.append(f"{where}: {key} is {entry[key]!r}, a text, a number or a list of them expected")
             continue
-        found = [(*place, (key, str(value))) for place in found[:_MOST_PLACES] for value in dict.fromkeys(values)]
-    if len(found) > _MOST_PLACES:
+        places = [(*place, (key, str(value))) for place in places[:_MOST_PLACES] for value in dict.fromkeys(values)]
+    if len(places) > _MOST_PLACES:
         problems.append(f"{where}: its lists of places make more than {_MOST_PLACES:,} limits; split it or use '*'")
-    return found
+    return places
 
 
 def _sureness(table: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    sureness: dict[str, Any] = {}
     for key in _SURENESS:
         if key not in table:
             continue
@@ -279,14 +281,14 @@ def _sureness(table: Mapping[str, Any], where: str, problems: list[str]) -> dict
         elif type(value) is not int or value < 0:
             problems.append(f"{where}: {key} is {value!r}, a whole number from 0 expected")
             continue
-        found[key] = value
-    return found
+        sureness[key] = value
+    return sureness
 
 
-def _repeated(found: Sequence[Tolerance], file: str) -> list[str]:
+def _repeated(tolerances: Sequence[Tolerance], file: str) -> list[str]:
     seen: dict[tuple[Any, ...], int] = {}
     problems = []
-    for t in found:
+    for t in tolerances:
         key = (t.metric, t.kind, t.where, t.record)
         if seen.setdefault(key, t.number) != t.number:
             problems.append(f"{file}: tolerances {seen[key]} and {t.number} limit the same; keep one")

@@ -1,11 +1,9 @@
 """The verdict on candidates, and its record: what was judged, by what, on what evidence, and what to roll back to.
 
-Besides the checks it holds caveats (what such evidence cannot say, whatever it shows) and dates: tolerances should be
-written before the measurements are made.
-
-A file's time says when its bytes last changed here; a checkout sets it anew. So where git keeps the file and it is as
-committed, the commit's time counts (see `commits`). Where a repository keeps it but does not tell (a shallow clone, no
-git here), neither counts: a checkout's time accuses nobody.
+The record has caveats, which say what such evidence cannot show, and a warning where the tolerances are newer than the
+measurements that they judge. They are as old as their commit, where git keeps the file and it is as committed (see
+`commits`), else as the file's time, which says when its bytes last changed here. Where a repository keeps the file but
+does not tell (a shallow clone, no git here), nothing is said of its age: a checkout sets a file's time anew.
 """
 
 from __future__ import annotations
@@ -95,10 +93,10 @@ def measured(evidence: Evidence) -> datetime | None:
     if evidence.date is None:
         return None
     try:
-        found = datetime.fromisoformat(evidence.date)
+        moment = datetime.fromisoformat(evidence.date)
     except ValueError:
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def too_new(changed: datetime | None, evidence: Sequence[Evidence]) -> list[str]:
@@ -163,7 +161,7 @@ def _record(
     warnings: list[str],
     baseline_at: str | None,
 ) -> dict[str, Any]:
-    told, late = tolerances_entry(path, tolerances, evidence)
+    entry, late = tolerances_entry(path, tolerances, evidence)
     warnings = [*late, *warnings]
     baseline, more = baseline_of(evidence, baseline_at)
     checks = [check for j in judged for check in j.checks]
@@ -173,7 +171,7 @@ def _record(
         **head(SCHEMA),
         "date": utc_date(),
         "verdict": FAIL if FAIL in words else PASS if words == {PASS} else INCONCLUSIVE,
-        "tolerances": told,
+        "tolerances": entry,
         "machine": common([e.machine for e in measured]),
         "versions": common([e.versions for e in measured]),
         "source": common([e.source for e in evidence if e.source]),
@@ -226,15 +224,15 @@ def baseline_of(evidence: Sequence[Evidence], baseline_at: str | None) -> tuple[
         )
         return at, missing
     _, best = min(named, key=lambda pair: _rank(pair[1]))
-    found: dict[str, Any] = {"name": best.name, "pointer": dict(best.pointer)}
-    found |= {"at": baseline_at} if baseline_at else {}
-    found["records"] = [{"file": file, "name": side.name, **side.identity} for file, side in named]
+    entry: dict[str, Any] = {"name": best.name, "pointer": dict(best.pointer)}
+    entry |= {"at": baseline_at} if baseline_at else {}
+    entry["records"] = [{"file": file, "name": side.name, **side.identity} for file, side in named]
     warnings = list[str]()
-    if told := _different([(e.file, e.baseline) for e in evidence if e.baseline is not None and e.kind != "compare"]):
-        warnings.append(f"the records have different baselines: {', '.join(told)}; each difference is to its own")
+    if names := _different([(e.file, e.baseline) for e in evidence if e.baseline is not None and e.kind != "compare"]):
+        warnings.append(f"the records have different baselines: {', '.join(names)}; each difference is to its own")
     if not baseline_at and not any(key in best.pointer for key in _POINTERS):
         warnings.append(f"no record says where the baseline {best.name!r} is to be found; say it with --baseline-at")
-    return found, warnings
+    return entry, warnings
 
 
 def _different(named: Sequence[tuple[str, Side]]) -> list[str]:

@@ -59,13 +59,13 @@ def check(
     kind = kind_of(str(record.get("schema")), where, kinds)
     from .validation import faults, missing
 
-    found = list(islice(faults(kind, record, only), _COUNTED))
-    if whole and not found:
-        found = [fault for path in WHOLE.get(kind, ()) for fault in missing(record, path)]
-    if not found and not only:
-        found = list(islice(senseless(kind, record), _COUNTED))
-    if found:
-        raise RecordError(listed([f"{where}: {fault}" for fault in found], limit=_SHOWN))
+    problems = list(islice(faults(kind, record, only), _COUNTED))
+    if whole and not problems:
+        problems = [fault for path in WHOLE.get(kind, ()) for fault in missing(record, path)]
+    if not problems and not only:
+        problems = list(islice(senseless(kind, record), _COUNTED))
+    if problems:
+        raise RecordError(listed([f"{where}: {fault}" for fault in problems], limit=_SHOWN))
     return kind
 
 
