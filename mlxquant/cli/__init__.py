@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import UsageError
+from ..words.secrets import register_words
 from .endings import FAILED as FAILED
 from .endings import INTERRUPTED as INTERRUPTED
 from .endings import OPEN as OPEN
@@ -88,6 +89,7 @@ class _Lazy(click.Group):
         redact_all_output()
         words = list(sys.argv[1:] if args is None else args)
         with stopped_by_signals(), ending(debug="--debug" in _before_operands(words)):
+            register_words(words)
             code = super().main(words, prog_name, standalone_mode=False, **others)
             if standalone_mode:
                 sys.exit(code if isinstance(code, int) else 0)

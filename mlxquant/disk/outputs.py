@@ -71,12 +71,13 @@ class Output:
 def check_outputs(outputs: Sequence[Output], inputs: Iterable[Input] = (), work: Path | None = None) -> None:
     """Refuse what cannot be written or must not be replaced, before anything is done.
 
-    `inputs` are files and folders that are read (what is no path, such as a Hub id, is skipped), `work` a work folder.
+    `inputs` are files and folders that are read, or that the command itself writes to: a word that names nothing that
+    is there (a Hub id) is skipped, a Path is not. `work` is a work folder.
 
     Raises UsageError where an output is an input, lies in a folder that is read or in `work`, or is another output;
     OutputError where it exists and stays, or where its folder takes no file.
     """
-    paths = [(name, Path(path)) for name, path in inputs if _exists(Path(path))]
+    paths = [(name, Path(path)) for name, path in inputs if isinstance(path, Path) or _exists(Path(path))]
     for number, output in enumerate(outputs):
         if output.earlier is not None or not disk.is_file(output.path):
             _check_apart(output, paths)

@@ -18,9 +18,9 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from ..errors import UsageError
 
@@ -28,7 +28,10 @@ REDACTED = "[redacted]"
 _LONG = 8  # characters from which on a secret is taken out wherever it stands
 _ALONE = 4  # characters from which on a short one is, where it stands alone
 _CONTEXT = r"(?i:bearer|basic|token|password|passwd|secret|authorization|key)[\"'`]?(?:[:=\s]|%20){1,3}[\"'`]?"
-_USER = re.compile(r"(?<=://)[^\s/]+@")
+# the user and password of an address; also where the password has a slash, and as Path writes it, with one slash
+_USER = re.compile(r"(?<=:/)(/?)(?:[^\s/]+|[^\s/:@]+:(?!\d{1,5}/)[^\s@]*)@")
+# in words of a command line: a user and password without a scheme, and the values of a query
+_BARE = re.compile(r"[^\s/:@=\[\]]+:(?P<password>[^\s@]+)@[^\s@]+")
 _CUT = re.compile(r"$|…|\.\.\.|[\"'`]")
 
 _secrets: dict[str, None] = {}
@@ -63,7 +66,21 @@ def register_url(url: str) -> str:
     for secret in secrets:
         register(secret)
         register(unquote(secret) if secret else None)
-    return _USER.sub("", url)
+    return _USER.sub(r"\1", url)
+
+
+def register_words(words: Iterable[str]) -> None:
+    """Register what may be a secret in the words of a command line: passwords, and what addresses hold after a "?".
+
+    A message may repeat a word whatever it was given for, and before anything has read it as an address.
+    """
+    for word in words:
+        if "://" in word:
+            register_url(word.partition("=")[2] if word.startswith("-") else word)
+            for _, value in parse_qsl(word.partition("?")[2]):
+                register(value)
+        elif bare := _BARE.fullmatch(word):
+            register(bare["password"])
 
 
 def secret_from(variable: str | None, option: str) -> str | None:
@@ -95,7 +112,7 @@ def redact(text: str) -> str:
     >>> redact("no answer from http://me:pass@host/v1")
     'no answer from http://[redacted]@host/v1'
     """
-    text = _USER.sub(f"{REDACTED}@", text) if "://" in text else text
+    text = _USER.sub(rf"\1{REDACTED}@", text) if ":/" in text else text
     if _long is not None:
         plain = text.casefold()
         if any(form in plain for form in _forms_known):

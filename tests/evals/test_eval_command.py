@@ -124,6 +124,12 @@ def test_a_record_is_not_overwritten(url, tmp_path):
     assert "already exists" in result.stderr and (tmp_path / "e.json").read_text() == "mine"
 
 
+def test_a_trace_in_the_place_of_the_unfinished_run_is_refused_before_anything_is_written(url, tmp_path):
+    words = ("--baseline", url, "--candidate", url, *LOOP, "-o", tmp_path / "e.json")
+    stderr = run(*words, "--trace", tmp_path / "e.json.partial", code=2).stderr
+    assert "the unfinished run" in stderr and not list(tmp_path.iterdir())
+
+
 def test_where_nothing_was_answered_there_is_no_record_but_a_reason(tmp_path):
     with serving(Oracle(TASKS)) as good, serving(Oracle(TASKS, refuse=[400] * 9)) as bad:
         words = ("--baseline", good, "--candidate", bad, *LOOP, "-o", tmp_path / "e.json")

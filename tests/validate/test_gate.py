@@ -100,6 +100,43 @@ def test_a_share_above_1_is_refused(tmp_path: Path, make: Any) -> None:
     refused(judged(tmp_path, text, make(measure("pass", 1.2, 0.1))), 3, "pass lies in [0, 1], 1.2 found")
 
 
+@pytest.mark.parametrize(
+    ("metric", "estimate"),
+    [
+        ("kl_nats", -0.5),
+        ("perplexity", 0.5),
+        ("dp_mean", 3.0),
+        ("log_perplexity_correlation", 1.5),
+        ("block_change", -1),
+    ],
+)
+def test_a_figure_beyond_what_its_metric_can_have_is_refused(tmp_path: Path, metric: str, estimate: float) -> None:
+    refused(judged(tmp_path, KL, compare(measure(metric, estimate, 0.1))), 3, "r0.json", metric, f"{estimate:g} found")
+
+
+def test_a_difference_that_is_not_that_of_its_sides_is_refused_where_all_was_paired(tmp_path: Path) -> None:
+    sides = (measure("pass", 0.2, 0.05), measure("pass", 0.9, 0.05))
+    text = '[[tolerance]]\nmetric = "pass"\nmin_difference = -0.05\n'
+    record = evaluation(sides[0], measure("pass_difference", 0.0, 0.01), before=(sides[1],))
+    refused(judged(tmp_path, text, record), 3, "pass_difference", "-0.7 expected of 0.2 and 0.9", "0 found")
+    fewer = evaluation(sides[0], measure("pass_difference", 0.0, 0.01, n=4000), before=(sides[1],))
+    assert judged(tmp_path, text, fewer).exit_code == 0
+
+
+@pytest.mark.parametrize(("name", "words"), [("Model ", "is the name of baseline already"), (" ", "a name expected")])
+def test_a_name_that_reads_as_another_or_as_none_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    record = compare(measure("kl_nats", 0.001, 0.001))
+    record["candidates"][0]["name"] = name
+    refused(judged(tmp_path, KL, record), 3, "candidates[0].name", words)
+
+
+@pytest.mark.parametrize("text", ["null", "true", "5", '"x"'])
+def test_json_that_is_no_table_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    (tmp_path / "t.toml").write_text(KL)
+    refused(run("validate", tmp_path / "r.json", "-t", tmp_path / "t.toml"), 3, "r.json: no record of mlxquant")
+
+
 def test_a_speed_below_0_is_refused(tmp_path: Path) -> None:
     text = '[[tolerance]]\nmetric = "ttft_s_p50"\nmax = 1\n'
     refused(judged(tmp_path, text, evaluation(measure("ttft_s_p50", -1.0, 0.1))), 3, "ttft_s_p50 is 0 or more")

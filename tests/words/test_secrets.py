@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from mlxquant.errors import UsageError
-from mlxquant.words.secrets import REDACTED, redact, redacted, register, register_url, secret_from
+from mlxquant.words.secrets import REDACTED, redact, redacted, register, register_url, register_words, secret_from
 
 KEY = "sk-SECRET/key+é\"1'&"
 FORMS = {
@@ -73,6 +73,28 @@ def test_a_short_secret_leaves_ordinary_words_and_numbers_alone():
 def test_a_short_secret_that_is_no_word_is_taken_out_where_it_stands_alone():
     register("pa55")
     assert redact("no user pa55 here, nor pa55word") == f"no user {REDACTED} here, nor pa55word"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "http://h/v1?api_key=sk-SECRET-12345",
+        "--endpoint=http://h/v1?a=1&key=sk-SECRET-12345",
+        "http://u:p/sk-SECRET-12345@h:1/v1",
+        "http:/u:sk-SECRET-12345@h/o/n",
+        "u:sk-SECRET-12345@h:1/v1",
+        "--endpoint=http://u:sk-SECRET-12345@h:x/v1",
+    ],
+)
+def test_a_secret_in_a_word_of_a_command_line_is_taken_out_however_it_is_misplaced(word):
+    register_words(["eval", "--retries", "0", word])
+    assert "SECRET" not in redact(f"{word}: no such folder")
+
+
+def test_words_of_a_command_line_that_hold_no_secret_stay():
+    words = ["org/name@main", "--set", "role=router:bits=8", "gates-8bit:bits=4", "http://h:8080/o/n@main", "a@b"]
+    register_words(words)
+    assert [redact(word) for word in words] == words
 
 
 def test_user_and_password_of_an_address_are_never_shown():
