@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..words.formats import Format
 from ..words.layers import layers_text
 from .head import head
+from .modules import relative_error, stored_as
 from .schemas import check
 
 SCHEMA = "mlxquant.diff/1"
@@ -34,7 +34,7 @@ def diff_records(a: Record, b: Record, names: tuple[str, str]) -> dict[str, Any]
     changes = [
         _change(left[path], right[path])
         for path in common
-        if stored(left[path]) != stored(right[path]) or left[path]["bytes"] != right[path]["bytes"]
+        if stored_as(left[path]) != stored_as(right[path]) or left[path]["bytes"] != right[path]["bytes"]
     ]
     reshaped = [path for path in common if left[path]["shape"] != right[path]["shape"]]
     totals = [_totals(r) for r in (a, b)]
@@ -57,17 +57,6 @@ def check_side(record: Record, where: str) -> None:
     check(record, where, kinds=SIDES)
 
 
-def stored(module: Record) -> str:
-    """How a module of a record is stored, in a word. ``"8-bit g64"``, or its dtype: ``"bf16"``."""
-    return str(Format.from_dict(module["format"])) if module["format"] else str(module["dtype"]).lower()
-
-
-def relative_error(module: Record) -> float | None:
-    """The relative RMS error that a record gives for a module, None where none was measured."""
-    value = (module.get("errors") or {}).get("relative_rms_error")
-    return None if value is None else float(value)
-
-
 def _change(a: Record, b: Record) -> dict[str, Any]:
     return {
         "path": a["path"],
@@ -83,7 +72,7 @@ def _change(a: Record, b: Record) -> dict[str, Any]:
 
 def _side(module: Record) -> dict[str, Any]:
     return {
-        "stored": stored(module),
+        "stored": stored_as(module),
         "format": module["format"],
         "dtype": module["dtype"],
         "bytes": module["bytes"],

@@ -167,7 +167,6 @@ def _needed(i: Interval, low: float | None, high: float | None, confidence: floa
         return _to_clear(i, high, confidence)
     held = [end for end in (low, high) if end is not None and (i.low is None or i.high is None or i.low < end < i.high)]
     ends = held or [end for end in (low, high) if end is not None]
-    ends = held or [end for end in (low, high) if end is not None]
     counts = [_to_clear(i, end, confidence) for end in ends]
     return None if None in counts or not counts else max(count for count in counts if count is not None)
 

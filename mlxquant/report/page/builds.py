@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...records.diff import relative_error, stored
 from ...records.loading import Loaded
+from ...records.modules import relative_error, stored_as
 from ...words.layers import layers_text
 from ...words.modules import ROLES
 from ...words.text import percent_digits
@@ -197,7 +197,7 @@ def by_role(model: Model) -> list[dict[str, Any]]:
 def _role_of_side(side: Side, role: str) -> dict[str, Any]:
     members = [m for m in side.modules.values() if m["role"] == role]
     size, whole = sum(m["bytes"] for m in members), side.record["totals"]["bytes"]
-    forms = Counter(stored(m) for m in members)
+    forms = Counter(stored_as(m) for m in members)
     return {
         "bytes": size,
         "size": show_bytes(size, 1) if members else "-",

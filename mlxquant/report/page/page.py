@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from ...records.diff import relative_error
 from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, SWEEP, TAU2, VALIDATE, Loaded
+from ...records.modules import relative_error
 from ...words.text import percent_digits, some
 from ...words.units import show_bytes, show_count
 from .bench import prediction, throughput

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ...records.diff import relative_error, stored
+from ...records.modules import relative_error, stored_as
 from ...words.text import percent_digits
 from .builds import Model, Module, Side
 
@@ -193,7 +193,7 @@ def _legend(model: Model, drawn: set[str]) -> Iterable[tuple[str, str, str]]:
     meanings: dict[tuple[str, str], set[str]] = {}
     for side in model.sides:
         for path in drawn & side.modules.keys():
-            meanings.setdefault(kind_of(side.modules[path]), set()).add(stored(side.modules[path]))
+            meanings.setdefault(kind_of(side.modules[path]), set()).add(stored_as(side.modules[path]))
     for (css, text), words in sorted(meanings.items(), key=lambda item: (item[0][0] in ("keep", "raw"), item[0])):
         meaning = {"keep": "kept: protected by a rule", "raw": "as it is: mlx has no quantized form"}.get(css)
         yield css, text, ", ".join(sorted(words)) + (f", {meaning}" if meaning else "")
@@ -240,7 +240,7 @@ def table_of(model: Model) -> list[dict[str, Any]]:
     for number, path in enumerate(model.paths):
         module = model.any_module(path)
         sides = [side.modules.get(path) for side in model.sides]
-        forms = {(stored(m), m["protected"]) for m in sides if m}
+        forms = {(stored_as(m), m["protected"]) for m in sides if m}
         reasons: dict[str, list[int]] = {}
         for place, m in enumerate(sides):
             if m:
@@ -264,7 +264,7 @@ def table_of(model: Model) -> list[dict[str, Any]]:
 def _side_cells(module: Module) -> dict[str, Any]:
     css, _ = kind_of(module)
     return {
-        "stored": stored(module),
+        "stored": stored_as(module),
         "css": css,
         "protected": module["protected"],
         "bytes": module["bytes"],
