@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import BuildError, SourceError, UsageError
 from ..records.head import head
-from ..source.checkpoint import read_config
+from ..source.checkpoint import read_config, refuse_unloadable
 from ..source.remote_code import named_code, plain_folder
 
 SCHEMA = "mlxquant.check_load/1"
@@ -41,6 +41,7 @@ def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS)
     if python is not None and not os.access(python, os.X_OK):
         raise UsageError(f"--python {python}: an interpreter expected, such as /path/to/venv/bin/python")
     try:
+        refuse_unloadable(build)
         config = read_config(build / "config.json", None)
     except SourceError as error:
         raise BuildError(str(error)) from None

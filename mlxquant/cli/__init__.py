@@ -16,7 +16,7 @@ from ..words.secrets import register_words
 from .endings import FAILED as FAILED
 from .endings import INTERRUPTED as INTERRUPTED
 from .endings import OPEN as OPEN
-from .endings import ending, stopped_by_signals
+from .endings import check_address_space, ending, stopped_by_signals
 from .printing import redact_all_output
 from .streams import set_up_streams
 
@@ -96,6 +96,7 @@ class _Lazy(click.Group):
         return code
 
     def invoke(self, ctx: click.Context) -> Any:
+        check_address_space()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:  # click would print an empty line

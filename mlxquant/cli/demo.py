@@ -84,13 +84,13 @@ def _run(*words: str | Path) -> None:
 
 def _serve(build: str) -> None:
     """Let a build do the first request of a task that it never saw, with tools that really answer."""
-    import mlx_lm
-
     from ..builds.read.loading import load_build
     from ..evals.store import Store, make_task
 
     task = make_task(TASK, 5)
     model, tokenizer = load_build(Path(build))
+    import mlx_lm  # which `load_build` has imported, whatever the limit of open files
+
     messages: list[dict[str, object]] = [{"role": "user", "content": task.turns[0].user}]
     echo(f"  user   {task.turns[0].user}")
     with Store(task.seed) as store:

@@ -9,6 +9,7 @@ code.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ from .printing import echo, redact_complaint
 # wrong has a code of its own (`MlxquantError.exit_code`), so that 1 never means anything but a gate's no.
 FAILED, OPEN, INTERRUPTED = 1, 4, 130
 _USAGE = click.UsageError.exit_code
+_LEAST_ADDRESS_SPACE, _ADDRESS_SPACE_OF_CORE = 192 << 20, 32 << 20
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -57,6 +59,17 @@ def ending(*, debug: bool) -> Iterator[None]:
         sys.exit(error.exit_code if isinstance(error, MlxquantError) else MlxquantError.exit_code)
 
 
+def check_address_space() -> None:
+    """Raise MlxquantError where `ulimit -v` leaves too little to load numpy.
+
+    OpenBLAS within it reserves memory for each core, and ends the process with exit code 1 where it gets none.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    least = _LEAST_ADDRESS_SPACE + (os.cpu_count() or 1) * _ADDRESS_SPACE_OF_CORE
+    if limit != resource.RLIM_INFINITY and limit < least:
+        raise MlxquantError(f"the limit on address space is {limit:,} bytes; at least {least:,} are needed (ulimit -v)")
+
+
 def tell(text: str) -> None:
     """Print one message on stderr; where nothing can be written to it (a full disk), the exit code alone says it."""
     echo(f"mlxquant: {text}", err=True)
@@ -77,6 +90,8 @@ def _complaint(error: Exception) -> str:
         return f"{where}{error.strerror or text}; --debug shows where this came from"
     if isinstance(error, MemoryError) or text.startswith("[malloc"):  # the latter is mlx
         return f"not enough memory{f' ({text})' if text else ''}; give it less to do at once, or a larger machine"
+    if isinstance(error, RuntimeError) and text.startswith("can't start new thread"):
+        return "this machine allows no more threads; give --jobs 1 where the command has it, or raise the limit"
     if isinstance(error, ImportError):
         return f"a part of the installation cannot be loaded ({text}); install mlxquant again"
     frames = traceback.extract_tb(error.__traceback__)

@@ -17,6 +17,7 @@ from ..errors import MODEL_ERRORS, LayoutError
 from ..source.checkpoint import Checkpoint
 from ..words.formats import MODE_DEFAULTS, Format
 from ..words.modules import Array, Module
+from ..words.text import some
 from .arrays import (
     array_dtypes,
     check_arrays,
@@ -107,7 +108,16 @@ def lay_modules(
     dtypes: Mapping[str, tuple[str, str]],
     prequantized: Mapping[str, Format],
 ) -> tuple[tuple[Module, ...], Roles]:
-    """Group a model's arrays (name -> shape, name -> dtype in source and build) into modules with roles."""
+    """Group a model's arrays (name -> shape, name -> dtype in source and build) into modules with roles.
+
+    Raises LayoutError for an array without a value, which a size of zero in the config makes.
+    """
+    empty = [name for name, shape in parameters.items() if 0 in shape]
+    if empty:
+        raise LayoutError(
+            f"config.json: {some(empty)} would hold no value (shape {parameters[empty[0]]}); look for a size that is"
+            " 0, such as vocab_size or num_key_value_heads"
+        )
     owners = _owners(model, list(parameters))
     roles = find_roles(model, {p: o for p, o, _ in owners}, config)
     answers = _class_answers(model)

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import re
+import resource
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from ..source.headers import shown
 
 # Far more than any model has; a damaged config with more would be built until memory ends.
 _MOST_LAYERS = 10_000
+_OPEN_FILES = 2048  # what mlx-lm wants
 _SIZES = re.compile(r"^(hidden_size|(moe_)?intermediate_size|vocab_size|head_dim|num_(hidden_layers|.*heads))$")
 _COUNTS = re.compile(r"^(n|num)_(.*_)?(layers?|experts|blocks)$")
 
@@ -77,10 +79,8 @@ def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
 def _imported_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:
     name = module_name(config)  # also where mlx-lm looks itself: it would import any name
     if "mlx_lm" in sys.modules and hasattr(sys.modules["mlx_lm"], "load"):
-        from mlx_lm.utils import _get_classes
-
         try:
-            model_class, args_class = _get_classes({**config, "architectures": _architectures(config)})
+            model_class, args_class = mlx_lm_utils()._get_classes({**config, "architectures": _architectures(config)})
         except (ValueError, AttributeError):
             raise _unknown(config) from None
         return model_class, args_class
@@ -109,6 +109,29 @@ def mlx_lm_module(name: str) -> Any:
     """Import `mlx_lm.models.<name>` without what `import mlx_lm` costs."""
     with _light_mlx_lm():
         return importlib.import_module(f"mlx_lm.models.{name}")
+
+
+def mlx_lm_utils() -> Any:
+    """Import `mlx_lm.utils`, for which the process's limit of open files may be any.
+
+    At import it sets the limit to 2,048, of at most 4,096, and fails where that is not allowed. Here the limit is
+    raised to 2,048 as far as allowed, and never lowered.
+    """
+    if "mlx_lm.utils" in sys.modules:
+        return sys.modules["mlx_lm.utils"]
+    set_limit = resource.setrlimit
+
+    def raise_limit(which: int, _: tuple[int, int]) -> None:
+        soft, hard = resource.getrlimit(which)
+        most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            set_limit(which, (most, hard))
+
+    resource.setrlimit = raise_limit
+    try:
+        return importlib.import_module("mlx_lm.utils")
+    finally:
+        resource.setrlimit = set_limit
 
 
 def _unknown(config: Mapping[str, Any]) -> LayoutError:

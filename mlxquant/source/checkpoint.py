@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from ..disk.files import read_regular
 from ..errors import SourceError
-from ..words.text import listed
+from ..words.text import listed, some
 from .headers import Tensor, header_length, load_json, parse_header, shown
 from .links import open_own, own_files, read_own, strays
 from .quantized import MODELOPT, Scaled, check_config, check_names, scaled_tensors
@@ -248,6 +248,22 @@ def refuse_strays(folder: Path) -> tuple[str, ...]:
     if problems:
         raise SourceError(listed(problems))
     return tuple(notes)
+
+
+def refuse_unloadable(folder: Path) -> None:
+    """Refuse a folder for a library to load, where that would wait for a pipe or take a huge tokenizer into memory.
+
+    Raises SourceError with all of them.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+        sizes: dict[str, int | None] = {path.name: path.stat().st_size for path in entries if path.is_file()}
+        others = [shown(path.name) for path in entries if path.exists() and not (path.is_file() or path.is_dir())]
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
+    if others:
+        raise SourceError(f"{folder}: files expected, pipes, sockets or devices found: {some(others)}; remove them")
+    too_large(sizes)
 
 
 def is_needed(name: str) -> bool:

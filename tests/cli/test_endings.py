@@ -171,3 +171,23 @@ def test_every_command_has_help():
     for name in COMMANDS:
         done = CliRunner().invoke(main, [name, "--help"])
         assert done.exit_code == 0 and name in done.output
+
+
+# --- limits ---
+
+
+@pytest.mark.parametrize("limits", ["-n 20", "-v 120000", "-v 250000", "-v 500000"])
+def test_small_limits_of_the_process_are_a_line_or_no_matter(root, tiny, limits):
+    done = shell(root, f"ulimit {limits}; mlxquant plan {tiny('qwen3_moe')} -r none")
+    assert done.returncode in (0, 3)
+    assert done.returncode == 0 or (done.stderr.startswith("mlxquant: ") and "internal error" not in done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_mlx_lm_can_be_imported_where_few_files_may_be_open(root):
+    script = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, 64)); from mlxquant.layout.mlx_lm import mlx_lm_utils;"
+        "mlx_lm_utils(); assert r.getrlimit(r.RLIMIT_NOFILE) == (64, 64)"
+    )
+    done = shell(root, f'{sys.executable} -c "{script}"')
+    assert done.returncode == 0, done.stderr

@@ -280,3 +280,12 @@ def test_laying_out_evaluates_nothing_in_this_process(tiny_qwen):
     before = mx.get_active_memory()
     read(tiny_qwen)
     assert mx.get_peak_memory() - before < 1 << 20
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "num_key_value_heads", "head_dim", "hidden_size"])
+def test_a_size_of_zero_in_a_config_is_an_error_that_names_it(tiny, tmp_path, key):
+    config = json.loads((tiny("qwen3_moe") / "config.json").read_text())
+    assert key in config
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: 0}))
+    with pytest.raises(LayoutError, match=r"config\.json: "):
+        read_layout(open_checkpoint(tmp_path / "config.json"))

@@ -254,3 +254,19 @@ def test_a_huge_file_beside_the_weights_is_left_out_and_named_or_refused_unread(
         with pytest.raises(SourceError, match=f"{name}: 10,737,418,240 bytes"):
             open_checkpoint(folder)
         (folder / name).rename(folder / "extra.json")
+
+
+def test_a_pipe_or_a_huge_tokenizer_is_refused_before_a_library_loads_the_folder(tmp_path):
+    import os
+
+    from mlxquant.source.checkpoint import refuse_unloadable
+
+    refuse_unloadable(tmp_path)
+    os.mkfifo(tmp_path / "added_tokens.json")
+    with pytest.raises(SourceError, match=r"pipes, sockets or devices found: added_tokens\.json"):
+        refuse_unloadable(tmp_path)
+    (tmp_path / "added_tokens.json").unlink()
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(10 << 30)
+    with pytest.raises(SourceError, match=r"tokenizer\.json: 10,737,418,240 bytes"):
+        refuse_unloadable(tmp_path)

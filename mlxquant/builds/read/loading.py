@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BuildError, SourceError
-from ...layout.mlx_lm import module_name
-from ...source.checkpoint import read_config
+from ...layout.mlx_lm import mlx_lm_utils, module_name
+from ...source.checkpoint import read_config, refuse_unloadable
 from ...source.headers import shown
 from ...source.remote_code import named_code, plain_folder, tokenizer_code
 from .templates import bound_template
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 def load_build(folder: Path) -> tuple[Any, Any]:
     """Load a build: mlx-lm's model, weights not evaluated yet where mlx is lazy, and tokenizer. Raises BuildError."""
-    from mlx_lm.utils import load_model
-
+    load_model = mlx_lm_utils().load_model
     try:
+        refuse_unloadable(folder)
         config = read_config(folder / "config.json", folder / "generation_config.json")  # refuses model_file
         module_name(config)
     except SourceError as error:
@@ -64,8 +64,8 @@ def load_tokenizer(folder: Path, name: str, config: Mapping[str, Any]) -> Any:
 
 
 def _loaded(folder: Path, name: str, config: Mapping[str, Any]) -> Any:
-    from mlx_lm.utils import load_tokenizer as load
-
+    load = mlx_lm_utils().load_tokenizer
+    refuse_unloadable(folder)
     _refuse_unknown_class(folder, name)
     try:
         tokenizer = load(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
