@@ -27,6 +27,7 @@ from .recipe.rules import SET_ORIGIN, Fault, Rule
 # below this, a router's or an embedding's format should be someone's choice (PAPER: gates flip experts)
 CAREFUL_BITS = 8
 CAREFUL_ROLES = ("router", "embedding")
+_HINTED = 20  # mistakes that get a guess at what was meant: as many as a message lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +281,8 @@ def _dead_patterns(rule: Rule, modules: Sequence[Module], misfits: _Misfits) -> 
     if not dead or rule.optional:
         return False
     for glob in dead:
-        misfits.add(rule, f"path {glob!r} matches no module{_better_glob(glob, modules)}", mistake=True)
+        hint = _better_glob(glob, modules) if len(misfits.mistakes) < _HINTED else ""  # further ones are not listed
+        misfits.add(rule, f"path {glob!r} matches no module{hint}", mistake=True)
     return True
 
 

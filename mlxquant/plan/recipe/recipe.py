@@ -24,7 +24,7 @@ from ...errors import RecipeError
 from ...words.formats import Format
 from ...words.text import listed, unknown_keys
 from .files import RecipeFile, Shipped, available, follow, parse_file, read_chain
-from .rules import Fault, Rule, format_problems, merged, parse_rule, parse_set
+from .rules import Covering, Fault, Rule, format_problems, merged, parse_rule, parse_set
 
 __all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
 
@@ -223,12 +223,14 @@ def _rules(file: RecipeFile, name: str, problems: list[str]) -> list[Rule]:
         problems.append(f"{file.path}: rules is a list of tables; write [[rules]]")
         return []
     rules: list[Rule] = []
+    covering = Covering()
     for i, table in enumerate(tables, 1):
         where = f"{file.path}, rule {i}"
         if rule := parse_rule(table, origin=name, index=i, where=where, problems=problems):
-            before = next((earlier for earlier in rules if earlier.match.covers(rule.match)), None)
-            if before:
+            if before := covering.first(rule):
                 problems.append(f"{where}: never applies: rule {before.index} before it matches all of {rule.match}")
+            else:  # what a covered rule covers, its coverer does too
+                covering.add(rule)
             rules.append(rule)
     return rules
 

@@ -145,6 +145,42 @@ class Rule:
         return {**match, "origin": self.origin, "index": self.index}
 
 
+class Covering:
+    """Rules of a file so far, to ask which of them leaves a later one nothing; fast also for thousands.
+
+    A rule that covers another names, in each field that it has, all that the other names there. So it stands in the
+    table of one of its fields, the one that tells most apart, under every value that it has in it.
+    """
+
+    def __init__(self) -> None:
+        self._by_value: dict[object, list[Rule]] = {}
+        self._of_all: Rule | None = None
+
+    def add(self, rule: Rule) -> None:
+        """Take a rule as the latest."""
+        fields = _fields(rule.match)
+        if not fields:
+            self._of_all = self._of_all or rule
+            return
+        name, values = fields[0]
+        for value in values:
+            self._by_value.setdefault((name, value), []).append(rule)
+
+    def first(self, rule: Rule) -> Rule | None:
+        """The earliest rule that covers this one, None where there is none."""
+        places = [(name, values[0]) for name, values in _fields(rule.match)]
+        near = (earlier for place in places for earlier in self._by_value.get(place, ()))
+        covering = [earlier for earlier in near if earlier.match.covers(rule.match)]
+        if self._of_all is not None:
+            covering.append(self._of_all)
+        return min(covering, key=lambda earlier: earlier.index, default=None)
+
+
+def _fields(match: Match) -> list[tuple[str, tuple[object, ...]]]:
+    fields = (("path", match.path), ("layers", match.layers), ("layer_type", match.layer_type), ("role", match.role))
+    return [(name, tuple(values)) for name, values in fields if values]
+
+
 def merged(base: Format | None, bits: int | None, group_size: int | None, mode: str | None) -> Format:
     """Lay what is given over `base`. A change of mode takes the mode's own bits and group size, as in mlx.
 
