@@ -5,8 +5,9 @@
 
 The marker is the first thing that a run puts into a folder, whole, and the last that it takes away. Only regular files
 that the marker names are ever deleted or written to; anything else there (a link, a stranger's file, a file with a
-second name elsewhere) is a reason to refuse the folder before anything is done. What versions without markers left is
-taken over where its command recognises it (`earlier`).
+second name elsewhere) is a reason to refuse the folder before anything is done. A marker may come from a stranger too,
+so it vouches only for names that its command makes (`makes`). What versions without markers left is taken over where
+its command recognises it (`earlier`).
 
 Conversions are kept so (`builds.write`), passes (`stream.state`) and sweeps (`sweep.folder`).
 """
@@ -15,9 +16,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
@@ -50,7 +52,8 @@ class _Marker:
 class WorkFolder:
     """The unfinished work of one `command` in one folder. Nothing is written before `claimed`.
 
-    `names` are the files that this run may make, relative to the folder; `earlier` gives those of a folder that was
+    `names` are the files that this run may make, relative to the folder; `makes` matches those that any run of the
+    command may have made, and a marker's other words count for nothing. `earlier` gives those of a folder that was
     begun before there were markers, None where it is not certain to be one. `strangers` lets other files stay beside
     ours in a marked folder; else they are refused. `shared` lets several processes of one command hold the folder. A
     folder that was there before stays, empty, unless `named` says that its very name is one that mlxquant gives.
@@ -62,6 +65,7 @@ class WorkFolder:
         command: str,
         names: Iterable[str] = (),
         *,
+        makes: re.Pattern[str],
         earlier: Earlier = lambda _: None,
         strangers: bool = False,
         shared: bool = False,
@@ -73,6 +77,7 @@ class WorkFolder:
         self.path = path.resolve() if not named and path.is_symlink() and path.is_dir() else path
         self.command = command
         self.names = frozenset(names)
+        self._makes = makes
         self._earlier, self._strangers, self._shared = earlier, strangers, shared
         self._named, self._advice = named, advice
         self._busy = busy or f"{path}: another mlxquant works there right now; wait for it, or {advice}"
@@ -151,7 +156,7 @@ class WorkFolder:
         An empty folder gives the marker that it would get.
         """
         entries = {entry for entry in _entries(self.path) if not self._is_litter(entry)}
-        marker = _read_marker(self.lock)
+        marker = self._read_marker()
         if marker is not None and marker.command != self.command:
             raise OutputError(f"{self.path}: holds unfinished work of mlxquant {marker.command}; {self._advice}")
         if marker is None and not entries:
@@ -170,6 +175,13 @@ class WorkFolder:
                 f" unfinished work goes into that folder: move it away, or {self._advice}"
             )
         return marker
+
+    def _read_marker(self) -> _Marker | None:
+        """The marker in the lock, without names that no run of its command makes; None where it is none of ours."""
+        marker = _read_marker(self.lock)
+        if marker is None:
+            return None
+        return replace(marker, names=frozenset(n for n in marker.names if n in self.names or self._makes.fullmatch(n)))
 
     def _is_folder(self, entry: str, folders: Collection[str]) -> bool:
         return entry in folders and not (self.path / entry).is_symlink() and (self.path / entry).is_dir()

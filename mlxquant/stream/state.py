@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -258,8 +259,19 @@ def check_work(folder: Path | None, inputs: Iterable[tuple[str, Path | None]]) -
 
 def _work_folder(folder: Path, shards: Collection[str]) -> WorkFolder:
     names = [STATE, f"{STATE}.new", *_HIDDEN, *_shards(shards)]
-    return WorkFolder(folder, "compare", names, earlier=_begun_before_markers, advice="choose another work folder",
-                      busy=f"{folder}: another pass works there right now; wait for it")  # fmt: skip
+    return WorkFolder(
+        folder,
+        "compare",
+        names,
+        makes=_MAKES,
+        earlier=_begun_before_markers,
+        advice="choose another work folder",
+        busy=f"{folder}: another pass works there right now; wait for it",
+    )
+
+
+# What a pass leaves in its folder, whatever its source
+_MAKES = re.compile(r"state\.npz(\.new)?|hidden-\d\.bin|source/[^/]+\.safetensors(\.part)?")
 
 
 def _shards(names: Collection[str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..builds.manifest import MANIFEST, read_manifest
+from ..builds.write.partial import BUILD_FILE
 from ..disk import files as disk
 from ..disk.work_folder import WorkFolder, check_apart
 from ..errors import BuildError, OutputError
@@ -102,6 +103,7 @@ class SweepFolder:
             self.path,
             "sweep",
             [ASKED, COMPARISON],
+            makes=re.compile("|".join(map(re.escape, (ASKED, COMPARISON)))),
             earlier=_begun_before_markers,
             strangers=True,
             shared=shared,
@@ -124,7 +126,8 @@ def _check_build(folder: Path) -> list[str]:
         manifest = read_manifest(folder) if folder.is_dir() and not folder.is_symlink() else None
     names = sorted(p.name for p in folder.iterdir()) if manifest is not None else []
     known = {MANIFEST, *manifest["files"]} if manifest is not None else set()
-    if manifest is None or any(name not in known or not disk.is_own(folder / name) for name in names):
+    ours = {name for name in known if BUILD_FILE.fullmatch(name)}  # a manifest may be a stranger's too
+    if manifest is None or any(name not in ours or not disk.is_own(folder / name) for name in names):
         raise OutputError(
             f"{folder}: holds what mlxquant did not leave there; move it away, or choose another work folder"
         )

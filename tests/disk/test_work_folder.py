@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ NAMES = ("journal.jsonl", "build/a", "build/b", "source/c")
 
 
 def folder(path: Path, command: str = "convert", **options: object) -> WorkFolder:
-    return WorkFolder(path, command, NAMES, **options)  # type: ignore[arg-type]
+    return WorkFolder(path, command, NAMES, makes=re.compile("|".join(NAMES)), **options)  # type: ignore[arg-type]
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -196,3 +197,17 @@ def test_inputs_in_above_or_at_a_work_folder_are_refused(tmp_path: Path):
     check_apart(tmp_path / "work", [("the source", tmp_path / "work-source")])
     shutil.rmtree(tmp_path / "work")
     check_apart(tmp_path / "work", [("the source", tmp_path / "elsewhere")])
+
+
+@pytest.mark.parametrize("theirs", ["thesis.tex", "build/thesis.tex", "source/main.py", "deep/er/thesis.tex"])
+def test_a_marker_that_a_stranger_wrote_gives_nothing_of_the_user_s_away(tmp_path: Path, theirs: str):
+    path = tmp_path / "work" / theirs
+    path.parent.mkdir(parents=True)
+    path.write_text("years of work")
+    marker = {"schema": "mlxquant.work/1", "tool": "mlxquant", "command": "convert", "made_folder": True}
+    (tmp_path / "work" / LOCK).write_text(json.dumps({**marker, "names": [*NAMES, theirs]}))
+    with pytest.raises(OutputError, match="which mlxquant did not leave there"):
+        folder(tmp_path / "work").check()
+    with pytest.raises(OutputError, match="which mlxquant did not leave there"), folder(tmp_path / "work").claimed():
+        pass
+    assert path.read_text() == "years of work"

@@ -29,6 +29,10 @@ _OWN_FILES = re.compile(
     r"(model(-\d{5}-of-\d{5})?|mtp)\.safetensors|model\.safetensors\.index\.json|config\.json|audit\.json|AUDIT\.md"
     r"|mlxquant\.json"
 )
+# What any build may hold: those, and what tokenizers and processors are kept in
+BUILD_FILE = re.compile(rf"{_OWN_FILES.pattern}|[\w.-]+\.(json|jinja|model|tiktoken)|merges\.txt|vocab\.txt")
+# What a conversion leaves in OUT.partial, whatever its source
+_MAKES = re.compile(rf"{re.escape(JOURNAL)}|{BUILD}/({BUILD_FILE.pattern})|{SOURCE}/[^/]+\.safetensors(\.part)?")
 
 
 class Partial:
@@ -50,6 +54,7 @@ class Partial:
             self.folder,
             "convert",
             _names(files, shards),
+            makes=_MAKES,
             earlier=_begun_before_markers,
             named=True,
             advice="choose another OUT",
