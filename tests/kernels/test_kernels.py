@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mlxquant import kernels
 from mlxquant.kernels import BlockFault, Quantized, quantize_rows
 from mlxquant.words.formats import Format
+from mlxquant.words.jit import jit
 from tests.kernels.kernel_blocks import (
     AFFINE,
     COLS,
@@ -172,17 +173,18 @@ def test_importing_kernels_imports_neither_numba_nor_mlx():
 
 
 def test_without_a_place_for_its_cache_numba_compiles_all_the_same(monkeypatch):
-    from mlxquant.kernels import compiled as kernels_numba
+    import numba
 
-    njit: Any = kernels_numba.njit  # type: ignore[attr-defined]
+    njit: Any = numba.njit
 
-    def nowhere(**options: Any) -> Any:
+    def nowhere(signature: Any = None, **options: Any) -> Any:
         if options.pop("cache", False):
             raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
+        return njit(signature, **options)
 
-    monkeypatch.setattr(kernels_numba, "njit", nowhere)
-    assert kernels_numba._jit(lambda x: x + 1)(1) == 2
+    monkeypatch.setattr(numba, "njit", nowhere)
+    assert jit(lambda x: x + 1)(1) == 2
+    assert jit(lambda x: x + 1, numba.int64(numba.int64))(1) == 2
 
 
 @pytest.mark.metal
