@@ -18,14 +18,16 @@ class MlxquantError(Exception):
     """Base of every error whose message is meant for the person at the keyboard. Exit code 3.
 
     `reason` is what is wrong without the place at which it is, for a table that names the place itself; where nobody
-    gave it, it is the message's first line.
+    gave it, it is the message's first line. `advice` is what to do, which ends the message; `problem` is the message
+    without it, for whoever has other advice.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str = "", *, reason: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, reason: str | None = None, advice: str | None = None) -> None:
+        super().__init__(f"{message}; {advice}" if advice else message)
         self.reason = reason or message.partition("\n")[0]
+        self.problem, self.advice = message, advice
 
 
 class UsageError(MlxquantError):

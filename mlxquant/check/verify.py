@@ -184,7 +184,7 @@ class _Reader:
         except OSError as error:
             return [f"{name}: cannot be read ({error.strerror}); is the disk failing?"]
         except SourceError as error:
-            return [str(error).removesuffix("; download it again")]
+            return [error.problem]
         return self._compare(name, expected["sha256"], found)
 
     def notes(self) -> list[str]:
@@ -207,7 +207,7 @@ class _Reader:
         try:
             tensors, size = read_file_header(self._folder / name)
         except SourceError as error:
-            return [str(error).removesuffix("; download it again")]
+            return [error.problem]
         tensors.sort(key=lambda t: t.start)
         self._hash(name, 0, tensors[0].start if tensors else size, whole)
         differences = [f"{tensor}: missing from {name}" for tensor in wanted.keys() - {t.name for t in tensors}]

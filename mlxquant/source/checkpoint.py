@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from ..disk.files import read_regular
 from ..errors import SourceError
 from ..words.text import listed, some
-from .headers import Tensor, header_length, load_json, parse_header, shown
+from .headers import DOWNLOAD_AGAIN, Tensor, header_length, load_json, parse_header, shown
 from .links import open_own, own_files, read_own, strays
 from .quantized import MODELOPT, Scaled, check_config, check_names, scaled_tensors
 from .remote_code import refuse_model_code
@@ -293,7 +293,7 @@ def read_config(path: Path, generation: Path | None) -> dict[str, Any]:
         raise SourceError(f"{path}: has no model_type; is it a model's config.json?")
     for key in _TABLES:
         if not isinstance(config.get(key), dict | None):
-            raise SourceError(f"{path}: {key} is a table, not {shown(config[key])}; download it again")
+            raise SourceError(f"{path}: {key} is a table, not {shown(config[key])}", advice=DOWNLOAD_AGAIN)
     if generation is not None and generation.is_file():
         eos = load_json(read_regular(generation, LARGEST_SMALL), generation.name, duplicates=True).get("eos_token_id")
         if eos:
@@ -369,13 +369,13 @@ def read_file_header(path: Path) -> tuple[list[Tensor], int]:
     """Read one file's header: its tensors, and the file's size."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise SourceError(f"{path.name}: a file expected, something else found; download it again")
+            raise SourceError(f"{path.name}: a file expected, something else found", advice=DOWNLOAD_AGAIN)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = header_length(file.read(8), path.name, size)
             return parse_header(file.read(length), path.name, size)[0], size
     except OSError as error:
-        raise SourceError(f"{path.name}: cannot be read ({error.strerror}); download it again") from None
+        raise SourceError(f"{path.name}: cannot be read ({error.strerror})", advice=DOWNLOAD_AGAIN) from None
 
 
 def plain_name(file: object) -> bool:
@@ -387,7 +387,7 @@ def read_index(text: bytes) -> dict[str, str]:
     """Read an index's table of tensor -> file. Raises SourceError where a file would lie outside its folder."""
     weight_map = load_json(text, INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{INDEX}: has no weight_map; download it again")
+        raise SourceError(f"{INDEX}: has no weight_map", advice=DOWNLOAD_AGAIN)
     outside = sorted({shown(f) for f in weight_map.values() if not plain_name(f)})
     if outside:
         raise SourceError(f"{INDEX}: points outside its folder: {', '.join(outside[:3])}; do not trust this checkpoint")

@@ -29,6 +29,8 @@ MAX_AXES = 64
 MAX_NAME = 1000
 # Tables within tables of a JSON file; configs have five or so, and code that walks them may recurse.
 MAX_DEPTH = 50
+# What helps a checkpoint that was damaged on its way; of a build that is checked, other things may be true.
+DOWNLOAD_AGAIN = "download it again"
 
 # What fills a buffer with bytes of a file: (file, first byte, buffer), as Checkpoint.read_into
 Read = Callable[[str, int, memoryview], None]
@@ -63,24 +65,26 @@ def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dic
     try:
         value = json.loads(text, object_pairs_hook=None if duplicates else unique_keys)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: not readable as JSON ({shown(error)}); download it again") from None
+        raise SourceError(f"{where}: not readable as JSON ({shown(error)})", advice=DOWNLOAD_AGAIN) from None
     if not isinstance(value, dict):
-        raise SourceError(f"{where}: a JSON object expected, {type(value).__name__} found; download it again")
+        raise SourceError(f"{where}: a JSON object expected, {type(value).__name__} found", advice=DOWNLOAD_AGAIN)
     if deeper_than(value, MAX_DEPTH):
-        raise SourceError(f"{where}: tables within tables more than {MAX_DEPTH} deep; download it again")
+        raise SourceError(f"{where}: tables within tables more than {MAX_DEPTH} deep", advice=DOWNLOAD_AGAIN)
     return value
 
 
 def header_length(prefix: bytes, file: str, file_size: int) -> int:
     """The header's length from a file's first 8 bytes, checked against the file's size."""
     if len(prefix) < 8 or file_size < 8:
-        raise SourceError(f"{file}: at least 8 bytes expected, {min(len(prefix), file_size)} found; download it again")
+        raise SourceError(
+            f"{file}: at least 8 bytes expected, {min(len(prefix), file_size)} found", advice=DOWNLOAD_AGAIN
+        )
     if prefix[:8] == LFS_POINTER:
         raise SourceError(f"{file}: weights expected, a Git LFS pointer to them found; fetch them with `git lfs pull`")
     length = int.from_bytes(prefix[:8], "little")
     if length > file_size - 8:
         raise SourceError(
-            f"{file}: its header claims {length:,} bytes, but the file has {file_size:,}; download it again"
+            f"{file}: its header claims {length:,} bytes, but the file has {file_size:,}", advice=DOWNLOAD_AGAIN
         )
     if length > MAX_HEADER_BYTES:
         raise SourceError(f"{file}: a header of {length:,} bytes; safetensors allows {MAX_HEADER_BYTES:,}")
@@ -95,11 +99,11 @@ def parse_header(text: bytes, file: str, file_size: int) -> tuple[list[Tensor], 
     """
     # a tensor's entry has three brackets in 45 bytes or more; far denser text is built to blow up when parsed
     if text.count(b"[") + text.count(b"{") > len(text) // 6 + 8:
-        raise SourceError(f"{file}: header: entries of tensors expected, nested lists found; download it again")
+        raise SourceError(f"{file}: header: entries of tensors expected, nested lists found", advice=DOWNLOAD_AGAIN)
     header = load_json(text, f"{file}: header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise SourceError(f"{file}: its __metadata__ is not a table of strings; download it again")
+        raise SourceError(f"{file}: its __metadata__ is not a table of strings", advice=DOWNLOAD_AGAIN)
     data_start = 8 + len(text)
     tensors = [_tensor(name, entry, file, data_start) for name, entry in header.items()]
     check_placement(tensors, file, data_start, file_size)
@@ -111,14 +115,14 @@ def check_placement(tensors: Sequence[Tensor], file: str, data_start: int, file_
     at, before = data_start, None
     for tensor in sorted(tensors, key=lambda t: (t.start, t.nbytes)):
         if tensor.start < at:
-            raise SourceError(f"{file}: tensors {before} and {tensor.name} overlap; download it again")
+            raise SourceError(f"{file}: tensors {before} and {tensor.name} overlap", advice=DOWNLOAD_AGAIN)
         if tensor.start > at:
             raise SourceError(
-                f"{file}: {tensor.start - at:,} bytes before {tensor.name} belong to no tensor; download it again"
+                f"{file}: {tensor.start - at:,} bytes before {tensor.name} belong to no tensor", advice=DOWNLOAD_AGAIN
             )
         at, before = tensor.start + tensor.nbytes, tensor.name
     if at != file_size:
-        raise SourceError(f"{file}: {at:,} bytes expected, {file_size:,} found; download it again")
+        raise SourceError(f"{file}: {at:,} bytes expected, {file_size:,} found", advice=DOWNLOAD_AGAIN)
 
 
 def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
@@ -126,20 +130,20 @@ def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
     if not name.isprintable() or len(name) > MAX_NAME:
         raise SourceError(f"{where}: its name is not a printable text of up to {MAX_NAME:,} letters")
     if not isinstance(entry, dict):
-        raise SourceError(f"{where}: its entry is not a table; download it again")
+        raise SourceError(f"{where}: its entry is not a table", advice=DOWNLOAD_AGAIN)
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise SourceError(f"{where}: dtype {shown(dtype)} is unknown; known are {', '.join(DTYPES)}")
     if not _naturals(shape, MAX_AXES):
-        raise SourceError(f"{where}: shape {shown(shape)} is not a list of lengths; download it again")
+        raise SourceError(f"{where}: shape {shown(shape)} is not a list of lengths", advice=DOWNLOAD_AGAIN)
     if not _naturals(offsets, 2) or len(offsets) != 2:
-        raise SourceError(f"{where}: data_offsets {shown(offsets)} are not two positions; download it again")
+        raise SourceError(f"{where}: data_offsets {shown(offsets)} are not two positions", advice=DOWNLOAD_AGAIN)
     begin, end = offsets
     size = prod(shape) * DTYPES[dtype].nbytes
     if end - begin != size:
         raise SourceError(
-            f"{where}: {dtype} {shown(shape)} takes {shown(f'{size:,}')} bytes, its data_offsets span"
-            f" {end - begin:,}; download it again"
+            f"{where}: {dtype} {shown(shape)} takes {shown(f'{size:,}')} bytes, its data_offsets span {end - begin:,}",
+            advice=DOWNLOAD_AGAIN,
         )
     return Tensor(name, dtype, tuple(shape), file, data_start + begin, size)
 

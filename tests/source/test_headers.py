@@ -106,6 +106,14 @@ def test_a_file_shorter_than_a_length_is_truncated(size):
         header_length(bytes(size), FILE, size)
 
 
+def test_what_to_do_about_a_damaged_header_stands_apart_from_what_is_wrong_with_it():
+    with pytest.raises(SourceError) as caught:
+        header_length(b"abc", FILE, 3)
+    assert caught.value.problem == f"{FILE}: at least 8 bytes expected, 3 found"
+    assert caught.value.advice == "download it again"
+    assert str(caught.value) == f"{caught.value.problem}; {caught.value.advice}"
+
+
 def test_a_git_lfs_pointer_is_known_for_what_it_is() -> None:
     text = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     with pytest.raises(SourceError, match="git lfs pull"):
