@@ -35,15 +35,15 @@ def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     # a class that has a vision tower of its own (muse_spark) needs the config to build it
     sees = VISION in plan.carried or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
     left_out = {"_name_or_path", "quantization_config"} | (set() if sees else {"vision_config"})
-    kept = {k: v for k, v in config.items() if k not in left_out}
+    table = {k: v for k, v in config.items() if k not in left_out}
     if VISION in plan.carried:
-        kept = spelled_out(kept)
-    if isinstance(text := kept.get("text_config"), dict):
-        kept["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+        table = spelled_out(table)
+    if isinstance(text := table.get("text_config"), dict):
+        table["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
     block = quantization_block(plan)
     if block:
-        kept["quantization"] = kept["quantization_config"] = block
-    return json.dumps(dict(sorted(kept.items())), indent=4).encode()
+        table["quantization"] = table["quantization_config"] = block
+    return json.dumps(dict(sorted(table.items())), indent=4).encode()
 
 
 def quantization_block(plan: Plan) -> dict[str, Any]:

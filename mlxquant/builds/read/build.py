@@ -1,7 +1,7 @@
 """A build on disk, read from its bytes alone: ours, another tool's, whole or damaged.
 
-`read_build` puts together what the files are (`build_headers`), what their tensors are (`build_layout`) and what the
-config claims of them (`build_claims`). No weight is read, and nothing that a build says of itself is believed.
+`read_build` puts together what the files are and what the config claims of them (`files`), and what their tensors are
+(`layout`). No weight is read, and nothing that a build says of itself is believed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...words.modules import Module
 from ..manifest import read_manifest
 from .files import Claims, Files, against_shards, parameters_stated, read_claims, read_files
 from .formats import Stored
-from .layout import Laid, lay_out_build
+from .layout import BuildLayout, lay_out_build
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_build(path: str | Path) -> Build:
     )
 
 
-def _refuse_checkpoints(folder: Path, config: Mapping[str, Any], laid: Laid, claims: Claims) -> None:
+def _refuse_checkpoints(folder: Path, config: Mapping[str, Any], laid: BuildLayout, claims: Claims) -> None:
     """Refuse what is no build: unquantized in the Hub's layout, or quantized by other means than mlx's."""
     method = other_method(config)
     if not claims.present and (laid.moved or (method and laid.disagreements)):
@@ -138,7 +138,7 @@ def _left_over(config: Mapping[str, Any], claims: Claims) -> Iterator[str]:
         yield f"config.json: quantization_config says {method}, but nothing in the shards is quantized that way"
 
 
-def _parameter_count(files: Files, laid: Laid) -> Iterator[str]:
+def _parameter_count(files: Files, laid: BuildLayout) -> Iterator[str]:
     """Hold the index's total_parameters against the modules.
 
     mlx-lm counts modules without children and so leaves out arrays that larger ones hold; both counts are right.
@@ -154,7 +154,7 @@ def _parameter_count(files: Files, laid: Laid) -> Iterator[str]:
         yield f"{INDEX}: total_parameters says {stated!r}, the modules have {counts[0]:,}"
 
 
-def _unclear_notes(laid: Laid) -> list[str]:
+def _unclear_notes(laid: BuildLayout) -> list[str]:
     """Say where shapes leave a format open; for modules of the model that is a disagreement already."""
     open_ = [s for s in laid.stored if s.trouble and not s.placed]
     if not open_:

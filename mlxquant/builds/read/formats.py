@@ -8,11 +8,10 @@ The class that mlx-lm has for the model knows `in`, so both are certain: 192 wor
 it does not (a vision tower, an architecture that mlx-lm lacks) only ``bits · group_size = 32 · words / scales`` is:
 512 is 8-bit g64 as well as 4-bit g128.
 
-Tensors that no class of mlx-lm has a place for: grouped into modules, with roles and formats by name.
-
-A vision tower in a text model's build, multi-token prediction, what an older mlx-lm stored under other names, or the
-whole of a model that mlx-lm lacks. Widths are not known here, so where shapes leave a format open the config decides,
-and where it does not help, the module's `trouble` says which formats it may be.
+So the second half of this module groups by name the tensors that no class has a place for: a vision tower in a text
+model's build, multi-token prediction, what an older mlx-lm stored under other names, or the whole of a model that
+mlx-lm lacks. Where shapes leave a format open the config decides, and where it does not help, the module's `trouble`
+says which formats it may be.
 """
 
 from __future__ import annotations
@@ -29,15 +28,13 @@ from ...words.formats import FLOATS, MODES, Format
 from ...words.modules import CARRIED, Array, Module
 from .files import Claims
 
-# --- formats ---
-
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """One module as the bytes have it.
 
     `dtype` is that of its values, or of its scales. `views` gives its arrays by suffix; `trouble` is why its
-    format cannot be told, None where it can. `placed` says that mlx-lm's class has it.
+    format is not certain, None where it is. `placed` says that mlx-lm's class has it.
     """
 
     module: Module
@@ -101,7 +98,7 @@ def shown(view: View | None) -> str:
     return "none" if view is None else f"{SAFETENSORS_DTYPES[view.dtype]} {list(view.shape)}"
 
 
-# --- build names ---
+# --- tensors without a place in the class ---
 
 
 _PACKED = ("weight", "scales", "biases")
@@ -123,7 +120,7 @@ _ROLE_NAMES = (
 
 
 def stored_by_names(checkpoint: Checkpoint, names: Sequence[str], claims: Claims) -> list[Stored]:
-    """Group tensors into modules by their names, with what can be told of their formats."""
+    """Group tensors into modules by their names, with their formats where these are certain."""
     groups: dict[str, dict[str, View]] = defaultdict(dict)
     for name in names:
         tensor = checkpoint.tensors[name]
@@ -168,5 +165,5 @@ def role_by_name(path: str) -> str:
 
 
 def _layer_by_name(path: str) -> int | None:
-    found = re.search(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)\.", path)
-    return int(found[1]) if found else None
+    match = re.search(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)\.", path)
+    return int(match[1]) if match else None

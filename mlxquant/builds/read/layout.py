@@ -1,9 +1,9 @@
 """What the tensors of a build are: modules with roles, and the format of each, read from shapes and dtypes alone.
 
 Modules and their widths come from the class that mlx-lm has for the model, formats from that and the shapes of what
-is stored (`build_formats`); what the class has no place for goes by names (`build_names`).
+is stored (`formats`); what the class has no place for is grouped by names, there as well.
 
-Nothing here is refused: what does not fit is a sentence in `disagreements`, and the rest goes on.
+Nothing here is refused: what does not fit is a sentence in `disagreements`, and the rest is read all the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .formats import Stored, packed_format, role_by_name, shown, stored_by_names
 
 
 @dataclass(frozen=True)
-class Laid:
+class BuildLayout:
     """A build's modules in the model's order, then those that mlx-lm's class has no place for.
 
     `moved` says that arrays of the model come from tensors of other names, as in the Hub's layout.
@@ -42,26 +42,26 @@ class Laid:
     notes: tuple[str, ...] = ()
 
 
-def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> Laid:
+def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> BuildLayout:
     """Find out what every tensor of a build is."""
     config = decode_floats(checkpoint.config)
     disagreements, notes = list[str](), list[str]()
     model = _model(config, disagreements, notes)
     if model is None:
         stored = stored_by_names(checkpoint, list(checkpoint.tensors), claims)
-        return Laid(tuple(stored), False, _depth(stored), False, tuple(disagreements), tuple(notes))
+        return BuildLayout(tuple(stored), False, _depth(stored), False, tuple(disagreements), tuple(notes))
     views = _views(model, checkpoint, disagreements)
-    finder = _Finder(checkpoint, views)
-    stored, n_layers = _stored_modules(model, config, finder, disagreements, notes)
-    unused = [n for n in checkpoint.tensors if n not in finder.used]
+    arrays = _Arrays(checkpoint, views)
+    stored, n_layers = _stored_modules(model, config, arrays, disagreements, notes)
+    unused = [n for n in checkpoint.tensors if n not in arrays.used]
     stored += stored_by_names(checkpoint, unused, claims)
-    drawn = {t for v in views.values() for t in tensors_of(v)}
-    notes += _unused_note(checkpoint, [n for n in unused if n not in drawn], config)
-    return Laid(tuple(stored), True, n_layers, finder.moved, tuple(disagreements), tuple(notes))
+    loaded = {t for v in views.values() for t in tensors_of(v)}
+    notes += _unused_note(checkpoint, [n for n in unused if n not in loaded], config)
+    return BuildLayout(tuple(stored), True, n_layers, arrays.moved, tuple(disagreements), tuple(notes))
 
 
 def _model(config: dict[str, Any], disagreements: list[str], notes: list[str]) -> Any:
-    """mlx-lm's model for the config, or None with a word on why there is none."""
+    """mlx-lm's model for the config; None, with the reason among the notes or disagreements, where there is none."""
     try:
         model_classes(config)
     except LayoutError as error:
@@ -84,13 +84,17 @@ def _views(model: Any, checkpoint: Checkpoint, disagreements: list[str]) -> Mapp
 
 
 @dataclass
-class _Finder:
-    """Finds the stored bytes behind the arrays that mlx-lm loads, and remembers what was used."""
+class _Arrays:
+    """The stored bytes behind the arrays that mlx-lm loads: call it with a name.
+
+    `used` are the tensors that were taken as they are, `requested` the names that were asked for and are there, `moved`
+    says that an array came from tensors of another name or shape.
+    """
 
     checkpoint: Checkpoint
     views: Mapping[str, View]
     used: set[str] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
+    requested: set[str] = field(default_factory=set)
     moved: bool = False
 
     def __call__(self, name: str) -> View | None:
@@ -98,7 +102,7 @@ class _Finder:
         view, tensor = self.views.get(name), self.checkpoint.tensors.get(name)
         if view is None:
             return None
-        self.asked.add(name)
+        self.requested.add(name)
         if tensor is not None and tensor.shape == view.shape:
             self.used.add(name)
             return source_view(tensor)
@@ -111,34 +115,36 @@ class _Finder:
 
 
 def _stored_modules(
-    model: Any, config: dict[str, Any], find: _Finder, disagreements: list[str], notes: list[str]
+    model: Any, config: dict[str, Any], arrays: _Arrays, disagreements: list[str], notes: list[str]
 ) -> tuple[list[Stored], int]:
     shapes = parameters_of(model)
-    found = {name: view for name in shapes if (view := find(name)) is not None}
-    packed = {p: s for name in shapes if (p := _packed_path(name, shapes)) and (s := find(f"{p}.scales")) is not None}
+    # views of the class's own arrays, and of the scales that quantizing adds beside a weight
+    present = {name: view for name in shapes if (view := arrays(name)) is not None}
+    packed = {p: s for name in shapes if (p := _packed_path(name, shapes)) and (s := arrays(f"{p}.scales")) is not None}
     assumed = _config_dtype(config) or "BF16"
-    dtypes = {name: _values_dtype(name, found, packed, assumed) for name in shapes}
+    dtypes = {name: _values_dtype(name, present, packed, assumed) for name in shapes}
     try:
+        # arrays have one dtype here: a build is not cast
         modules, layers = lay_modules(model, config, shapes, {n: (d, d) for n, d in dtypes.items()}, {})
     except LayoutError as error:
         disagreements.append(str(error))
         bare: dict[str, Any] = {"vocab_size": config.get("vocab_size")}
         modules, layers = lay_modules(model, bare, shapes, {n: (d, d) for n, d in dtypes.items()}, {})
-    stored, made = list[Stored](), list[str]()
+    stored, computed = list[Stored](), list[str]()
     for module in modules:
-        entry = _stored(module, found, packed, find)
+        entry = _stored(module, present, packed, arrays)
         disagreements += _misshapen(entry, shapes)
         if any(_is_computed(v) for v in entry.views.values()):
-            made.append(module.path)
+            computed.append(module.path)
             continue
-        find.take(entry.views.values())
+        arrays.take(entry.views.values())
         stored.append(entry)
     disagreements += [
-        f"{n}: not in the shards; mlx-lm cannot load the build without it" for n in shapes if n not in found
+        f"{n}: not in the shards; mlx-lm cannot load the build without it" for n in shapes if n not in present
     ]
-    strays = [n for n in find.views if n not in find.asked]
+    strays = [n for n in arrays.views if n not in arrays.requested]
     disagreements += [f"{n}: in the shards, but mlx-lm's {config['model_type']} has no such array" for n in strays]
-    notes += _made_note(made)
+    notes += _computed_note(computed)
     notes += _dtype_notes(stored, model, config)
     return stored, len(layers.layers)
 
@@ -149,18 +155,18 @@ def _packed_path(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     return path if suffix == "weight" and f"{path}.scales" not in shapes else ""
 
 
-def _values_dtype(name: str, found: Mapping[str, View], packed: Mapping[str, View], assumed: str) -> str:
+def _values_dtype(name: str, present: Mapping[str, View], packed: Mapping[str, View], assumed: str) -> str:
     """The dtype of an array's values: that of the scales where it is packed with float scales."""
     path, _, suffix = name.rpartition(".")
     if suffix == "weight" and path in packed:
         dtype = SAFETENSORS_DTYPES[packed[path].dtype]
         return dtype if dtype in FLOATS else assumed
-    return SAFETENSORS_DTYPES[found[name].dtype] if name in found else assumed
+    return SAFETENSORS_DTYPES[present[name].dtype] if name in present else assumed
 
 
-def _stored(module: Module, found: Mapping[str, View], packed: Mapping[str, View], find: _Finder) -> Stored:
+def _stored(module: Module, present: Mapping[str, View], packed: Mapping[str, View], arrays: _Arrays) -> Stored:
     names = {a.name: f"{module.path}.{a.name}" if a.name else module.path for a in module.arrays}
-    views = {suffix: found[name] for suffix, name in names.items() if name in found}
+    views = {suffix: present[name] for suffix, name in names.items() if name in present}
     weight = views.get(module.weight.name)
     if weight is None:
         return Stored(module, None, module.weight.dtype, views, "its weight is not in the shards")
@@ -170,7 +176,7 @@ def _stored(module: Module, found: Mapping[str, View], packed: Mapping[str, View
         return Stored(module, None, dtype, views, bare if dtype == "U32" and module.quantizable else None)
     views["scales"] = packed[module.path]
     for extra in ("biases", "global_scale"):
-        if (view := find(f"{module.path}.{extra}")) is not None:
+        if (view := arrays(f"{module.path}.{extra}")) is not None:
             views[extra] = view
     fmt = packed_format(module.shape, views)
     dtype = SAFETENSORS_DTYPES[views["scales"].dtype]
@@ -201,12 +207,12 @@ def _is_computed(view: View) -> bool:
     return False
 
 
-def _made_note(made: Sequence[str]) -> list[str]:
-    if not made:
+def _computed_note(paths: Sequence[str]) -> list[str]:
+    if not paths:
         return []
     return [
-        f"{len(made):,} modules are computed by mlx-lm from tensors of other names each time it loads the build"
-        f" ({', '.join(made[:2])}); listed are those tensors"
+        f"{len(paths):,} modules are computed by mlx-lm from tensors of other names each time it loads the build"
+        f" ({', '.join(paths[:2])}); listed are those tensors"
     ]
 
 
