@@ -1,4 +1,4 @@
-"""Does a build load where it will be used: in mlx-lm, and in mlx-vlm, through which LM Studio takes vision models.
+"""Whether a build loads where it will be used: in mlx-lm, and in mlx-vlm, through which LM Studio takes vision models.
 
 Each library is tried in a process of its own, one after another, so that a crash or the memory of one does not take
 the other along; `load_probe` is what runs there. Another environment's interpreter can be named, to try versions
@@ -79,7 +79,7 @@ def _probe(library: str, build: Path, python: Path | None, tokens: int) -> dict[
 def _run(
     library: str, build: Path, python: Path | None, tokens: int, tokenizer: Path, refusal: str = ""
 ) -> dict[str, Any]:
-    """Run `load_probe` in a process of its own and read its answer."""
+    """Run `load_probe` in a process of its own and read its answer; `refusal` says why it must not load the build."""
     text = Path(__file__).with_name("load_probe.py").read_text(encoding="utf-8")
     env = {k: v for k, v in os.environ.items() if python is None or k not in _OWN}
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +100,7 @@ def _run(
 
 
 def _death(run: subprocess.CompletedProcess[str]) -> str:
-    """How a probe ended that gave no answer."""
+    """Say how a probe ended that gave no answer."""
     if run.returncode < 0:
         name = signal.Signals(-run.returncode).name
         return f"its process was killed by {name}" + ("; was memory short?" if name == "SIGKILL" else "")

@@ -1,12 +1,12 @@
-"""What one library makes of a build: loaded with strict names, looked at, run for a few tokens.
+"""Load a build in one library, with strict names; count what was loaded; run it for a few tokens.
 
 This file is run as text by another interpreter (see `check_load`), which may have neither this package nor its
 versions; it imports nothing of it, and nothing at the top but the standard library. Its arguments are the library,
 the build, where to write the answer, how many tokens to generate, the folder to read the tokenizer from (the build, or
 one without the names of its code), and why the build must not be loaded, if so. The answer is one JSON object.
 
-A build counts as loaded when every parameter of the model was found in its files, with the right shape, and nothing
-else was: `strict`. That it then also runs is told apart: experts at source precision, for one, run on a GPU only.
+A build counts as loaded when its files hold every parameter of the model, with the right shape, and nothing else:
+`strict`. Whether it then also runs is a separate part of the answer: experts at source precision run on a GPU only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SEEN = "Describe this image."
 TEMPLATE_S = 10  # what rendering a build's chat template may take
 
 
-class _Kept(logging.Handler):
-    """Keeps what a library warns of while it loads."""
+class _Warnings(logging.Handler):
+    """Collects what a library warns of while it loads."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -45,42 +45,42 @@ class _Kept(logging.Handler):
 
 
 def probe(library: str, build: str, tokens: int, tokenizer: str, refusal: str) -> dict[str, Any]:
-    """Load a build in one library and say what became of it; with 0 tokens it is not run."""
-    found: dict[str, Any] = {
+    """Load a build in one library and give the answer; with 0 tokens it is not run."""
+    answer: dict[str, Any] = {
         "library": library,
         "python": platform.python_version(),
         "installed": False,
         "loaded": False,
     }
     try:
-        found["version"] = importlib.metadata.version(library)
+        answer["version"] = importlib.metadata.version(library)
         importlib.import_module(library.replace("-", "_"))
     except importlib.metadata.PackageNotFoundError:
-        return found
+        return answer
     except Exception as error:  # noqa: BLE001 - a library that cannot be imported says so in its own way
-        return {**found, "installed": True, "error": _said(error)}
+        return {**answer, "installed": True, "error": _one_line(error)}
     if refusal:
-        return {**found, "installed": True, "error": refusal}
+        return {**answer, "installed": True, "error": refusal}
     import mlx.core as mx
 
     device = mx.default_device().type
-    found |= {"installed": True, "mlx": importlib.metadata.version("mlx"), "device": str(device).rpartition(".")[2]}
-    kept = _Kept()
-    logging.getLogger().addHandler(kept)
+    answer |= {"installed": True, "mlx": importlib.metadata.version("mlx"), "device": str(device).rpartition(".")[2]}
+    warnings = _Warnings()
+    logging.getLogger().addHandler(warnings)
     began = time.monotonic()
     try:
         model = _load(library, Path(build))
     except Exception as error:  # noqa: BLE001 - whatever keeps a build from loading is the answer
-        return {**found, "error": _said(error), "warnings": kept.messages}
-    found |= {"loaded": True, "strict": True, "load_s": round(time.monotonic() - began, 3), **_look(model)}
+        return {**answer, "error": _one_line(error), "warnings": warnings.messages}
+    answer |= {"loaded": True, "strict": True, "load_s": round(time.monotonic() - began, 3), **_look(model)}
     if tokens and library == "mlx-lm":
-        found |= _generate_text(model, Path(tokenizer), tokens)
+        answer |= _generate_text(model, Path(tokenizer), tokens)
     elif tokens:
-        found |= _generate_seen(model, Path(build), tokens)
+        answer |= _generate_seen(model, Path(build), tokens)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found["mlx_peak_bytes"] = int(mx.get_peak_memory())
-    found["rss_peak_bytes"] = rss if sys.platform == "darwin" else rss * 1024
-    return {**found, "warnings": kept.messages}
+    answer["mlx_peak_bytes"] = int(mx.get_peak_memory())
+    answer["rss_peak_bytes"] = rss if sys.platform == "darwin" else rss * 1024
+    return {**answer, "warnings": warnings.messages}
 
 
 def _load(library: str, build: Path) -> Any:
@@ -120,10 +120,10 @@ def _generate_text(model: Any, folder: Path, tokens: int) -> dict[str, Any]:
 
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
         prompt = mx.array(tokenizer.encode(PROMPT))
-        made = [int(token) for token, _ in generate_step(prompt, model, max_tokens=tokens)]
-        return {"text": {"tokens": made, "text": tokenizer.decode(made)}}
+        generated = [int(token) for token, _ in generate_step(prompt, model, max_tokens=tokens)]
+        return {"text": {"tokens": generated, "text": tokenizer.decode(generated)}}
     except Exception as error:  # noqa: BLE001 - a model that loads and does not run says why
-        return {"text": {"error": _said(error)}}
+        return {"text": {"error": _one_line(error)}}
 
 
 def _generate_seen(model: Any, build: Path, tokens: int) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _generate_seen(model: Any, build: Path, tokens: int) -> dict[str, Any]:
     from mlx_vlm.prompt_utils import apply_chat_template
     from mlx_vlm.utils import load_processor
 
-    made: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         picture = str(Path(folder) / "picture.png")
         sees = bool(getattr(model, "vision_tower", None) or getattr(model, "vision_model", None))
@@ -144,12 +144,12 @@ def _generate_seen(model: Any, build: Path, tokens: int) -> dict[str, Any]:
                 if images:
                     _write_picture(picture)
                 with _bounded("its chat template"):
-                    asked = apply_chat_template(processor, model.config, prompt, num_images=len(images))
-                answer = generate(model, processor, asked, image=images or None, max_tokens=tokens, temperature=0.0)
-                made[name] = {"text": getattr(answer, "text", answer)}
+                    question = apply_chat_template(processor, model.config, prompt, num_images=len(images))
+                reply = generate(model, processor, question, image=images or None, max_tokens=tokens, temperature=0.0)
+                answers[name] = {"text": getattr(reply, "text", reply)}
             except Exception as error:  # noqa: BLE001 - a model that loads and does not run says why
-                made[name] = {"error": _said(error)}
-    return made
+                answers[name] = {"error": _one_line(error)}
+    return answers
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def _write_picture(path: str) -> None:
     picture.save(path)
 
 
-def _said(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """An error in a line or a few: what kind, and what it says first."""
     return f"{type(error).__name__}: {error}"[:2000]
 

@@ -1,9 +1,9 @@
 """Whether a build is what it was when it was made: every byte against the manifest, its files against each other.
 
-Nothing is believed but what is read. The manifest holds the SHA-256 of each other file, the checksum of each tensor
-and, over its own bytes, a seal, so a single flipped bit shows wherever it is; where a shard's hash differs, tensors'
-checksums say which of them. Headers, index and config are held against each other by `build`, also where there is no
-manifest. Whether the bytes were right from the start is for `verify_source` to say.
+Only what is read counts. The manifest holds the SHA-256 of each other file, the checksum of each tensor and, over its
+own bytes, a seal, so a single flipped bit shows wherever it is; where a shard's hash differs, the tensors' checksums
+say which of them. Headers, index and config are compared with each other by `builds.read`, also where there is no
+manifest. Whether the bytes were right from the start is for `remake` to say.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _listing(folder: Path, manifest: Mapping[str, Any], notes: list[str]) -> Ite
 
 
 class _Reader:
-    """Reads files once each, from several threads, and holds them against the manifest."""
+    """Reads files once each, from several threads, and compares them with the manifest."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], watch: Watch) -> None:
         self.tensors = self.done = 0
@@ -180,12 +180,12 @@ class _Reader:
                 return [f"{name}: {expected['bytes']:,} bytes expected, {size:,} found"]
             if name in self._by_file:
                 return self._check_shard(name, expected["sha256"])
-            found = self._hash(name, 0, size, hashlib.sha256()).hexdigest()
+            digest = self._hash(name, 0, size, hashlib.sha256()).hexdigest()
         except OSError as error:
             return [f"{name}: cannot be read ({error.strerror}); is the disk failing?"]
         except SourceError as error:
             return [error.problem]
-        return self._compare(name, expected["sha256"], found)
+        return self._compare(name, expected["sha256"], digest)
 
     def notes(self) -> list[str]:
         """What could not be checked."""
@@ -194,11 +194,11 @@ class _Reader:
         names = ", ".join(sorted(self._unhashed))
         return [f"{names}: made with --no-hash, so only sizes, names and shapes were checked"]
 
-    def _compare(self, name: str, expected: str | None, found: str) -> list[str]:
+    def _compare(self, name: str, expected: str | None, digest: str) -> list[str]:
         if expected is None:
             self._unhashed.append(name)
             return []
-        return [] if found == expected else [f"{name}: sha256 {expected[:16]}… expected, {found[:16]}… found"]
+        return [] if digest == expected else [f"{name}: sha256 {expected[:16]}… expected, {digest[:16]}… found"]
 
     def _check_shard(self, name: str, expected: str | None) -> list[str]:
         """Hash a shard and each tensor in it, in one pass."""
@@ -228,25 +228,25 @@ class _Reader:
             file.seek(start)
             left = nbytes
             while left:
-                got = file.readinto(buffer[:left])
-                if not got:
+                count = file.readinto(buffer[:left])
+                if not count:
                     raise SourceError(f"{name}: ends early; it changed while it was read")
-                whole.update(buffer[:got])
+                whole.update(buffer[:count])
                 if one is not None:
-                    one.update(buffer[:got])
-                left -= got
+                    one.update(buffer[:count])
+                left -= count
         with self._lock:
             self.done += nbytes
             self._watch(Progress(self.done, self._total, name))
         return whole if one is None else one
 
 
-def _tensor_differences(found: Tensor, expected: Mapping[str, Any] | None, checksum: str) -> Iterator[str]:
-    where = f"{found.name} ({found.file})"
+def _tensor_differences(tensor: Tensor, expected: Mapping[str, Any] | None, checksum: str) -> Iterator[str]:
+    where = f"{tensor.name} ({tensor.file})"
     if expected is None:
         yield f"{where}: not in {MANIFEST}"
         return
-    was, is_ = f"{expected['dtype']} {expected['shape']}", f"{found.dtype} {list(found.shape)}"
+    was, is_ = f"{expected['dtype']} {expected['shape']}", f"{tensor.dtype} {list(tensor.shape)}"
     if was != is_:
         yield f"{where}: {was} expected, {is_} found"
     elif expected["xxh3_64"] not in (None, checksum):
@@ -254,10 +254,10 @@ def _tensor_differences(found: Tensor, expected: Mapping[str, Any] | None, check
 
 
 def _against_each_other(folder: Path, notes: list[str]) -> list[str]:
-    """What config, index and headers say against each other."""
+    """Where config, index and headers contradict each other."""
     try:
-        found = read_build(folder)
+        build = read_build(folder)
     except MlxquantError as error:
         return str(error).splitlines()
-    notes += found.notes
-    return list(found.disagreements)
+    notes += build.notes
+    return list(build.disagreements)

@@ -1,4 +1,4 @@
-"""Blocks quantized by mlx itself: the modes, devices and rows for which `kernels_numba` promises nothing.
+"""Blocks quantized by mlx itself: the modes, devices and rows that `compiled` does not do.
 
 mlx streams belong to the thread that made them, so each worker thread has its own. numpy has no bfloat16: BF16
 goes in and out as uint16 bit patterns. On a GPU, blocks go in pieces that end long before Metal's watchdog does.
@@ -48,11 +48,11 @@ def _quantize_piece(w: NDArray[Any], dtype: str, fmt: Format, device: str) -> li
 def dequantize(packed: NDArray[np.uint32], scales: NDArray[np.uint8], fmt: Format) -> NDArray[np.float32]:
     """float32 (rows, cols) of an mx mode. The products are exact: a 4- or 8-bit float times a power of two or E4M3."""
     with mx.stream(_stream("cpu")):
-        made = mx.dequantize(
+        values = mx.dequantize(
             mx.array(packed), mx.array(scales), None, fmt.group_size, fmt.bits, fmt.mode, dtype=mx.float32
         )
-        mx.eval(made)
-        return np.array(made)
+        mx.eval(values)
+        return np.array(values)
 
 
 def _stream(device: str) -> mx.Stream:

@@ -1,10 +1,10 @@
-"""Putting a build on the Hub: checked first, private unless asked otherwise, with a card made from its records.
+"""Uploading a build to the Hub: checked first, private by default, with a card made from its records.
 
-The build is verified (see `verify`). What goes up are the files of the manifest, the manifest, and README.md. The card
+The build is verified (see `check.verify`). The files of the manifest, the manifest and README.md are uploaded. The card
 is written beside, never into the build: a temporary folder holds it and links to the build's files, and
-huggingface_hub's upload of large folders takes that. It hashes, splits, tries again and goes on where an earlier run
-broke off. Afterwards the Hub's listing is held against the build. Nothing is deleted there; what else the repository
-holds is told.
+huggingface_hub's upload of large folders takes that. It hashes, splits, tries again and continues where an earlier run
+stopped. Afterwards the Hub's listing is compared with the build. Nothing is deleted there; other files that the
+repository holds are listed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Upload:
-    """A checked build, ready to go up: its files by name with their sizes, their SHA-256, and the card."""
+    """A checked build, ready to be uploaded: its files by name with their sizes, their SHA-256, and the card."""
 
     folder: Path
     repository: str
@@ -56,7 +56,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """Where the build is now, at which commit, and what else lies there."""
+    """Where the build is now, at which commit, and what other files lie there."""
 
     url: str
     commit: str
@@ -82,22 +82,22 @@ def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_
     return Upload(build, repository, files, hashes, card(repository, manifest, audit, measured, base_model=base_model))
 
 
-def upload(what: Upload, *, public: bool = False) -> Uploaded:
-    """Create the repository if need be, bring the files there, and look whether they arrived. Raises HubError."""
+def upload(build: Upload, *, public: bool = False) -> Uploaded:
+    """Create the repository if need be, upload the files, and check that they arrived. Raises HubError."""
     if "authorization" not in own_headers():
-        raise HubError(f"{what.repository}: not logged in; hf auth login with a token that may write, or set HF_TOKEN")
-    _claim(what.repository, public=public)
+        raise HubError(f"{build.repository}: not logged in; hf auth login with a token that may write, or set HF_TOKEN")
+    _claim(build.repository, public=public)
     with tempfile.TemporaryDirectory(prefix="mlxquant-upload-") as name:
         folder = Path(name)
-        for file in what.files:
-            (folder / file).symlink_to((what.folder / file).absolute())
-        (folder / README).write_text(what.card)
-        _send(what.repository, folder)
-    return _arrived(what)
+        for file in build.files:
+            (folder / file).symlink_to((build.folder / file).absolute())
+        (folder / README).write_text(build.card)
+        _send(build.repository, folder)
+    return _arrived(build)
 
 
 def _problems(build: Path, files: Mapping[str, Any]) -> list[str]:
-    """What of a build is not as its manifest has it, or cannot be checked."""
+    """Where a build differs from its manifest, or cannot be checked."""
     outside = [f"{shown(name)}: no name of a file of the build's own" for name in files if not plain_name(name)]
     if outside:
         return outside
@@ -118,7 +118,7 @@ def _measurement(path: Path, manifest_sha256: str) -> dict[str, Any]:
 
 
 def _claim(repository: str, *, public: bool) -> None:
-    """Create the repository. One that is there must be as private as asked for."""
+    """Create the repository. One that exists must be private, unless `public` allows either."""
     from huggingface_hub import HfApi
 
     try:
@@ -153,17 +153,17 @@ def _send(repository: str, folder: Path) -> None:
             raise HubError(f"{repository}: the upload failed ({error}); run the same command again") from error
 
 
-def _arrived(what: Upload) -> Uploaded:
-    """Hold the Hub's listing against the build."""
-    there = look_up(what.repository, None).listing
+def _arrived(build: Upload) -> Uploaded:
+    """Compare the Hub's listing with the build."""
+    there = look_up(build.repository, None).listing
     problems = []
-    for name, size in what.files.items():
-        found = there.sizes.get(name, "nothing")
-        if found not in (None, size):
-            problems.append(f"{name}: {size:,} bytes expected, {found} there")
-        elif there.hashes.get(name, what.hashes[name]) != what.hashes[name]:
-            problems.append(f"{name}: SHA-256 {what.hashes[name]} expected, {there.hashes[name]} there")
+    for name, size in build.files.items():
+        listed_size = there.sizes.get(name, "nothing")
+        if listed_size not in (None, size):
+            problems.append(f"{name}: {size:,} bytes expected, {listed_size} there")
+        elif there.hashes.get(name, build.hashes[name]) != build.hashes[name]:
+            problems.append(f"{name}: SHA-256 {build.hashes[name]} expected, {there.hashes[name]} there")
     if problems:
-        raise HubError(f"{what.repository}: not all arrived; run the same command again:\n{listed(problems)}")
-    others = sorted(there.sizes.keys() - what.files.keys() - {README, ".gitattributes"})
-    return Uploaded(f"{endpoint()}/{what.repository}", there.commit, tuple(others))
+        raise HubError(f"{build.repository}: not all arrived; run the same command again:\n{listed(problems)}")
+    others = sorted(there.sizes.keys() - build.files.keys() - {README, ".gitattributes"})
+    return Uploaded(f"{endpoint()}/{build.repository}", there.commit, tuple(others))
