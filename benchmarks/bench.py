@@ -19,7 +19,7 @@ from mlxquant.bench.record import unmeasured
 from mlxquant.bench.run import Bench
 from mlxquant.bench.workload import BenchSettings
 from mlxquant.builds.read.build import read_build
-from mlxquant.builds.write.convert import Options, convert
+from mlxquant.builds.write.convert import ConvertOptions, convert
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
@@ -58,7 +58,7 @@ def make_builds(root: Path, architecture: str) -> list[Path]:
     layout = read_layout(source)
     for name, recipe in RECIPES.items():
         plan = make_plan(layout, load_recipe(recipe), source)
-        convert(source, layout, plan, root / f"tiny-{name}", Options(audit=False))
+        convert(source, layout, plan, root / f"tiny-{name}", ConvertOptions(audit=False))
     return [root / f"tiny-{name}" for name in RECIPES]
 
 

@@ -135,14 +135,14 @@ def convert(
     from pathlib import Path
 
     from .builds.read.build import read_build
-    from .builds.write.convert import Options, convert
+    from .builds.write.convert import ConvertOptions, convert
     from .layout.layout import read_layout
     from .plan.plan import make_plan
     from .words.progress import unwatched
 
     opened = _opened(source, weights=True)
     layout = read_layout(opened, dtype=dtype, keep=keep)
-    options = Options(dtype=dtype, max_memory=max_memory, threads=jobs or cpu_count() or 1)
+    options = ConvertOptions(dtype=dtype, max_memory=max_memory, threads=jobs or cpu_count() or 1)
     watch = unwatched if progress is None else (lambda event: progress(event.done, event.total))
     convert(opened, layout, make_plan(layout, _loaded(recipe), opened), Path(out), options, watch)
     return read_build(out)

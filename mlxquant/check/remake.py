@@ -41,7 +41,7 @@ from ..source.checkpoint import Checkpoint, read_file_header
 from ..source.headers import Read, Tensor
 from ..words.formats import FLOATS, TORCH_DTYPES
 from ..words.progress import Progress, Watch, unwatched
-from .verify import Sample, Verified
+from .verify import RemadeSample, Verified
 
 # Of a build's bytes this much is made again, but no less than a few seconds' worth.
 SHARE, AT_LEAST = 0.02, 256 << 20
@@ -87,7 +87,7 @@ def verify_source(
         watch(Progress(done, total, piece.output.module))
     source.close()
     build.checkpoint.close()
-    sample = Sample(source.name, len(chosen), len(todo), done, sum(p.nbytes for p in todo), seed)
+    sample = RemadeSample(source.name, len(chosen), len(todo), done, sum(p.nbytes for p in todo), seed)
     differences += [
         f"{name} ({tensors[name].file}): not what the source gives, from row {row:,} on"
         for name, row in sorted(target.first_rows.items())

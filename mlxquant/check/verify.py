@@ -38,7 +38,7 @@ _BESIDE = ("README.md", ".gitattributes", ".gitignore", ".DS_Store", ".cache", "
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RemadeSample:
     """What of a build was made again from its source: pieces and bytes, of how many, chosen by which seed."""
 
     source: str
@@ -80,7 +80,7 @@ class Verified:
     nbytes: int
     differences: tuple[str, ...]
     notes: tuple[str, ...]
-    sample: Sample | None = None
+    sample: RemadeSample | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The record."""

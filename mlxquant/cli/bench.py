@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..disk.outputs import Output, check_outputs
+from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from ..words.interrupts import asked_to_end
 from ..words.secrets import secret_from
@@ -79,7 +79,7 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
     if output is not None:
         inputs = [("BUILD", build) for build in builds] + [("--from", path) for path in options["earlier"]]
         inputs += [("--prompt-file", options["prompt_file"])] if options["prompt_file"] else []
-        check_outputs([Output("-o", output)], [*inputs, *recipe_files(options["recipes"])])
+        check_outputs([OutputFile("-o", output)], [*inputs, *recipe_files(options["recipes"])])
     settings = _settings(options)
     if options["predict"]:
         _predict(builds, settings, options)
@@ -221,7 +221,7 @@ def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
     write = next((writers[name] for name in _FORMATS if options[name]), bench_text)
     try:
         if output is not None:
-            Output("-o", output).write(f"{record_text(record)}\n")
+            OutputFile("-o", output).write(f"{record_text(record)}\n")
     finally:  # what took hours is shown also where the disk takes no record
         echo(write(record))
 
@@ -240,7 +240,7 @@ def _predict(builds: tuple[str, ...], settings: BenchSettings, options: dict[str
     traffics = [t for target in builds for t in _traffics(target, options["recipes"])]
     record = prediction(traffics, _chips(options), settings)
     if options["output"] is not None:
-        Output("-o", options["output"]).write(f"{record_text(record)}\n")
+        OutputFile("-o", options["output"]).write(f"{record_text(record)}\n")
     echo(record_text(record) if options["as_json"] else prediction_text(record))
 
 

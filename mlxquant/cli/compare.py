@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..disk.outputs import Output, check_outputs
+from ..disk.outputs import OutputFile, check_outputs
 from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
 from .bars import pass_bar
@@ -88,7 +88,7 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
         from ..records.measurements import read_comparison
 
         if output is not None:
-            check_outputs([Output("-o", output)], [("--from", options["earlier"])])
+            check_outputs([OutputFile("-o", output)], [("--from", options["earlier"])])
         record: dict[str, Any] | None = read_comparison(options["earlier"])
     elif source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
@@ -101,7 +101,7 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
     text = record_text(record)
     try:
         if output is not None:
-            Output("-o", output).write(f"{text}\n")
+            OutputFile("-o", output).write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no record
         echo(text if options["as_json"] else compare_text(record, options["by"]))
 
@@ -129,7 +129,7 @@ def _run(
         builds_read = [("--build", str(build)) for build in builds]
         data = [("--data", settings["data"])] if settings["data"] != "builtin" else []
         inputs = [("the source", source), *builds_read, *data, *recipe_files(recipes)]
-        check_outputs([Output("-o", settings["output"])], inputs, settings["work"])
+        check_outputs([OutputFile("-o", settings["output"])], inputs, settings["work"])
     candidates = list(_candidates(recipes, builds, settings))
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source

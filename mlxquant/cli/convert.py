@@ -26,7 +26,7 @@ from .options import (
 from .printing import echo
 
 if TYPE_CHECKING:
-    from ..builds.write.convert import Options
+    from ..builds.write.convert import ConvertOptions
 
 
 @click.command()
@@ -115,12 +115,14 @@ _OWN = (
 )  # fmt: skip
 
 
-def _options(*, jobs: int | None, max_memory: str | None, no_audit: bool, no_hash: bool, **others: Any) -> Options:
-    from ..builds.write.convert import Options
+def _options(
+    *, jobs: int | None, max_memory: str | None, no_audit: bool, no_hash: bool, **others: Any
+) -> ConvertOptions:
+    from ..builds.write.convert import ConvertOptions
     from ..kernels.mlx import require_device
 
     require_device(others["device"])
-    return Options(
+    return ConvertOptions(
         audit=not no_audit,
         hash=not no_hash,
         threads=jobs or os.cpu_count() or 1,

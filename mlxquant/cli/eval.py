@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..disk import files as disk
-from ..disk.outputs import Output, check_outputs
+from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from ..words.secrets import redact, secret_from
 from .bars import progress_bar
@@ -171,8 +171,8 @@ def _check_files(options: dict[str, Any]) -> None:
     from ..evals.trace import BEGINNING, check_trace
 
     output, trace = options["output"], options["trace"]
-    outputs = [Output("-o", output)] if output is not None else []
-    outputs += [Output("--trace", trace, BEGINNING)] if trace is not None else []
+    outputs = [OutputFile("-o", output)] if output is not None else []
+    outputs += [OutputFile("--trace", trace, BEGINNING)] if trace is not None else []
     named = [("--baseline", options["baseline"]), ("--baseline-build", options["baseline_build"])]
     named += [("--candidate", word) for word in options["candidates"]]
     named += [("--candidate-build", word) for word in options["candidate_builds"]]
@@ -187,7 +187,7 @@ def _check_files(options: dict[str, Any]) -> None:
 
 def _publish(output: Path, text: str) -> None:
     """Write the record whole, then remove what kept the run."""
-    Output("-o", output).write(f"{text}\n")
+    OutputFile("-o", output).write(f"{text}\n")
     partial = _partial(output)
     assert partial is not None
     disk.remove(partial)

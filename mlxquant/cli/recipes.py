@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..disk.outputs import Output, check_outputs
+from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
 from ..words.text import table
@@ -56,7 +56,7 @@ def _write_found(build: str, output: Path | None, as_json: bool) -> None:
     from ..plan.recipe.infer import recipe_of
 
     if output is not None:
-        check_outputs([Output("-o", output)], [("--from", build)])
+        check_outputs([OutputFile("-o", output)], [("--from", build)])
     opened = read_build(build)
     text = recipe_of(
         opened.modules,
@@ -66,7 +66,7 @@ def _write_found(build: str, output: Path | None, as_json: bool) -> None:
         reference=f"found in {Path(build).name} by mlxquant recipes --from",
     )
     if output is not None:
-        Output("-o", output).write(text)
+        OutputFile("-o", output).write(text)
         echo(f"{output} written; try: mlxquant plan SOURCE -r ./{output}", err=True)
     if as_json:
         echo(_json(parse_recipe(text, where=build).as_dict()))

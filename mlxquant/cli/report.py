@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..disk.outputs import Output, check_outputs
+from ..disk.outputs import OutputFile, check_outputs
 from .options import output_option
 from .printing import echo
 
@@ -29,7 +29,7 @@ def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
     from ..report.page.charts import available
     from ..report.page.page import BEGINNING, make_report
 
-    written = Output("-o", output, BEGINNING)
+    written = OutputFile("-o", output, BEGINNING)
     check_outputs([written], [("RECORD", path) for path in records])
     page = make_report([load(path) for path in records], title)
     written.write(page)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..disk.outputs import Output, check_outputs
+from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .bars import pass_bar, progress_bar
@@ -91,7 +91,7 @@ def command(source: str | None, earlier: tuple[Path, ...], as_json: bool, output
     mlxquant sweep --from compare.json --from eval.json -t tolerances.toml
     mlxquant report sweep.json -o report.html
     """
-    written = None if output is None else Output("-o", output)
+    written = None if output is None else OutputFile("-o", output)
     if written is not None:
         inputs = [*_inputs(source, options), *(("--from", path) for path in earlier)]
         check_outputs([written], inputs, None if earlier else options["work"])

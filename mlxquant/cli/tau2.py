@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..disk.outputs import Output, check_outputs, record_of
+from ..disk.outputs import OutputFile, check_outputs, record_of
 from ..errors import MlxquantError, RecordError, UsageError
 from .options import json_option, output_option
 from .printing import echo
@@ -65,7 +65,7 @@ def command(
         raise UsageError(f"--name is given {len(names)} times for {len(results)} RESULTS; give one for each, or none")
     if len(set(names)) < len(names):
         raise UsageError("--name: two RESULTS of one name; give each its own")
-    written = None if output is None else Output("-o", output, record_of("tau2"))
+    written = None if output is None else OutputFile("-o", output, record_of("tau2"))
     if written is not None:
         check_outputs([written], [("RESULTS", path) for path in results if path.is_file()])
     read, failed = [], list[MlxquantError]()

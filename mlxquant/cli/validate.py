@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..disk.outputs import Output, check_outputs, record_of
+from ..disk.outputs import OutputFile, check_outputs, record_of
 from ..errors import UsageError
 from . import FAILED, OPEN
 from .options import json_option, output_option
@@ -78,7 +78,7 @@ def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any])
     from ..validate import read_evidence, validate
 
     outputs = {
-        option: Output(name, options[option], earlier)
+        option: OutputFile(name, options[option], earlier)
         for option, name, earlier in (
             ("output", "-o", record_of("validate")),
             ("markdown", "--markdown", MARKDOWN_BEGINNING),
@@ -111,7 +111,7 @@ def _init(records: tuple[Path, ...]) -> None:
     if len(records) > 1:
         raise UsageError("--init writes one file; give one name")
     path = records[0] if records else _DEFAULT
-    output = Output("--init", path)
+    output = OutputFile("--init", path)
     check_outputs([output])
     output.write(default_text())
     echo(f"{path}: written; set its numbers before you measure, and keep it under version control", err=True)
@@ -132,7 +132,7 @@ def _since(
     from ..report.load import since_text
     from ..validate.since import since
 
-    written = None if output is None else Output("-o", output, record_of("since"))
+    written = None if output is None else OutputFile("-o", output, record_of("since"))
     if written is not None:
         rules = [("--tolerances", tolerances)] if tolerances is not None else []
         check_outputs([written], [("--since", manifest), *(("RECORD", path) for path in records), *rules])

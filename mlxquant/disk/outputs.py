@@ -22,12 +22,12 @@ _BEGINNING = 4096
 
 
 def record_of(command: str) -> bytes:
-    """How a record of a command begins, as a pattern for `Output.earlier`."""
+    """How a record of a command begins, as a pattern for `OutputFile.earlier`."""
     return rb'\s*\{\s*"schema":\s*"mlxquant\.' + command.encode() + rb"/"
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputFile:
     """A file to be written, as `option` names it; `earlier` is how one begins that may be replaced, if any may."""
 
     option: str
@@ -68,7 +68,7 @@ class Output:
         return not beginning or (self.earlier is not None and re.match(self.earlier, beginning) is not None)
 
 
-def check_outputs(outputs: Sequence[Output], inputs: Iterable[Input] = (), work: Path | None = None) -> None:
+def check_outputs(outputs: Sequence[OutputFile], inputs: Iterable[Input] = (), work: Path | None = None) -> None:
     """Refuse what cannot be written or must not be replaced, before anything is done.
 
     `inputs` are files and folders that are read, or that the command itself writes to: a word that names nothing that
@@ -92,7 +92,7 @@ def check_outputs(outputs: Sequence[Output], inputs: Iterable[Input] = (), work:
         output.check()
 
 
-def _check_apart(output: Output, inputs: Sequence[tuple[str, Path]]) -> None:
+def _check_apart(output: OutputFile, inputs: Sequence[tuple[str, Path]]) -> None:
     for name, path in inputs:
         if _is_same(output.path, path):
             raise UsageError(f"{output.option} {output.path}: is the input {name} {path}; choose another name")

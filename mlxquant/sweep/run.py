@@ -208,12 +208,12 @@ def _sides(
 
 
 def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Watch) -> None:
-    from ..builds.write.convert import Options, convert
+    from ..builds.write.convert import ConvertOptions, convert
     from ..layout.layout import read_layout
     from ..plan.plan import make_plan
 
     disk.make_folder(out.parent)
-    layout, options = read_layout(source, dtype=dtype), Options(dtype=dtype, audit=False, reuse=True)
+    layout, options = read_layout(source, dtype=dtype), ConvertOptions(dtype=dtype, audit=False, reuse=True)
     convert(source, layout, make_plan(layout, trial.recipe, source), out, options, watch)
 
 

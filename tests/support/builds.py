@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from mlxquant.builds.write.convert import Converted, Options, convert
+from mlxquant.builds.write.convert import Converted, ConvertOptions, convert
 from mlxquant.kernels import Encoder
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
@@ -35,7 +35,7 @@ def build(
     opened = open_checkpoint(source)
     layout = read_layout(opened, dtype=options.get("dtype"), keep=keep)
     plan = make_plan(layout, recipe, opened)
-    return convert(opened, layout, plan, out, Options(**{"threads": 2, **options}), watch, encoder=encoder)
+    return convert(opened, layout, plan, out, ConvertOptions(**{"threads": 2, **options}), watch, encoder=encoder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -50,7 +50,7 @@ BASE_MEMORY = 300 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ConvertOptions:
     """How to convert. `audit` sums errors, `hash` takes SHA-256 and tensor checksums.
 
     `threads` work side by side, fewer where they would need more than `max_memory` bytes. `fresh` throws unfinished
@@ -100,7 +100,7 @@ def convert(
     layout: Layout,
     plan: Plan,
     out: Path,
-    options: Options,
+    options: ConvertOptions,
     watch: Watch = unwatched,
     *,
     encoder: Encoder | None = None,
@@ -137,7 +137,9 @@ def convert(
 class _Work:
     """What one conversion comes down to, known before anything is written."""
 
-    def __init__(self, source: Checkpoint, layout: Layout, plan: Plan, options: Options, encoder: Encoder) -> None:
+    def __init__(
+        self, source: Checkpoint, layout: Layout, plan: Plan, options: ConvertOptions, encoder: Encoder
+    ) -> None:
         self.source, self.plan, self.options, self.encoder = source, plan, options, encoder
         self.indexed = place(list(plan.arrays()), options.sizes.shard)
         self.shards = [*self.indexed, *place_beside(MTP_FILE, list(plan.carried_arrays()))]
@@ -277,7 +279,7 @@ def _check_out(partial: Partial, work: _Work) -> None:
         )
 
 
-def _thread_count(todo: Sequence[Piece], options: Options) -> int:
+def _thread_count(todo: Sequence[Piece], options: ConvertOptions) -> int:
     """As many threads as the options say, fewer where `max_memory` allows no more. Raises UsageError below one."""
     if options.threads < 1:
         raise UsageError(f"--jobs: at least 1 expected, {options.threads} given")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlxquant.builds.write.convert import Options, convert
+from mlxquant.builds.write.convert import ConvertOptions, convert
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
@@ -34,7 +34,7 @@ def made_by_us(source: Path, out: Path, recipe: Recipe | str, *, keep: tuple[str
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     opened = open_source(str(source))
     layout = read_layout(opened, keep=keep)
-    convert(opened, layout, make_plan(layout, recipe, opened), out, Options(threads=2, **options))
+    convert(opened, layout, make_plan(layout, recipe, opened), out, ConvertOptions(threads=2, **options))
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mlxquant.builds.write.convert import Converted, Options, convert
+from mlxquant.builds.write.convert import Converted, ConvertOptions, convert
 from mlxquant.builds.write.pieces import Sizes
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
@@ -22,4 +22,4 @@ def runner(source: Path) -> Run:
     """Give a function that converts to a folder; the plan is made once."""
     layout = read_layout(open_checkpoint(source))
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32), open_checkpoint(source))
-    return lambda out: convert(open_checkpoint(source), layout, plan, out, Options(threads=1, sizes=SMALL))
+    return lambda out: convert(open_checkpoint(source), layout, plan, out, ConvertOptions(threads=1, sizes=SMALL))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mlxquant.builds.write.convert import Options, convert
+from mlxquant.builds.write.convert import ConvertOptions, convert
 from mlxquant.disk import files as disk
 from mlxquant.errors import NonFiniteError, OutputError
 from mlxquant.layout.layout import read_layout
@@ -274,7 +274,7 @@ def test_progress_is_told_for_what_was_taken_over_as_well(run, tmp_path):
         layout,
         plan,
         tmp_path / "out",
-        Options(threads=1, sizes=SMALL),
+        ConvertOptions(threads=1, sizes=SMALL),
         seen.append,
     )
     assert [p.done for p in seen] == sorted(p.done for p in seen)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mlxquant.builds.write.convert import Converted, Options, convert
+from mlxquant.builds.write.convert import Converted, ConvertOptions, convert
 from mlxquant.builds.write.making import read_block
 from mlxquant.builds.write.pieces import Sizes, needs_of, outputs, pieces
 from mlxquant.builds.write.workers import Scratch
@@ -69,7 +69,7 @@ def from_hub(out: Path, source: str = "org/many", keep: bool = False, watch: Any
     opened = open_source(source, weights=True, keep=keep)
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
-    return convert(opened, layout, plan, out, Options(**{"threads": 2, **options}), watch or (lambda _: None))
+    return convert(opened, layout, plan, out, ConvertOptions(**{"threads": 2, **options}), watch or (lambda _: None))
 
 
 def reader_of(source: str) -> staging.HubReader:
@@ -262,7 +262,7 @@ def test_a_connection_that_is_cut_is_taken_up_where_it_broke(hub, tmp_path, expe
     hub.faults[0].times = 2
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
-    convert(opened, layout, plan, tmp_path / "out", Options(threads=2))
+    convert(opened, layout, plan, tmp_path / "out", ConvertOptions(threads=2))
     assert same(tmp_path / "out", expected)
     starts = [r.headers.get("range") for r in hub.requests if r.path.startswith("/cdn/") and "00002-of" in r.path]
     assert "bytes=50000-" in starts
@@ -276,7 +276,7 @@ def broken_after_headers(hub: HubServer, out: Path, *, until: int | None = None,
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
     hub.fail("safetensors", times=10**6, **fault)
     with pytest.raises(MlxquantError) as error:
-        convert(opened, layout, plan, out, Options(threads=2))
+        convert(opened, layout, plan, out, ConvertOptions(threads=2))
     hub.faults.clear()
     return str(error.value)
 
@@ -301,7 +301,7 @@ def test_too_many_requests_are_waited_out(hub, tmp_path, expected):
     hub.fail("resolve/.*safetensors", status=429, headers={"Retry-After": "0"}, times=1)
     layout = read_layout(opened)
     plan = make_plan(layout, load_recipe("gates-8bit", group_size=32, unaligned="keep"), opened)
-    convert(opened, layout, plan, tmp_path / "out", Options(threads=2))
+    convert(opened, layout, plan, tmp_path / "out", ConvertOptions(threads=2))
     assert same(tmp_path / "out", expected)
 
 
