@@ -39,32 +39,32 @@ def own(tiny_qwen, tmp_path_factory):
 @pytest.mark.parametrize(("bits", "group"), AFFINE)
 def test_every_affine_format_is_told_from_the_bytes(tiny, tmp_path, bits, group):
     build = made_by_mlx_lm(tiny("llama"), tmp_path / "b", quantize=True, q_bits=bits, q_group_size=group)
-    found = read_build(build)
-    assert {f for f in found.formats.values() if f} == {Format(bits, group)}
-    assert found.disagreements == ()
+    stored_build = read_build(build)
+    assert {f for f in stored_build.formats.values() if f} == {Format(bits, group)}
+    assert stored_build.disagreements == ()
 
 
 @pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
 def test_every_other_mode_is_told_from_the_bytes(tiny, tmp_path, mode):
     build = made_by_mlx_lm(tiny("llama"), tmp_path / "b", quantize=True, q_mode=mode)
-    found = read_build(build)
-    assert {f.mode for f in found.formats.values() if f} == {mode}
-    assert found.disagreements == ()
+    stored_build = read_build(build)
+    assert {f.mode for f in stored_build.formats.values() if f} == {mode}
+    assert stored_build.disagreements == ()
 
 
 def test_every_architecture_of_mlx_lms_own_builds_agrees_with_its_config(tiny_any, tmp_path):
     build = made_by_mlx_lm(tiny_any, tmp_path / "b", quantize=True, q_bits=8, q_group_size=64)
-    found = read_build(build)
-    assert found.disagreements == ()
-    assert sum(s.nbytes for s in found.stored.values()) == found.checkpoint.nbytes
+    stored_build = read_build(build)
+    assert stored_build.disagreements == ()
+    assert sum(s.nbytes for s in stored_build.stored.values()) == stored_build.checkpoint.nbytes
 
 
 def test_a_mixed_predicate_is_found_module_by_module(tiny_qwen, tmp_path):
     build = made_by_mlx_lm(tiny_qwen, tmp_path / "b", quantize=True, q_group_size=64, quant_predicate="mixed_4_6")
-    found = read_build(build)
-    assert set(Counter(found.formats.values())) == {Format(4, 64), Format(6, 64), None}
-    assert found.formats["language_model.lm_head"] == Format(6, 64)
-    assert {found.formats[m.path] for m in found.modules if m.role == "router"} == {Format(4, 64)}
+    stored_build = read_build(build)
+    assert set(Counter(stored_build.formats.values())) == {Format(4, 64), Format(6, 64), None}
+    assert stored_build.formats["language_model.lm_head"] == Format(6, 64)
+    assert {stored_build.formats[m.path] for m in stored_build.modules if m.role == "router"} == {Format(4, 64)}
 
 
 def test_roles_and_layer_types_come_with_the_formats(qwen_4bit):
@@ -99,9 +99,9 @@ def test_a_width_that_the_group_does_not_divide_is_no_protection(tmp_path):
     assert {m["unaligned"] for m in down} == {64}
     assert all("unaligned" not in m for m in record["modules"] if m not in down)
     assert record["protected"]["modules"] == 0
-    said = "expert modules left unquantized: the group size does not divide them"
-    assert f"unaligned {len(down)} {said}" in " ".join(audit_text(record, "b").split())
-    assert f"| unaligned | {len(down)} {said} |" in audit_markdown(record)
+    reason = "expert modules left unquantized: the group size does not divide them"
+    assert f"unaligned {len(down)} {reason}" in " ".join(audit_text(record, "b").split())
+    assert f"| unaligned | {len(down)} {reason} |" in audit_markdown(record)
 
 
 def test_the_group_size_that_a_recipe_wanted_stands_in_our_own_record_and_is_read_from_there(tmp_path):
@@ -262,18 +262,18 @@ _BLOCKS = ("quantization", "quantization_config")
 def test_a_model_that_mlx_lm_lacks_is_read_by_names(qwen_4bit, tmp_path):
     build = copied(qwen_4bit, tmp_path / "b")
     edit_json(build / "config.json", lambda c: c.update(model_type="not_yet_known"))
-    found = read_build(build)
-    assert not found.known
-    assert found.formats["language_model.model.layers.0.mlp.switch_mlp.up_proj"] == Format(4, 64)
-    assert found.formats["language_model.model.layers.0.mlp.gate"] == Format(8, 64)
-    roles = {m.path: m.role for m in found.modules}
+    stored_build = read_build(build)
+    assert not stored_build.known
+    assert stored_build.formats["language_model.model.layers.0.mlp.switch_mlp.up_proj"] == Format(4, 64)
+    assert stored_build.formats["language_model.model.layers.0.mlp.gate"] == Format(8, 64)
+    roles = {m.path: m.role for m in stored_build.modules}
     assert roles["language_model.model.layers.3.self_attn.q_proj"] == "attention"
-    assert any("no model_type 'not_yet_known'" in note for note in found.notes)
+    assert any("no model_type 'not_yet_known'" in note for note in stored_build.notes)
 
 
 def test_a_builds_formats_make_a_recipe(qwen_4bit):
-    found = read_build(qwen_4bit)
-    text = recipe_of(found.modules, found.formats, n_layers=found.n_layers)
+    stored_build = read_build(qwen_4bit)
+    text = recipe_of(stored_build.modules, stored_build.formats, n_layers=stored_build.n_layers)
     assert "bits = 4" in text
     assert 'role = ["router", "shared_expert_gate"]' in text
 
@@ -291,9 +291,9 @@ def test_experts_that_an_older_mlx_lm_stored_one_by_one_are_one_module(tiny, tmp
                 tensors[name] = (dtype, shape[1:], data[i * size : (i + 1) * size])
 
     edit_tensors(build, unstack)
-    found = read_build(build)
-    assert found.disagreements == ()
-    assert found.formats[stacked] == Format(8, 64)
+    stored_build = read_build(build)
+    assert stored_build.disagreements == ()
+    assert stored_build.formats[stacked] == Format(8, 64)
 
 
 def test_a_full_size_build_is_audited_from_its_headers(shared, tmp_path):
@@ -334,9 +334,9 @@ def test_what_mlx_lm_computes_when_it_loads_is_listed_as_it_is_stored(tiny, tmp_
 
     edit_tensors(build, join)
     edit_json(build / INDEX, lambda i: i["metadata"].pop("total_parameters"))
-    found = read_build(build)
-    stored = found.stored["model.layers.0.self_attn.kv_b_proj"]
+    stored_build = read_build(build)
+    stored = stored_build.stored["model.layers.0.self_attn.kv_b_proj"]
     assert (stored.format, stored.module.shape, stored.module.role) == (Format(4, 64), (rows, rank), "attention")
-    assert found.disagreements == ()
-    assert any("8 modules are computed by mlx-lm" in note for note in found.notes)
-    assert sum(s.nbytes for s in found.stored.values()) == found.checkpoint.nbytes
+    assert stored_build.disagreements == ()
+    assert any("8 modules are computed by mlx-lm" in note for note in stored_build.notes)
+    assert sum(s.nbytes for s in stored_build.stored.values()) == stored_build.checkpoint.nbytes

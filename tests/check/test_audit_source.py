@@ -73,23 +73,25 @@ def test_errors_are_those_that_numpy_finds_between_weights_and_mlxs_dequantized_
     build = made_by_mlx_lm(source, tmp_path / "b", quantize=True, dtype=dtype, **MODES[mode])
     plain = made_by_mlx_lm(source, tmp_path / "plain", dtype=dtype)
     path = "model.layers.1.mlp.down_proj"
-    found = read_build(build)
+    stored_build = read_build(build)
     arrays: Any = mx.load(str(build / "model.safetensors"))
     weights: Any = mx.load(str(plain / "model.safetensors"))
     w = np.array(weights[f"{path}.weight"].astype(mx.float32), np.float64)
-    fmt = found.formats[path]
+    fmt = stored_build.formats[path]
     assert fmt is not None
     scales, biases = arrays[f"{path}.scales"], arrays.get(f"{path}.biases")
     if biases is not None:
         scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-    made = mx.dequantize(arrays[f"{path}.weight"], scales, biases, fmt.group_size, fmt.bits, fmt.mode, dtype=mx.float32)
-    error = np.abs(w - np.array(made, np.float64))
+    restored = mx.dequantize(
+        arrays[f"{path}.weight"], scales, biases, fmt.group_size, fmt.bits, fmt.mode, dtype=mx.float32
+    )
+    error = np.abs(w - np.array(restored, np.float64))
     groups = error.reshape(-1, fmt.group_size), w.reshape(-1, fmt.group_size)
     rows = np.sqrt((error**2).sum(axis=1) / (w**2).sum(axis=1))
 
     # mx modes have no dtype of their own: the source is taken as the config casts it
     comparison = compared(build, source if dtype == "bfloat16" or biases is not None else plain)
-    entry = next(m for m in audit_build(found, comparison)["modules"] if m["path"] == path)["errors"]
+    entry = next(m for m in audit_build(stored_build, comparison)["modules"] if m["path"] == path)["errors"]
     relative = np.sqrt((error**2).sum() / (w**2).sum())
     assert entry["relative_rms_error"] == pytest.approx(relative, rel=1e-4)
     assert entry["sqnr_db"] == pytest.approx(-20 * np.log10(relative), rel=1e-4)

@@ -27,7 +27,7 @@ def found_in(folder: Path, library: str, *arguments: str | Path):
     run = check_load(folder, "--json", *arguments)
     record = json.loads(run.output)
     assert record["schema"] == "mlxquant.check_load/1"
-    return next(found for found in record["libraries"] if found["library"] == library), run.exit_code
+    return next(answer for answer in record["libraries"] if answer["library"] == library), run.exit_code
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ def script(tmp_path):
 
 @pytest.mark.parametrize("name", ["text_build", "seeing_build"])
 def test_what_convert_makes_loads_in_mlx_lm_and_runs(request, name):
-    found, code = found_in(request.getfixturevalue(name), "mlx-lm")
-    assert code == 0 and found["loaded"] and found["strict"]
-    assert found["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
-    assert len(found["text"]["tokens"]) == 8 and found["mlx_peak_bytes"] > found["bytes"]
-    assert found["warnings"] == []
+    answer, code = found_in(request.getfixturevalue(name), "mlx-lm")
+    assert code == 0 and answer["loaded"] and answer["strict"]
+    assert answer["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
+    assert len(answer["text"]["tokens"]) == 8 and answer["mlx_peak_bytes"] > answer["bytes"]
+    assert answer["warnings"] == []
 
 
 @pytest.mark.slow
@@ -82,23 +82,23 @@ def test_a_build_with_a_tensor_too_few_does_not_load_and_is_told_which(tiny, tmp
     config = config_of(tmp_path / "out")
     config["num_hidden_layers"] += 1
     (tmp_path / "out/config.json").write_text(json.dumps(config))
-    found, code = found_in(tmp_path / "out", "mlx-lm")
-    assert code == 3 and not found["loaded"]
-    assert "Missing" in found["error"] and "model.layers.4." in found["error"]
+    answer, code = found_in(tmp_path / "out", "mlx-lm")
+    assert code == 3 and not answer["loaded"]
+    assert "Missing" in answer["error"] and "model.layers.4." in answer["error"]
     assert "DOES NOT LOAD" in check_load(tmp_path / "out").output
 
 
 @NO_GPU
 def test_a_build_that_loads_and_cannot_run_here_loads_all_the_same(tiny, tmp_path):
     build(tiny("qwen3_moe"), tmp_path / "out", "none")
-    found, code = found_in(tmp_path / "out", "mlx-lm")
-    assert code == 0 and found["loaded"] and "error" in found["text"]
+    answer, code = found_in(tmp_path / "out", "mlx-lm")
+    assert code == 0 and answer["loaded"] and "error" in answer["text"]
 
 
 def test_a_library_that_takes_its_process_down_is_told_by_its_signal(text_build, script):
-    found, code = found_in(text_build, "mlx-lm", "--python", script("kill -9 $$"))
+    answer, code = found_in(text_build, "mlx-lm", "--python", script("kill -9 $$"))
     assert code == 3
-    assert found["error"] == "its process was killed by SIGKILL; was memory short?"
+    assert answer["error"] == "its process was killed by SIGKILL; was memory short?"
 
 
 def test_an_environment_without_any_of_them_is_no_success(text_build, tmp_path):
@@ -126,30 +126,30 @@ def test_a_folder_that_is_no_build_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", ["text_build", "seeing_build"])
 def test_mlx_lm_0_31_3_loads_and_runs_it(request, name, tmp_path_factory):
     python = environment(tmp_path_factory.mktemp("environments"), "mlx-lm==0.31.3")
-    found, code = found_in(request.getfixturevalue(name), "mlx-lm", "--python", python)
-    assert (code, found["version"], found["loaded"]) == (0, "0.31.3", True)
-    assert found["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
-    assert len(found["text"]["tokens"]) == 8
+    answer, code = found_in(request.getfixturevalue(name), "mlx-lm", "--python", python)
+    assert (code, answer["version"], answer["loaded"]) == (0, "0.31.3", True)
+    assert answer["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
+    assert len(answer["text"]["tokens"]) == 8
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["0.6.12", "0.7.10"])
 def test_mlx_vlm_loads_a_kept_tower_and_sees_with_it(seeing_build, version, tmp_path_factory):
     python = environment(tmp_path_factory.mktemp("environments"), f"mlx-vlm=={version}")
-    found, _ = found_in(seeing_build, "mlx-vlm", "--python", python)
-    assert (found["version"], found["loaded"]) == (version, True)
-    assert found["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
-    assert found["image"]["text"] and found["text"]["text"]
+    answer, _ = found_in(seeing_build, "mlx-vlm", "--python", python)
+    assert (answer["version"], answer["loaded"]) == (version, True)
+    assert answer["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
+    assert answer["image"]["text"] and answer["text"]["text"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("version", "loads"), [("0.6.12", False), ("0.7.10", True)])
 def test_mlx_vlm_takes_a_text_only_build_since_0_7(text_build, version, loads, tmp_path_factory):
     python = environment(tmp_path_factory.mktemp("environments"), f"mlx-vlm=={version}")
-    found, code = found_in(text_build, "mlx-vlm", "--python", python)
-    assert found["loaded"] is loads and code == (0 if loads else 3)
+    answer, code = found_in(text_build, "mlx-vlm", "--python", python)
+    assert answer["loaded"] is loads and code == (0 if loads else 3)
     if not loads:
-        assert "Missing" in found["error"] and "vision_tower." in found["error"]
+        assert "Missing" in answer["error"] and "vision_tower." in answer["error"]
 
 
 @pytest.mark.parametrize(("template", "code"), [("while True: pass", 0), ("max(range(10 ** 12))", 1)])

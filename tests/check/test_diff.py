@@ -36,8 +36,8 @@ def run(*words: object, command: str = "diff") -> Result:
 def record_of(*words: object) -> dict[str, Any]:
     result = run(*words, "--json")
     assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    compared: dict[str, Any] = json.loads(result.stdout)
+    return compared
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,10 @@ def test_the_papers_step_reads_well_in_80_columns() -> None:
 
 
 def test_the_diff_in_audits_is_what_the_command_gives_today() -> None:
-    kept = json.loads((AUDITS / "base-agentic.diff.json").read_text(encoding="utf-8"))
+    published = json.loads((AUDITS / "base-agentic.diff.json").read_text(encoding="utf-8"))
     today = record_of(AUDITS / "base.plan.json", AUDITS / "agentic.plan.json")
-    assert today["schema"] == kept["schema"] == SCHEMA
-    assert {**today, "mlxquant": None} == {**kept, "mlxquant": None}
+    assert today["schema"] == published["schema"] == SCHEMA
+    assert {**today, "mlxquant": None} == {**published, "mlxquant": None}
     assert run(AUDITS / "base.plan.json", AUDITS / "agentic.plan.json", "--md").stdout == (
         AUDITS / "base-agentic.diff.md"
     ).read_text(encoding="utf-8")
@@ -130,12 +130,12 @@ def test_one_flipped_byte_is_found_and_its_distance_is_told(builds: dict[str, Pa
         byte = file.read(1)
         file.seek(scales.start + 1)
         file.write(bytes([byte[0] ^ 1]))
-    found = compare_builds(read_build(builds["base"]), read_build(changed))
-    assert found["same_format"]["different"] == ["language_model.lm_head"]
-    assert found["same_format"]["equal"] == 75
-    (entry,) = found["same_format"]["distances"]
+    compared = compare_builds(read_build(builds["base"]), read_build(changed))
+    assert compared["same_format"]["different"] == ["language_model.lm_head"]
+    assert compared["same_format"]["equal"] == 75
+    (entry,) = compared["same_format"]["distances"]
     assert entry["relative_rms_distance"] > 0
-    text = diff_text({**record_of(builds["base"], changed, "--no-bytes"), "tensors": found})
+    text = diff_text({**record_of(builds["base"], changed, "--no-bytes"), "tensors": compared})
     assert "75 of 76 modules in the same format hold the same bytes." in text
     assert "lm_head" in text.split("as a share of a's:")[1]
 
@@ -167,10 +167,10 @@ def test_values_that_are_not_finite_are_no_distance_but_a_reason(builds: dict[st
     with (broken / biases.file).open("r+b") as file:
         file.seek(biases.start)
         file.write(b"\xc0\x7f" * 4)  # NaN as bfloat16
-    found = compare_builds(read_build(broken), read_build(builds["small"]))
-    assert [u["path"] for u in found["unmeasured"]] == ["language_model.lm_head"]
-    assert "NaN" in found["unmeasured"][0]["reason"]
-    text = diff_text({**record_of(broken, builds["small"], "--no-bytes"), "tensors": found})
+    compared = compare_builds(read_build(broken), read_build(builds["small"]))
+    assert [u["path"] for u in compared["unmeasured"]] == ["language_model.lm_head"]
+    assert "NaN" in compared["unmeasured"][0]["reason"]
+    text = diff_text({**record_of(broken, builds["small"], "--no-bytes"), "tensors": compared})
     assert "not measured:" in text
 
 
@@ -199,8 +199,8 @@ def test_every_architectures_build_reads_as_many_bytes_for_a_token_as_its_plan_s
 ) -> None:
     words = (tiny_any, "-r", "gates-4bit", "--group-size", "32", "--unaligned", "keep")
     plan = json.loads(run(*words, "--json", command="plan").stdout)
-    made = run(*words, "-o", tmp_path / "build", command="convert")
-    assert made.exit_code == 0, made.output
+    outcome = run(*words, "-o", tmp_path / "build", command="convert")
+    assert outcome.exit_code == 0, outcome.output
     assert active_bytes(read_build(tmp_path / "build")) == plan["totals"]["active_bytes_per_token"]
 
 
@@ -266,9 +266,9 @@ def test_the_widest_words_still_fit_80_columns() -> None:
 
 def test_layers_are_told_as_a_whole_where_they_are_all_of_a_type() -> None:
     layers = [0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14]
-    kept = {"format": None, "bytes": 2}
+    published = {"format": None, "bytes": 2}
     a = plan_of(*(module(f"model.layers.{i}.gate", layer=i) for i in layers))
-    b = plan_of(*(module(f"model.layers.{i}.gate", layer=i, **kept) for i in layers))
+    b = plan_of(*(module(f"model.layers.{i}.gate", layer=i, **published) for i in layers))
     record = diff_records(a, b, ("a", "b"))
     assert record["groups"][0]["every"] is True
     assert "every sliding" in diff_text(record) and "every sliding" in diff_markdown(record)
@@ -278,7 +278,7 @@ def test_layers_are_told_as_a_whole_where_they_are_all_of_a_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["gates-8bit", "deepseek-8bit"], 2, "gates-8bit is a recipe, which means something only for a model: give"),
         (
@@ -296,9 +296,9 @@ def test_layers_are_told_as_a_whole_where_they_are_all_of_a_type() -> None:
         (["only-one"], 2, "Missing argument 'B'"),
     ],
 )
-def test_wrong_words_are_told_apart(words: list[object], code: int, said: str) -> None:
+def test_wrong_words_are_told_apart(words: list[object], code: int, message: str) -> None:
     result = run(*words)
-    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+    assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
     assert result.stdout == ""
 
 
@@ -308,7 +308,7 @@ def test_a_manifest_is_no_side_but_its_folder_is(builds: dict[str, Path]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"modules": None}, "modules: a list expected, null found"),
         ({"modules": [module("a", bytes="12")]}, 'modules[0].bytes: a whole number expected, "12" found'),
@@ -327,11 +327,11 @@ def test_a_manifest_is_no_side_but_its_folder_is(builds: dict[str, Path]) -> Non
         ),
     ],
 )
-def test_a_record_that_lacks_what_its_schema_promises_is_refused(change: dict[str, Any], said: str) -> None:
+def test_a_record_that_lacks_what_its_schema_promises_is_refused(change: dict[str, Any], message: str) -> None:
     good = plan_of(module("a"))
     with pytest.raises(RecordError) as raised:
         diff_records(good, {**good, **change}, ("a", "b"))
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_records_alone_need_no_mlx() -> None:

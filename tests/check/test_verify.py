@@ -27,7 +27,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(source: Path) -> Path:
+def own_build(source: Path) -> Path:
     """Give a whole build; it is read-only by agreement."""
     out = source.parent / "made"
     build(source, out, "gates-8bit")
@@ -35,17 +35,19 @@ def made(source: Path) -> Path:
 
 
 @pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "build"))
+def copy(own_build: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(own_build, tmp_path / "build"))
 
 
-def test_a_whole_build_has_no_differences_and_says_what_was_read(made):
-    found = verify(made)
-    assert found.differences == ()
-    assert found.notes == ()
-    assert found.files == len(list(made.iterdir()))
-    assert found.tensors == len(stored(made))
-    assert found.nbytes + (made / "mlxquant.json").stat().st_size == sum(p.stat().st_size for p in made.iterdir())
+def test_a_whole_build_has_no_differences_and_says_what_was_read(own_build):
+    result = verify(own_build)
+    assert result.differences == ()
+    assert result.notes == ()
+    assert result.files == len(list(own_build.iterdir()))
+    assert result.tensors == len(stored(own_build))
+    assert result.nbytes + (own_build / "mlxquant.json").stat().st_size == sum(
+        p.stat().st_size for p in own_build.iterdir()
+    )
 
 
 # --- one flipped bit ---
@@ -98,8 +100,8 @@ def test_every_section_of_the_manifest_is_sealed(copy):
             (copy / "mlxquant.json").write_bytes(text)
 
 
-def test_the_seal_covers_the_run_section_and_itself(made):
-    text = (made / "mlxquant.json").read_bytes()
+def test_the_seal_covers_the_run_section_and_itself(own_build):
+    text = (own_build / "mlxquant.json").read_bytes()
     assert seal_holds(text)
     for key in (b'"seconds"', b'"resumed_bytes"', b'"manifest_sha256"'):
         at = text.rindex(key)
@@ -131,14 +133,14 @@ def test_missing_extra_and_shortened_files_are_named(copy):
     (copy / "model-extra.safetensors").write_bytes(b"")
     os.truncate(copy / "audit.json", 100)
     (copy / "README.md").write_text("a card")
-    found = verify(copy)
-    text = "\n".join(found.differences)
+    result = verify(copy)
+    text = "\n".join(result.differences)
     assert "tokenizer.json: missing" in text
     assert "model-extra.safetensors: not part of the build" in text
     assert "audit.json: " in text
     assert "bytes expected, 100 found" in text
     assert "README.md" not in text
-    assert any(note.startswith("README.md") for note in found.notes)
+    assert any(note.startswith("README.md") for note in result.notes)
 
 
 def test_a_manifest_that_points_outside_the_folder_is_damaged(copy):
@@ -165,9 +167,9 @@ def test_a_tensor_in_another_place_than_the_manifest_says_is_found(copy):
 def test_a_lost_manifest_of_our_own_is_a_difference_and_of_others_a_note(copy, source, tmp_path):
     (copy / "mlxquant.json").unlink()
     assert "mlxquant.json: missing" in "\n".join(verify(copy).differences)
-    found = verify(made_with_mlx_lm(source, tmp_path / "theirs", RECIPES["uniform"]()))
-    assert found.differences == ()
-    assert "another tool made this build" in found.notes[0]
+    result = verify(made_with_mlx_lm(source, tmp_path / "theirs", RECIPES["uniform"]()))
+    assert result.differences == ()
+    assert "another tool made this build" in result.notes[0]
 
 
 def test_another_tools_build_is_held_against_itself(source, tmp_path):
@@ -181,9 +183,9 @@ def test_another_tools_build_is_held_against_itself(source, tmp_path):
 
 def test_a_build_without_hashes_says_what_could_not_be_checked(source, tmp_path):
     build(source, tmp_path / "out", hash=False)
-    found = verify(tmp_path / "out")
-    assert found.differences == ()
-    assert "model.safetensors: made with --no-hash" in found.notes[0]
+    result = verify(tmp_path / "out")
+    assert result.differences == ()
+    assert "model.safetensors: made with --no-hash" in result.notes[0]
     flip(tmp_path / "out" / "tokenizer.json", 100)
     assert verify(tmp_path / "out").differences
 
@@ -198,17 +200,17 @@ def test_what_is_no_build_is_an_error(tmp_path):
 # --- what a build tells of the machine it was made on ---
 
 
-def test_no_file_of_a_build_names_a_user_a_host_or_a_path(made, tmp_path):
-    private = {os.environ.get("USER", ""), socket.gethostname(), str(Path.home()), str(tmp_path), str(made.parent)}
-    private |= {f"/{part}/" for part in made.parts[1:-1]}
-    for path in made.iterdir():
+def test_no_file_of_a_build_names_a_user_a_host_or_a_path(own_build, tmp_path):
+    private = {os.environ.get("USER", ""), socket.gethostname(), str(Path.home()), str(tmp_path), str(own_build.parent)}
+    private |= {f"/{part}/" for part in own_build.parts[1:-1]}
+    for path in own_build.iterdir():
         text = path.read_bytes()
         if path.suffix != ".safetensors":
             assert [word for word in private - {"", "root", "/"} if word.encode() in text] == [], path.name
 
 
-def test_the_manifest_says_all_that_a_build_depends_on(made, source):
-    manifest = read_manifest(made)
+def test_the_manifest_says_all_that_a_build_depends_on(own_build, source):
+    manifest = read_manifest(own_build)
     assert manifest is not None
     assert set(manifest["versions"]) == {"python", "mlxquant", "mlx", "mlx-lm", "numpy", "numba"}
     assert None not in manifest["versions"].values()
@@ -218,8 +220,8 @@ def test_the_manifest_says_all_that_a_build_depends_on(made, source):
     assert all(entry["bytes"] == (source / name).stat().st_size for name, entry in listed.items())
     assert len(manifest["recipe"]["sha256"]) == 64
     assert manifest["recipe"]["rules"]
-    assert manifest["totals"]["bytes"] == sum(len(data) for _, _, data in stored(made).values())
-    assert set(manifest["files"]) == {p.name for p in made.iterdir()} - {"mlxquant.json"}
+    assert manifest["totals"]["bytes"] == sum(len(data) for _, _, data in stored(own_build).values())
+    assert set(manifest["files"]) == {p.name for p in own_build.iterdir()} - {"mlxquant.json"}
     assert all(len(entry["sha256"]) == 64 for entry in manifest["files"].values())
     assert all(len(entry["xxh3_64"]) == 16 for entry in manifest["tensors"].values())
     assert {"seconds", "bytes_per_second"} <= set(manifest["run"])

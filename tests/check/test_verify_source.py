@@ -31,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(source: Path) -> Path:
+def own_build(source: Path) -> Path:
     """Give a whole build; it is read-only by agreement."""
     out = source.parent / "made"
     build(source, out, "gates-8bit")
@@ -39,8 +39,8 @@ def made(source: Path) -> Path:
 
 
 @pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "build"))
+def copy(own_build: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(own_build, tmp_path / "build"))
 
 
 def run(*words: object) -> Result:
@@ -51,11 +51,11 @@ def against(folder: Path, source: Path, **how: Any) -> Verified:
     return verify_source(verify(folder), folder, open_checkpoint(source), **how)
 
 
-def test_a_build_is_what_its_source_and_recipe_make(made, source):
-    found = against(made, source, everything=True)
-    assert found.differences == ()
-    assert found.sample is not None
-    assert (found.sample.pieces, found.sample.share) == (found.sample.all_pieces, 1.0)
+def test_a_build_is_what_its_source_and_recipe_make(own_build, source):
+    outcome = against(own_build, source, everything=True)
+    assert outcome.differences == ()
+    assert outcome.sample is not None
+    assert (outcome.sample.pieces, outcome.sample.share) == (outcome.sample.all_pieces, 1.0)
 
 
 def test_a_difference_from_the_source_is_named_with_its_row(source, tmp_path):
@@ -64,10 +64,10 @@ def test_a_difference_from_the_source_is_named_with_its_row(source, tmp_path):
     flip(path, start + 300 * 256 + 1, bit=6)
     build(other, tmp_path / "out", "gates-8bit")
     assert verify(tmp_path / "out").differences == ()
-    found = against(tmp_path / "out", source, everything=True)
+    outcome = against(tmp_path / "out", source, everything=True)
     assert any(
         d.startswith("language_model.lm_head.weight") and d.endswith("not what the source gives, from row 300 on")
-        for d in found.differences
+        for d in outcome.differences
     )
 
 
@@ -86,19 +86,19 @@ def test_another_config_or_tokenizer_than_the_sources_is_found(copy, source, tmp
 def test_another_tools_build_is_made_again_from_the_formats_it_has(source, tmp_path, recipe):
     dtype = "float32" if recipe == "none" else None
     folder = made_with_mlx_lm(source, tmp_path / "theirs", RECIPES[recipe](), dtype)
-    found = against(folder, source, everything=True)
-    assert found.differences == ()
+    outcome = against(folder, source, everything=True)
+    assert outcome.differences == ()
     path, start = place_of(folder, "language_model.model.layers.1.mlp.switch_mlp.down_proj.weight")
     flip(path, start + 50)
     text = "\n".join(against(folder, source, everything=True).differences)
     assert "language_model.model.layers.1.mlp.switch_mlp.down_proj.weight (model.safetensors): not what" in text
 
 
-def test_a_sample_takes_some_of_every_kind_is_repeatable_and_says_its_share(made, source):
+def test_a_sample_takes_some_of_every_kind_is_repeatable_and_says_its_share(own_build, source):
     samples: list[list[tuple[int, str]]] = []
     for seed in (0, 0, 1):
         steps: list[Progress] = []
-        result = against(made, source, seed=seed, sizes=Sizes(piece=16 << 10), at_least=0, watch=steps.append)
+        result = against(own_build, source, seed=seed, sizes=Sizes(piece=16 << 10), at_least=0, watch=steps.append)
         assert result.differences == ()
         assert result.sample is not None
         assert 0.02 <= result.sample.share < 0.5
@@ -150,8 +150,8 @@ def test_json_is_the_record(copy):
     assert any(d.startswith("config.json") for d in record["differences"])
 
 
-def test_all_without_a_source_is_a_usage_error(made):
-    assert run(made, "--all").exit_code == 2
+def test_all_without_a_source_is_a_usage_error(own_build):
+    assert run(own_build, "--all").exit_code == 2
 
 
 def test_what_was_found_is_told_even_if_the_source_cannot_be_compared(copy, source):

@@ -115,14 +115,14 @@ def by_float64(
     }
 
 
-def assert_errors_are(found: ErrorSums, expected: dict[str, Any]) -> None:
+def assert_errors_are(sums: ErrorSums, expected: dict[str, Any]) -> None:
     for name in ("sum_sq_error", "sum_sq_weight", "max_abs_error", "max_range_share"):
         # float32 sums of squares; below 1e-7 of the weights, e itself is what rounding left of them
         floor = {
             "sum_sq_error": 1e-14 * expected["sum_sq_weight"],
             "max_abs_error": 1e-7 * expected["sum_sq_weight"] ** 0.5,
         }
-        assert getattr(found, name) == pytest.approx(expected[name], rel=1e-4, abs=floor.get(name, 1e-7)), name
+        assert getattr(sums, name) == pytest.approx(expected[name], rel=1e-4, abs=floor.get(name, 1e-7)), name
     relative = expected["relative"]
-    assert found.worst_row_relative_rms_error == pytest.approx(relative.max(), rel=1e-4, abs=1e-7)
-    assert relative[found.worst_row] == pytest.approx(relative.max(), rel=1e-4, abs=1e-7)
+    assert sums.worst_row_relative_rms_error == pytest.approx(relative.max(), rel=1e-4, abs=1e-7)
+    assert relative[sums.worst_row] == pytest.approx(relative.max(), rel=1e-4, abs=1e-7)

@@ -32,11 +32,11 @@ def published(root) -> list[dict[str, Any]]:
 def test_what_is_published_is_measured_again(benchmark, published, name, dtype):
     weights = benchmark.draw(64)[name]
     for group in benchmark.GROUPS:
-        found = benchmark.measure(name, weights, 8, group, dtype)
+        shares = benchmark.measure(name, weights, 8, group, dtype)
         wanted = (name, 8, group, dtype)
         case = next(c for c in published if (c["weights"], c["bits"], c["group_size"], c["scales"]) == wanted)
-        assert found["rms_share"] == pytest.approx(case["rms_share"], rel=0.03)
-        assert found["max_share"] <= case["max_share"] * 1.02
+        assert shares["rms_share"] == pytest.approx(case["rms_share"], rel=0.03)
+        assert shares["max_share"] <= case["max_share"] * 1.02
 
 
 def test_with_exact_scales_no_error_exceeds_one_in_256_of_the_range(published):

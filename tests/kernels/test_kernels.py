@@ -106,10 +106,10 @@ def test_the_first_nan_or_infinity_is_located(row, column, value, dtype, fmt):
     w = model_block(dtype, 8)
     bits = narrowed(np.array([value], np.float32), dtype).astype(np.uint32 if dtype == "F32" else np.uint16)
     w[row, column], w[7, 0] = bits.view(w.dtype)[0], bits.view(w.dtype)[0]
-    with pytest.raises(BlockFault) as found:
+    with pytest.raises(BlockFault) as fault:
         quantize_rows(w, dtype, fmt)
-    assert (found.value.row, found.value.column) == (row, column)
-    assert found.value.kind == ("NaN" if np.isnan(value) else "infinity")
+    assert (fault.value.row, fault.value.column) == (row, column)
+    assert fault.value.kind == ("NaN" if np.isnan(value) else "infinity")
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
@@ -117,9 +117,9 @@ def test_a_group_whose_range_is_infinite_is_located(dtype):
     w = model_block(dtype, 4)
     far = narrowed(np.array([3e38, -3e38], np.float32), dtype)
     w[2, [130, 140]] = far.astype(np.uint16) if dtype == "BF16" else far.view(np.float32)
-    with pytest.raises(BlockFault, match="overflows") as found:
+    with pytest.raises(BlockFault, match="overflows") as fault:
         quantize_rows(w, dtype, Format(4, 64))
-    assert (found.value.kind, found.value.row, found.value.column) == ("overflow", 2, 128)
+    assert (fault.value.kind, fault.value.row, fault.value.column) == ("overflow", 2, 128)
 
 
 def test_what_is_not_finite_passes_as_mlx_s_bytes_when_allowed():
@@ -193,7 +193,7 @@ def test_the_gpu_quantizes_in_pieces():
 
     w = model_block("BF16", 64)
     whole, _ = quantize_rows(w, "BF16", Format(8, 64), device="gpu")
-    kernels_mlx.GPU_PIECE_BYTES, kept = w[:5].nbytes, kernels_mlx.GPU_PIECE_BYTES
+    kernels_mlx.GPU_PIECE_BYTES, before = w[:5].nbytes, kernels_mlx.GPU_PIECE_BYTES
     pieces, _ = quantize_rows(w, "BF16", Format(8, 64), device="gpu")
-    kernels_mlx.GPU_PIECE_BYTES = kept
+    kernels_mlx.GPU_PIECE_BYTES = before
     assert contents(pieces) == contents(whole)

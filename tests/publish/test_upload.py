@@ -28,7 +28,7 @@ TOKEN = "hf_SECRETxSECRETxSECRET"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_qwen: Path) -> Path:
+def own_build(tmp_path_factory: pytest.TempPathFactory, tiny_qwen: Path) -> Path:
     out = tmp_path_factory.mktemp("made") / "build"
     build(tiny_qwen, out)
     return out
@@ -51,48 +51,48 @@ def run(*words: str | Path) -> Result:
 # --- what goes up ---
 
 
-def test_what_is_uploaded_is_the_build_and_its_card(hub, made):
-    before = contents(made)
-    done = run(made, "me/build")
+def test_what_is_uploaded_is_the_build_and_its_card(hub, own_build):
+    before = contents(own_build)
+    done = run(own_build, "me/build")
     assert done.exit_code == 0, done.output
     there = contents(hub.uploads / "me/build")
-    assert there.pop("README.md").decode() == prepare(made, "me/build").card
+    assert there.pop("README.md").decode() == prepare(own_build, "me/build").card
     assert there == before
-    assert contents(made) == before, "the build stays as it is"
+    assert contents(own_build) == before, "the build stays as it is"
     assert TOKEN not in done.output
 
 
-def test_a_new_repository_is_private_unless_asked_otherwise(hub, made):
-    run(made, "me/quiet")
-    run(made, "me/loud", "--public")
+def test_a_new_repository_is_private_unless_asked_otherwise(hub, own_build):
+    run(own_build, "me/quiet")
+    run(own_build, "me/loud", "--public")
     assert hub.repositories["me/quiet"].private
     assert not hub.repositories["me/loud"].private
 
 
-def test_a_public_repository_gets_nothing_without_public(hub, made, tmp_path):
+def test_a_public_repository_gets_nothing_without_public(hub, own_build, tmp_path):
     (tmp_path / "there").mkdir()
     hub.add("me/there", tmp_path / "there")
-    done = run(made, "me/there")
+    done = run(own_build, "me/there")
     assert done.exit_code == 3
     assert "is public; pass --public" in done.output
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_an_upload_that_broke_off_goes_on_with_the_same_command(hub, made):
+def test_an_upload_that_broke_off_goes_on_with_the_same_command(hub, own_build):
     from huggingface_hub import HfApi
 
     if hasattr(HfApi, "upload_large_folder"):
         pytest.skip("before 2.0 the client itself tries again until it works")
     hub.fail("/commit/", status=500, times=1)
-    done = run(made, "me/build")
+    done = run(own_build, "me/build")
     assert done.exit_code == 3
     assert "(500)" in done.output
     hub.requests.clear()
-    assert run(made, "me/build").exit_code == 0
+    assert run(own_build, "me/build").exit_code == 0
     assert not [r for r in hub.requests if r.method == "PUT"], "the shards are there"
 
 
-def test_bytes_that_arrive_otherwise_are_told(hub, made, monkeypatch):
+def test_bytes_that_arrive_otherwise_are_told(hub, own_build, monkeypatch):
     real = upload._send
 
     def spoil(repository: str, folder: Path) -> None:
@@ -100,32 +100,32 @@ def test_bytes_that_arrive_otherwise_are_told(hub, made, monkeypatch):
         (hub.repositories["me/build"].folder / "config.json").write_text("{}")
 
     monkeypatch.setattr(upload, "_send", spoil)
-    done = run(made, "me/build")
+    done = run(own_build, "me/build")
     assert done.exit_code == 3
     assert "config.json: " in done.output
     assert "run the same command again" in done.output
 
 
-def test_other_files_of_the_repository_are_told(hub, made, tmp_path):
+def test_other_files_of_the_repository_are_told(hub, own_build, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/model-00009-of-00009.safetensors").write_text("old")
     hub.add("me/there", tmp_path / "there", private=True)
-    done = run(made, "me/there")
+    done = run(own_build, "me/there")
     assert done.exit_code == 0, done.output
     assert "other files too: model-00009-of-00009.safetensors" in done.output
 
 
-def test_nobody_who_is_not_logged_in_uploads(hub, made, monkeypatch):
+def test_nobody_who_is_not_logged_in_uploads(hub, own_build, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    done = run(made, "me/build")
+    done = run(own_build, "me/build")
     assert done.exit_code == 3
     assert "not logged in; hf auth login" in done.output
     assert hub.requests == []
 
 
-def test_a_token_that_is_refused_is_told_and_not_shown(hub, made, monkeypatch):
+def test_a_token_that_is_refused_is_told_and_not_shown(hub, own_build, monkeypatch):
     hub.tokens.clear()
-    done = run(made, "me/build")
+    done = run(own_build, "me/build")
     assert "refuses the token" in done.output
     assert TOKEN not in done.output
 
@@ -134,9 +134,9 @@ def test_a_token_that_is_refused_is_told_and_not_shown(hub, made, monkeypatch):
 
 
 @pytest.mark.skipif(huggingface_hub.__version__.startswith("1."), reason="it sleeps between tries, 60 s at most")
-def test_a_wait_of_years_is_a_no(hub, made):
+def test_a_wait_of_years_is_a_no(hub, own_build):
     hub.fail("/api/repos/create", status=429, headers={"Retry-After": "99999999"}, times=99)
-    done = run(made, "me/build")
+    done = run(own_build, "me/build")
     assert done.exit_code == 3
     assert "(429); try again in 1,157 days" in done.output
 
@@ -144,23 +144,23 @@ def test_a_wait_of_years_is_a_no(hub, made):
 @pytest.mark.parametrize(
     ("fault", "message"), [({"endless": True}, "answers without end"), ({"gzip": True}, "compressed (gzip), unasked")]
 )
-def test_an_answer_is_bounded(hub, made, fault, message):
+def test_an_answer_is_bounded(hub, own_build, fault, message):
     hub.fail("/api/repos/create", times=99, **fault)
-    done = run(made, "me/build")
+    done = run(own_build, "me/build")
     assert done.exit_code == 3
     assert message in done.output
 
 
-def command(hub: HubServer, made: Path, tmp_path: Path, endpoint: str) -> subprocess.Popen[str]:
+def command(hub: HubServer, own_build: Path, tmp_path: Path, endpoint: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.upper().endswith("_PROXY")}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-    words = [sys.executable, "-c", "from mlxquant.cli import main; main()", "upload", str(made), "me/build"]
+    words = [sys.executable, "-c", "from mlxquant.cli import main; main()", "upload", str(own_build), "me/build"]
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_signal_ends_an_upload_whatever_its_threads_wait_for(hub, made, tmp_path):
+def test_a_signal_ends_an_upload_whatever_its_threads_wait_for(hub, own_build, tmp_path):
     hub.fail("^/lfs/", stall=60, times=99)
-    with command(hub, made, tmp_path, hub.url) as run:
+    with command(hub, own_build, tmp_path, hub.url) as run:
         until = time.monotonic() + 60
         while not any(r.path.startswith("/lfs/") for r in hub.requests) and time.monotonic() < until:
             time.sleep(0.05)
@@ -171,28 +171,28 @@ def test_a_signal_ends_an_upload_whatever_its_threads_wait_for(hub, made, tmp_pa
 
 
 @pytest.mark.skipif(huggingface_hub.__version__.startswith("1."), reason="it uploads to no address with a password")
-def test_the_log_of_the_client_shows_no_password(hub, made, tmp_path):
+def test_the_log_of_the_client_shows_no_password(hub, own_build, tmp_path):
     hub.tokens.add("Basic dXNlcjpQQVNTV09SRA==")
     hub.fail("^/lfs/", status=503, times=1)
-    with command(hub, made, tmp_path, hub.url.replace("://", "://user:PASSWORD@")) as run:
+    with command(hub, own_build, tmp_path, hub.url.replace("://", "://user:PASSWORD@")) as run:
         out, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     assert "503" in err, "huggingface_hub tells that it tries again"
     assert "PASSWORD" not in out + err
 
 
-def test_a_dry_run_shows_the_card_and_the_files_and_asks_the_hub_nothing(hub, made):
-    done = run(made, "me/build", "--dry-run")
+def test_a_dry_run_shows_the_card_and_the_files_and_asks_the_hub_nothing(hub, own_build):
+    done = run(own_build, "me/build", "--dry-run")
     assert done.exit_code == 0
-    assert prepare(made, "me/build").card in done.output
-    assert all(name in done.output for name in contents(made))
+    assert prepare(own_build, "me/build").card in done.output
+    assert all(name in done.output for name in contents(own_build))
     assert hub.requests == []
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "audit.json", "mlxquant.json"])
-def test_a_damaged_build_is_refused_and_the_file_named(hub, made, tmp_path, name):
+def test_a_damaged_build_is_refused_and_the_file_named(hub, own_build, tmp_path, name):
     copy = tmp_path / "copy"
-    shutil.copytree(made, copy)
+    shutil.copytree(own_build, copy)
     name = next(p.name for p in sorted(copy.glob("model*.safetensors"))) if name == "model.safetensors" else name
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -203,9 +203,9 @@ def test_a_damaged_build_is_refused_and_the_file_named(hub, made, tmp_path, name
     assert hub.requests == []
 
 
-def test_missing_and_strange_files_are_told_together(made, tmp_path):
+def test_missing_and_strange_files_are_told_together(own_build, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(made, copy)
+    shutil.copytree(own_build, copy)
     (copy / "config.json").unlink()
     (copy / "notes.txt").write_text("mine")
     with pytest.raises(BuildError) as error:
@@ -226,21 +226,21 @@ def test_a_build_of_another_tool_is_refused(tiny_qwen):
 
 
 @pytest.mark.parametrize("name", ["build", "a/b/c", "me/build@main", "../x", "me/"])
-def test_a_name_that_is_no_hub_id_is_a_usage_error(made, name):
+def test_a_name_that_is_no_hub_id_is_a_usage_error(own_build, name):
     with pytest.raises(UsageError, match="a Hub id"):
-        prepare(made, name)
+        prepare(own_build, name)
 
 
 # --- the card ---
 
 
-def test_the_card_says_what_the_build_is(made):
-    text = prepare(made, "me/build", base_model="Qwen/Tiny").card
+def test_the_card_says_what_the_build_is(own_build):
+    text = prepare(own_build, "me/build", base_model="Qwen/Tiny").card
     front = text.split("---")[1]
     assert 'base_model: "Qwen/Tiny"' in front
     assert "library_name: mlx" in front
     assert "pipeline_tag: text-generation" in front
-    manifest = read_manifest(made)
+    manifest = read_manifest(own_build)
     assert manifest is not None
     for part in (f"{manifest['totals']['bytes']:,} bytes", "gates-8bit", "mlx_lm.generate --model me/build",
                  "LM Studio", f"mlx {manifest['versions']['mlx']}"):  # fmt: skip
@@ -248,21 +248,21 @@ def test_the_card_says_what_the_build_is(made):
     assert "Measurements" not in text
 
 
-def test_the_card_names_what_changed_the_recipe(made):
-    text = prepare(made, "me/build").card
+def test_the_card_names_what_changed_the_recipe(own_build):
+    text = prepare(own_build, "me/build").card
     assert "the recipe `gates-8bit --group-size 32 --unaligned keep`: `gates-8bit` is " in text
 
 
-def test_the_front_matter_is_yaml_that_the_client_reads(made):
+def test_the_front_matter_is_yaml_that_the_client_reads(own_build):
     from huggingface_hub import ModelCard
 
-    data = ModelCard(prepare(made, "me/build", base_model="Qwen/Tiny").card).data.to_dict()
+    data = ModelCard(prepare(own_build, "me/build", base_model="Qwen/Tiny").card).data.to_dict()
     assert data["base_model"] == "Qwen/Tiny"
     assert data["tags"][:2] == ["mlx", "mlxquant"]
 
 
-def test_a_build_from_the_hub_names_its_base_model_itself(made):
-    manifest, audit = read_manifest(made), read_record(made / "audit.json")
+def test_a_build_from_the_hub_names_its_base_model_itself(own_build):
+    manifest, audit = read_manifest(own_build), read_record(own_build / "audit.json")
     assert manifest is not None
     assert "base_model" not in card("me/build", manifest, audit)
     manifest["source"] |= {"name": "org/tiny", "revision": "a" * 40}
@@ -270,17 +270,17 @@ def test_a_build_from_the_hub_names_its_base_model_itself(made):
     assert "at commit `aaaaaaaaaaaa`" in card("me/build", manifest, audit)
 
 
-def test_protected_modules_stand_in_the_card_by_role_with_the_reason(made):
-    audit = read_record(made / "audit.json")
-    text = prepare(made, "me/build").card
-    kept = [m for m in audit["modules"] if m["protected"]]
-    assert kept
-    assert all(m["reason"] in text for m in kept)
+def test_protected_modules_stand_in_the_card_by_role_with_the_reason(own_build):
+    audit = read_record(own_build / "audit.json")
+    text = prepare(own_build, "me/build").card
+    protected = [m for m in audit["modules"] if m["protected"]]
+    assert protected
+    assert all(m["reason"] in text for m in protected)
     assert all(f"| {role} | {count} |" in text for role, count in audit["protected"]["by_role"].items())
 
 
-def test_a_measurement_of_another_build_is_refused(made, tmp_path, monkeypatch):
+def test_a_measurement_of_another_build_is_refused(own_build, tmp_path, monkeypatch):
     record = {"schema": "mlxquant.bench/1", "builds": [{"name": "other", "manifest_sha256": "0" * 64}]}
     monkeypatch.setattr("mlxquant.bench.record.read_bench", lambda _: record)
     with pytest.raises(RecordError, match="measured other builds"):
-        prepare(made, "me/build", [tmp_path / "speeds.json"])
+        prepare(own_build, "me/build", [tmp_path / "speeds.json"])

@@ -29,15 +29,15 @@ def build(sound, tmp_path):
 
 
 def disagreements(build: Path) -> list[str]:
-    found = list(read_build(build).disagreements)
-    assert audit_build(read_build(build))["disagreements"] == found
-    return found
+    stored_build = list(read_build(build).disagreements)
+    assert audit_build(read_build(build))["disagreements"] == stored_build
+    return stored_build
 
 
 def only(build: Path) -> str:
-    found = disagreements(build)
-    assert len(found) == 1, found
-    return found[0]
+    stored_build = disagreements(build)
+    assert len(stored_build) == 1, stored_build
+    return stored_build[0]
 
 
 def test_a_config_that_says_8_bits_over_4_bit_shards_is_caught(build):
@@ -128,9 +128,9 @@ def test_what_a_source_was_quantized_with_must_not_stay_in_the_config(tiny_qwen,
 )
 def test_a_malformed_block_is_said_and_the_shards_are_read_all_the_same(build, block, message):
     edit_json(build / "config.json", lambda c: c.update(quantization=block, quantization_config=block))
-    found = read_build(build)
-    assert any(re.search(message, d) for d in found.disagreements), found.disagreements
-    assert found.formats[HEAD] == Format(4, 64)
+    stored_build = read_build(build)
+    assert any(re.search(message, d) for d in stored_build.disagreements), stored_build.disagreements
+    assert stored_build.formats[HEAD] == Format(4, 64)
 
 
 def test_wrong_totals_in_the_index_are_caught(build):
@@ -248,9 +248,9 @@ def test_scales_of_another_dtype_than_the_config_names_are_noted(build):
             tensors[f"{HEAD}.{part}"] = ("F32", [512, 2], bytes(4096))
 
     edit_tensors(build, widen)
-    found = read_build(build)
-    assert found.disagreements == ()
-    assert f"2 arrays are F32 where config.json says BF16 ({HEAD}.scales, {HEAD}.biases)" in found.notes
+    stored_build = read_build(build)
+    assert stored_build.disagreements == ()
+    assert f"2 arrays are F32 where config.json says BF16 ({HEAD}.scales, {HEAD}.biases)" in stored_build.notes
 
 
 def test_a_config_that_contradicts_the_model_is_one_more_disagreement(build):
@@ -259,16 +259,18 @@ def test_a_config_that_contradicts_the_model_is_one_more_disagreement(build):
         text["layer_types"] = ["full_attention"] * 4
 
     edit_json(build / "config.json", contradict)
-    found = read_build(build)
-    assert any("the config says full_attention, the model has linear_attention" in d for d in found.disagreements)
-    assert found.formats[HEAD] == Format(4, 64)
+    stored_build = read_build(build)
+    assert any(
+        "the config says full_attention, the model has linear_attention" in d for d in stored_build.disagreements
+    )
+    assert stored_build.formats[HEAD] == Format(4, 64)
 
 
 def test_a_config_from_which_no_model_can_be_built_is_said_and_names_are_used(build):
     edit_json(build / "config.json", lambda c: c["text_config"].update(num_hidden_layers="four"))
-    found = read_build(build)
-    assert any("mlx-lm cannot build" in d for d in found.disagreements)
-    assert found.formats[HEAD] == Format(4, 64)
+    stored_build = read_build(build)
+    assert any("mlx-lm cannot build" in d for d in stored_build.disagreements)
+    assert stored_build.formats[HEAD] == Format(4, 64)
 
 
 def test_all_faults_are_told_together(build):

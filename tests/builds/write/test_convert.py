@@ -28,8 +28,8 @@ def logits(folder: Path, tokens: Any = None) -> mx.array:
     from mlx_lm import load
 
     model = load(str(folder))[0]
-    made: mx.array = model(mx.arange(16)[None] if tokens is None else tokens).astype(mx.float32)
-    return made
+    result: mx.array = model(mx.arange(16)[None] if tokens is None else tokens).astype(mx.float32)
+    return result
 
 
 QUICK = [("default", None), ("none", "float32")]

@@ -55,11 +55,11 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("tensor", "at", "values", "said"), BROKEN)
-def test_a_value_that_is_not_finite_is_named_with_its_place(source, tmp_path, tensor, at, values, said):
+@pytest.mark.parametrize(("tensor", "at", "values", "text"), BROKEN)
+def test_a_value_that_is_not_finite_is_named_with_its_place(source, tmp_path, tensor, at, values, text):
     patch(source, tensor, values, at)
     message = refused(NonFiniteError, source, tmp_path / "out", "uniform-8bit")
-    assert re.search(said, message)
+    assert re.search(text, message)
     assert "found (the first; there may be more)" in message and "--allow-nonfinite" in message
 
 
@@ -126,8 +126,8 @@ def test_folders_above_out_go_again_where_nothing_comes_of_it(source, tmp_path):
 
 @pytest.mark.parametrize("operation", ["mkdir", "open", "write", "fsync"])
 def test_folders_above_out_go_again_where_the_disk_fails_before_the_first_byte(source, tmp_path, operation):
-    def fail(found: str, path: str) -> None:
-        if found == operation:
+    def fail(changed: str, path: str) -> None:
+        if changed == operation:
             disk.on_change = None
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
@@ -137,16 +137,16 @@ def test_folders_above_out_go_again_where_the_disk_fails_before_the_first_byte(s
 
 def test_too_little_disk_is_known_beforehand(source, tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda path: 60 << 20)
-    said = refused(OutputError, source, tmp_path / "new" / "out")
-    assert re.search(r"the build takes [\d,]+ bytes.* 62,914,560 are free there; make room", said)
+    text = refused(OutputError, source, tmp_path / "new" / "out")
+    assert re.search(r"the build takes [\d,]+ bytes.* 62,914,560 are free there; make room", text)
 
 
 # --- options and source ---
 
 
 def test_too_little_memory_says_how_much_is_needed(source, tmp_path):
-    said = refused(UsageError, source, tmp_path / "out", max_memory=1 << 20)
-    needed = re.search(r"MiB are needed for one worker .* 1\.00 MiB given; give --max-memory (\d+MB) or more", said)
+    text = refused(UsageError, source, tmp_path / "out", max_memory=1 << 20)
+    needed = re.search(r"MiB are needed for one worker .* 1\.00 MiB given; give --max-memory (\d+MB) or more", text)
     assert needed
     build(source, tmp_path / "out", max_memory=parse_memory(needed[1]))
 
@@ -195,8 +195,8 @@ def test_the_tokenizer_and_its_like_are_copied_and_nothing_else(tiny, tmp_path):
     (source / "assets").mkdir()
     build(source, tmp_path / "out")
     copied = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "merges.txt"}
-    made = {"config.json", "model.safetensors", "model.safetensors.index.json", "audit.json", "AUDIT.md"}
-    assert {p.name for p in (tmp_path / "out").iterdir()} == copied | made | {"mlxquant.json"}
+    names = {"config.json", "model.safetensors", "model.safetensors.index.json", "audit.json", "AUDIT.md"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == copied | names | {"mlxquant.json"}
     for name in copied:
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
     assert "vision_config" not in json.loads((tmp_path / "out" / "config.json").read_text())

@@ -79,8 +79,8 @@ def reader_of(source: str) -> staging.HubReader:
 
 
 def same(out: Path, expected: dict[str, bytes]) -> bool:
-    found = contents(out)
-    return found.keys() == expected.keys() and all(found[n] == expected[n] for n in found.keys() - RECORDS)
+    result = contents(out)
+    return result.keys() == expected.keys() and all(result[n] == expected[n] for n in result.keys() - RECORDS)
 
 
 def downloaded(hub: HubServer) -> list[str]:
@@ -147,8 +147,8 @@ def test_code_is_asked_for_only_where_it_is_trusted(hub, tmp_path):
 
 def test_every_shard_that_is_needed_comes_once_and_no_other(hub, tmp_path):
     from_hub(tmp_path / "out")
-    found = [int(name.split("-")[1]) for name in downloaded(hub)]
-    assert sorted(found) == list(range(1, SHARDS)), "the last one has the next-token head alone"
+    result = [int(name.split("-")[1]) for name in downloaded(hub)]
+    assert sorted(result) == list(range(1, SHARDS)), "the last one has the next-token head alone"
 
 
 def test_no_token_reaches_the_build_or_where_shards_lie(hub, tmp_path, monkeypatch):
@@ -239,8 +239,8 @@ def test_shards_that_the_cache_has_are_used_and_stay(hub, tmp_path, expected, ch
 def test_keep_source_leaves_every_shard_in_the_usual_cache(hub, tmp_path, expected, checkpoint):
     from_hub(tmp_path / "out", keep=True)
     assert same(tmp_path / "out", expected)
-    kept = {p.name: p.read_bytes() for p in (tmp_path / "hub").rglob("snapshots/*/*.safetensors")}
-    assert kept == {p.name: p.read_bytes() for p in sorted(checkpoint.glob("*.safetensors"))[:-1]}
+    cached = {p.name: p.read_bytes() for p in (tmp_path / "hub").rglob("snapshots/*/*.safetensors")}
+    assert cached == {p.name: p.read_bytes() for p in sorted(checkpoint.glob("*.safetensors"))[:-1]}
 
 
 def test_keep_source_is_refused_where_the_cache_has_no_room(hub, tmp_path, monkeypatch):
@@ -439,9 +439,9 @@ def test_a_source_that_is_converted_is_checked_against_its_build_from_the_hub(hu
     from mlxquant.check.verify import verify
 
     from_hub(tmp_path / "out")
-    found = verify_source(verify(tmp_path / "out"), tmp_path / "out", open_source("org/many", weights=True))
-    assert found.differences == ()
-    assert found.sample is not None
+    result = verify_source(verify(tmp_path / "out"), tmp_path / "out", open_source("org/many", weights=True))
+    assert result.differences == ()
+    assert result.sample is not None
 
 
 def test_a_source_with_other_bytes_than_listed_is_no_source_to_check_a_build_against(hub, tmp_path):

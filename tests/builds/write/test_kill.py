@@ -64,8 +64,8 @@ def test_ctrl_c_says_what_is_kept_and_leaves_no_out(tmp_path, root):
     assert stderr.startswith("mlxquant: stopped; ")
     assert len(stderr.splitlines()) == 1
     assert not out.exists()
-    kept = out.with_name("out.partial")
-    assert (f"kept in {kept}" in stderr) == kept.exists()
+    unfinished = out.with_name("out.partial")
+    assert (f"kept in {unfinished}" in stderr) == unfinished.exists()
 
 
 @pytest.mark.slow
@@ -86,14 +86,14 @@ def test_twenty_random_kills_lose_little_and_no_build_differs(tmp_path, root):
         process = start(source, out, root)
         until_at_work(process, out)
         time.sleep(chance.uniform(0, work_s))
-        made = written(process)
+        count = written(process)
         if kills < 20:
             process.kill()
         process.communicate()
         if process.returncode == -signal.SIGKILL:
             kills += 1
-            if made is not None and not out.exists():
-                lost.append(made - journaled(out, sizes) + before)
+            if count is not None and not out.exists():
+                lost.append(count - journaled(out, sizes) + before)
         else:
             assert process.returncode == 0
         if out.exists():

@@ -102,9 +102,9 @@ def test_all_modes_in_one_build_have_mlx_lms_bytes_and_load_there(source, tmp_pa
     predicate = quant_predicate(recipe, layout.modules, n_layers=layout.n_layers)
     theirs = converted(source, tmp_path / "theirs", quant_predicate=predicate, **quantize_arguments(recipe))
     assert stored(tmp_path / "ours") == stored(theirs)
-    found = loaded(tmp_path / "ours")
-    assert found == loaded(theirs)
-    assert {str(f) for f in found.values()} == {
+    ours = loaded(tmp_path / "ours")
+    assert ours == loaded(theirs)
+    assert {str(f) for f in ours.values()} == {
         "4-bit g64",
         "mxfp8 g32",
         "nvfp4 g16",

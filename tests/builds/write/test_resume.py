@@ -65,11 +65,11 @@ def partial(out: Path) -> Path:
 
 
 def test_nothing_that_is_proven_is_made_again(source, out, whole):
-    made: list[str] = []
-    with hooked(lambda operation, path: made.append(Path(path).name) if operation == "write" else None):
+    written: list[str] = []
+    with hooked(lambda operation, path: written.append(Path(path).name) if operation == "write" else None):
         done = build(source, out)
     assert contents(out) == whole
-    assert made.count("model.safetensors") == 1  # its header
+    assert written.count("model.safetensors") == 1  # its header
     assert done.resumed_bytes > 300_000
 
 
@@ -110,12 +110,12 @@ def test_pieces_whose_error_sums_an_earlier_version_named_otherwise_are_made_aga
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_journal_that_was_cut_or_damaged_anywhere_costs_work_but_never_bytes(source, out, whole, data):
-    kept = Path(f"{out}.kept")
-    if not kept.exists():
-        shutil.copytree(partial(out), kept)
+    saved = Path(f"{out}.kept")
+    if not saved.exists():
+        shutil.copytree(partial(out), saved)
     shutil.rmtree(partial(out), ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(kept, partial(out))
+    shutil.copytree(saved, partial(out))
     journal = partial(out) / "journal.jsonl"
     lines, length = read_entries(journal)
     assert lines[0] is not None
@@ -149,11 +149,11 @@ def refusal(*args: object, **options: object) -> str:
 
 
 def test_work_of_another_recipe_is_refused_with_the_difference_and_fresh_starts_over(source, out, tmp_path):
-    said = refusal(source, out, "uniform-8bit")
-    assert "holds the unfinished work of another conversion; it differs in" in said
-    assert "  recipe: gates-8bit --group-size 32 --unaligned keep then, uniform-8bit --group-size 32" in said
-    assert "sha256" not in said and "…" not in said
-    assert "--fresh" in said
+    message = refusal(source, out, "uniform-8bit")
+    assert "holds the unfinished work of another conversion; it differs in" in message
+    assert "  recipe: gates-8bit --group-size 32 --unaligned keep then, uniform-8bit --group-size 32" in message
+    assert "sha256" not in message and "…" not in message
+    assert "--fresh" in message
     build(source, out, "uniform-8bit", fresh=True)
     build(source, tmp_path / "other", "uniform-8bit")
     assert contents(out) == contents(tmp_path / "other")
@@ -200,8 +200,8 @@ def test_a_source_that_is_no_longer_the_same_is_refused(source, out, name):
     data = path.read_bytes()
     path.write_bytes(data.replace(b"1000000", b"1000001") if name == "config.json" else data[:-3] + b" " + data[-2:])
     os.utime(path, ns=(0, 0))
-    said = refusal(source, out)
-    assert {"config.json": "source.config", "tokenizer.json": "source.copied.tokenizer.json"}.get(name, name) in said
+    message = refusal(source, out)
+    assert {"config.json": "source.config", "tokenizer.json": "source.copied.tokenizer.json"}.get(name, name) in message
 
 
 def test_a_shard_replaced_by_another_of_the_same_size_and_time_is_noticed(source, out):
