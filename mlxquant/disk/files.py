@@ -55,6 +55,11 @@ def read_regular(path: Path, most: int = LARGEST) -> bytes:
         os.close(handle)
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads through all links; of one that leads in a circle, as far as that goes (`resolve` raises)."""
+    return Path(os.path.realpath(path))
+
+
 def make_folder(path: Path) -> None:
     """Create a folder (and those above it) if it is not there."""
     _guard("mkdir", path, lambda: path.mkdir(parents=True, exist_ok=True))

@@ -86,7 +86,7 @@ def check_outputs(outputs: Sequence[OutputFile], inputs: Iterable[Input] = (), w
                 raise UsageError(
                     f"{output.option} {output.path}: is what {other.option} names too; give each a file of its own"
                 )
-        if work is not None and output.path.resolve().is_relative_to(work.resolve()):
+        if work is not None and disk.real_path(output.path).is_relative_to(disk.real_path(work)):
             raise UsageError(f"{output.option} {output.path}: lies in the work folder {work}; choose a place beside it")
     for output in outputs:
         output.check()
@@ -96,7 +96,7 @@ def _check_apart(output: OutputFile, inputs: Sequence[tuple[str, Path]]) -> None
     for name, path in inputs:
         if _is_same(output.path, path):
             raise UsageError(f"{output.option} {output.path}: is the input {name} {path}; choose another name")
-        if path.is_dir() and output.path.resolve().is_relative_to(path.resolve()):
+        if path.is_dir() and disk.real_path(output.path).is_relative_to(disk.real_path(path)):
             raise UsageError(
                 f"{output.option} {output.path}: lies in {name} {path}, which is only read; choose a place beside it"
             )
@@ -106,7 +106,7 @@ def _is_same(one: Path, other: Path) -> bool:
     """Whether two names are of one file: by links and hard links too, and where none is there yet."""
     if _exists(one) and _exists(other):
         return one.samefile(other)
-    return one.resolve() == other.resolve()
+    return disk.real_path(one) == disk.real_path(other)
 
 
 def _exists(path: Path) -> bool:

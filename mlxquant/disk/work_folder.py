@@ -262,9 +262,9 @@ class WorkFolder:
 
 def check_apart(folder: Path, others: Iterable[tuple[str, Path]], what: str = "work folder") -> None:
     """Raise UsageError where something that is read is, holds, or lies in a folder that is written to and emptied."""
-    ours = folder.resolve()
+    ours = disk.real_path(folder)
     for name, path in others:
-        theirs = path.resolve()
+        theirs = disk.real_path(path)
         if theirs == ours or theirs.is_relative_to(ours):
             raise UsageError(f"{name} {path}: lies in the {what} {folder}, which mlxquant empties; choose another")
         if ours.is_relative_to(theirs):

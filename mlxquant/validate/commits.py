@@ -18,7 +18,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..disk.files import read_regular
+from ..disk.files import read_regular, real_path
 from ..disk.programs import ProgramError, run_program
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -46,7 +46,7 @@ def committed(path: Path) -> datetime | None:
     Raises CannotTellError where there is a repository, but it does not tell.
     """
     try:
-        path = path.resolve()
+        path = real_path(path)
         top = next((folder for folder in path.parents if (folder / ".git").exists()), None)
         return None if top is None or not path.is_file() else _committed(top, path)
     except (OSError, ValueError) as error:
@@ -89,9 +89,9 @@ def _folders(top: Path) -> tuple[Path, Path]:
         place = _text(own).strip()
         if not place.startswith("gitdir:"):
             raise ValueError(".git: a folder or `gitdir: PATH` expected")
-        own = (top / place.removeprefix("gitdir:").strip()).resolve()
+        own = real_path(top / place.removeprefix("gitdir:").strip())
     shared = own / "commondir"
-    common = (own / _text(shared).strip()).resolve() if shared.exists() else own
+    common = real_path(own / _text(shared).strip()) if shared.exists() else own
     return own, common
 
 

@@ -147,3 +147,13 @@ def test_a_file_size_limit_is_one_line_and_exit_code_3(tmp_path: Path, root: Pat
     assert done.stderr.splitlines()[-1].startswith(f"mlxquant: {out}: cannot be written (File too large)")
     assert "Traceback" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] in ([], ["build"])
+
+
+def test_a_link_in_a_circle_is_refused_as_an_output_and_harmless_beside_one(tmp_path: Path) -> None:
+    from mlxquant.disk.outputs import OutputFile, check_outputs
+    from mlxquant.errors import OutputError
+
+    (tmp_path / "circle").symlink_to("circle")
+    check_outputs([OutputFile("-o", tmp_path / "out")], [("the record", tmp_path / "circle")], tmp_path / "circle")
+    with pytest.raises(OutputError, match="circle: a link"):
+        check_outputs([OutputFile("-o", tmp_path / "circle")], [("the record", tmp_path / "none")])

@@ -283,7 +283,7 @@ class Fuzz:
             return f"exit code {done.exit_code}"
         if "Traceback" in done.output or "internal error" in done.output or "Exception ignored" in done.output:
             return "a traceback or an internal error"
-        if done.exit_code in (2, 3) and not done.stderr.strip():
+        if done.exit_code in (2, 3) and not done.output.strip():  # `audit` and others list on stdout what is wrong
             return "no complaint"
         if not all(line.isprintable() for line in done.stderr.splitlines()):
             return "a complaint that could disturb a terminal"
@@ -376,7 +376,7 @@ def _state(folder: Path) -> dict[str, Any]:
             return str(path.readlink())
         return xxhash.xxh3_64_digest(path.read_bytes()) if path.is_file() else path.lstat().st_mode
 
-    return {str(path): state(path) for path in sorted(folder.rglob("*"))}
+    return {str(path): state(path) for path in sorted(folder.rglob("*")) if path.name != "trace.jsonl"}
 
 
 @contextmanager

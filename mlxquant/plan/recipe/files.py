@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ...disk.files import read_regular
+from ...disk.files import read_regular, real_path
 from ...words.text import cut, nearest, plain_texts
 
 _LARGEST = 16 << 20  # bytes of a recipe; thousands of rules take one
@@ -104,7 +104,7 @@ def _unfit(reference: str, folder: Path | None) -> str | None:
     if folder is None:
         return "the name of a shipped recipe expected, since this one lies in no folder"
     file = folder / reference
-    if not file.resolve().is_relative_to(folder.resolve()):
+    if not real_path(file).is_relative_to(real_path(folder)):
         return f"a file in {folder} expected, or below it"
     return None if file.is_file() or not file.exists() else "a file expected"
 
