@@ -104,7 +104,8 @@ def test_later_requests_need_what_earlier_results_returned(seed):
     for turn in leaning:
         first = next(iter(turn.calls[0].arguments.values()))
         assert first not in turn.user or turn.calls[0].name in ("find_user", "search_items")
-    assert any("long_reference" in turn.slices for turn in make_task(seed, 200).turns)
+    # one in some hundred tasks has none, so three are looked at
+    assert any("long_reference" in turn.slices for s in (seed, seed + 1, seed + 2) for turn in make_task(s, 200).turns)
 
 
 def test_what_is_referred_back_to_is_mostly_near():
