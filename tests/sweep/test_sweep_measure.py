@@ -165,7 +165,7 @@ def test_the_best_few_are_played_as_builds_beside_the_source_and_count(tmp_path)
     words = [tmp_path / "store-moe", "--recipes", "gates-8bit", "--bits", "8,2", "--group-size", "64", "-t", path,
              "--data", data, "--eval", "1", "--calls", "5", "--tasks", "5", "--work", tmp_path / "work"]  # fmt: skip
     done = run(*words, "--json")
-    assert done.exit_code in (0, 1), done.output
+    assert done.exit_code in (0, 1, 4), done.output
     record = json.loads(done.stdout)
     (played,) = (tmp_path / "work").glob("eval-*.json")
     sides = json.loads(played.read_text())
