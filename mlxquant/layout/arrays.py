@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 from ..errors import MODEL_ERRORS, LayoutError, SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.headers import Tensor
-from ..source.quantized import quantization_of
+from ..source.packed import quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from ..words.text import listed
 from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
@@ -40,7 +40,7 @@ def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
     unread = sorted({t.dtype for t in tensors.values()} - set(MLX_DTYPES))
     if unread:
         raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
-    if source.scaled:  # what FP8 activations are scaled by is of no use where they are not FP8
+    if source.decoded:  # what FP8 activations are scaled by is of no use where they are not FP8
         tensors = {n: t for n, t in tensors.items() if not n.endswith("activation_scale")}
     weights: dict[str, View] = {n: source_view(t) for n, t in tensors.items()}
     if not weights or not hasattr(model, "sanitize"):

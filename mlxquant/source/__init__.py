@@ -2,7 +2,7 @@
 
     checkpoint      open_checkpoint, Checkpoint, Reader
     headers         safetensors headers, checked as if a stranger had written them
-    quantized       which quantized sources can be read, and FP8 read as bfloat16
+    packed/         which quantized sources can be read, and their values as floats
     remote_code     code that a checkpoint names, which is never run
     links           links that lead out of a folder, which are not followed
     stamps          whether a source is still the one it was
@@ -11,4 +11,4 @@
 Which tensors make which MLX array is for `layout`.
 """
 
-__all__ = ["checkpoint", "headers", "hub", "links", "quantized", "remote_code", "stamps"]
+__all__ = ["checkpoint", "headers", "hub", "links", "packed", "remote_code", "stamps"]

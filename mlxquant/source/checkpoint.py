@@ -23,7 +23,7 @@ from ..errors import SourceError
 from ..words.text import listed, some
 from .headers import DOWNLOAD_AGAIN, Tensor, header_length, load_json, parse_header, shown
 from .links import open_own, own_files, read_own, strays
-from .quantized import MODELOPT, Scaled, check_config, check_names, scaled_tensors
+from .packed import MODELOPT, Decoded, check_config, check_names, decoded_tensors
 from .remote_code import refuse_model_code
 
 # --- readers ---
@@ -136,7 +136,7 @@ class Checkpoint:
 
     `name` is what a reader knows it by, in messages and records: a Hub id or a file's or folder's own name, no
     path of one machine. `folder` is None for a lone config.json and for what lies on the Hub; `reader` is that of
-    the folder unless another is given. `scaled` are the bfloat16 tensors that FP8 ones among `tensors` stand for,
+    the folder unless another is given. `decoded` are the float tensors that packed ones among `tensors` stand for,
     `hashes` the SHA-256 of files where it is known without reading them.
     """
 
@@ -147,7 +147,7 @@ class Checkpoint:
     files: Mapping[str, int]
     revision: str | None = None
     notes: tuple[str, ...] = ()
-    scaled: Mapping[str, Scaled] = field(default_factory=dict, repr=False, compare=False)
+    decoded: Mapping[str, Decoded] = field(default_factory=dict, repr=False, compare=False)
     reader: Reader | None = field(default=None, repr=False, compare=False)
     hashes: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -167,9 +167,9 @@ class Checkpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The tensors as they are to be read: FP8 ones as bfloat16, without the scales."""
-        taken = {t.name for scaled in self.scaled.values() for t in scaled.stored}
-        return {n: self.scaled.get(n, t) for n, t in self.tensors.items() if n in self.scaled or n not in taken}
+        """The tensors as they are to be read: packed ones as the floats that they stand for."""
+        taken = {t.name for decoded in self.decoded.values() for t in decoded.stored}
+        return {n: self.decoded.get(n, t) for n, t in self.tensors.items() if n in self.decoded or n not in taken}
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
@@ -202,7 +202,7 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     check_config(config, known, read_optional(path / MODELOPT))
     tensors, files = read_tensors(path)
     check_names(config, tensors, known)
-    return Checkpoint(known, path, config, tensors, files, revision, notes, scaled_tensors(config, tensors))
+    return Checkpoint(known, path, config, tensors, files, revision, notes, decoded_tensors(config, tensors))
 
 
 def too_large(sizes: Mapping[str, int | None]) -> dict[str, str]:

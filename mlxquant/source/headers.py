@@ -49,7 +49,7 @@ class Tensor:
 
     @property
     def stored(self) -> tuple[Tensor, ...]:
-        """The tensors in the files that its values are made of: itself, unless it is `quantized.Scaled`."""
+        """The tensors in the files that its values are made of: itself, unless it is `packed.Decoded`."""
         return (self,)
 
     def read_into(self, read: Read, start: int, buffer: memoryview) -> None:

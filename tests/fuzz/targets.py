@@ -20,7 +20,7 @@ from mlxquant.plan.recipe.recipe import parse_recipe
 from mlxquant.plan.recipe.rules import parse_set
 from mlxquant.source.checkpoint import read_config, read_index
 from mlxquant.source.headers import header_length, parse_header
-from mlxquant.source.quantized import check_config
+from mlxquant.source.packed import check_config
 
 CORPUS = Path(__file__).parent / "corpus"
 

@@ -20,7 +20,8 @@ from mlxquant.layout.layout import read_layout
 from mlxquant.layout.views.strided import Strided
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.headers import Tensor
-from mlxquant.source.quantized import Scaled, decode, scaled_tensors
+from mlxquant.source.packed import Decoded, decoded_tensors
+from mlxquant.source.packed.fp8 import decode
 from tests.checkpoints import Size, write_tiny
 from tests.source.fp8_checkpoints import edit, quantized, write_fp8
 from tests.support.builds import Stored, build, config_of, stored
@@ -168,7 +169,7 @@ def test_any_run_of_values_can_be_read_by_itself(shape, block, data):
         "x": Tensor("x", "F8_E4M3", shape, "codes", 0, len(raw["codes"])),
         "x_scale_inv": Tensor("x_scale_inv", "F32", tuple(scale.shape), "scales", 0, len(raw["scales"])),
     }
-    tensor: Scaled = scaled_tensors({"quantization_config": settings}, tensors)["x"]
+    tensor: Decoded = decoded_tensors({"quantization_config": settings}, tensors)["x"]
     whole = np.array(wanted.view(mx.uint16)).reshape(-1)
     start = data.draw(st.integers(0, whole.size))
     stop = data.draw(st.integers(start, whole.size))
@@ -188,7 +189,7 @@ def test_a_view_reads_an_fp8_tensor_by_the_files_of_its_codes_and_scales_alone()
         "x": Tensor("x", "F8_E4M3", (2, 64), "codes", 0, len(raw["codes"])),
         "x_scale_inv": Tensor("x_scale_inv", "F32", tuple(scale.shape), "scales", 0, len(raw["scales"])),
     }
-    tensor = scaled_tensors({"quantization_config": {"quant_method": "fp8"}}, tensors)["x"]
+    tensor = decoded_tensors({"quantization_config": {"quant_method": "fp8"}}, tensors)["x"]
 
     def read(file: str, at: int, buffer: memoryview) -> None:
         buffer[:] = raw[file][at : at + len(buffer)]

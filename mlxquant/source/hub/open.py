@@ -33,7 +33,7 @@ from ..checkpoint import (
     too_large,
 )
 from ..headers import Tensor, header_length, parse_header
-from ..quantized import MODELOPT, check_config, check_names, scaled_tensors
+from ..packed import MODELOPT, check_config, check_names, decoded_tensors
 from .errors import HubError, endpoint
 from .reader import HubReader
 from .repository import Repository, look_up
@@ -103,7 +103,7 @@ def open_repository(
         files,
         repo.commit,
         notes=(*_unchecked(files, known), *(f"{name}: left out, {why}" for name, why in left_out.items())),
-        scaled=scaled_tensors(config, tensors),
+        decoded=decoded_tensors(config, tensors),
         reader=HubReader(repo, keep=keep, left_out=left_out) if weights else None,
         hashes=known,
     )

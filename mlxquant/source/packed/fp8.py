@@ -1,8 +1,4 @@
-"""Sources that are quantized already: which of them can be read, why the others are refused, and FP8 as bfloat16.
-
-What mlx-lm's `sanitize` turns into floats (FP8 with block scales) or into modules in one of mlx's own formats (MXFP4,
-MXFP8, int4 of compressed-tensors) is a source like any other; the latter stay as they are. Everything else would be
-quantized a second time, or its packed integers be taken for weights, and is refused by name.
+"""FP8 with block scales, read as bfloat16.
 
 DeepSeek-V3, MiniMax-M2 and Qwen's FP8 repositories store a linear layer as E4M3 bytes and one scale for every block
 of 128 × 128 of them, under the weight's name and `_scale_inv`; Mistral stores one scale for a whole tensor or expert:
@@ -10,8 +6,7 @@ of 128 × 128 of them, under the weight's name and `_scale_inv`; Mistral stores 
     value[r, c] = bf16( float32(e4m3[r, c]) · scale[r // 128, c // 128] )
 
 which is what mlx-lm computes where a class of its own dequantizes (deepseek_v3.py@0.32.2, `dequant`), to the bit.
-Most classes do not, and some multiply the bytes as if they were integers. So it is done here, below them all: a
-`Scaled` tensor claims to be bfloat16, and its bytes are made when they are read, only those that are asked for.
+Most classes do not, and some multiply the bytes as if they were integers. So it is done here, below them all.
 Worked: the byte 0x3C is 1.5; under the scale 0.25 it is 0.375.
 
 Left alone are bytes that stay packed: MXFP8, a power of two for each 32 values (minimax_m3_vl, deepseek_v41). mlx
@@ -20,108 +15,24 @@ has that format itself. A grid of scales that no block size explains is left to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SourceError
-from ..words.formats import DTYPES, FLOATS, carrier, nbytes, widen
-from ..words.text import listed
-from .headers import Read, Tensor, shown
-
-# --- what can be read ---
-
-
-# quant_method -> how people call it
-_NAMES = {
-    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "modelopt": "NVIDIA ModelOpt",
-    "compressed-tensors": "compressed-tensors", "quark": "Quark", "hqq": "HQQ", "aqlm": "AQLM", "eetq": "EETQ",
-    "vptq": "VPTQ", "torchao": "torchao", "higgs": "HIGGS", "spqr": "SpQR", "auto-round": "AutoRound",
-    "fbgemm_fp8": "FBGEMM FP8",
-}  # fmt: skip
-_READ = ("fp8", "mxfp4", "mxfp8", "bitnet")
-# formats of compressed-tensors that mlx-lm repacks as they are: Kimi K2's int4 and K3's MXFP4 experts
-_READ_FORMATS = ("pack-quantized", "mxfp4-pack-quantized")
-
-# What names of tensors give away where a config says nothing, by ending
-_MARKS = {
-    ".qweight": "AWQ or GPTQ", ".qzeros": "AWQ or GPTQ", ".g_idx": "GPTQ", ".weight_packed": "compressed-tensors",
-    ".weight_scale_2": "NVIDIA ModelOpt (NVFP4)", ".weight_scale": "compressed-tensors or NVIDIA ModelOpt",
-    ".absmax": "bitsandbytes", ".quant_map": "bitsandbytes", ".SCB": "bitsandbytes",
-    ".scales": "mlx, AWQ or GPTQ",
-}  # fmt: skip
-
-# NVIDIA ModelOpt writes this beside a config.json that says nothing.
-MODELOPT = "hf_quant_config.json"
-
-
-def quantization_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's `quantization_config`, where mlx-lm looks for it: at the top, else in `text_config`."""
-    text = config.get("text_config")
-    settings = config.get("quantization_config") or (
-        text.get("quantization_config") if isinstance(text, dict) else None
-    )
-    if settings is not None and not isinstance(settings, dict):
-        return {"quant_method": type(settings).__name__}
-    return settings or {}
-
-
-def check_config(config: Mapping[str, Any], name: str, modelopt: Mapping[str, Any] | None = None) -> None:
-    """Refuse sources that are quantized in a way that cannot be read. Raises SourceError.
-
-    `modelopt` is what `hf_quant_config.json` beside the config says, where there is one.
-    """
-    if "quantization" in config:
-        raise SourceError(
-            f"{name}: its config has a `quantization` block, so it is an MLX build already;"
-            " convert from the unquantized checkpoint it was made from"
-        )
-    settings = quantization_of(config)
-    if not settings and modelopt is not None:
-        inner = modelopt.get("quantization")
-        settings = {**(inner if isinstance(inner, dict) else {}), "quant_method": "modelopt"}
-    if not settings:
-        return
-    method, packing = str(settings.get("quant_method", "unknown")), str(settings.get("format"))
-    if method in _READ or (method == "compressed-tensors" and packing in _READ_FORMATS):
-        return
-    called = _NAMES.get(method) or shown(method)
-    if method == "compressed-tensors":
-        called += f" ({shown(packing)})"
-    elif method == "modelopt" and (algorithm := settings.get("quant_algo")):
-        called += f" ({shown(algorithm)})"
-    raise _refusal(name, f"quantized with {called}")
-
-
-def check_names(config: Mapping[str, Any], tensors: Iterable[str], name: str) -> None:
-    """Refuse a source whose tensors are quantized though its config does not say so. Raises SourceError."""
-    if quantization_of(config):
-        return
-    for tensor in tensors:
-        ending = tensor[tensor.rfind(".") :]
-        if ending in _MARKS:
-            raise _refusal(name, f"{shown(tensor)} shows that it is quantized ({_MARKS[ending]}), config.json does not")
-
-
-def _refusal(name: str, why: str) -> SourceError:
-    return SourceError(
-        f"{name}: {why}; sources may be bf16, f16, f32, FP8 with block scales, or MXFP4 and int4"
-        " experts that mlx-lm reads: use the original, unquantized repository"
-    )
-
-
-# --- FP8 as bfloat16 ---
-
+from ...errors import SourceError
+from ...words.formats import DTYPES, FLOATS, carrier, nbytes, widen
+from ...words.text import listed
+from ..headers import Read, Tensor, shown
+from .decoded import AT_ONCE, Decoded
 
 SUFFIX = "_scale_inv"
+CODES = ("F8_E4M3", "F8_E5M2")
 _SCALES = (*FLOATS, "F8_E8M0")  # dtypes of scales
 BLOCK = (128, 128)  # what mlx-lm takes for granted where there are several scales
 
-# Values decoded at once: their float32 forms stay in a core's own cache.
-_AT_ONCE = 1 << 16
 # E4M3's exponent is biased by 7, float32's by 127: shifted into place, a code's value is 2^-120 of what it means.
 _REBIAS = np.float32(2.0**120)
 _SIGN_AND_SIZE = np.int32(-(1 << 31) | 0x7F << 20)
@@ -129,7 +40,7 @@ _QUIET_NAN = np.uint16(0x7FC0)
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled(Tensor):
+class Scaled(Decoded):
     """A bfloat16 tensor that is stored as FP8 `codes` with one of `scales` for each block of (rows, columns).
 
     `scales` has the shape (matrices or 1, rows of blocks, columns of blocks). `file` and `start` are those of the
@@ -145,24 +56,11 @@ class Scaled(Tensor):
         """The tensors in the files that its values are made of."""
         return self.codes, self.scales
 
-    def read_into(self, read: Read, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with bfloat16 values, from byte `start` of them on; `read` brings codes and scales."""
-        assert start % 2 == 0 and len(buffer) % 2 == 0, "half of a value was asked for"
-        out = np.frombuffer(buffer, np.uint16)
-        width, done, at = self.shape[-1], 0, start // 2
-        while done < len(out):
-            row, column = divmod(at + done, width)
-            left = len(out) - done
-            rows = self._together(row, left // width) if column == 0 and left >= width else 1
-            values = min(rows * width - column, left)
-            self._decode(read, row, column, out[done : done + values].reshape(rows, -1))
-            done += values
-
     def _together(self, row: int, most: int) -> int:
         """How many whole rows from `row` on, at most `most`, share their scales and fit the cache."""
         inside, height = row % self.shape[-2], self.block[0]
         sharing = min(height - inside % height, self.shape[-2] - inside)
-        return max(1, min(sharing, most, _AT_ONCE // self.shape[-1]))
+        return max(1, min(sharing, most, AT_ONCE // self.shape[-1]))
 
     def _decode(self, read: Read, row: int, column: int, out: NDArray[np.uint16]) -> None:
         """Fill `out` (rows, columns) from (`row`, `column`) on, all of one row of blocks."""
@@ -182,21 +80,14 @@ class Scaled(Tensor):
         return widen(raw.view(carrier(self.scales.dtype)), self.scales.dtype)
 
 
-def scaled_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Scaled]:
+def scaled_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Decoded]:
     """The bfloat16 tensors that a checkpoint's FP8 tensors stand for, by name; those that stay packed are not here.
 
-    Raises SourceError listing FP8 tensors without a scale, scales without an FP8 tensor, and FP8 tensors under a
-    config that does not say what they are.
+    Raises SourceError listing FP8 tensors without a scale and scales without an FP8 tensor.
     """
-    fp8 = [t for t in tensors.values() if t.dtype in ("F8_E4M3", "F8_E5M2")]
-    settings = quantization_of(config)
-    if fp8 and not settings:
-        raise SourceError(
-            f"{fp8[0].file}: tensor {fp8[0].name} is FP8 ({fp8[0].dtype}), but config.json has no quantization_config"
-            " to say how it is scaled; take config.json from the repository that the shards come from"
-        )
-    if settings.get("quant_method") != "fp8" or _stays_packed(settings) or not tensors:
+    if _stays_packed(settings):
         return {}
+    fp8 = [t for t in tensors.values() if t.dtype in CODES]
     problems = [*_unpaired(tensors, fp8), *_unread(fp8)]
     if problems:
         raise SourceError(listed(problems))
@@ -220,7 +111,7 @@ def _unpaired(tensors: Mapping[str, Tensor], fp8: list[Tensor]) -> Iterator[str]
             continue
         if base not in tensors:
             yield f"{scale.file}: {name} is the scale of {base}, which is missing; is a shard missing?"
-        elif tensors[base].dtype not in ("F8_E4M3", "F8_E5M2"):
+        elif tensors[base].dtype not in CODES:
             yield f"{scale.file}: {name} is the scale of {base}: FP8 expected, {tensors[base].dtype} found"
 
 

@@ -1,0 +1,21 @@
+"""Quantized sources: which of them can be read, why others are refused, and the values of packed tensors as floats.
+
+A quantized source declares a *scheme* in its config. Its weights are not one tensor but several: packed integers or
+8-bit floats, and the scales that turn them into numbers. Here each such set becomes one `Decoded` tensor, which claims
+to be a plain float tensor under the weight's name; its values are computed when they are read, only those that are
+asked for. So it is done below mlx-lm's `sanitize`, which sees float weights only.
+
+    declared        what a config, or ModelOpt's file beside it, says of quantization
+    decoded         Decoded, the tensor whose values are computed from others
+    families        the registry: one row a family of formats; what is read and what is refused, by name
+    fp8             E4M3 with block scales, as DeepSeek, Qwen and Mistral store it
+
+A new format is a module that makes `Decoded` tensors and a row in `families`. What this package does not do: quantize,
+or know of MLX modules and arrays (see `layout`).
+"""
+
+from .declared import MODELOPT, quantization_of
+from .decoded import Decoded
+from .families import check_config, check_names, decoded_tensors
+
+__all__ = ["MODELOPT", "Decoded", "check_config", "check_names", "decoded_tensors", "fp8", "quantization_of"]
