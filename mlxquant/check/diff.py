@@ -17,6 +17,7 @@ from ..plan.recipe.files import available
 from ..plan.recipe.recipe import load_recipe
 from ..records.diff import check_side
 from ..records.files import read_record
+from ..records.loading import known_as
 from ..source.checkpoint import Checkpoint
 from ..words.text import nearest
 
@@ -82,13 +83,6 @@ def kind_of(text: str) -> str:
         f"{text}: no such folder or file, and no shipped recipe{nearest(text, names)}; give a build's folder,"
         f" a plan or audit record (.json), or a recipe: {', '.join(names)}, or a .toml file"
     )
-
-
-def known_as(path: Path) -> str:
-    """What a reader knows a record by: ``base`` for base.plan.json, the build's name for build/audit.json."""
-    if path.name == "audit.json":
-        return path.resolve().parent.name
-    return path.stem.removesuffix(".plan").removesuffix(".audit")
 
 
 def _read(text: str, kind: str, source: _Source | None) -> Side:

@@ -55,11 +55,11 @@ def load(path: Path) -> Loaded:
     record, sha256 = read_hashed(path)
     if is_known(str(record["schema"])):
         check(record, str(path), whole=True)
-    return Loaded(_name(path), _file(path), sha256, record)
+    return Loaded(known_as(path), _file(path), sha256, record)
 
 
-def _name(path: Path) -> str:
-    """``base`` for base.plan.json, the folder's name for build/audit.json."""
+def known_as(path: Path) -> str:
+    """What a reader knows a record by: ``base`` for base.plan.json, the folder's name for build/audit.json."""
     if path.name == _RECORD:
         return path.resolve().parent.name
     name = path.name.removesuffix(".json")
