@@ -1,9 +1,9 @@
-"""The build's own account of where it comes from: `mlxquant.json`.
+"""The manifest of a build, mlxquant.json: what it was made from and by what, and the hash of every file in it.
 
 Everything in it but the `run` section is determined by the source, the recipe, the options, the versions and the
 machine, so two runs of the same conversion write the same bytes. It holds no user name, host name or path. It has
 the hash of every other file, and in `run` its own: `manifest_sha256` is the SHA-256 of the file as it would be with
-zeros in place of those 64 digits. So one flipped bit anywhere in a build shows.
+zeros in place of those 64 digits. So one flipped bit anywhere in a build shows; `check.verify` looks for it.
 """
 
 from __future__ import annotations

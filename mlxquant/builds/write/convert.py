@@ -39,7 +39,7 @@ from .filling import Filling
 from .hashing import sha256
 from .partial import Partial
 from .pieces import SIZES, SPAN_COST, Piece, Sizes, needs_of, outputs, pieces
-from .shards import index, place, place_beside
+from .shards import index, place, place_apart
 from .signature import make_signature
 
 _RECORDS = ("audit.json", "AUDIT.md", MANIFEST)
@@ -142,7 +142,7 @@ class _Work:
     ) -> None:
         self.source, self.plan, self.options, self.encoder = source, plan, options, encoder
         self.indexed = place(list(plan.arrays()), options.sizes.shard)
-        self.shards = [*self.indexed, *place_beside(MTP_FILE, list(plan.carried_arrays()))]
+        self.shards = [*self.indexed, *place_apart(MTP_FILE, list(plan.carried_arrays()))]
         self.nbytes = sum(s.nbytes for s in self.shards)
         self.todo = [p for output in outputs(plan, layout.views) for p in pieces(output, options.sizes)]
         self.threads = _thread_count(self.todo, options)

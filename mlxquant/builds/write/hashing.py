@@ -76,7 +76,7 @@ class FollowingHasher(threading.Thread):
         whole = hashlib.sha256(os.pread(handle, len(shard.header), 0))
         buffer = memoryview(bytearray(READ))
         for placed in shard.arrays:
-            one = xxhash.xxh3_64()
+            array = xxhash.xxh3_64()
             done = 0
             while done < placed.array.nbytes:
                 final = self._wait(placed.array.name, done)
@@ -84,13 +84,13 @@ class FollowingHasher(threading.Thread):
                     return False
                 while done < final and not self._stopped:
                     part = buffer[: min(READ, final - done)]
-                    got = os.preadv(handle, [part], placed.start + done)
-                    if got == 0:
+                    count = os.preadv(handle, [part], placed.start + done)
+                    if count == 0:
                         raise OSError("it ends early")
-                    whole.update(part[:got])
-                    one.update(part[:got])
-                    done += got
-            self.arrays[placed.array.name] = one.hexdigest()
+                    whole.update(part[:count])
+                    array.update(part[:count])
+                    done += count
+            self.arrays[placed.array.name] = array.hexdigest()
         self.files[shard.name] = whole.hexdigest()
         return True
 

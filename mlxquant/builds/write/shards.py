@@ -53,7 +53,7 @@ def place(arrays: Sequence[OutputArray], limit: int = SHARD_BYTES) -> list[Shard
     return [_shard(n, g) for n, g in zip(names if count > 1 else ["model.safetensors"], groups, strict=True)]
 
 
-def place_beside(name: str, arrays: Sequence[OutputArray]) -> list[Shard]:
+def place_apart(name: str, arrays: Sequence[OutputArray]) -> list[Shard]:
     """One file of its own, which the index does not name; none where there are no arrays."""
     return [_shard(name, arrays)] if arrays else []
 
