@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,41 @@ if TYPE_CHECKING:
     from ..builds.facts import Traffic
 
 _HEADROOM = 1.15  # activations and caches beside the weights
-_FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """The command line of `bench`."""
+
+    builds: tuple[str, ...]
+    prompts: tuple[str, ...]
+    generate: tuple[str, ...]
+    depths: tuple[str, ...]
+    repetitions: int
+    batch: int
+    prefill_step_size: int
+    delay: float
+    warmups: int
+    seed: int
+    load: str
+    random_tokens: bool
+    prompt_file: Path | None
+    endpoint: str | None
+    models: tuple[str, ...]
+    chat: bool
+    timeout: float
+    api_key_env: str | None
+    predict: bool
+    recipes: tuple[str, ...]
+    chips: tuple[str, ...]
+    bandwidth: float | None
+    earlier: tuple[Path, ...]
+    as_md: bool
+    as_csv: bool
+    as_json: bool
+    as_jsonl: bool
+    as_sql: bool
+    output: Path | None
 
 
 @click.command()
@@ -61,7 +96,7 @@ _FORMATS = ("as_md", "as_csv", "as_json", "as_jsonl", "as_sql")
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print a JSON line a result, with all samples.")
 @click.option("--sql", "as_sql", is_flag=True, help="Print SQL that makes and fills a table.")
 @output_option("Write the record there too; must not exist.")
-def command(builds: tuple[str, ...], **options: Any) -> None:
+def command(**options: Any) -> None:
     """Measure prefill and decode throughput of builds, in turn, through mlx-lm.
 
     Several builds are compared by the ratio of their speeds in the same round, with an interval. pp512 is a prompt of
@@ -73,19 +108,22 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
     mlxquant bench --predict config.json --recipe gates-8bit --chip "M3 Ultra"
     mlxquant bench --from monday.json --from tuesday.json --md
     """
-    if sum(options[name] for name in _FORMATS) > 1:
+    arguments = _Arguments(**options)
+    formats = (arguments.as_md, arguments.as_csv, arguments.as_json, arguments.as_jsonl, arguments.as_sql)
+    if sum(formats) > 1:
         raise UsageError("one of --md, --csv, --json, --jsonl, --sql at a time")
-    output: Path | None = options["output"]
+    output = arguments.output
     if output is not None:
-        inputs = [("BUILD", build) for build in builds] + [("--from", path) for path in options["earlier"]]
-        inputs += [("--prompt-file", options["prompt_file"])] if options["prompt_file"] else []
-        check_outputs([OutputFile("-o", output)], [*inputs, *recipe_files(options["recipes"])])
-    settings = _settings(options)
-    if options["predict"]:
-        _predict(builds, settings, options)
+        inputs: list[tuple[str, str | Path]] = [("BUILD", build) for build in arguments.builds]
+        inputs += [("--from", path) for path in arguments.earlier]
+        inputs += [("--prompt-file", arguments.prompt_file)] if arguments.prompt_file else []
+        check_outputs([OutputFile("-o", output)], [*inputs, *recipe_files(arguments.recipes)])
+    settings = _settings(arguments)
+    if arguments.predict:
+        _predict(settings, arguments)
         return
-    record = _kept(builds, options) if options["earlier"] else _measured(builds, settings, options)
-    _show(record, options)
+    record = _pooled(arguments) if arguments.earlier else _measured(settings, arguments)
+    _show(record, arguments)
     if asked_to_end():  # Ctrl-C: what was measured is shown, and the exit code tells that it is not all
         raise KeyboardInterrupt
     from ..bench.record import unmeasured
@@ -97,89 +135,87 @@ def command(builds: tuple[str, ...], **options: Any) -> None:
         raise MeasurementError("unmeasured", "not measured:\n" + listed(missing))
 
 
-def _settings(options: dict[str, Any]) -> BenchSettings:
+def _settings(arguments: _Arguments) -> BenchSettings:
     from ..bench.workload import BenchSettings
     from .options import parse_numbers
 
-    def numbers(name: str, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        return parse_numbers(",".join(options[name]), option) if options[name] else default
+    def numbers(texts: tuple[str, ...], option: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        return parse_numbers(",".join(texts), option) if texts else default
 
-    if options["bandwidth"] is not None and options["bandwidth"] <= 0:
-        raise UsageError(f"--bandwidth {options['bandwidth']:g}: GB/s above 0 expected")
-    if options["random_tokens"] and options["prompt_file"]:
+    if arguments.bandwidth is not None and arguments.bandwidth <= 0:
+        raise UsageError(f"--bandwidth {arguments.bandwidth:g}: GB/s above 0 expected")
+    if arguments.random_tokens and arguments.prompt_file:
         raise UsageError("--random-tokens and --prompt-file exclude each other")
     return BenchSettings(
-        prompts=numbers("prompts", "-p", (512,)),
-        generate=numbers("generate", "-n", (128,)),
-        depths=numbers("depths", "-d", (0,)),
-        repetitions=options["repetitions"],
-        batch=options["batch"],
-        prefill_step_size=options["prefill_step_size"],
-        delay_s=options["delay"],
-        warmups=options["warmups"],
-        seed=options["seed"],
-        prompt="random" if options["random_tokens"] else "file" if options["prompt_file"] else "text",
+        prompts=numbers(arguments.prompts, "-p", (512,)),
+        generate=numbers(arguments.generate, "-n", (128,)),
+        depths=numbers(arguments.depths, "-d", (0,)),
+        repetitions=arguments.repetitions,
+        batch=arguments.batch,
+        prefill_step_size=arguments.prefill_step_size,
+        delay_s=arguments.delay,
+        warmups=arguments.warmups,
+        seed=arguments.seed,
+        prompt="random" if arguments.random_tokens else "file" if arguments.prompt_file else "text",
     )
 
 
 # --- measuring ---
 
 
-def _measured(builds: tuple[str, ...], settings: BenchSettings, options: dict[str, Any]) -> dict[str, Any]:
+def _measured(settings: BenchSettings, arguments: _Arguments) -> dict[str, Any]:
     from ..bench.prompts import own_text, random_tokens, text_from
 
-    file = options["prompt_file"]
-    prompts = random_tokens() if options["random_tokens"] else text_from(file) if file else own_text()
-    if options["endpoint"]:
-        return _run(_served(builds, settings, prompts, options))
-    if options["models"] or options["chat"] or options["api_key_env"]:
+    file = arguments.prompt_file
+    prompts = random_tokens() if arguments.random_tokens else text_from(file) if file else own_text()
+    if arguments.endpoint:
+        return _run(_served(arguments.endpoint, settings, prompts, arguments))
+    if arguments.models or arguments.chat or arguments.api_key_env:
         raise UsageError("--model, --chat and --api-key-env go with --endpoint")
-    if not builds:
+    if not arguments.builds:
         raise UsageError("nothing to measure: give the folder of a build, or --endpoint URL --model NAME")
-    return _local(builds, settings, prompts, options)
+    return _local(settings, prompts, arguments)
 
 
-def _local(
-    builds: tuple[str, ...], settings: BenchSettings, prompts: Prompts, options: dict[str, Any]
-) -> dict[str, Any]:
+def _local(settings: BenchSettings, prompts: Prompts, arguments: _Arguments) -> dict[str, Any]:
     from ..bench.local import LocalModel, device, wired
     from ..bench.run import Bench
     from ..builds.read.build import read_build
     from ..records.head import describe_machine
 
-    subjects = [LocalModel(read_build(build), prompts) for build in builds]
+    subjects = [LocalModel(read_build(build), prompts) for build in arguments.builds]
     on = device()
     room = on.pop("usable_bytes") or 0.7 * (describe_machine()["memory_bytes"] or 0)
     needed = _HEADROOM * sum(s.build.checkpoint.nbytes for s in subjects)
-    resident = options["load"] == "once" or (options["load"] == "auto" and needed <= room) or len(subjects) == 1
+    resident = arguments.load == "once" or (arguments.load == "auto" and needed <= room) or len(subjects) == 1
     with wired():
-        machine = {**on, **_bandwidth(options)}
+        machine = {**on, **_bandwidth(arguments)}
         return _run(Bench(subjects, settings, resident=resident, machine=machine, prompt=prompts.describe()))
 
 
-def _served(builds: tuple[str, ...], settings: BenchSettings, prompts: Prompts, options: dict[str, Any]) -> Bench:
+def _served(endpoint: str, settings: BenchSettings, prompts: Prompts, arguments: _Arguments) -> Bench:
     from ..bench.run import Bench
     from ..bench.served import Endpoint, check_endpoint
     from ..endpoint.client import checked_model, parse_server
 
-    check_endpoint(settings, builds, options["models"])
-    key = secret_from(options["api_key_env"], "--api-key-env")
-    server = parse_server(options["endpoint"], options["timeout"], key)
-    models = [checked_model(model, "--model") for model in options["models"]]
-    subjects = [Endpoint(server, model, prompts, options["chat"]) for model in models if model]
+    check_endpoint(settings, arguments.builds, arguments.models)
+    key = secret_from(arguments.api_key_env, "--api-key-env")
+    server = parse_server(endpoint, arguments.timeout, key)
+    models = [checked_model(model, "--model") for model in arguments.models]
+    subjects = [Endpoint(server, model, prompts, arguments.chat) for model in models if model]
     where = {} if server.here else {"unknown": "the server's: another machine, of which this one knows nothing"}
     alone = len(subjects) == 1
     return Bench(subjects, settings, resident=alone, served=True, machine=where, prompt=prompts.describe())
 
 
-def _bandwidth(options: dict[str, Any]) -> dict[str, Any]:
+def _bandwidth(arguments: _Arguments) -> dict[str, Any]:
     """Memory bandwidth of this machine, by the table or by the user; None where neither tells."""
     from ..bench.chips import find_chip
     from ..bench.conditions import gpu_cores
     from ..records.head import describe_machine
 
-    if options["bandwidth"] is not None:
-        return {"bandwidth_gbs": options["bandwidth"], "bandwidth_source": "given with --bandwidth"}
+    if arguments.bandwidth is not None:
+        return {"bandwidth_gbs": arguments.bandwidth, "bandwidth_source": "given with --bandwidth"}
     chip = find_chip(describe_machine()["chip"], gpu_cores())
     return {
         "bandwidth_gbs": chip.bandwidth_gbs if chip else None,
@@ -196,52 +232,51 @@ def _run(bench: Bench) -> dict[str, Any]:
 # --- records and predictions ---
 
 
-def _kept(builds: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+def _pooled(arguments: _Arguments) -> dict[str, Any]:
     from ..bench.record import pool, read_bench
 
-    if builds or options["endpoint"]:
+    if arguments.builds or arguments.endpoint:
         raise UsageError("--from shows records; it measures nothing")
-    paths: Sequence[Path] = options["earlier"]
+    paths = arguments.earlier
     return pool([read_bench(path) for path in paths], [path.name for path in paths])
 
 
-def _show(record: dict[str, Any], options: dict[str, Any]) -> None:
+def _show(record: dict[str, Any], arguments: _Arguments) -> None:
     from ..records.files import record_text
     from ..report.bench import bench_markdown, bench_text
     from ..report.bench_tables import bench_csv, bench_jsonl, bench_sql
 
-    output: Path | None = options["output"]
-    writers: dict[str, Callable[[dict[str, Any]], str]] = {
-        "as_md": bench_markdown,
-        "as_csv": bench_csv,
-        "as_json": record_text,
-        "as_jsonl": bench_jsonl,
-        "as_sql": bench_sql,
-    }
-    write = next((writers[name] for name in _FORMATS if options[name]), bench_text)
+    writers: list[tuple[bool, Callable[[dict[str, Any]], str]]] = [
+        (arguments.as_md, bench_markdown),
+        (arguments.as_csv, bench_csv),
+        (arguments.as_json, record_text),
+        (arguments.as_jsonl, bench_jsonl),
+        (arguments.as_sql, bench_sql),
+    ]
+    write = next((writer for wanted, writer in writers if wanted), bench_text)
     try:
-        if output is not None:
-            OutputFile("-o", output).write(f"{record_text(record)}\n")
+        if arguments.output is not None:
+            OutputFile("-o", arguments.output).write(f"{record_text(record)}\n")
     finally:  # what took hours is shown also where the disk takes no record
         echo(write(record))
 
 
-def _predict(builds: tuple[str, ...], settings: BenchSettings, options: dict[str, Any]) -> None:
+def _predict(settings: BenchSettings, arguments: _Arguments) -> None:
     from ..bench.predict import prediction
     from ..records.files import record_text
     from ..report.predict import prediction_text
 
-    if options["endpoint"] or options["earlier"]:
+    if arguments.endpoint or arguments.earlier:
         raise UsageError("--predict goes with builds or with SOURCE and --recipe")
-    if options["as_md"] or options["as_csv"] or options["as_jsonl"] or options["as_sql"]:
+    if arguments.as_md or arguments.as_csv or arguments.as_jsonl or arguments.as_sql:
         raise UsageError("--predict prints text, or --json")
-    if not builds:
+    if not arguments.builds:
         raise UsageError("nothing to predict: give a build, or a SOURCE with --recipe")
-    traffics = [t for target in builds for t in _traffics(target, options["recipes"])]
-    record = prediction(traffics, _chips(options), settings)
-    if options["output"] is not None:
-        OutputFile("-o", options["output"]).write(f"{record_text(record)}\n")
-    echo(record_text(record) if options["as_json"] else prediction_text(record))
+    traffics = [t for target in arguments.builds for t in _traffics(target, arguments.recipes)]
+    record = prediction(traffics, _chips(arguments), settings)
+    if arguments.output is not None:
+        OutputFile("-o", arguments.output).write(f"{record_text(record)}\n")
+    echo(record_text(record) if arguments.as_json else prediction_text(record))
 
 
 def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
@@ -264,13 +299,13 @@ def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
         yield traffic_of_plan(make_plan(layout, recipe, source), source)
 
 
-def _chips(options: dict[str, Any]) -> list[Chip]:
+def _chips(arguments: _Arguments) -> list[Chip]:
     from ..bench.chips import CHIPS, Chip, chips_named
 
-    if options["bandwidth"] is not None:
-        return [Chip("given", 0, options["bandwidth"], "given with --bandwidth", "-", None)]
-    chips = [chip for name in options["chips"] for chip in chips_named(name)]
-    unknown = [name for name in options["chips"] if not chips_named(name)]
+    if arguments.bandwidth is not None:
+        return [Chip("given", 0, arguments.bandwidth, "given with --bandwidth", "-", None)]
+    chips = [chip for name in arguments.chips for chip in chips_named(name)]
+    unknown = [name for name in arguments.chips if not chips_named(name)]
     if unknown:
         known = ", ".join(dict.fromkeys(chip.name for chip in CHIPS))
         raise UsageError(f"--chip {unknown[0]!r}: not in the table; it has {known}. --bandwidth takes any other")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,56 @@ if TYPE_CHECKING:
 # first exit, also the one that is still writing its line.
 _LAST_WORD_S = 2.0
 VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassArguments:
+    """What `compare` and `sweep` are both told about a pass over the weights and its data."""
+
+    data: str
+    max_tokens: int | None
+    margin: float | None
+    confidence: float
+    second_half: bool
+    chunk: int
+    compute: str
+    dtype: str | None
+    allow_nonfinite: bool
+    work: Path | None
+    fresh: bool
+
+    def question(self) -> Question:
+        """What is asked of the pass."""
+        from ..divergence.record import Question
+        from ..divergence.statistics import DEFAULT_MARGIN
+
+        return Question(
+            data=self.data if self.data == "builtin" else Path(self.data),
+            margin=DEFAULT_MARGIN if self.margin is None else self.margin,
+            confidence=self.confidence,
+            second_half=self.second_half,
+            max_tokens=self.max_tokens,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments(PassArguments):
+    """The command line of `compare`, but for SOURCE."""
+
+    recipes: tuple[str, ...]
+    builds: tuple[Path, ...]
+    bits: int | None
+    group_size: int | None
+    mode: str | None
+    sets: tuple[str, ...]
+    unaligned: str | None
+    teacher_forced_routing: bool
+    no_own: bool
+    no_noise_floor: bool
+    by: str
+    as_json: bool
+    output: Path | None
+    earlier: Path | None
 
 
 @click.command()
@@ -63,7 +114,7 @@ VIEWS = ["recipe", "slice", "depth", "turn", "layer", "pair", "statistic"]
 @json_option
 @output_option("Write the record there too; must not exist.")
 @click.option("--from", "earlier", type=click.Path(path_type=Path), metavar="RECORD", help="Show an earlier record.")
-def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ...], **options: Any) -> None:
+def command(source: str | None, **options: Any) -> None:
     """Judge recipes and builds against the full-precision model, in one pass over its weights.
 
     No build is written, and one layer is in memory at a time. SOURCE is a checkpoint's folder or a Hub id. --bits,
@@ -81,19 +132,20 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
     """
     from ..records.files import record_text
 
-    output: Path | None = options["output"]
-    if options["earlier"] is not None:
-        if source is not None or recipes or builds:
+    arguments = _Arguments(**options)
+    output = arguments.output
+    if arguments.earlier is not None:
+        if source is not None or arguments.recipes or arguments.builds:
             raise UsageError("--from shows a record; it measures nothing")
         from ..records.measurements import read_comparison
 
         if output is not None:
-            check_outputs([OutputFile("-o", output)], [("--from", options["earlier"])])
-        record: dict[str, Any] | None = read_comparison(options["earlier"])
+            check_outputs([OutputFile("-o", output)], [("--from", arguments.earlier)])
+        record: dict[str, Any] | None = read_comparison(arguments.earlier)
     elif source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
     else:
-        record = _measured(source, recipes, builds, options)
+        record = _measured(source, arguments)
     if record is None:
         return  # another rank tells
     from ..report.compare import compare_text
@@ -103,84 +155,79 @@ def command(source: str | None, recipes: tuple[str, ...], builds: tuple[Path, ..
         if output is not None:
             OutputFile("-o", output).write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no record
-        echo(text if options["as_json"] else compare_text(record, options["by"]))
+        echo(text if arguments.as_json else compare_text(record, arguments.by))
 
 
-def _measured(
-    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], settings: dict[str, Any]
-) -> dict[str, Any] | None:
+def _measured(source: str, arguments: _Arguments) -> dict[str, Any] | None:
     """Run the pass; None where another rank tells what came out."""
     from ..stream.ranks import Ranks
 
     ranks = Ranks.join()
     try:
         with ranks.as_one():
-            return _run(source, recipes, builds, settings, ranks)
+            return _run(source, arguments, ranks)
     except OtherRankError as error:
         time.sleep(_LAST_WORD_S)
         sys.exit(error.exit_code)
 
 
-def _run(
-    source: str, recipes: tuple[str, ...], builds: tuple[Path, ...], settings: dict[str, Any], ranks: Ranks
-) -> dict[str, Any] | None:
+def _run(source: str, arguments: _Arguments, ranks: Ranks) -> dict[str, Any] | None:
     """Open everything and run this rank's share of the pass; the first rank alone shows progress and has the record."""
-    if ranks.rank == 0 and settings["output"] is not None:  # the only one that writes it
-        builds_read = [("--build", str(build)) for build in builds]
-        data = [("--data", settings["data"])] if settings["data"] != "builtin" else []
-        inputs = [("the source", source), *builds_read, *data, *recipe_files(recipes)]
-        check_outputs([OutputFile("-o", settings["output"])], inputs, settings["work"])
-    candidates = list(_candidates(recipes, builds, settings))
+    if ranks.rank == 0 and arguments.output is not None:  # the only one that writes it
+        builds = [("--build", str(build)) for build in arguments.builds]
+        data = [("--data", arguments.data)] if arguments.data != "builtin" else []
+        inputs = [("the source", source), *builds, *data, *recipe_files(arguments.recipes)]
+        check_outputs([OutputFile("-o", arguments.output)], inputs, arguments.work)
+    candidates = list(_candidates(arguments))
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
 
-    question = question_of(settings)
     options = CompareOptions(
-        noise_floor=not settings["no_noise_floor"],
-        own=not settings["no_own"],
-        **{k: settings[k] for k in ("compute", "chunk", "teacher_forced_routing", "dtype", "allow_nonfinite", "work")},
-        fresh=settings["fresh"],
+        noise_floor=not arguments.no_noise_floor,
+        own=not arguments.no_own,
+        compute=arguments.compute,
+        chunk=arguments.chunk,
+        teacher_forced_routing=arguments.teacher_forced_routing,
+        dtype=arguments.dtype,
+        allow_nonfinite=arguments.allow_nonfinite,
+        work=arguments.work,
+        fresh=arguments.fresh,
     )
     opened = open_source(source, weights=True)
     try:
         with pass_bar() if ranks.rank == 0 else nullcontext(lambda _: None) as watch:
-            record, tells = run_comparison(opened, candidates, question, options, watch, ranks)
+            record, tells = run_comparison(opened, candidates, arguments.question(), options, watch, ranks)
     except KeyboardInterrupt:
         if ranks.rank != 0:
             sys.exit(INTERRUPTED)
-        work = settings["work"]
+        work = arguments.work
         advice = "nothing is kept without --work" if work is None else f"the same command goes on from {work}"
         echo(f"mlxquant: stopped; {advice}", err=True)
         sys.exit(INTERRUPTED)
     return record if tells else None
 
 
-def question_of(settings: dict[str, Any]) -> Question:
-    """What is asked, from the options that `compare` and `sweep` share."""
-    from ..divergence.record import Question
-    from ..divergence.statistics import DEFAULT_MARGIN
-
-    return Question(
-        data=settings["data"] if settings["data"] == "builtin" else Path(settings["data"]),
-        margin=DEFAULT_MARGIN if settings["margin"] is None else settings["margin"],
-        confidence=settings["confidence"],
-        second_half=settings["second_half"],
-        max_tokens=settings["max_tokens"],
-    )
-
-
-def _candidates(recipes: tuple[str, ...], builds: tuple[Path, ...], settings: dict[str, Any]) -> Iterator[Candidate]:
+def _candidates(arguments: _Arguments) -> Iterator[Candidate]:
     """Load recipes and name builds. Raises UsageError, RecipeError."""
-    if not recipes and not builds:
+    if not arguments.recipes and not arguments.builds:
         raise UsageError(f"nothing to compare: give -r with one of {', '.join(shipped())} or a .toml file, or --build")
     from ..plan.recipe.variation import load_variation, name_of
 
-    overrides = {key: settings[key] for key in ("bits", "group_size", "mode", "unaligned", "sets")}
-    loaded = [(name_of(text, recipe), recipe) for text in recipes for recipe in [load_variation(text, **overrides)]]
+    recipes = [
+        load_variation(
+            text,
+            bits=arguments.bits,
+            group_size=arguments.group_size,
+            mode=arguments.mode,
+            unaligned=arguments.unaligned,
+            sets=arguments.sets,
+        )
+        for text in arguments.recipes
+    ]
     from ..stream.candidates import Candidate
 
-    for name, recipe in loaded:
-        yield Candidate(name, recipe=recipe)
-    for build in builds:
+    for text, recipe in zip(arguments.recipes, recipes, strict=True):
+        yield Candidate(name_of(text, recipe), recipe=recipe)
+    for build in arguments.builds:
         yield Candidate(build.resolve().name, build=build)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,38 @@ if TYPE_CHECKING:
     from ..evals.items import Suite
     from ..evals.run import EvalSettings
     from ..evals.sides import EvalSide
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """The command line of `eval`."""
+
+    baseline: str
+    candidates: tuple[str, ...]
+    baseline_model: str | None
+    candidate_models: tuple[str, ...]
+    baseline_build: str | None
+    candidate_builds: tuple[str, ...]
+    baseline_key_env: str | None
+    candidate_key_env: str | None
+    suites: tuple[str, ...]
+    calls: str
+    tasks: int
+    first_seed: int | None
+    trials: int
+    temperature: float
+    top_p: float | None
+    seed: int
+    max_tokens: int | None
+    chat_template_args: str | None
+    timeout: float
+    retries: int
+    confidence: float
+    trace: Path | None
+    trace_content: bool
+    fresh: bool
+    as_json: bool
+    output: Path | None
 
 
 @click.command()
@@ -86,11 +119,12 @@ def command(**options: Any) -> None:
     from ..records.files import record_text
     from ..report.eval import eval_text
 
-    output: Path | None = options["output"]
-    _check_files(options)
-    settings, suites = _settings(options), _suites(options)
-    files = EvalFiles(_partial(output), options["fresh"], options["trace"], options["trace_content"])
-    sides = _sides(options)
+    arguments = _Arguments(**options)
+    output = arguments.output
+    _check_files(arguments)
+    settings, suites = _settings(arguments), _suites(arguments)
+    files = EvalFiles(_partial(output), arguments.fresh, arguments.trace, arguments.trace_content)
+    sides = _sides(arguments)
     if sys.stderr.isatty():  # who watches may stop here; all others read it at the end
         _warn(same_sides(sides))
     with progress_bar("trial") as watch:
@@ -99,7 +133,7 @@ def command(**options: Any) -> None:
     _warn([*same_sides(sides), *answers_as(record)])
     if output is not None:
         _publish(output, record_text(record))
-    echo(record_text(record) if options["as_json"] else eval_text(record))
+    echo(record_text(record) if arguments.as_json else eval_text(record))
 
 
 def _warn(texts: Iterable[str]) -> None:
@@ -107,76 +141,76 @@ def _warn(texts: Iterable[str]) -> None:
         echo(f"mlxquant: {redact(text)}", err=True)
 
 
-def _settings(options: dict[str, Any]) -> EvalSettings:
+def _settings(arguments: _Arguments) -> EvalSettings:
     from ..evals.asking import Sampling
     from ..evals.run import EvalSettings
     from ..words.strict_json import read_json
 
     template = None
-    if options["chat_template_args"]:
+    if arguments.chat_template_args:
         try:
-            template = read_json(options["chat_template_args"])
+            template = read_json(arguments.chat_template_args)
         except ValueError:
             template = None
         if not isinstance(template, dict):
-            raise UsageError(f"--chat-template-args {options['chat_template_args'][:80]!r}: a JSON object expected")
-    sampling = Sampling(options["temperature"], options["top_p"], options["seed"], template)
-    return EvalSettings(sampling, options["trials"], options["retries"], confidence=options["confidence"])
+            raise UsageError(f"--chat-template-args {arguments.chat_template_args[:80]!r}: a JSON object expected")
+    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed, template)
+    return EvalSettings(sampling, arguments.trials, arguments.retries, confidence=arguments.confidence)
 
 
-def _suites(options: dict[str, Any]) -> list[Suite]:
+def _suites(arguments: _Arguments) -> list[Suite]:
     from ..evals.suites.catalog import Choice, open_suites
     from .options import parse_numbers
 
-    calls = parse_numbers(options["calls"], "--calls")
+    calls = parse_numbers(arguments.calls, "--calls")
     for name, value in (
         ("--calls", min(calls)),
-        ("--tasks", options["tasks"]),
-        ("--max-tokens", options["max_tokens"]),
+        ("--tasks", arguments.tasks),
+        ("--max-tokens", arguments.max_tokens),
     ):
         if value is not None and not 0 < value < 1 << 31:
             raise UsageError(f"{name}: {str(value)[:24]}: a number above 0 expected, and below 2**31")
-    choice = Choice(tuple(sorted(set(calls))), options["tasks"], options["first_seed"], options["max_tokens"])
-    return open_suites(options["suites"] or ["tool-loop"], choice)
+    choice = Choice(tuple(sorted(set(calls))), arguments.tasks, arguments.first_seed, arguments.max_tokens)
+    return open_suites(arguments.suites or ["tool-loop"], choice)
 
 
-def _sides(options: dict[str, Any]) -> list[EvalSide]:
+def _sides(arguments: _Arguments) -> list[EvalSide]:
     """The baseline and the candidates; names that are equal are numbered apart."""
     from ..evals.opening import EvalTarget, open_sides
 
-    key = secret_from(options["candidate_key_env"], "--candidate-key-env")
-    models, builds = list(options["candidate_models"]), list(options["candidate_builds"])
+    key = secret_from(arguments.candidate_key_env, "--candidate-key-env")
+    models, builds = list(arguments.candidate_models), list(arguments.candidate_builds)
     baseline = EvalTarget(
-        "baseline", options["baseline"], options["baseline_model"], options["baseline_build"],
-        secret_from(options["baseline_key_env"], "--baseline-key-env"),
+        "baseline", arguments.baseline, arguments.baseline_model, arguments.baseline_build,
+        secret_from(arguments.baseline_key_env, "--baseline-key-env"),
     )  # fmt: skip
     targets = [baseline]
-    for where in options["candidates"]:
+    for where in arguments.candidates:
         served = where.startswith(("http://", "https://"))
         model, build = (names.pop(0) if served and names else None for names in (models, builds))
         targets.append(EvalTarget("candidate", where, model, build, key if served else None))
     if models or builds:
         left = "--candidate-model" if models else "--candidate-build"
         raise UsageError(f"{left} {(models or builds)[0]}: there are not so many candidates that are servers")
-    return open_sides(targets, options["timeout"])
+    return open_sides(targets, arguments.timeout)
 
 
 def _partial(output: Path | None) -> Path | None:
     return output.with_name(output.name + ".partial") if output is not None else None
 
 
-def _check_files(options: dict[str, Any]) -> None:
+def _check_files(arguments: _Arguments) -> None:
     """Refuse files that cannot be written, or must not be, before anything is asked."""
     from ..disk.journal import check_run
     from ..evals.trace import BEGINNING, check_trace
 
-    output, trace = options["output"], options["trace"]
+    output, trace = arguments.output, arguments.trace
     outputs = [OutputFile("-o", output)] if output is not None else []
     outputs += [OutputFile("--trace", trace, BEGINNING)] if trace is not None else []
-    named = [("--baseline", options["baseline"]), ("--baseline-build", options["baseline_build"])]
-    named += [("--candidate", word) for word in options["candidates"]]
-    named += [("--candidate-build", word) for word in options["candidate_builds"]]
-    named += [("--suite", word) for word in options["suites"] if Path(word).is_file()]
+    named = [("--baseline", arguments.baseline), ("--baseline-build", arguments.baseline_build)]
+    named += [("--candidate", word) for word in arguments.candidates]
+    named += [("--candidate-build", word) for word in arguments.candidate_builds]
+    named += [("--suite", word) for word in arguments.suites if Path(word).is_file()]
     partial = [("the unfinished run", path)] if (path := _partial(output)) is not None else []
     check_outputs(outputs, [*((name, word) for name, word in named if word), *partial])
     if path is not None:

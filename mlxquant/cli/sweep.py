@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .bars import pass_bar, progress_bar
+from .compare import PassArguments
 from .options import dtype_option, json_option, output_option, recipe_files
 from .printing import echo
 
@@ -26,6 +28,27 @@ if TYPE_CHECKING:
     from ..validate import Tolerances
 
 _PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments(PassArguments):
+    """The command line of `sweep`, but for SOURCE."""
+
+    recipes: tuple[str, ...]
+    bits: str
+    group_sizes: str | None
+    sets: tuple[str, ...]
+    unaligned: str | None
+    tolerances: Path
+    earlier: tuple[Path, ...]
+    few: int
+    baseline: str | None
+    suites: tuple[str, ...]
+    calls: str
+    tasks: int
+    mixed_machines: bool
+    as_json: bool
+    output: Path | None
 
 
 @click.command()
@@ -77,7 +100,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @json_option
 @output_option("Write the record there too; must not exist.")
-def command(source: str | None, earlier: tuple[Path, ...], as_json: bool, output: Path | None, **options: Any) -> None:
+def command(source: str | None, **options: Any) -> None:
     """Find the smallest recipe inside every tolerance, and where each other one exceeds a tolerance.
 
     Every recipe at every --bits is judged against full precision in one pass over the weights, as `compare` does it,
@@ -91,13 +114,15 @@ def command(source: str | None, earlier: tuple[Path, ...], as_json: bool, output
     mlxquant sweep --from compare.json --from eval.json -t tolerances.toml
     mlxquant report sweep.json -o report.html
     """
-    written = None if output is None else OutputFile("-o", output)
+    arguments = _Arguments(**options)
+    earlier = arguments.earlier
+    written = None if arguments.output is None else OutputFile("-o", arguments.output)
     if written is not None:
-        inputs = [*_inputs(source, options), *(("--from", path) for path in earlier)]
-        check_outputs([written], inputs, None if earlier else options["work"])
-    if earlier and (source is not None or options["recipes"] or options["few"]):
+        inputs = [*_inputs(source, arguments), *(("--from", path) for path in earlier)]
+        check_outputs([written], inputs, None if earlier else arguments.work)
+    if earlier and (source is not None or arguments.recipes or arguments.few):
         raise UsageError("--from judges records; it measures nothing, so give no SOURCE, --recipes or --eval with it")
-    record = _judged(earlier, options) if earlier else _measured(source, options)
+    record = _judged(arguments) if earlier else _measured(source, arguments)
     if record is None:
         return  # another rank tells
     from ..records.files import record_text
@@ -108,20 +133,20 @@ def command(source: str | None, earlier: tuple[Path, ...], as_json: bool, output
         if written is not None:
             written.write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no record
-        echo(text if as_json else sweep_text(record))
+        echo(text if arguments.as_json else sweep_text(record))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
     if (words := convert_command(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
         echo(f"Next: {words}", err=True)
 
 
-def _judged(earlier: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
+def _judged(arguments: _Arguments) -> dict[str, Any]:
     from ..sweep import sweep
 
-    return sweep(earlier, options["tolerances"], mixed_machines=options["mixed_machines"])
+    return sweep(arguments.earlier, arguments.tolerances, mixed_machines=arguments.mixed_machines)
 
 
-def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
+def _measured(source: str | None, arguments: _Arguments) -> dict[str, Any] | None:
     """Measure in the work folder, or in one that goes away, and judge; None where another rank tells."""
     if source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
@@ -129,29 +154,29 @@ def _measured(source: str | None, options: dict[str, Any]) -> dict[str, Any] | N
     from ..sweep.folder import SweepFolder
     from ..sweep.run import UNQUANTIZED, load_trials, tolerances_before
 
-    tolerances = tolerances_before(options["tolerances"], evaluated=options["few"] > 0)
-    trials, notes = load_trials(_words(options), **_overrides(options))
+    tolerances = tolerances_before(arguments.tolerances, evaluated=arguments.few > 0)
+    trials, notes = load_trials(_words(arguments), **_overrides(arguments))
     with contextlib.ExitStack() as stack:
-        work = options["work"] or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
+        work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
         try:
-            folder = SweepFolder(work, options["fresh"])
-            names = [UNQUANTIZED, *(trial.name for trial in trials)] if options["few"] else []
-            folder.check(_inputs(source, options), names)
+            folder = SweepFolder(work, arguments.fresh)
+            names = [UNQUANTIZED, *(trial.name for trial in trials)] if arguments.few else []
+            folder.check(_inputs(source, arguments), names)
             stack.enter_context(folder.claimed(shared=launched()))
-            return _swept(source, trials, tolerances, notes, folder, options)
+            return _swept(source, trials, tolerances, notes, folder, arguments)
         except KeyboardInterrupt:
-            advice = f"the same command goes on from {work}" if options["work"] else "nothing is kept without --work"
+            advice = f"the same command goes on from {work}" if arguments.work else "nothing is kept without --work"
             echo(f"mlxquant: stopped; {advice}", err=True)
             sys.exit(INTERRUPTED)
 
 
-def _inputs(source: str | None, options: dict[str, Any]) -> list[tuple[str, Path]]:
+def _inputs(source: str | None, arguments: _Arguments) -> list[tuple[str, Path]]:
     """What is read, as far as it lies on the disk."""
     from ..sweep import split_words
 
-    named = [("the source", source), ("--data", options["data"]), ("--baseline", options["baseline"]),
-             ("--tolerances", options["tolerances"])]  # fmt: skip
-    recipes = recipe_files(word for words in options["recipes"] for word in split_words(words))
+    named = [("the source", source), ("--data", arguments.data), ("--baseline", arguments.baseline),
+             ("--tolerances", arguments.tolerances)]  # fmt: skip
+    recipes = recipe_files(word for words in arguments.recipes for word in split_words(words))
     paths = [(name, Path(word)) for name, word in [*named, *recipes] if word and word != "builtin"]
     return [(name, path) for name, path in paths if path.exists()]
 
@@ -162,38 +187,42 @@ def _swept(
     tolerances: Tolerances,
     notes: Sequence[str],
     folder: SweepFolder,
-    options: dict[str, Any],
+    arguments: _Arguments,
 ) -> dict[str, Any] | None:
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
     from ..sweep import sweep
     from ..sweep.run import best_few, compare_all, evaluate_best, needed
-    from .compare import question_of
 
-    how = _evaluating(options) if options["few"] else None
-    pass_options = CompareOptions(**{k: options[k] for k in ("compute", "chunk", "dtype", "allow_nonfinite")})
+    how = _evaluating(arguments) if arguments.few else None
+    pass_options = CompareOptions(
+        compute=arguments.compute,
+        chunk=arguments.chunk,
+        dtype=arguments.dtype,
+        allow_nonfinite=arguments.allow_nonfinite,
+    )
     opened = open_source(source, weights=True)
     echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
     with pass_bar() as watch:
-        compared = compare_all(opened, trials, question_of(options), needed(pass_options, tolerances), folder, watch)
+        compared = compare_all(opened, trials, arguments.question(), needed(pass_options, tolerances), folder, watch)
     if compared is None:
         return None
-    record = sweep([compared], options["tolerances"], notes=notes)
+    record = sweep([compared], arguments.tolerances, notes=notes)
     if how is None:
         return record
-    names = best_few(record, options["few"])
+    names = best_few(record, arguments.few)
     if not names:
         unplayed = "nothing was evaluated: every candidate is outside a tolerance already"
-        return sweep([compared], options["tolerances"], notes=[*notes, unplayed])
+        return sweep([compared], arguments.tolerances, notes=[*notes, unplayed])
     echo(f"mlxquant: evaluating {', '.join(names)}", err=True)
     at = source if opened.revision is None or opened.folder else f"{opened.name}@{opened.revision}"  # a branch moves on
     evaluated, remarks = evaluate_best(
         [t for t in trials if t.name in names], how, lambda: open_source(at, weights=True), folder
     )
-    return sweep([compared, evaluated], options["tolerances"], notes=[*notes, *remarks])
+    return sweep([compared, evaluated], arguments.tolerances, notes=[*notes, *remarks])
 
 
-def _evaluating(options: dict[str, Any]) -> Evaluating:
+def _evaluating(arguments: _Arguments) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
     from ..evals.opening import EvalTarget, open_sides
     from ..evals.run import EvalSettings
@@ -202,38 +231,38 @@ def _evaluating(options: dict[str, Any]) -> Evaluating:
     from ..sweep.run import Evaluating
     from .options import parse_numbers
 
-    calls = parse_numbers(options["calls"], "--calls")
+    calls = parse_numbers(arguments.calls, "--calls")
     for n in calls:
         if not FEWEST_CALLS <= n <= MOST_CALLS:
             raise UsageError(f"--calls {n}: a tool loop has {FEWEST_CALLS} to {MOST_CALLS} calls")
-    choice = Choice(tuple(sorted(set(calls))), options["tasks"])
-    baseline = options["baseline"]
+    choice = Choice(tuple(sorted(set(calls))), arguments.tasks)
+    baseline = arguments.baseline
     return Evaluating(
-        suites=open_suites(options["suites"] or ["tool-loop"], choice),
-        settings=EvalSettings(confidence=options["confidence"]),
-        dtype=options["dtype"],
+        suites=open_suites(arguments.suites or ["tool-loop"], choice),
+        settings=EvalSettings(confidence=arguments.confidence),
+        dtype=arguments.dtype,
         baseline=open_sides([EvalTarget("baseline", baseline)], 600.0)[0] if baseline else None,
         writing=progress_bar,
         playing=partial(progress_bar, "trial"),
     )
 
 
-def _words(options: dict[str, Any]) -> list[str]:
+def _words(arguments: _Arguments) -> list[str]:
     """Every recipe at every bits, in the one word that `compare` knows it by."""
     from ..sweep import split_words, variations
 
-    recipes = [word for words in options["recipes"] for word in split_words(words)]
-    return variations(recipes, _numbers(options["bits"], "--bits"), _group_sizes(options))
+    recipes = [word for words in arguments.recipes for word in split_words(words)]
+    return variations(recipes, _numbers(arguments.bits, "--bits"), _group_sizes(arguments))
 
 
-def _overrides(options: dict[str, Any]) -> dict[str, Any]:
-    sizes = _group_sizes(options)
+def _overrides(arguments: _Arguments) -> dict[str, Any]:
+    sizes = _group_sizes(arguments)
     alone = sizes[0] if len(set(sizes)) == 1 else None
-    return {"group_size": alone, "sets": options["sets"], "unaligned": options["unaligned"]}
+    return {"group_size": alone, "sets": arguments.sets, "unaligned": arguments.unaligned}
 
 
-def _group_sizes(options: dict[str, Any]) -> tuple[int, ...]:
-    return _numbers(options["group_sizes"], "--group-size") if options["group_sizes"] else ()
+def _group_sizes(arguments: _Arguments) -> tuple[int, ...]:
+    return _numbers(arguments.group_sizes, "--group-size") if arguments.group_sizes else ()
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:

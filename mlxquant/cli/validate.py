@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,25 @@ from .printing import echo
 
 _PATH = click.Path(path_type=Path)
 _DEFAULT = Path("tolerances.toml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """The command line of `validate`."""
+
+    records: tuple[Path, ...]
+    tolerances: Path | None
+    candidates: tuple[str, ...]
+    baseline_at: str | None
+    mixed_machines: bool
+    allow_same: bool
+    init: bool
+    metrics: bool
+    since: Path | None
+    as_json: bool
+    output: Path | None
+    markdown: Path | None
+    junit: Path | None
 
 
 @click.command()
@@ -43,7 +63,7 @@ _DEFAULT = Path("tolerances.toml")
 @click.option(
     "--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI; the same holds for FILE."
 )
-def command(records: tuple[Path, ...], **options: Any) -> None:
+def command(**options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
 
     RECORD is what compare, eval, tau2, bench, plan or audit wrote, all of one build, source and machine. PASS needs
@@ -56,50 +76,51 @@ def command(records: tuple[Path, ...], **options: Any) -> None:
     mlxquant validate eval.json -t tolerances.toml --markdown verdict.md --junit verdict.xml
     mlxquant validate --since build eval.json -t tolerances.toml
     """
-    tolerances: Path | None = options["tolerances"]
-    if options["init"] + options["metrics"] + (options["since"] is not None) > 1:
+    arguments = _Arguments(**options)
+    if arguments.init + arguments.metrics + (arguments.since is not None) > 1:
         raise UsageError("--init, --metrics and --since exclude each other; give one")
-    if options["init"]:
-        _init(records)
-    elif options["metrics"]:
+    if arguments.init:
+        _init(arguments.records)
+    elif arguments.metrics:
         _list_metrics()
-    elif options["since"] is not None:
-        _since(options["since"], records, tolerances, options["as_json"], options["output"])
-    elif tolerances is None:
+    elif arguments.since is not None:
+        _since(arguments.since, arguments)
+    elif arguments.tolerances is None:
         raise UsageError(f"no tolerances: give -t FILE; mlxquant validate --init {_DEFAULT} writes one")
     else:
-        _judge(records, tolerances, options)
+        _judge(arguments.tolerances, arguments)
 
 
-def _judge(records: tuple[Path, ...], tolerances: Path, options: dict[str, Any]) -> None:
+def _judge(tolerances: Path, arguments: _Arguments) -> None:
     from ..records.files import record_text
     from ..report.verdict import verdict_text
     from ..report.verdict_exports import JUNIT_BEGINNING, MARKDOWN_BEGINNING, verdict_junit, verdict_markdown
     from ..validate import read_evidence, validate
 
     outputs = {
-        option: OutputFile(name, options[option], earlier)
-        for option, name, earlier in (
-            ("output", "-o", record_of("validate")),
-            ("markdown", "--markdown", MARKDOWN_BEGINNING),
-            ("junit", "--junit", JUNIT_BEGINNING),
+        option: OutputFile(option, path, earlier)
+        for option, path, earlier in (
+            ("-o", arguments.output, record_of("validate")),
+            ("--markdown", arguments.markdown, MARKDOWN_BEGINNING),
+            ("--junit", arguments.junit, JUNIT_BEGINNING),
         )
-        if options[option] is not None
+        if path is not None
     }
-    check_outputs(list(outputs.values()), [*(("RECORD", path) for path in records), ("--tolerances", tolerances)])
+    inputs = [*(("RECORD", path) for path in arguments.records), ("--tolerances", tolerances)]
+    check_outputs(list(outputs.values()), inputs)
     record = validate(
-        [read_evidence(path) for path in records],
+        [read_evidence(path) for path in arguments.records],
         tolerances,
-        candidates=options["candidates"],
-        baseline_at=options["baseline_at"],
-        mixed_machines=options["mixed_machines"],
-        allow_same=options["allow_same"],
+        candidates=arguments.candidates,
+        baseline_at=arguments.baseline_at,
+        mixed_machines=arguments.mixed_machines,
+        allow_same=arguments.allow_same,
     )
     text = record_text(record)
-    forms = {"output": f"{text}\n", "markdown": verdict_markdown(record), "junit": verdict_junit(record)}
+    forms = {"-o": f"{text}\n", "--markdown": verdict_markdown(record), "--junit": verdict_junit(record)}
     for option, output in outputs.items():
         output.write(forms[option])
-    echo(text if options["as_json"] else verdict_text(record))
+    echo(text if arguments.as_json else verdict_text(record))
     if record["verdict"] != "PASS":
         sys.exit(FAILED if record["verdict"] == "FAIL" else OPEN)
 
@@ -125,14 +146,13 @@ def _list_metrics() -> None:
         echo(f"{name:<29} {metric.meaning}; {metric.best} ({metric.family})")
 
 
-def _since(
-    manifest: Path, records: tuple[Path, ...], tolerances: Path | None, as_json: bool, output: Path | None
-) -> None:
+def _since(manifest: Path, arguments: _Arguments) -> None:
     from ..records.files import record_text
     from ..report.load import since_text
     from ..validate.since import since
 
-    written = None if output is None else OutputFile("-o", output, record_of("since"))
+    records, tolerances = arguments.records, arguments.tolerances
+    written = None if arguments.output is None else OutputFile("-o", arguments.output, record_of("since"))
     if written is not None:
         rules = [("--tolerances", tolerances)] if tolerances is not None else []
         check_outputs([written], [("--since", manifest), *(("RECORD", path) for path in records), *rules])
@@ -140,6 +160,6 @@ def _since(
     text = record_text(record)
     if written is not None:
         written.write(f"{text}\n")
-    echo(text if as_json else since_text(record))
+    echo(text if arguments.as_json else since_text(record))
     if record["again"]:
         sys.exit(FAILED)
