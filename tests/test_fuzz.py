@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from mlxquant.errors import MlxquantError
 from mlxquant.layout.layout import read_layout
-from mlxquant.source.checkpoint import INDEX, open_checkpoint
+from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.source.index import INDEX
 from mlxquant.words.formats import DTYPES
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.mutate import VALUES, mutated
@@ -119,7 +120,9 @@ def test_any_index_over_any_shard_opens_or_is_refused(tmp_path_factory, weight_m
     except MlxquantError as error:
         assert "secret" not in str(error)
         return
-    assert set(found.tensors) == set(held) == set(weight_map) and set(weight_map.values()) == {"model.safetensors"}
+    assert set(found.tensors) == set(held) >= set(weight_map)
+    exact = set(held) == set(weight_map) and set(weight_map.values()) == {"model.safetensors"}
+    assert exact or any(note.startswith(f"{INDEX} is wrong") for note in found.notes)
 
 
 CONFIG = {

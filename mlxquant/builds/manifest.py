@@ -20,8 +20,9 @@ from ..plan.plan import Plan
 from ..records.files import parse_record
 from ..records.head import describe_machine, describe_versions
 from ..records.schemas import check
-from ..source.checkpoint import Checkpoint, plain_name
+from ..source.checkpoint import Checkpoint
 from ..source.headers import shown
+from ..source.index import plain_name
 from .side_files import hashed_files
 from .write.shards import Shard
 

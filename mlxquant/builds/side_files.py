@@ -18,7 +18,8 @@ import xxhash
 from ..errors import SourceError
 from ..layout.carried import VISION, spelled_out
 from ..plan.plan import Plan
-from ..source.checkpoint import INDEX, SIDE_SUFFIXES, Checkpoint
+from ..source.checkpoint import SIDE_SUFFIXES, Checkpoint
+from ..source.index import INDEX
 from ..words.formats import Format
 from .write.hashing import sha256
 

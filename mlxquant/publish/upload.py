@@ -25,12 +25,12 @@ from ..errors import BuildError, RecordError, UsageError
 from ..records.files import read_record
 from ..records.schemas import check
 from ..report.card import card
-from ..source.checkpoint import plain_name
 from ..source.headers import shown
 from ..source.hub.client import own_headers
 from ..source.hub.errors import HubError, endpoint, explained
 from ..source.hub.repository import look_up
 from ..source.hub.session import apart
+from ..source.index import plain_name
 from ..source.links import strays
 from ..words.text import listed
 

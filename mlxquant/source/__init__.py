@@ -2,6 +2,7 @@
 
     checkpoint      open_checkpoint, Checkpoint, Reader
     headers         safetensors headers, checked as if a stranger had written them
+    index           the index, held against the headers of the shards
     packed/         which quantized sources can be read, and their values as floats
     remote_code     code that a checkpoint names, which is never run
     links           links that lead out of a folder, which are not followed
@@ -11,4 +12,4 @@
 Which tensors make which MLX array is for `layout`.
 """
 
-__all__ = ["checkpoint", "headers", "hub", "links", "packed", "remote_code", "stamps"]
+__all__ = ["checkpoint", "headers", "hub", "index", "links", "packed", "remote_code", "stamps"]

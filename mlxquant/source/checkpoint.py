@@ -10,9 +10,8 @@ Which tensors make which MLX array is not known here (see `layout`), nor how the
 from __future__ import annotations
 
 import os
-import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..disk.files import read_regular
 from ..errors import SourceError
 from ..words.text import listed, some
 from .headers import DOWNLOAD_AGAIN, Tensor, header_length, load_json, parse_header, shown
+from .index import INDEX, Gathered, gather_tensors, read_index
 from .links import open_own, own_files, read_own, strays
 from .packed import MODELOPT, Decoded, check_config, check_names, decoded_tensors
 from .remote_code import refuse_model_code
@@ -112,11 +112,6 @@ def read_at(handle: int, file: str, start: int, buffer: memoryview) -> None:
 # --- checkpoint ---
 
 
-INDEX = "model.safetensors.index.json"
-
-# Shards that an index numbers; more of them are no checkpoint that anyone has.
-_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors")
-MAX_SHARDS = 100_000
 # What a build cannot do without: config, weights, and all that a tokenizer may be read from.
 _NEEDED = (
     "*config.json", "*.safetensors", INDEX, "tokenizer*", "chat_template*", "vocab.*", "merges.txt", "*.model",
@@ -200,9 +195,10 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     notes = refuse_strays(path)
     config = read_config(path / "config.json", path / "generation_config.json")
     check_config(config, known, read_optional(path / MODELOPT))
-    tensors, files = read_tensors(path)
+    shards = read_tensors(path)
+    tensors, notes = shards.tensors, (*notes, *shards.notes)
     check_names(config, tensors, known)
-    return Checkpoint(known, path, config, tensors, files, revision, notes, decoded_tensors(config, tensors))
+    return Checkpoint(known, path, config, tensors, shards.files, revision, notes, decoded_tensors(config, tensors))
 
 
 def too_large(sizes: Mapping[str, int | None]) -> dict[str, str]:
@@ -309,17 +305,14 @@ def read_optional(path: Path) -> dict[str, Any] | None:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Read the headers of a folder's shards: tensors by name, and file sizes.
-
-    Raises SourceError listing every damaged or missing file.
-    """
+def read_tensors(folder: Path) -> Gathered:
+    """Read the headers of a folder's shards. Raises SourceError listing every damaged or missing file."""
     index = folder / INDEX
     try:
-        wanted = read_index(read_regular(index, LARGEST_SMALL)) if index.is_file() else None
+        listing = read_index(read_regular(index, LARGEST_SMALL)) if index.is_file() else None
     except OSError as error:
         raise SourceError(f"{index}: cannot be read ({error.strerror})") from None
-    return gather_tensors(str(folder), wanted, _names(folder), lambda file: read_file_header(folder / file))
+    return gather_tensors(str(folder), listing, _names(folder), lambda file: read_file_header(folder / file))
 
 
 def _names(folder: Path) -> list[str]:
@@ -328,41 +321,6 @@ def _names(folder: Path) -> list[str]:
         return [p.name for p in folder.iterdir()]
     except OSError as error:
         raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
-
-
-def gather_tensors(
-    where: str,
-    wanted: Mapping[str, str] | None,
-    present: Iterable[str],
-    header_of: Callable[[str], tuple[list[Tensor], int]],
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Put the headers of shards together: tensors by name, and file sizes.
-
-    With an index (`wanted`, tensor -> file), its files and no others; without, those of the files `present` that
-    are `model*.safetensors`, as mlx-lm takes them. Raises SourceError listing every damaged or missing file.
-    """
-    shards = sorted(file for file in present if fnmatchcase(file, "model*.safetensors"))
-    names = sorted(set(wanted.values())) if wanted is not None else shards
-    if not names:
-        raise SourceError(f"{where}: no model*.safetensors in it; is it a checkpoint?")
-    tensors: dict[str, Tensor] = {}
-    files: dict[str, int] = {}
-    problems = [] if wanted is not None else _missing_numbers(shards)
-    for file in names:
-        try:
-            in_file, files[file] = header_of(file)
-        except SourceError as error:
-            problems.append(str(error))
-            continue
-        for tensor in in_file:
-            if tensor.name in tensors:
-                problems.append(f"{file}: tensor {tensor.name} is in {tensors[tensor.name].file} too")
-            tensors[tensor.name] = tensor
-    if not problems and wanted is not None:
-        problems = [*_against_index(tensors, wanted), *_not_indexed(shards, names)]
-    if problems:
-        raise SourceError(listed(problems))
-    return tensors, files
 
 
 def read_file_header(path: Path) -> tuple[list[Tensor], int]:
@@ -376,52 +334,3 @@ def read_file_header(path: Path) -> tuple[list[Tensor], int]:
             return parse_header(file.read(length), path.name, size)[0], size
     except OSError as error:
         raise SourceError(f"{path.name}: cannot be read ({error.strerror})", advice=DOWNLOAD_AGAIN) from None
-
-
-def plain_name(file: object) -> bool:
-    """Whether an index's file name stays inside its folder, on any system."""
-    return isinstance(file, str) and file.isprintable() and file not in ("", ".", "..") and not set("/\\:") & set(file)
-
-
-def read_index(text: bytes) -> dict[str, str]:
-    """Read an index's table of tensor -> file. Raises SourceError where a file would lie outside its folder."""
-    weight_map = load_json(text, INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{INDEX}: has no weight_map", advice=DOWNLOAD_AGAIN)
-    outside = sorted({shown(f) for f in weight_map.values() if not plain_name(f)})
-    if outside:
-        raise SourceError(f"{INDEX}: points outside its folder: {', '.join(outside[:3])}; do not trust this checkpoint")
-    others = sorted({shown(f) for f in weight_map.values() if not f.endswith(".safetensors")})
-    if others:
-        raise SourceError(f"{INDEX}: files of type safetensors expected, {', '.join(others[:3])} found")
-    return weight_map
-
-
-def _against_index(tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> Iterable[str]:
-    for name, file in wanted.items():
-        if name not in tensors:
-            yield f"{file}: tensor {shown(name)} is in the index but not in the file; download both again"
-        elif tensors[name].file != file:
-            yield f"{INDEX}: says {name} is in {file}, it is in {tensors[name].file}"
-    for name in sorted(tensors.keys() - wanted.keys()):
-        yield f"{tensors[name].file}: tensor {name} is not in the index; download both again"
-
-
-def _missing_numbers(shards: Sequence[str]) -> list[str]:
-    """Where an index is lacking: numbers that files named ``…-00001-of-00003.safetensors`` leave out."""
-    series: dict[tuple[str, str], set[int]] = {}
-    for file in shards:
-        if match := _NUMBERED.fullmatch(file):
-            series.setdefault((match["stem"], match["count"]), set()).add(int(match["number"]))
-    return [
-        f"{stem}-{number:0{len(count)}}-of-{count}.safetensors: is missing; download it"
-        for (stem, count), present in series.items()
-        if int(count) <= MAX_SHARDS
-        for number in range(1, int(count) + 1)
-        if number not in present
-    ]
-
-
-def _not_indexed(shards: Sequence[str], names: Sequence[str]) -> Iterable[str]:
-    for file in sorted(set(shards) - set(names)):
-        yield f"{file}: is not in the index, yet mlx-lm would load it; move it away or mend the index"

@@ -18,8 +18,9 @@ from mlxquant.layout.mlx_lm import decode_floats
 from mlxquant.layout.roles import config_layer_types
 from mlxquant.plan.recipe.recipe import parse_recipe
 from mlxquant.plan.recipe.rules import parse_set
-from mlxquant.source.checkpoint import read_config, read_index
+from mlxquant.source.checkpoint import read_config
 from mlxquant.source.headers import header_length, parse_header
+from mlxquant.source.index import read_index
 from mlxquant.source.packed import check_config
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -68,7 +69,7 @@ def _header(data: bytes) -> None:
 
 def _index(data: bytes) -> None:
     folder = Path("/checkpoint")
-    for name, file in read_index(data).items():
+    for name, file in read_index(data).files.items():
         assert isinstance(name, str)
         assert os.path.normpath(folder / file) == f"{folder}/{file}", "a path outside the folder"
 

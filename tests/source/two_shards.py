@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mlxquant.errors import SourceError
-from mlxquant.source.checkpoint import INDEX, open_checkpoint
+from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.source.index import INDEX
 from tests.support.safetensor_files import write_shard
 
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

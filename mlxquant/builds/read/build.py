@@ -13,7 +13,8 @@ from typing import Any
 
 from ...errors import BuildError
 from ...layout.layout import Layout, read_layout
-from ...source.checkpoint import INDEX, Checkpoint
+from ...source.checkpoint import Checkpoint
+from ...source.index import INDEX
 from ...words.formats import Format
 from ...words.modules import Module
 from ..manifest import read_manifest

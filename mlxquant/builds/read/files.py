@@ -20,8 +20,9 @@ from typing import Any
 
 from ...disk.files import read_regular
 from ...errors import BuildError, SourceError
-from ...source.checkpoint import INDEX, LARGEST_SMALL, Checkpoint, plain_name, read_config, read_file_header
+from ...source.checkpoint import LARGEST_SMALL, Checkpoint, read_config, read_file_header
 from ...source.headers import Tensor, load_json
+from ...source.index import INDEX, plain_name
 from ...words.formats import MODE_DEFAULTS, Format
 from ...words.text import counted, cut, listed, some
 

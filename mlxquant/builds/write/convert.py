@@ -28,8 +28,9 @@ from ...layout.layout import Layout
 from ...plan.plan import Plan, recipe_record
 from ...records.files import record_text
 from ...report.audit_markdown import audit_markdown
-from ...source.checkpoint import INDEX, Checkpoint
+from ...source.checkpoint import Checkpoint
 from ...source.hub.reader import HubReader
+from ...source.index import INDEX
 from ...words.progress import Watch, unwatched
 from ...words.units import show_bytes
 from ..audit_record import entries_of, make_record

@@ -15,24 +15,14 @@ import re
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 
 from ...disk.files import read_regular
 from ...errors import SourceError, UsageError
-from ..checkpoint import (
-    INDEX,
-    LARGEST_SMALL,
-    Checkpoint,
-    gather_tensors,
-    open_checkpoint,
-    read_config,
-    read_index,
-    read_optional,
-    too_large,
-)
+from ..checkpoint import LARGEST_SMALL, Checkpoint, open_checkpoint, read_config, read_optional, too_large
 from ..headers import Tensor, header_length, parse_header
+from ..index import INDEX, Index, gather_tensors, is_shard, read_index
 from ..packed import MODELOPT, check_config, check_names, decoded_tensors
 from .errors import HubError, endpoint
 from .reader import HubReader
@@ -91,8 +81,9 @@ def open_repository(
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
     check_config(config, repository, read_optional(repo.download(MODELOPT)) if MODELOPT in sizes else None)
-    wanted = read_index(read_regular(repo.download(INDEX), LARGEST_SMALL)) if INDEX in sizes else None
-    tensors, files = gather_tensors(repository, wanted, sizes, _read_headers(repo, wanted, sizes))
+    index = read_index(read_regular(repo.download(INDEX), LARGEST_SMALL)) if INDEX in sizes else None
+    shards = gather_tensors(repository, index, sizes, _read_headers(repo, index, sizes))
+    tensors, files = shards.tensors, shards.files
     check_names(config, tensors, repository)
     known = {n: digest for n in files if (digest := repo.listing.hashes.get(n))}
     return Checkpoint(
@@ -102,7 +93,11 @@ def open_repository(
         tensors,
         files,
         repo.commit,
-        notes=(*_unchecked(files, known), *(f"{name}: left out, {why}" for name, why in left_out.items())),
+        notes=(
+            *shards.notes,
+            *_unchecked(files, known),
+            *(f"{name}: left out, {why}" for name, why in left_out.items()),
+        ),
         decoded=decoded_tensors(config, tensors),
         reader=HubReader(repo, keep=keep, left_out=left_out) if weights else None,
         hashes=known,
@@ -119,13 +114,13 @@ def _unchecked(files: Collection[str], known: Collection[str]) -> tuple[str, ...
 
 
 def _read_headers(
-    repo: Repository, wanted: dict[str, str] | None, sizes: Collection[str]
+    repo: Repository, index: Index | None, sizes: Collection[str]
 ) -> Callable[[str], tuple[list[Tensor], int]]:
     """Read the headers of all shards, several at a time; answers with those of one.
 
     A shard at fault is told when it is asked for, one after another; a Hub that does not answer, at once.
     """
-    names = set(wanted.values()) if wanted is not None else {n for n in sizes if fnmatchcase(n, "model*.safetensors")}
+    names = set(index.files.values() if index is not None else ()).union(filter(is_shard, sizes))
     pool, stopped = ThreadPoolExecutor(CONNECTIONS), threading.Event()
     try:
         headers = {file: pool.submit(_header, repo, file, stopped) for file in sorted(names.intersection(sizes))}
