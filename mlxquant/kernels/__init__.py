@@ -1,21 +1,24 @@
 """Numbers for blocks of rows: quantize, measure what that cost, and turn stored bits back into numbers.
 
 `rows` has the operations and says which arithmetic they do, `error_sums` what they sum, `encoder` the interface that
-writing a build asks for, with rounding to nearest as its first implementation. `compiled` does the common formats on
-the CPU, `mlx` the rest. Nothing here reads, writes, or chooses a format.
+writing a build asks for, with rounding to nearest and the search for least squared error as its implementations.
+`compiled` does the common formats on the CPU, `search` the search, `mlx` the rest. Nothing here reads, writes, or
+chooses a format.
 """
 
-from .encoder import Encoder, Rounding, Rows
+from .encoder import ColumnWeights, Encoder, Rounding, Rows, Searching
 from .error_sums import ErrorSums, merged_sums
 from .rows import BlockFault, Quantized, dequantize_rows, has_fast_path, measure_rows, quantize_rows
 
 __all__ = [
     "BlockFault",
+    "ColumnWeights",
     "Encoder",
     "ErrorSums",
     "Quantized",
     "Rounding",
     "Rows",
+    "Searching",
     "dequantize_rows",
     "has_fast_path",
     "measure_rows",

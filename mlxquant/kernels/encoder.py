@@ -1,8 +1,9 @@
 """Encoders: rows of a module in; integers, scales and biases out.
 
-`builds.write` reads rows, writes what an encoder makes of them, and knows nothing of how it chooses. The one here,
-`Rounding`, needs no data: the bytes are those of `mx.quantize`. Encoders that search, weigh or compensate implement the
-same protocol; which of them encodes which module is for whoever makes them to say, by `Rows.module`.
+`builds.write` reads rows, writes what an encoder makes of them, and knows nothing of how it chooses. Two are here:
+`Rounding`, whose bytes are those of `mx.quantize`, and `Searching`, which chooses each group's scale and bias for the
+least squared error. Encoders that compensate errors implement the same protocol; which of them encodes which module is
+for whoever makes them to say, by `Rows.module`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..words.formats import Format
 from .error_sums import ErrorSums
-from .rows import Quantized, quantize_rows
+from .rows import Quantized, has_fast_path, measure_rows, quantize_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +86,58 @@ class Rounding:
             allow_nonfinite=self.allow_nonfinite,
             device=self.device,
         )[1]
+
+
+class ColumnWeights(Protocol):
+    """Weights of a module's input columns, a set for each of its experts: mean squares of what enters it, say."""
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """What the weights are and come from, as JSON."""
+        ...
+
+    def of(self, module: str) -> tuple[NDArray[np.float32], int]:
+        """The sets (experts or 1, columns), positive and finite, and how many rows of the weight use each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Searching:
+    """Searches scale and bias of each group for the least squared error, weighted by column where `columns` are given.
+
+    Never worse than rounding in that error, group by group. The bytes are the same on every CPU; see `search`. Modes
+    that have no biases, and rows with NaN or infinity, are rounded.
+    """
+
+    columns: ColumnWeights | None = None
+    allow_nonfinite: bool = False
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """The method, and what its weights are made from."""
+        if self.columns is None:
+            return {"method": "mse"}
+        return {"method": "imatrix", "columns": dict(self.columns.signature)}
+
+    def encode(self, rows: Rows, out: Quantized, *, errors: bool) -> ErrorSums | None:
+        """Round `rows` into `out`, then better each group."""
+        values, dtype, fmt = rows.values, rows.dtype, rows.format
+        searched = has_fast_path(fmt, dtype) and out.biases is not None
+        sums = quantize_rows(
+            values, dtype, fmt, out=out, errors=errors and not searched, allow_nonfinite=self.allow_nonfinite
+        )[1]
+        if not searched or out.biases is None:
+            return sums
+        from .search import search
+
+        sets, which = self._columns(rows)
+        search(dtype, fmt.group_size, fmt.bits, values, out.packed, out.scales, out.biases, sets, which)
+        return measure_rows(values, dtype, out, fmt) if errors else None
+
+    def _columns(self, rows: Rows) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+        """The sets of column weights of the rows' module, and which set each row uses."""
+        if self.columns is None:
+            return None, None
+        sets, rows_each = self.columns.of(rows.module)
+        numbers = np.arange(rows.first_row, rows.first_row + len(rows.values), dtype=np.int64)
+        return sets, numbers // rows_each
