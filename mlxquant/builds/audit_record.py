@@ -194,7 +194,8 @@ def _pooled(modules: Sequence[ModuleRecord]) -> dict[str, Any] | None:
 
 def _size(modules: Sequence[ModuleRecord]) -> dict[str, Any]:
     parameters, total = sum(m["parameters"] for m in modules), sum(m["bytes"] for m in modules)
-    return {"modules": len(modules), "parameters": parameters, "bytes": total, "bpw": _bpw(total, parameters)}
+    counted = sum(m["bytes"] for m in modules if m["parameters"])  # others' values are not known
+    return {"modules": len(modules), "parameters": parameters, "bytes": total, "bpw": _bpw(counted, parameters)}
 
 
 def _bpw(total: int, parameters: int) -> float | None:

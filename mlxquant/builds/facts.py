@@ -21,7 +21,7 @@ from ..errors import LayoutError
 from ..layout.context import ContextCost, context_cost
 from ..plan.plan import Plan, shares_of
 from ..source.checkpoint import Checkpoint
-from ..words.modules import Module, stored_as
+from ..words.modules import UNREAD, Module, stored_as
 from .manifest import MANIFEST
 from .read.build import Build, bare_config, bare_layout
 from .write.hashing import sha256
@@ -136,7 +136,7 @@ def traffic_of_build(build: Build) -> Traffic:
     uses = [
         _Use(s.module, stored_as(s.format, s.dtype), s.nbytes, shares.get(s.module.path, (0, 1)))
         for s in build.stored.values()
-        if s.module.kind != "stored"
+        if s.module.kind not in ("stored", UNREAD)
     ]
     return _traffic(build.name, layout.model_type, uses, bare_config(build))
 

@@ -51,20 +51,15 @@ def command(name: str | None, build: str | None, output: Path | None, as_json: b
 
 
 def _write_found(build: str, output: Path | None, as_json: bool) -> None:
-    """Read a build's formats and write the recipe."""
-    from ..check.audit import read_build
-    from ..plan.recipe.infer import recipe_of
+    """Read a build's formats and write the recipe; what is not understood is named on stderr."""
+    from ..check.recipe import recipe_of_build
 
     if output is not None:
         check_outputs([OutputFile("-o", output)], [("--from", build)])
-    opened = read_build(build)
-    text = recipe_of(
-        opened.modules,
-        opened.formats,
-        n_layers=opened.n_layers,
-        name=output.stem if output else "from-build",
-        reference=f"found in {Path(build).name} by mlxquant recipes --from",
-    )
+    name = output.stem if output else "from-build"
+    text, left_out = recipe_of_build(build, name, f"found in {Path(build).name} by mlxquant recipes --from")
+    if left_out:
+        echo(f"note: {left_out}", err=True)
     if output is not None:
         OutputFile("-o", output).write(text)
         echo(f"{output} written; try: mlxquant plan SOURCE -r ./{output}", err=True)

@@ -38,6 +38,8 @@ LAYER_TYPE_WORDS: dict[str, str] = {
 
 # The kind of a module that mlx-lm has no class for: it is carried along for other readers (see `layout.carried`).
 CARRIED = "carried"
+# The kind of arrays of a build whose packing is not one of mlx's: nothing says how many values they hold.
+UNREAD = "unread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ class Module:
 
     @property
     def parameters(self) -> int:
-        """Number of values in all its arrays, before quantization."""
-        return sum(prod(a.shape) for a in self.arrays)
+        """Number of values in all its arrays, before quantization; 0 where nothing tells it (UNREAD)."""
+        return 0 if self.kind == UNREAD else sum(prod(a.shape) for a in self.arrays)
 
 
 def stored_as(fmt: Format | None, dtype: str) -> str:

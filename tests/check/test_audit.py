@@ -10,17 +10,27 @@ import pytest
 
 from mlxquant.builds.side_files import config_text
 from mlxquant.builds.write.shards import index, place
+from mlxquant.check.against_source import compare_with_source
 from mlxquant.check.audit import audit_build, read_build
+from mlxquant.check.recipe import recipe_of_build
 from mlxquant.errors import BuildError
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.infer import recipe_of
 from mlxquant.plan.recipe.recipe import load_recipe
+from mlxquant.records.modules import relative_rms
 from mlxquant.report.audit import audit_text
 from mlxquant.report.audit_markdown import audit_markdown
 from mlxquant.source.hub.open import open_source
 from mlxquant.words.formats import Format
-from tests.builds.read.audit_builds import INDEX, copied, edit_json, edit_tensors, made_by_mlx_lm, made_by_us
+from tests.builds.read.audit_builds import (
+    copied,
+    edit_json,
+    edit_tensors,
+    made_by_mlx_lm,
+    made_by_us,
+    older_mla_build,
+)
 from tests.checkpoints import Size, write_tiny
 
 AFFINE = [(bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
@@ -316,27 +326,23 @@ def test_a_full_size_build_is_audited_from_its_headers(shared, tmp_path):
     assert audit_markdown(record).count("\n") < 120
 
 
-def test_what_mlx_lm_computes_when_it_loads_is_listed_as_it_is_stored(tiny, tmp_path):
-    """Builds of an older mlx-lm have DeepSeek's kv_b_proj whole; today's splits and requantizes it at each load."""
-    build = made_by_mlx_lm(tiny("deepseek_v3"), tmp_path / "b", quantize=True, q_bits=4, q_group_size=64)
-    config = json.loads((build / "config.json").read_text())
-    rows = config["num_attention_heads"] * (config["qk_nope_head_dim"] + config["v_head_dim"])
-    rank = config["kv_lora_rank"]
-
-    def join(tensors):
-        for name in [n for n in tensors if ".embed_q." in n or ".unembed_out." in n]:
-            del tensors[name]
-        for i in range(config["num_hidden_layers"]):
-            path = f"model.layers.{i}.self_attn.kv_b_proj"
-            tensors[f"{path}.weight"] = ("U32", [rows, rank // 8], bytes(rows * rank // 2))
-            for part in ("scales", "biases"):
-                tensors[f"{path}.{part}"] = ("BF16", [rows, rank // 64], bytes(rows * rank // 32))
-
-    edit_tensors(build, join)
-    edit_json(build / INDEX, lambda i: i["metadata"].pop("total_parameters"))
-    stored_build = read_build(build)
-    stored = stored_build.stored["model.layers.0.self_attn.kv_b_proj"]
-    assert (stored.format, stored.module.shape, stored.module.role) == (Format(4, 64), (rows, rank), "attention")
-    assert stored_build.disagreements == ()
-    assert any("8 modules are computed by mlx-lm" in note for note in stored_build.notes)
-    assert sum(s.nbytes for s in stored_build.stored.values()) == stored_build.checkpoint.nbytes
+def test_a_quantized_kv_b_proj_of_an_older_mlx_lm_is_audited_as_what_it_is_loaded_as(tiny, tmp_path):
+    """Today's classes take it apart and quantize the parts again at each load, in the format that it had."""
+    source = tiny("deepseek_v3")
+    build = older_mla_build(source, made_by_mlx_lm(source, tmp_path / "b", quantize=True, q_bits=4, q_group_size=32))
+    read = read_build(build)
+    assert read.disagreements == ()
+    stored = read.stored["model.layers.0.self_attn.embed_q"]
+    assert (stored.format, stored.placed, stored.module.role) == (Format(6, 32), True, "attention")
+    assert not any("kv_b_proj" in path for path in read.stored)
+    assert any("8 modules are computed by mlx-lm" in note for note in read.notes)
+    held = sum(t.nbytes for t in read.checkpoint.tensors.values())
+    assert audit_build(read)["totals"]["bytes"] == held
+    against = compare_with_source(read, open_source(str(source)), threads=2)
+    assert against.disagreements == ()
+    errors = against.errors["model.layers.3.self_attn.unembed_out"]
+    assert 0.01 < relative_rms(errors.sum_sq_error, errors.sum_sq_weight) < 0.04
+    text, left_out = recipe_of_build(build, "again", "")
+    assert left_out == ""
+    assert 'path = ["*.self_attn.embed_q", "*.self_attn.unembed_out"]' in text
+    assert "bits = 6" in text

@@ -2,6 +2,8 @@
 
     build       the whole: modules, formats, disagreements
     formats     a module's format from the shapes of its arrays
+    strays      tensors that mlx-lm's class has no place for, by their names
+    computed    what mlx-lm computes from an older layout at each load
     loading     builds and tokenizers through mlx-lm, without running code of theirs
     templates   chat templates, in a process of their own, bounded
 

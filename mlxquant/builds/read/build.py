@@ -28,7 +28,8 @@ class Build:
     """A build: `modules` in the model's order, their `formats` by path (None is unquantized), what does not fit.
 
     `stored` has each module's bytes by path. `known` says that mlx-lm has a class for the model; without one roles
-    go by names. `manifest` is mlxquant's own, None where another tool made the build.
+    go by names. `manifest` is mlxquant's own, None where another tool made the build. `absent` are
+    modules of the class of which the shards hold nothing.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Build:
     disagreements: tuple[str, ...]
     notes: tuple[str, ...]
     manifest: dict[str, Any] | None
+    absent: tuple[Module, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -90,7 +92,13 @@ def read_build(path: str | Path) -> Build:
         *laid.disagreements,
         *claims.problems,
         *_left_over(files.checkpoint.config, claims),
-        *against_shards(claims, {p: s.format for p, s in stored.items()}, unclear, unplaced),
+        *against_shards(
+            claims,
+            {p: s.format for p, s in stored.items()},
+            unclear,
+            unplaced,
+            {p: s.origins for p, s in stored.items() if s.origins},
+        ),
         *_parameter_count(files, laid),
     ]
     manifest = None
@@ -109,6 +117,7 @@ def read_build(path: str | Path) -> Build:
         disagreements=tuple(disagreements),
         notes=(*files.notes, *laid.notes, *_unclear_notes(laid)),
         manifest=manifest,
+        absent=laid.absent,
     )
 
 
@@ -145,7 +154,7 @@ def _parameter_count(files: Files, laid: BuildLayout) -> Iterator[str]:
     mlx-lm counts modules without children and so leaves out arrays that larger ones hold; both counts are right.
     """
     stated = parameters_stated(files.index)
-    placed = [s.module for s in laid.stored if s.placed]
+    placed = [*(s.module for s in laid.stored if s.placed), *laid.absent]
     counts = [
         sum(m.parameters for m in placed),
         sum(m.parameters for m in placed if m.kind != "array"),
@@ -157,7 +166,8 @@ def _parameter_count(files: Files, laid: BuildLayout) -> Iterator[str]:
 
 def _unclear_notes(laid: BuildLayout) -> list[str]:
     """Say where shapes leave a format open; for modules of the model that is a disagreement already."""
-    open_ = [s for s in laid.stored if s.trouble and not s.placed]
+    open_ = [s for s in laid.stored if s.trouble and not s.placed and s.format is None and "scales" in s.views]
+    open_ = [s for s in open_ if "weight" in s.views]
     if not open_:
         return []
     return [

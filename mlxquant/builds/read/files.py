@@ -13,7 +13,7 @@ for the Hub. What the shards hold is for `layout` to say; here the two are only 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,12 @@ def read_claims(config: Mapping[str, Any]) -> Claims:
     problems: list[str] = []
     block, twin = config.get("quantization"), config.get("quantization_config")
     if block is None:
-        if isinstance(twin, dict) and "bits" in twin and "quant_method" not in twin:
-            problems.append("config.json: has quantization_config, but no quantization, which is what mlx-lm reads")
-        return Claims(False, None, {}, tuple(problems))
+        if not isinstance(twin, dict) or "bits" not in twin or "quant_method" in twin:
+            return Claims(False, None, {}, ())
+        problems.append(
+            "config.json: has quantization_config, but no quantization, which mlx-lm reads; it cannot load the build"
+        )
+        block = twin
     if not isinstance(block, dict):
         problems.append(f"config.json: quantization is a table, not {_short(block)}")
         return Claims(True, None, {}, tuple(problems))
@@ -186,11 +189,13 @@ def against_shards(
     formats: Mapping[str, Format | None],
     unclear: frozenset[str],
     unplaced: frozenset[str],
+    origins: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
     """Where the shards contradict the config, alike cases in one sentence.
 
     `formats` are what the shards hold, by module path; `unclear` are paths whose format is not certain, `unplaced`
-    those that mlx-lm's class does not have.
+    those that mlx-lm's class does not have. `origins` has the paths of the tensors that a module is made of at each
+    load, where these are of an older layout; a config of that time has its entries under those names.
     """
     if not claims.present:
         held = [p for p, f in formats.items() if f is not None and p not in unplaced]
@@ -201,10 +206,11 @@ def against_shards(
         yield f"config.json: says {claims.top}, but nothing in the shards is quantized"
     wrong: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     for path, actual in formats.items():
-        entered = path in claims.entries
+        entry = next((p for p in (path, *origins.get(path, ())) if p in claims.entries), path)
+        entered = entry in claims.entries
         if path in unclear or (path in unplaced and not entered):
             continue
-        claim = claims.of(path)
+        claim = claims.of(entry)
         if claim != actual and (entered or actual is not None) and not (claim is None and not entered):
             wrong[_name(claim), _name(actual), entered].append(path)
     for (claim_name, actual_name, entered), paths in wrong.items():
@@ -215,12 +221,12 @@ def against_shards(
                 f"config.json: says {claim_name} at the top level and lists no other, the shards hold {actual_name}:"
                 f" {_some(paths)}"
             )
-    yield from _entries_for_nothing(claims, formats)
+    yield from _entries_for_nothing(claims, {*formats, *(o for group in origins.values() for o in group)})
 
 
-def _entries_for_nothing(claims: Claims, formats: Mapping[str, Format | None]) -> Iterator[str]:
-    ancestors = {".".join(parts[:n]) for p in formats for parts in [p.split(".")] for n in range(1, len(parts))}
-    absent = [p for p in claims.entries if p not in formats and (p not in ancestors or claims.entries[p])]
+def _entries_for_nothing(claims: Claims, paths: Collection[str]) -> Iterator[str]:
+    ancestors = {".".join(parts[:n]) for p in paths for parts in [p.split(".")] for n in range(1, len(parts))}
+    absent = [p for p in claims.entries if p not in paths and (p not in ancestors or claims.entries[p])]
     if absent:
         yield f"config.json: quantization has entries for modules that are not there: {_some(absent)}"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import LayoutError, MlxquantError
@@ -18,20 +18,24 @@ from ...layout.arrays import parameters_of, sanitized, tensors_of
 from ...layout.layout import lay_modules
 from ...layout.mlx_lm import build_model, decode_floats, model_classes
 from ...layout.views.bytes import SAFETENSORS_DTYPES
-from ...layout.views.view import Computed, Joined, View, source_view
+from ...layout.views.view import View, source_view
 from ...source.checkpoint import Checkpoint
 from ...words.formats import FLOATS, TORCH_DTYPES, Format
-from ...words.modules import Module
+from ...words.modules import UNREAD, Module
+from ...words.text import counted, some
 from ...words.units import show_bytes
+from .computed import computed_view, is_computed
 from .files import Claims
-from .formats import Stored, packed_format, role_by_name, shown, stored_by_names
+from .formats import Stored, packed_format, shown
+from .strays import role_by_name, stored_by_names, with_strays
 
 
 @dataclass(frozen=True)
 class BuildLayout:
     """A build's modules in the model's order, then those that mlx-lm's class has no place for.
 
-    `moved` says that arrays of the model come from tensors of other names, as in the Hub's layout.
+    `moved` says that arrays of the model come from tensors of other names, as in the Hub's layout. `absent` are
+    modules of which the shards hold nothing.
     """
 
     stored: tuple[Stored, ...]
@@ -40,6 +44,7 @@ class BuildLayout:
     moved: bool = False
     disagreements: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    absent: tuple[Module, ...] = ()
 
 
 def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> BuildLayout:
@@ -49,15 +54,19 @@ def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> BuildLayout:
     model = _model(config, disagreements, notes)
     if model is None:
         stored = stored_by_names(checkpoint, list(checkpoint.tensors), claims)
+        notes += _unread_note(stored)
         return BuildLayout(tuple(stored), False, _depth(stored), False, tuple(disagreements), tuple(notes))
     views = _views(model, checkpoint, disagreements)
     arrays = _Arrays(checkpoint, views)
-    stored, n_layers = _stored_modules(model, config, arrays, disagreements, notes)
+    modules, stored, n_layers = _stored_modules(model, config, arrays, disagreements, notes)
     unused = [n for n in checkpoint.tensors if n not in arrays.used]
-    stored += stored_by_names(checkpoint, unused, claims)
+    stored = with_strays(stored, stored_by_names(checkpoint, unused, claims, modules))
     loaded = {t for v in views.values() for t in tensors_of(v)}
     notes += _unused_note(checkpoint, [n for n in unused if n not in loaded], config)
-    return BuildLayout(tuple(stored), True, n_layers, arrays.moved, tuple(disagreements), tuple(notes))
+    notes += [*_fused_note(stored), *_unread_note(stored)]
+    paths = {s.module.path for s in stored}
+    absent = tuple(m for m in modules if m.path not in paths)
+    return BuildLayout(tuple(stored), True, n_layers, arrays.moved, tuple(disagreements), tuple(notes), absent)
 
 
 def _model(config: dict[str, Any], disagreements: list[str], notes: list[str]) -> Any:
@@ -116,7 +125,8 @@ class _Arrays:
 
 def _stored_modules(
     model: Any, config: dict[str, Any], arrays: _Arrays, disagreements: list[str], notes: list[str]
-) -> tuple[list[Stored], int]:
+) -> tuple[tuple[Module, ...], list[Stored], int]:
+    """The class's modules, those of them that the shards hold, and the number of layers."""
     shapes = parameters_of(model)
     # views of the class's own arrays, and of the scales that quantizing adds beside a weight
     present = {name: view for name in shapes if (view := arrays(name)) is not None}
@@ -130,23 +140,22 @@ def _stored_modules(
         disagreements.append(str(error))
         bare: dict[str, Any] = {"vocab_size": config.get("vocab_size")}
         modules, layers = lay_modules(model, bare, shapes, {n: (d, d) for n, d in dtypes.items()}, {})
-    stored, computed = list[Stored](), list[str]()
+    stored = list[Stored]()
     for module in modules:
         entry = _stored(module, present, packed, arrays)
-        disagreements += _misshapen(entry, shapes)
-        if any(_is_computed(v) for v in entry.views.values()):
-            computed.append(module.path)
+        if entry is None:  # what is left of it, such as its scales, is found among the tensors without a place
             continue
+        disagreements += _misshapen(entry, shapes)
         arrays.take(entry.views.values())
-        stored.append(entry)
+        stored.append(_readable(entry, arrays.checkpoint))
     disagreements += [
         f"{n}: not in the shards; mlx-lm cannot load the build without it" for n in shapes if n not in present
     ]
     strays = [n for n in arrays.views if n not in arrays.requested]
     disagreements += [f"{n}: in the shards, but mlx-lm's {config['model_type']} has no such array" for n in strays]
-    notes += _computed_note(computed)
+    notes += _computed_note([s for s in stored if s.computed], arrays.checkpoint)
     notes += _dtype_notes(stored, model, config)
-    return stored, len(layers.layers)
+    return modules, stored, len(layers.layers)
 
 
 def _packed_path(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -164,16 +173,17 @@ def _values_dtype(name: str, present: Mapping[str, View], packed: Mapping[str, V
     return SAFETENSORS_DTYPES[present[name].dtype] if name in present else assumed
 
 
-def _stored(module: Module, present: Mapping[str, View], packed: Mapping[str, View], arrays: _Arrays) -> Stored:
+def _stored(module: Module, present: Mapping[str, View], packed: Mapping[str, View], arrays: _Arrays) -> Stored | None:
+    """What the shards hold of a module; None where that is not even its weight."""
     names = {a.name: f"{module.path}.{a.name}" if a.name else module.path for a in module.arrays}
     views = {suffix: present[name] for suffix, name in names.items() if name in present}
     weight = views.get(module.weight.name)
     if weight is None:
-        return Stored(module, None, module.weight.dtype, views, "its weight is not in the shards")
+        return None
     dtype = SAFETENSORS_DTYPES[weight.dtype]
     if module.path not in packed:
         bare = f"weight {shown(weight)} without scales, where a matrix {list(module.shape)} is expected"
-        return Stored(module, None, dtype, views, bare if dtype == "U32" and module.quantizable else None)
+        return Stored(module, None, dtype, views, bare if dtype not in FLOATS and module.quantizable else None)
     views["scales"] = packed[module.path]
     for extra in ("biases", "global_scale"):
         if (view := arrays(f"{module.path}.{extra}")) is not None:
@@ -181,6 +191,17 @@ def _stored(module: Module, present: Mapping[str, View], packed: Mapping[str, Vi
     fmt = packed_format(module.shape, views)
     dtype = SAFETENSORS_DTYPES[views["scales"].dtype]
     return Stored(module, fmt, dtype, views) if isinstance(fmt, Format) else Stored(module, None, dtype, views, fmt)
+
+
+def _readable(entry: Stored, checkpoint: Checkpoint) -> Stored:
+    """The same with views that can be read by blocks, and the paths that its tensors have where those are others."""
+    tensors = {s: [checkpoint.tensors[n] for n in dict.fromkeys(tensors_of(v))] for s, v in entry.views.items()}
+    names = dict.fromkeys(t.name.rpartition(".")[0] for group in tensors.values() for t in group)
+    computed = {s: v for s, v in entry.views.items() if is_computed(v) and tensors[s]}
+    path = entry.module.path
+    views = {s: computed_view(f"{path}.{s}", v, tensors[s]) if s in computed else v for s, v in entry.views.items()}
+    origins = tuple(n for n in names if n not in (path, path.rpartition(".")[0]))
+    return replace(entry, views=views, origins=origins, computed=bool(computed))
 
 
 def _misshapen(entry: Stored, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -198,21 +219,41 @@ def _misshapen(entry: Stored, shapes: Mapping[str, tuple[int, ...]]) -> list[str
 # --- notes ---
 
 
-def _is_computed(view: View) -> bool:
-    match view.expr:
-        case Computed():
-            return True
-        case Joined(_, parts):
-            return any(_is_computed(p) for p in parts)
-    return False
+def _computed_note(stored: Sequence[Stored], checkpoint: Checkpoint) -> list[str]:
+    """Say what mlx-lm makes anew at each load, and whether its bytes are those of the shards."""
+    if not stored:
+        return []
+    first = stored[0]
+    note = (
+        f"{counted(len(stored), 'module')} are computed by mlx-lm each time it loads the build, from tensors of an"
+        f" older layout (the first: {first.module.path} from {some(first.origins, 1)}); listed is what it makes"
+    )
+    names = {name for s in stored for view in s.views.values() for name in tensors_of(view)}
+    loaded, held = sum(s.nbytes for s in stored), sum(checkpoint.tensors[name].nbytes for name in names)
+    return [note if loaded == held else f"{note} ({show_bytes(loaded)} of {show_bytes(held)} in the shards)"]
 
 
-def _computed_note(paths: Sequence[str]) -> list[str]:
-    if not paths:
+def _fused_note(stored: Sequence[Stored]) -> list[str]:
+    """Name modules that hold several of the class's in one."""
+    fused = [s.module.path for s in stored if s.fused]
+    if not fused:
         return []
     return [
-        f"{len(paths):,} modules are computed by mlx-lm from tensors of other names each time it loads the build"
-        f" ({', '.join(paths[:2])}); listed are those tensors"
+        f"{counted(len(fused), 'module')} hold several of mlx-lm's in one, which its class does not take apart:"
+        f" {some(fused, 3)}"
+    ]
+
+
+def _unread_note(stored: Sequence[Stored]) -> list[str]:
+    """Name what is counted in bytes alone."""
+    unread = [s for s in stored if s.module.kind == UNREAD]
+    if not unread:
+        return []
+    size = sum(s.nbytes for s in unread)
+    return [
+        f"{counted(len(unread), 'module')} ({show_bytes(size)}) packed in a way that mlx does not have, or in parts:"
+        f" {some([s.module.path for s in unread], 3)}; their parameters are not known, and bits per weight are of the"
+        " others"
     ]
 
 

@@ -21,6 +21,7 @@ from ...errors import BuildError, MlxquantError
 from ...words.formats import Format
 from ...words.layers import layers_text, parse_layers
 from ...words.modules import Module
+from ...words.text import counted
 from ..decide import decide
 from .recipe import parse_recipe
 from .rules import Match, merged
@@ -45,9 +46,10 @@ class _Draft:
     unaligned: str
     rules: tuple[_Exception, ...]
 
-    def written(self, name: str, reference: str, summary: str) -> str:
+    def written(self, name: str, reference: str, summary: str, left_out: Sequence[str] = ()) -> str:
         """The recipe as TOML."""
-        lines = [f"name = {_toml(name)}", f"summary = {_toml(summary)}"]
+        lines = [f"# {line}" for line in left_out]
+        lines += [f"name = {_toml(name)}", f"summary = {_toml(summary)}"]
         lines += [f"reference = {_toml(reference)}"] if reference else []
         if self.default is None:
             lines += ["quantize = false"]
@@ -68,8 +70,11 @@ def recipe_of(
     n_layers: int,
     name: str = "from-build",
     reference: str = "",
+    left_out: Sequence[str] = (),
 ) -> str:
     """Write the shortest recipe that gives `modules` these formats (path → Format, None for unquantized).
+
+    `left_out` are lines on modules that were not understood: they become comments.
 
     Raises BuildError where no recipe can, as for a format that mlx does not have.
     """
@@ -84,7 +89,7 @@ def recipe_of(
     spelt = (_spelt_out(m, formats.get(m.path)) for m in subject if formats.get(m.path) != first)
     wrong = ""
     for draft in (*drafts, _Draft(first, "error", tuple(spelt))):
-        text = draft.written(name, reference, _summary(subject, formats))
+        text = draft.written(name, reference, _summary(subject, formats), left_out)
         wrong = _differs(text, modules, subject, formats, n_layers)
         if not wrong:
             return text
@@ -102,9 +107,8 @@ def _defaults(subject: Sequence[Module], formats: Mapping[str, Format | None]) -
 
 def _summary(subject: Sequence[Module], formats: Mapping[str, Format | None]) -> str:
     counts = Counter(formats.get(m.path) for m in subject).most_common()
-    return "As built: " + (
-        ", ".join(f"{n:,} modules {chosen or 'unquantized'}" for chosen, n in counts) or "no modules"
-    )
+    parts = [f"{counted(n, 'module')} {chosen or 'unquantized'}" for chosen, n in counts] or ["no modules"]
+    return f"As built: {', '.join(parts)}"
 
 
 def _differs(

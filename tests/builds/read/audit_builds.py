@@ -10,8 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
+
 from mlxquant.builds.write.convert import ConvertOptions, convert
 from mlxquant.layout.layout import read_layout
+from mlxquant.layout.views.bytes import to_mlx, to_numpy
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.source.hub.open import open_source
@@ -87,3 +91,33 @@ def edit_tensors(build: Path, change: Callable[[Tensors], Any], *, index: bool =
             record["metadata"]["total_size"] = at
 
         edit_json(build / INDEX, follow)
+
+
+def older_mla_build(source: Path, build: Path, *, bits: int = 6, group: int = 32) -> Path:
+    """Turn a DeepSeek build into one of an mlx-lm that kept kv_b_proj whole, with that in a format of its own."""
+    opened = open_source(str(source))
+    heads: Tensors = {}
+    for name, tensor in opened.weights.items():
+        path = name.removesuffix(".weight")
+        if path.endswith("kv_b_proj"):
+            raw = np.empty(tensor.nbytes, np.uint8)
+            tensor.read_into(opened.read_into, 0, raw.data)
+            parts = mx.quantize(to_mlx(raw, tensor.shape, mx.bfloat16), group, bits)
+            for suffix, dtype, part in zip(("weight", "scales", "biases"), ("U32", "BF16", "BF16"), parts, strict=True):
+                heads[f"{path}.{suffix}"] = (dtype, list(part.shape), to_numpy(part).tobytes())
+
+    def join(tensors: Tensors) -> None:
+        layers = {name.partition(".self_attn.")[0] for name in tensors if ".embed_q." in name}
+        for name in [n for n in tensors if ".embed_q." in n or ".unembed_out." in n]:
+            del tensors[name]
+        tensors.update({n: t for n, t in heads.items() if n.partition(".self_attn.")[0] in layers})
+
+    def entries(block: dict[str, Any]) -> None:
+        for path in [p for p in block if "embed_q" in p or "unembed_out" in p]:
+            del block[path]
+        block |= {n[:-7]: {"group_size": group, "bits": bits, "mode": "affine"} for n in heads if n.endswith(".weight")}
+
+    edit_tensors(build, join)
+    edit_json(build / INDEX, lambda i: i["metadata"].pop("total_parameters"))
+    edit_quantization(build, entries)
+    return build

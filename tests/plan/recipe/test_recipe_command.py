@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
+from mlxquant.builds.read.formats import Stored
 from mlxquant.cli import main
 from mlxquant.plan.decide import decide
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
@@ -74,10 +74,10 @@ def test_help_has_an_example() -> None:
 def build(monkeypatch: pytest.MonkeyPatch) -> str:
     """Stand in for a 122 B build, as `read_build` would report it: only its formats matter here."""
     decisions = decide(load_recipe("gates-8bit"), QWEN, n_layers=48).by_path
-    read = SimpleNamespace(modules=QWEN, formats={p: d.format for p, d in decisions.items()}, n_layers=48)
-    audit = ModuleType("mlxquant.check.audit")
-    audit.read_build = lambda path: read  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlxquant.check.audit", audit)
+    formats = {p: d.format for p, d in decisions.items()}
+    stored = {m.path: Stored(m, formats[m.path], "BF16", {}) for m in QWEN}
+    read = SimpleNamespace(known=True, stored=stored, absent=(), formats=formats, n_layers=48)
+    monkeypatch.setattr("mlxquant.check.recipe.read_build", lambda path: read)
     return "some/build"
 
 
