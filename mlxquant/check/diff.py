@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Side:
+class DiffSide:
     """One side of a comparison: its name, its plan or audit record, and the build where there is one."""
 
     name: str
@@ -49,7 +49,7 @@ class _Source:
         return checkpoint, read_layout(checkpoint)
 
 
-def read_sides(a: str, b: str, source: Callable[[], Checkpoint] | None) -> tuple[Side, Side]:
+def read_sides(a: str, b: str, source: Callable[[], Checkpoint] | None) -> tuple[DiffSide, DiffSide]:
     """Find out what A and B are, and read them; `source` opens what recipes are applied to.
 
     Raises UsageError where a recipe has no source, a source no recipe, or a word means nothing.
@@ -63,7 +63,7 @@ def read_sides(a: str, b: str, source: Callable[[], Checkpoint] | None) -> tuple
     opened = _Source(source) if source is not None else None
     left, right = (_read(text, kind, opened) for text, kind in zip((a, b), kinds, strict=True))
     if left.name == right.name:
-        left, right = (Side(f"{s.name} ({x})", s.record, s.build) for s, x in ((left, "a"), (right, "b")))
+        left, right = (DiffSide(f"{s.name} ({x})", s.record, s.build) for s, x in ((left, "a"), (right, "b")))
     return left, right
 
 
@@ -85,7 +85,7 @@ def kind_of(text: str) -> str:
     )
 
 
-def _read(text: str, kind: str, source: _Source | None) -> Side:
+def _read(text: str, kind: str, source: _Source | None) -> DiffSide:
     path = Path(text).expanduser()
     if kind == "build":
         from ..builds.facts import active_bytes
@@ -94,16 +94,16 @@ def _read(text: str, kind: str, source: _Source | None) -> Side:
         build = read_build(path)
         record = audit_build(build)
         record["totals"]["active_bytes_per_token"] = active_bytes(build)
-        return Side(build.name, record, build)
+        return DiffSide(build.name, record, build)
     if kind == "record":
         record = read_record(path)
         if record["schema"].startswith("mlxquant.manifest/"):
             raise RecordError(f"{path}: a build's manifest; give the build's folder instead")
         check_side(record, text)
-        return Side(known_as(path), record)
+        return DiffSide(known_as(path), record)
     assert source is not None, "checked by read_sides"
     from ..plan.plan import make_plan
 
     recipe = load_recipe(text)
     checkpoint, layout = source.laid_out
-    return Side(recipe.name, make_plan(layout, recipe, checkpoint).as_dict())
+    return DiffSide(recipe.name, make_plan(layout, recipe, checkpoint).as_dict())

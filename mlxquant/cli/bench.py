@@ -28,7 +28,7 @@ _HEADROOM = 1.15  # activations and caches beside the weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class BenchArguments:
     """The command line of `bench`."""
 
     builds: tuple[str, ...]
@@ -108,7 +108,7 @@ def command(**options: Any) -> None:
     mlxquant bench --predict config.json --recipe gates-8bit --chip "M3 Ultra"
     mlxquant bench --from monday.json --from tuesday.json --md
     """
-    arguments = _Arguments(**options)
+    arguments = BenchArguments(**options)
     formats = (arguments.as_md, arguments.as_csv, arguments.as_json, arguments.as_jsonl, arguments.as_sql)
     if sum(formats) > 1:
         raise UsageError("one of --md, --csv, --json, --jsonl, --sql at a time")
@@ -135,7 +135,7 @@ def command(**options: Any) -> None:
         raise MeasurementError("unmeasured", "not measured:\n" + listed(missing))
 
 
-def _settings(arguments: _Arguments) -> BenchSettings:
+def _settings(arguments: BenchArguments) -> BenchSettings:
     from ..bench.workload import BenchSettings
     from .options import parse_numbers
 
@@ -163,7 +163,7 @@ def _settings(arguments: _Arguments) -> BenchSettings:
 # --- measuring ---
 
 
-def _measured(settings: BenchSettings, arguments: _Arguments) -> dict[str, Any]:
+def _measured(settings: BenchSettings, arguments: BenchArguments) -> dict[str, Any]:
     from ..bench.prompts import own_text, random_tokens, text_from
 
     file = arguments.prompt_file
@@ -177,7 +177,7 @@ def _measured(settings: BenchSettings, arguments: _Arguments) -> dict[str, Any]:
     return _local(settings, prompts, arguments)
 
 
-def _local(settings: BenchSettings, prompts: Prompts, arguments: _Arguments) -> dict[str, Any]:
+def _local(settings: BenchSettings, prompts: Prompts, arguments: BenchArguments) -> dict[str, Any]:
     from ..bench.local import LocalModel, device, wired
     from ..bench.run import Bench
     from ..builds.read.build import read_build
@@ -193,7 +193,7 @@ def _local(settings: BenchSettings, prompts: Prompts, arguments: _Arguments) -> 
         return _run(Bench(subjects, settings, resident=resident, machine=machine, prompt=prompts.describe()))
 
 
-def _served(endpoint: str, settings: BenchSettings, prompts: Prompts, arguments: _Arguments) -> Bench:
+def _served(endpoint: str, settings: BenchSettings, prompts: Prompts, arguments: BenchArguments) -> Bench:
     from ..bench.run import Bench
     from ..bench.served import Endpoint, check_endpoint
     from ..endpoint.client import checked_model, parse_server
@@ -208,7 +208,7 @@ def _served(endpoint: str, settings: BenchSettings, prompts: Prompts, arguments:
     return Bench(subjects, settings, resident=alone, served=True, machine=where, prompt=prompts.describe())
 
 
-def _bandwidth(arguments: _Arguments) -> dict[str, Any]:
+def _bandwidth(arguments: BenchArguments) -> dict[str, Any]:
     """Memory bandwidth of this machine, by the table or by the user; None where neither tells."""
     from ..bench.chips import find_chip
     from ..bench.conditions import gpu_cores
@@ -232,7 +232,7 @@ def _run(bench: Bench) -> dict[str, Any]:
 # --- records and predictions ---
 
 
-def _pooled(arguments: _Arguments) -> dict[str, Any]:
+def _pooled(arguments: BenchArguments) -> dict[str, Any]:
     from ..bench.record import pool, read_bench
 
     if arguments.builds or arguments.endpoint:
@@ -241,7 +241,7 @@ def _pooled(arguments: _Arguments) -> dict[str, Any]:
     return pool([read_bench(path) for path in paths], [path.name for path in paths])
 
 
-def _show(record: dict[str, Any], arguments: _Arguments) -> None:
+def _show(record: dict[str, Any], arguments: BenchArguments) -> None:
     from ..records.files import record_text
     from ..report.bench import bench_markdown, bench_text
     from ..report.bench_tables import bench_csv, bench_jsonl, bench_sql
@@ -261,7 +261,7 @@ def _show(record: dict[str, Any], arguments: _Arguments) -> None:
         echo(write(record))
 
 
-def _predict(settings: BenchSettings, arguments: _Arguments) -> None:
+def _predict(settings: BenchSettings, arguments: BenchArguments) -> None:
     from ..bench.predict import prediction
     from ..records.files import record_text
     from ..report.predict import prediction_text
@@ -299,7 +299,7 @@ def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
         yield traffic_of_plan(make_plan(layout, recipe, source), source)
 
 
-def _chips(arguments: _Arguments) -> list[Chip]:
+def _chips(arguments: BenchArguments) -> list[Chip]:
     from ..bench.chips import CHIPS, Chip, chips_named
 
     if arguments.bandwidth is not None:

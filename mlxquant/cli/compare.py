@@ -61,7 +61,7 @@ class PassArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments(PassArguments):
+class CompareArguments(PassArguments):
     """The command line of `compare`, but for SOURCE."""
 
     recipes: tuple[str, ...]
@@ -132,7 +132,7 @@ def command(source: str | None, **options: Any) -> None:
     """
     from ..records.files import record_text
 
-    arguments = _Arguments(**options)
+    arguments = CompareArguments(**options)
     output = arguments.output
     if arguments.earlier is not None:
         if source is not None or arguments.recipes or arguments.builds:
@@ -158,7 +158,7 @@ def command(source: str | None, **options: Any) -> None:
         echo(text if arguments.as_json else compare_text(record, arguments.by))
 
 
-def _measured(source: str, arguments: _Arguments) -> dict[str, Any] | None:
+def _measured(source: str, arguments: CompareArguments) -> dict[str, Any] | None:
     """Run the pass; None where another rank tells what came out."""
     from ..stream.ranks import Ranks
 
@@ -171,7 +171,7 @@ def _measured(source: str, arguments: _Arguments) -> dict[str, Any] | None:
         sys.exit(error.exit_code)
 
 
-def _run(source: str, arguments: _Arguments, ranks: Ranks) -> dict[str, Any] | None:
+def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, Any] | None:
     """Open everything and run this rank's share of the pass; the first rank alone shows progress and has the record."""
     if ranks.rank == 0 and arguments.output is not None:  # the only one that writes it
         builds = [("--build", str(build)) for build in arguments.builds]
@@ -208,7 +208,7 @@ def _run(source: str, arguments: _Arguments, ranks: Ranks) -> dict[str, Any] | N
     return record if tells else None
 
 
-def _candidates(arguments: _Arguments) -> Iterator[Candidate]:
+def _candidates(arguments: CompareArguments) -> Iterator[Candidate]:
     """Load recipes and name builds. Raises UsageError, RecipeError."""
     if not arguments.recipes and not arguments.builds:
         raise UsageError(f"nothing to compare: give -r with one of {', '.join(shipped())} or a .toml file, or --build")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class EvalArguments:
     """The command line of `eval`."""
 
     baseline: str
@@ -119,7 +119,7 @@ def command(**options: Any) -> None:
     from ..records.files import record_text
     from ..report.eval import eval_text
 
-    arguments = _Arguments(**options)
+    arguments = EvalArguments(**options)
     output = arguments.output
     _check_files(arguments)
     settings, suites = _settings(arguments), _suites(arguments)
@@ -141,7 +141,7 @@ def _warn(texts: Iterable[str]) -> None:
         echo(f"mlxquant: {redact(text)}", err=True)
 
 
-def _settings(arguments: _Arguments) -> EvalSettings:
+def _settings(arguments: EvalArguments) -> EvalSettings:
     from ..evals.asking import Sampling
     from ..evals.run import EvalSettings
     from ..words.strict_json import read_json
@@ -158,7 +158,7 @@ def _settings(arguments: _Arguments) -> EvalSettings:
     return EvalSettings(sampling, arguments.trials, arguments.retries, confidence=arguments.confidence)
 
 
-def _suites(arguments: _Arguments) -> list[Suite]:
+def _suites(arguments: EvalArguments) -> list[Suite]:
     from ..evals.suites.catalog import Choice, open_suites
     from .options import parse_numbers
 
@@ -174,7 +174,7 @@ def _suites(arguments: _Arguments) -> list[Suite]:
     return open_suites(arguments.suites or ["tool-loop"], choice)
 
 
-def _sides(arguments: _Arguments) -> list[EvalSide]:
+def _sides(arguments: EvalArguments) -> list[EvalSide]:
     """The baseline and the candidates; names that are equal are numbered apart."""
     from ..evals.opening import EvalTarget, open_sides
 
@@ -199,7 +199,7 @@ def _partial(output: Path | None) -> Path | None:
     return output.with_name(output.name + ".partial") if output is not None else None
 
 
-def _check_files(arguments: _Arguments) -> None:
+def _check_files(arguments: EvalArguments) -> None:
     """Refuse files that cannot be written, or must not be, before anything is asked."""
     from ..disk.journal import check_run
     from ..evals.trace import BEGINNING, check_trace

@@ -31,7 +31,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments(PassArguments):
+class SweepArguments(PassArguments):
     """The command line of `sweep`, but for SOURCE."""
 
     recipes: tuple[str, ...]
@@ -114,7 +114,7 @@ def command(source: str | None, **options: Any) -> None:
     mlxquant sweep --from compare.json --from eval.json -t tolerances.toml
     mlxquant report sweep.json -o report.html
     """
-    arguments = _Arguments(**options)
+    arguments = SweepArguments(**options)
     earlier = arguments.earlier
     written = None if arguments.output is None else OutputFile("-o", arguments.output)
     if written is not None:
@@ -140,13 +140,13 @@ def command(source: str | None, **options: Any) -> None:
         echo(f"Next: {words}", err=True)
 
 
-def _judged(arguments: _Arguments) -> dict[str, Any]:
+def _judged(arguments: SweepArguments) -> dict[str, Any]:
     from ..sweep import sweep
 
     return sweep(arguments.earlier, arguments.tolerances, mixed_machines=arguments.mixed_machines)
 
 
-def _measured(source: str | None, arguments: _Arguments) -> dict[str, Any] | None:
+def _measured(source: str | None, arguments: SweepArguments) -> dict[str, Any] | None:
     """Measure in the work folder, or in one that goes away, and judge; None where another rank tells."""
     if source is None:
         raise UsageError("SOURCE is missing: a checkpoint's folder or a Hub id; or --from RECORD")
@@ -170,7 +170,7 @@ def _measured(source: str | None, arguments: _Arguments) -> dict[str, Any] | Non
             sys.exit(INTERRUPTED)
 
 
-def _inputs(source: str | None, arguments: _Arguments) -> list[tuple[str, Path]]:
+def _inputs(source: str | None, arguments: SweepArguments) -> list[tuple[str, Path]]:
     """What is read, as far as it lies on the disk."""
     from ..sweep import split_words
 
@@ -187,7 +187,7 @@ def _swept(
     tolerances: Tolerances,
     notes: Sequence[str],
     folder: SweepFolder,
-    arguments: _Arguments,
+    arguments: SweepArguments,
 ) -> dict[str, Any] | None:
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
@@ -222,7 +222,7 @@ def _swept(
     return sweep([compared, evaluated], arguments.tolerances, notes=[*notes, *remarks])
 
 
-def _evaluating(arguments: _Arguments) -> Evaluating:
+def _evaluating(arguments: SweepArguments) -> Evaluating:
     """How the best few are evaluated, checked before anything is measured."""
     from ..evals.opening import EvalTarget, open_sides
     from ..evals.run import EvalSettings
@@ -247,7 +247,7 @@ def _evaluating(arguments: _Arguments) -> Evaluating:
     )
 
 
-def _words(arguments: _Arguments) -> list[str]:
+def _words(arguments: SweepArguments) -> list[str]:
     """Every recipe at every bits, in the one word that `compare` knows it by."""
     from ..sweep import split_words, variations
 
@@ -255,13 +255,13 @@ def _words(arguments: _Arguments) -> list[str]:
     return variations(recipes, _numbers(arguments.bits, "--bits"), _group_sizes(arguments))
 
 
-def _overrides(arguments: _Arguments) -> dict[str, Any]:
+def _overrides(arguments: SweepArguments) -> dict[str, Any]:
     sizes = _group_sizes(arguments)
     alone = sizes[0] if len(set(sizes)) == 1 else None
     return {"group_size": alone, "sets": arguments.sets, "unaligned": arguments.unaligned}
 
 
-def _group_sizes(arguments: _Arguments) -> tuple[int, ...]:
+def _group_sizes(arguments: SweepArguments) -> tuple[int, ...]:
     return _numbers(arguments.group_sizes, "--group-size") if arguments.group_sizes else ()
 
 

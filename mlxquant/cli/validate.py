@@ -20,7 +20,7 @@ _DEFAULT = Path("tolerances.toml")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class ValidateArguments:
     """The command line of `validate`."""
 
     records: tuple[Path, ...]
@@ -76,7 +76,7 @@ def command(**options: Any) -> None:
     mlxquant validate eval.json -t tolerances.toml --markdown verdict.md --junit verdict.xml
     mlxquant validate --since build eval.json -t tolerances.toml
     """
-    arguments = _Arguments(**options)
+    arguments = ValidateArguments(**options)
     if arguments.init + arguments.metrics + (arguments.since is not None) > 1:
         raise UsageError("--init, --metrics and --since exclude each other; give one")
     if arguments.init:
@@ -91,7 +91,7 @@ def command(**options: Any) -> None:
         _judge(arguments.tolerances, arguments)
 
 
-def _judge(tolerances: Path, arguments: _Arguments) -> None:
+def _judge(tolerances: Path, arguments: ValidateArguments) -> None:
     from ..records.files import record_text
     from ..report.verdict import verdict_text
     from ..report.verdict_exports import JUNIT_BEGINNING, MARKDOWN_BEGINNING, verdict_junit, verdict_markdown
@@ -146,7 +146,7 @@ def _list_metrics() -> None:
         echo(f"{name:<29} {metric.meaning}; {metric.best} ({metric.family})")
 
 
-def _since(manifest: Path, arguments: _Arguments) -> None:
+def _since(manifest: Path, arguments: ValidateArguments) -> None:
     from ..records.files import record_text
     from ..report.load import since_text
     from ..validate.since import since

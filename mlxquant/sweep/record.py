@@ -23,7 +23,7 @@ from ..validate.agreement import (
     common,
     disagreements,
 )
-from ..validate.evidence import NOISE_FLOOR, Evidence, Side
+from ..validate.evidence import NOISE_FLOOR, Evidence, MeasuredSide
 from ..validate.judge import MISSING, Check, judge, verdict_of
 from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
@@ -101,7 +101,7 @@ def _read(records: Sequence[Path]) -> tuple[Mapping[str, Any], list[Evidence]]:
     return comparison, [evidence[first], *(e for i, e in enumerate(evidence) if i != first)]
 
 
-def _sides_of(candidate: SweepPoint, evidence: Sequence[Evidence]) -> list[tuple[Evidence, Side]]:
+def _sides_of(candidate: SweepPoint, evidence: Sequence[Evidence]) -> list[tuple[Evidence, MeasuredSide]]:
     """A candidate's side in each record that has it. Raises MixedRecordsError where they are of different builds."""
     own = next(side for side in evidence[0].candidates if side.name == candidate.name)
     sides = [(evidence[0], own)]
@@ -116,7 +116,7 @@ def _sides_of(candidate: SweepPoint, evidence: Sequence[Evidence]) -> list[tuple
     return sides
 
 
-def _explained(check: Check, sides: Sequence[tuple[Evidence, Side]], evidence: Sequence[Evidence]) -> Check:
+def _explained(check: Check, sides: Sequence[tuple[Evidence, MeasuredSide]], evidence: Sequence[Evidence]) -> Check:
     """Say of a figure that is missing whether it was measured of other candidates only."""
     if check.status != MISSING:
         return check
@@ -132,7 +132,7 @@ def _explained(check: Check, sides: Sequence[tuple[Evidence, Side]], evidence: S
     return replace(check, reason=f"measured in {files[0]}, but not of this candidate") if files else check
 
 
-def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[Evidence, Side]]]) -> list[str]:
+def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[Evidence, MeasuredSide]]]) -> list[str]:
     """Sides of other records that are no candidate of the comparison."""
     taken = {(e.file, side.name) for own in sides.values() for e, side in own}
     return [

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import MlxquantError, UsageError
 from ..words.text import listed
-from .evidence import IDENTITY, NOISE_FLOOR, Evidence, Side
+from .evidence import IDENTITY, NOISE_FLOOR, Evidence, MeasuredSide
 
 # of a machine's description, what makes it another one: for all that is computed, and for speeds
 _COMPUTES = ("chip", "architecture")
@@ -38,7 +38,7 @@ class Chosen:
     """A candidate: its name, its side in each record, and what should be known about the choice."""
 
     name: str
-    sides: tuple[tuple[Evidence, Side], ...]
+    sides: tuple[tuple[Evidence, MeasuredSide], ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -55,7 +55,7 @@ def choose(evidence: Sequence[Evidence], wanted: Sequence[str] = ()) -> list[Cho
     return [_agreeing(name, evidence) for name in dict.fromkeys(names)]
 
 
-def _judged(record: Evidence) -> list[Side]:
+def _judged(record: Evidence) -> list[MeasuredSide]:
     return [side for side in record.candidates if side.kind != NOISE_FLOOR]
 
 
@@ -127,7 +127,7 @@ def check_other_than_baseline(chosen: Chosen, *, allowed: bool) -> list[str]:
     ]
 
 
-def _in_common(a: Side, b: Side) -> Iterator[str]:
+def _in_common(a: MeasuredSide, b: MeasuredSide) -> Iterator[str]:
     """What makes two sides one, where no manifest parts them."""
     recipe = a.identity.get("recipe_sha256")
     if recipe is not None and recipe == b.identity.get("recipe_sha256"):
@@ -137,7 +137,7 @@ def _in_common(a: Side, b: Side) -> Iterator[str]:
         yield f"one model of one server ({server[0][1]} at {server[0][0]})"
 
 
-def _perhaps_in_common(a: Side, b: Side) -> Iterator[str]:
+def _perhaps_in_common(a: MeasuredSide, b: MeasuredSide) -> Iterator[str]:
     """What two builds can have in common and yet differ."""
     server = [(x.pointer.get("endpoint"), x.pointer.get("model")) for x in (a, b)]
     if server[0] == server[1] and server[0][0] == ELSEWHERE:
@@ -147,18 +147,18 @@ def _perhaps_in_common(a: Side, b: Side) -> Iterator[str]:
         yield f"of one config.json (sha256 {_short(config)})"
 
 
-def disagreements(sides: Sequence[tuple[Evidence, Side]]) -> list[str]:
+def disagreements(sides: Sequence[tuple[Evidence, MeasuredSide]]) -> list[str]:
     """Where records that should be of one candidate measured different builds or sources."""
     return [*_other_builds(sides), *_other_sources(sides)]
 
 
-def _names_of(side: Side) -> list[str]:
+def _names_of(side: MeasuredSide) -> list[str]:
     """What a candidate may be called: its name in the record, and its recipe's."""
     recipe = side.pointer.get("recipe", {}).get("name")
     return [side.name, *([str(recipe)] if recipe else [])]
 
 
-def _side_named(name: str, e: Evidence) -> Side:
+def _side_named(name: str, e: Evidence) -> MeasuredSide:
     sides = _judged(e)
     for side in sides:
         if side.name == name:
@@ -172,12 +172,12 @@ def _side_named(name: str, e: Evidence) -> Side:
     raise UsageError(f"{e.file}: no candidate {name!r}; it has {there}")
 
 
-def _other_builds(sides: Sequence[tuple[Evidence, Side]]) -> Iterator[str]:
+def _other_builds(sides: Sequence[tuple[Evidence, MeasuredSide]]) -> Iterator[str]:
     for key in IDENTITY:
         yield from _differing(key, [(e.file, side.identity.get(key)) for e, side in sides])
 
 
-def _other_sources(sides: Sequence[tuple[Evidence, Side]]) -> Iterator[str]:
+def _other_sources(sides: Sequence[tuple[Evidence, MeasuredSide]]) -> Iterator[str]:
     """By the source's name (without its organisation, which a folder lacks), its revision, its kind of model."""
     names = [(e.file, str(e.source["name"]).rstrip("/").rpartition("/")[2]) for e, _ in sides if e.source.get("name")]
     yield from _differing("source", names)

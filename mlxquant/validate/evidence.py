@@ -39,7 +39,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class MeasuredSide:
     """A build, recipe or server that was measured: what identifies it, where it is, and its figures."""
 
     name: str
@@ -76,8 +76,8 @@ class Evidence:
     machine: Mapping[str, Any]
     versions: Mapping[str, Any]
     source: Mapping[str, Any]
-    baseline: Side | None
-    candidates: tuple[Side, ...]
+    baseline: MeasuredSide | None
+    candidates: tuple[MeasuredSide, ...]
     notes: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 

@@ -25,7 +25,7 @@ from ..records.schemas.sense import COUNTED
 from ..stats import Interval, samples_needed
 from ..stats.interval import EXACT_METHOD, clopper_pearson
 from ..stats.unpaired import difference_between, log_ratio_between, stated
-from .evidence import Evidence, Figure, Side, exactly
+from .evidence import Evidence, Figure, MeasuredSide, exactly
 from .tolerances import Tolerance
 
 PASS, FAIL, INCONCLUSIVE, TOO_FEW, MISSING = "PASS", "FAIL", "INCONCLUSIVE", "TOO FEW", "MISSING"
@@ -79,12 +79,12 @@ def verdict_of(checks: Sequence[Check]) -> str:
     return PASS if statuses == {PASS} else INCONCLUSIVE
 
 
-def judge(tolerances: Sequence[Tolerance], chosen: Sequence[tuple[Evidence, Side]]) -> list[Check]:
+def judge(tolerances: Sequence[Tolerance], chosen: Sequence[tuple[Evidence, MeasuredSide]]) -> list[Check]:
     """Hold every tolerance against the records of one candidate; `chosen` is its side in each of them."""
     return [check for tolerance in tolerances for check in _of_tolerance(tolerance, chosen)]
 
 
-def _of_tolerance(t: Tolerance, chosen: Sequence[tuple[Evidence, Side]]) -> Iterator[Check]:
+def _of_tolerance(t: Tolerance, chosen: Sequence[tuple[Evidence, MeasuredSide]]) -> Iterator[Check]:
     wanted, seen = dict(t.where), set[tuple[Any, ...]]()
     for evidence, side in chosen:
         if t.record not in (None, evidence.kind):
@@ -99,7 +99,7 @@ def _of_tolerance(t: Tolerance, chosen: Sequence[tuple[Evidence, Side]]) -> Iter
         yield Check(t, MISSING, t.where, reason=_why_missing(t, wanted, chosen))
 
 
-def _figures(t: Tolerance, wanted: Mapping[str, str], evidence: Evidence, side: Side) -> Iterator[Figure]:
+def _figures(t: Tolerance, wanted: Mapping[str, str], evidence: Evidence, side: MeasuredSide) -> Iterator[Figure]:
     """What a tolerance is about in a record; differences and ratios as they were paired, else worked out."""
     if t.kind == "itself":
         yield from side.find(t.metric, wanted)
@@ -195,7 +195,7 @@ def _exp(i: Interval) -> Interval:
     return replace(i, estimate=exp(i.estimate), low=low, high=high, se=se, df=None)
 
 
-def _why_missing(t: Tolerance, wanted: Mapping[str, str], chosen: Sequence[tuple[Evidence, Side]]) -> str:
+def _why_missing(t: Tolerance, wanted: Mapping[str, str], chosen: Sequence[tuple[Evidence, MeasuredSide]]) -> str:
     """What the records have instead, so that a misspelt slice shows."""
     sides = [(e, s) for e, s in chosen if t.record in (None, e.kind)]
     if not sides:

@@ -17,7 +17,7 @@ from ..records.schemas import check
 from ..records.schemas.sense import COUNTS, sizes_of
 from ..stats import Interval
 from ..stats.interval import EXACT_METHOD, T_METHOD, clopper_pearson
-from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, Side, counted, identity_of, pointer_of, table_of
+from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, MeasuredSide, counted, identity_of, pointer_of, table_of
 
 
 def read_evidence(path: Path) -> Evidence:
@@ -45,7 +45,7 @@ def read_evidence(path: Path) -> Evidence:
     )
 
 
-def _sides(record: Mapping[str, Any], kind: str) -> tuple[Side | None, tuple[Side, ...]]:
+def _sides(record: Mapping[str, Any], kind: str) -> tuple[MeasuredSide | None, tuple[MeasuredSide, ...]]:
     if kind in ("plan", "audit"):
         return None, (_sized(record),)
     if kind == "bench":
@@ -61,19 +61,19 @@ def _sides(record: Mapping[str, Any], kind: str) -> tuple[Side | None, tuple[Sid
     return replace(side, pointer={**({"source": at} if at else {}), **side.pointer}), sides
 
 
-def _sized(record: Mapping[str, Any]) -> Side:
+def _sized(record: Mapping[str, Any]) -> MeasuredSide:
     """The one build or recipe of a plan or an audit."""
     recipe, totals, source = table_of(record.get("recipe")), record["totals"], table_of(record.get("source"))
     name = str(recipe.get("name") or source.get("name") or "build")
     identity = identity_of({**record, "model_type": source.get("model_type")})
-    return Side(name, identity, {}, tuple(counted(totals)))
+    return MeasuredSide(name, identity, {}, tuple(counted(totals)))
 
 
-def _side(entry: Mapping[str, Any], kind: str) -> Side:
+def _side(entry: Mapping[str, Any], kind: str) -> MeasuredSide:
     """A side with its figures; one without an estimate (a perplexity beyond floats) counts as not measured."""
     figures = tuple(_figure(m, kind) for m in entry["measurements"] if m["estimate"] is not None)
     role = NOISE_FLOOR if entry.get("kind") == NOISE_FLOOR else "candidate"
-    return Side(entry["name"], identity_of(entry), pointer_of(entry), (*figures, *counted(entry)), role)
+    return MeasuredSide(entry["name"], identity_of(entry), pointer_of(entry), (*figures, *counted(entry)), role)
 
 
 def _figure(entry: Mapping[str, Any], kind: str) -> Figure:

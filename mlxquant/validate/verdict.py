@@ -20,7 +20,7 @@ from ..records.head import head, utc_date
 from ..records.metrics import metric_named
 from .agreement import Chosen, check_machines, check_other_than_baseline, choose, common
 from .commits import CannotTellError, committed
-from .evidence import Evidence, Side
+from .evidence import Evidence, MeasuredSide
 from .judge import FAIL, INCONCLUSIVE, MISSING, PASS, Check, judge, verdict_of
 from .tolerances import Tolerances, read_tolerances
 
@@ -235,7 +235,7 @@ def baseline_of(evidence: Sequence[Evidence], baseline_at: str | None) -> tuple[
     return entry, warnings
 
 
-def _different(named: Sequence[tuple[str, Side]]) -> list[str]:
+def _different(named: Sequence[tuple[str, MeasuredSide]]) -> list[str]:
     """The baselines' names with their files, where one is not the other: by what identifies them, else by name.
 
     A comparison's baseline is the source itself, which others stand in for, so it is not asked.
@@ -249,7 +249,7 @@ def _different(named: Sequence[tuple[str, Side]]) -> list[str]:
     return []
 
 
-def _rank(side: Side) -> int:
+def _rank(side: MeasuredSide) -> int:
     """A build with its manifest's hash is the best pointer, then a server, a folder, a source's revision."""
     return next((i for i, key in enumerate(_POINTERS) if side.pointer.get(key)), len(_POINTERS))
 

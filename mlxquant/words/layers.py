@@ -24,7 +24,7 @@ _FORMS = '3, -1, "0..4", "-4..", "7/8..", "1/8+2.. step 3"'
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
+class LayerPoint:
     """A place along the depth of a model: ``numerator * n // denominator + offset``."""
 
     numerator: int
@@ -32,7 +32,7 @@ class Depth:
     offset: int
 
     def at(self, n_layers: int) -> int:
-        """The layer index in a model of `n_layers`. ``Depth(7, 8, 0).at(46) == 40``."""
+        """The layer index in a model of `n_layers`. ``LayerPoint(7, 8, 0).at(46) == 40``."""
         return self.numerator * n_layers // self.denominator + self.offset
 
 
@@ -41,8 +41,8 @@ class Span:
     """One part of a `layers` list, as it was written and as what it means."""
 
     text: str
-    start: Depth
-    stop: Depth
+    start: LayerPoint
+    stop: LayerPoint
     step: int = 1
 
     def select(self, n_layers: int) -> frozenset[int]:
@@ -76,9 +76,9 @@ def _span(part: object) -> Span:
         if match["start"] is None or match["stop"] is not None or match["step"] is not None:
             raise ValueError(f"{text!r} is not a layer; a step needs a range, as in {_FORMS}")
         start = _point(match["start"])
-        return Span(text, start, Depth(start.numerator, start.denominator, start.offset + 1))
+        return Span(text, start, LayerPoint(start.numerator, start.denominator, start.offset + 1))
     start = _point(match["start"] or "0")
-    stop = _point(match["stop"]) if match["stop"] else Depth(1, 1, 0)
+    stop = _point(match["stop"]) if match["stop"] else LayerPoint(1, 1, 0)
     step = int(match["step"] or 1)
     if step < 1:
         raise ValueError(f"{text!r}: a step is at least 1")
@@ -87,16 +87,16 @@ def _span(part: object) -> Span:
     return Span(text, start, stop, step)
 
 
-def _point(text: str) -> Depth:
+def _point(text: str) -> LayerPoint:
     """Read `3`, `-1` or `1/8+2`."""
     if "/" not in text:
         index = int(text)
-        return Depth(0, 1, index) if index >= 0 else Depth(1, 1, index)
+        return LayerPoint(0, 1, index) if index >= 0 else LayerPoint(1, 1, index)
     fraction, offset = re.fullmatch(r"(\d+/\d+)([+-]\d+)?", text).groups()  # type: ignore[union-attr]
     numerator, denominator = (int(number) for number in fraction.split("/"))
     if denominator == 0 or numerator > denominator:
         raise ValueError(f"{text!r}: a fraction of depth lies between 0/1 and 1/1")
-    return Depth(numerator, denominator, int(offset or 0))
+    return LayerPoint(numerator, denominator, int(offset or 0))
 
 
 def layers_text(layers: Sequence[int]) -> list[int | str]:

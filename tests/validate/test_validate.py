@@ -73,10 +73,10 @@ def test_a_figure_passes_only_where_its_whole_interval_lies_within(tmp_path: Pat
 def test_a_pass_is_never_given_to_an_interval_that_reaches_out_or_rests_on_too_little(
     estimate: float, half: float, limit: float, upper: bool, clusters: int
 ) -> None:
-    from mlxquant.validate.evidence import Evidence, Figure, Side
+    from mlxquant.validate.evidence import Evidence, Figure, MeasuredSide
 
     found = Interval(estimate, estimate - half, estimate + half, half / 2, 10 * clusters, clusters, df=clusters - 1)
-    side = Side("x", {}, {}, (Figure("pass", (), found),))
+    side = MeasuredSide("x", {}, {}, (Figure("pass", (), found),))
     evidence = Evidence("f", "mlxquant.eval/1", "0", None, {}, {}, {}, None, (side,))
     low, high = (None, limit) if upper else (limit, None)
     (check,) = judge([Tolerance(1, "pass", "itself", low, high, min_clusters=20)], [(evidence, side)])

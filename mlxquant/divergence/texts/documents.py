@@ -40,7 +40,7 @@ _WHAT = {str: "text", int: "a number", float: "a number", bool: "true or false",
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DataLine:
     """One document as its line has it: either `messages` or `text`."""
 
     number: int
@@ -55,7 +55,7 @@ class LineFault(ValueError):
     """What is wrong with a line: expected, found."""
 
 
-def parse_line(raw: str, number: int, named_tools: Mapping[str, Any]) -> Line:
+def parse_line(raw: str, number: int, named_tools: Mapping[str, Any]) -> DataLine:
     """Read one line. Raises LineFault."""
     try:
         record = json.loads(raw)
@@ -73,7 +73,7 @@ def parse_line(raw: str, number: int, named_tools: Mapping[str, Any]) -> Line:
     name = record.get("id", f"line-{number}")
     if not isinstance(name, (str, int)) or isinstance(name, bool):
         raise LineFault(f'"id" must be text, found {what(name)}')
-    return Line(number, str(name), messages, text, _tools(record.get("tools"), named_tools), _slices(record))
+    return DataLine(number, str(name), messages, text, _tools(record.get("tools"), named_tools), _slices(record))
 
 
 def parse_messages(value: Any) -> list[Message]:
@@ -247,7 +247,7 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}); a JSONL file is expected, or {BUILTIN}") from None
 
 
-def _lines(path: Path, content: bytes, problems: list[str]) -> Iterator[Line]:
+def _lines(path: Path, content: bytes, problems: list[str]) -> Iterator[DataLine]:
     """Parse all lines that are not blank; what is wrong goes to `problems`."""
     seen: dict[str, int] = {}
     named_tools = _tools_beside(path) if path != BUILTIN_FILE else {}
@@ -281,7 +281,7 @@ def _tools_beside(path: Path) -> dict[str, Any]:
     return named
 
 
-def _document(line: Line, tokenizer: Any, chat: Chat, notes: Counter[str]) -> Document:
+def _document(line: DataLine, tokenizer: Any, chat: Chat, notes: Counter[str]) -> Document:
     """Tokenize a line. Raises LineFault, TemplateRefusal."""
     if line.messages is None:
         text, spans = line.text or "", text_spans(line.text or "")

@@ -27,7 +27,7 @@ _ROUNDING = 1e-4
 # of (tr A)² / tr A², which is 1 for a matrix of rank 1
 _LEAST_DF = 0.99
 
-Side = Mapping[str, Any]
+SideRecord = Mapping[str, Any]
 
 
 def senseless(kind: str, record: Mapping[str, Any]) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _samples(record: Mapping[str, Any]) -> Iterator[str]:
 def _sides(kind: str, record: Mapping[str, Any]) -> Iterator[str]:
     yield from _confidence(record, "")
     baseline = record.get("baseline")
-    sides: list[tuple[str, Side]] = [] if baseline is None else [("baseline", baseline)]
+    sides: list[tuple[str, SideRecord]] = [] if baseline is None else [("baseline", baseline)]
     sides += [(f"candidates[{number}]", side) for number, side in enumerate(record["candidates"])]
     yield from names_twice(sides)
     for place, side in sides:
@@ -122,7 +122,7 @@ def _curves(curves: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"survival[{number}]: times, survival and failed of one length expected"
 
 
-def names_twice(sides: Sequence[tuple[str, Side]]) -> Iterator[str]:
+def names_twice(sides: Sequence[tuple[str, SideRecord]]) -> Iterator[str]:
     """Sides of one name: whoever asks for the candidate of that name would get any of them."""
     seen: dict[str, str] = {}
     for place, side in sides:

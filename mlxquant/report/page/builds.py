@@ -24,7 +24,7 @@ _REASONS = 40
 
 
 @dataclass(frozen=True)
-class Side:
+class MapSide:
     """One plan or build of a model: its letter on the page, its record, its modules by path."""
 
     letter: str
@@ -52,7 +52,7 @@ class Model:
     """A model and the records of it; `paths` are the modules of all, in the model's order."""
 
     number: int
-    sides: list[Side] = field(default_factory=list)
+    sides: list[MapSide] = field(default_factory=list)
 
     @property
     def paths(self) -> list[str]:
@@ -67,7 +67,7 @@ class Model:
         """Take another record of this model."""
         modules = {m["path"]: m for m in loaded.record["modules"]}
         letter = chr(ord("A") + len(self.sides)) if len(self.sides) < 26 else str(len(self.sides) + 1)
-        self.sides.append(Side(letter, loaded, modules))
+        self.sides.append(MapSide(letter, loaded, modules))
 
     @property
     def title(self) -> str:
@@ -122,7 +122,7 @@ def figures(model: Model) -> list[dict[str, Any]]:
     ]
 
 
-def _figures(side: Side, first: Side | None) -> Iterator[dict[str, str | None]]:
+def _figures(side: MapSide, first: MapSide | None) -> Iterator[dict[str, str | None]]:
     totals = side.record["totals"]
     before = first.record["totals"] if first else {}
     yield _figure("size", show_bytes(totals["bytes"]), _more(totals["bytes"], before.get("bytes")))
@@ -194,7 +194,7 @@ def by_role(model: Model) -> list[dict[str, Any]]:
     return lines
 
 
-def _role_of_side(side: Side, role: str) -> dict[str, Any]:
+def _role_of_side(side: MapSide, role: str) -> dict[str, Any]:
     members = [m for m in side.modules.values() if m["role"] == role]
     size, whole = sum(m["bytes"] for m in members), side.record["totals"]["bytes"]
     forms = Counter(stored_as(m) for m in members)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...records.modules import relative_error, stored_as
 from ...words.text import percent_digits
-from .builds import Model, Module, Side
+from .builds import MapSide, Model, Module
 
 # Left to right: what mixes tokens, what routes, what computes
 _ORDER = (
@@ -50,7 +50,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MapRow:
     """A row of a map: a layer's cells, or one cell across for what lies outside the layers."""
 
     label: str
@@ -65,7 +65,7 @@ class Stack:
 
     title: str
     columns: tuple[Column, ...]
-    maps: tuple[tuple[Side, tuple[Line, ...]], ...]
+    maps: tuple[tuple[MapSide, tuple[MapRow, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ def _stack(
     before = [p for p in outside if model.any_module(p)["role"] == "embedding"]
     after = [p for p in outside if p not in before]
 
-    def wide(side: Side, path: str) -> Line:
-        return Line(path.rpartition(".")[2] or path, "", (_cell(side, [path], numbers, bins),), wide=True)
+    def wide(side: MapSide, path: str) -> MapRow:
+        return MapRow(path.rpartition(".")[2] or path, "", (_cell(side, [path], numbers, bins),), wide=True)
 
-    def lines(side: Side) -> list[Line]:
+    def lines(side: MapSide) -> list[MapRow]:
         rows = [
-            Line(
+            MapRow(
                 str(layer),
                 str(types[layer] or "").removesuffix("_attention") if types[layer] != usual else "",
                 tuple(_cell(side, grid[layer].get(key, []), numbers, bins) for key in ordered),
@@ -164,7 +164,7 @@ def _columns(keys: Sequence[tuple[str, str]]) -> Iterable[Column]:
         before = role
 
 
-def _cell(side: Side, paths: Sequence[str], numbers: Mapping[str, int], bins: _Bins) -> Cell | None:
+def _cell(side: MapSide, paths: Sequence[str], numbers: Mapping[str, int], bins: _Bins) -> Cell | None:
     """The cell of one module, or of several of one name; None where this side has none."""
     members = [side.modules[path] for path in paths if path in side.modules]
     if not members:

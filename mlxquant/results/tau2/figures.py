@@ -114,7 +114,7 @@ def spread_or_none(interval: Interval) -> Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
+class DepthRange:
     """A range of a simulation's depth along an axis, both ends included; the last range has no end."""
 
     axis: str
@@ -127,19 +127,19 @@ class Depth:
         return {"depth": f"{self.axis} {self.first}{ends}", "depth_first": self.first, "depth_last": self.last}
 
 
-def depth_of(simulation: Simulation, axis: str) -> Depth | None:
+def depth_of(simulation: Simulation, axis: str) -> DepthRange | None:
     """The range that a simulation's depth falls in; None where the file does not say."""
     depth, ends = AXES[axis][0](simulation), AXES[axis][1]
     if depth is None:
         return None
     if depth == 0:
-        return Depth(axis, 0, 0)
+        return DepthRange(axis, 0, 0)
     starts = [1, *(end + 1 for end in ends)]
     at = sum(depth > end for end in ends)
-    return Depth(axis, starts[at], ends[at] if at < len(ends) else None)
+    return DepthRange(axis, starts[at], ends[at] if at < len(ends) else None)
 
 
-def depths(simulations: Sequence[Simulation], axis: str) -> list[Depth]:
+def depths(simulations: Sequence[Simulation], axis: str) -> list[DepthRange]:
     """The ranges of an axis that occur, shallow first."""
     return sorted({depth for s in simulations if (depth := depth_of(s, axis)) is not None}, key=lambda d: d.first)
 
