@@ -3,7 +3,7 @@
 All that can be refused is refused before anything is written. Then shards are filled in ``OUT.partial/build`` (see
 `filling`), the files beside them are written, the manifest last, and when all of it is on the disk one rename makes it
 OUT; nothing with that name exists before. A rerun of the same command takes up where the last one ended, wherever
-that was. Memory is threads × block, whatever the model.
+that was. Memory is threads × block, whatever the model. Several plans of one source are written from one reading.
 
 What numbers become is the encoder's (see `kernels.encoder`): by default rounding, byte for byte as mlx-lm rounds.
 """
@@ -12,78 +12,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...disk import files as disk
 from ...disk.journal import Journal
-from ...disk.work_folder import check_apart
-from ...errors import MlxquantError, NonFiniteError, OutputError, SourceError, UsageError
+from ...errors import MlxquantError, NonFiniteError, OutputError, SourceError
 from ...kernels import Encoder, Rounding
-from ...layout.carried import MTP_FILE
 from ...layout.layout import Layout
-from ...plan.plan import Plan, recipe_record
-from ...records.files import record_text
-from ...report.audit_markdown import audit_markdown
+from ...plan.plan import Plan
 from ...source.checkpoint import Checkpoint
-from ...source.hub.reader import HubReader
-from ...source.index import INDEX
 from ...words.progress import Watch, unwatched
-from ...words.units import show_bytes
-from ..audit_record import entries_of, make_record
-from ..manifest import MANIFEST, describe_origin, is_build_of, make_manifest, manifest_text
-from ..side_files import config_text, read_sides
-from .filling import Filling
+from ..manifest import MANIFEST, is_build_of, make_manifest, manifest_text
+from .filling import Filling, fill
 from .hashing import sha256
+from .making import Maker, Target
+from .opening import Opening, timed
 from .partial import Partial
-from .pieces import SIZES, SPAN_COST, Piece, Sizes, needs_of, outputs, pieces
-from .shards import index, place, place_apart
-from .signature import make_signature
-
-_RECORDS = ("audit.json", "AUDIT.md", MANIFEST)
-# Room on the disk for the files beside the weights.
-SLACK = 64 << 20
-# What the process takes before the first block: interpreter, mlx, numba.
-BASE_MEMORY = 300 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertOptions:
-    """How to convert. `audit` sums errors, `hash` takes SHA-256 and tensor checksums.
-
-    `threads` work side by side, fewer where they would need more than `max_memory` bytes. `fresh` throws unfinished
-    work away. With `reuse` an OUT that is this very build already is taken as it is; else any OUT is refused. `sizes`
-    are the portions of work, which no byte of the build depends on but those of shards and of error sums.
-    """
-
-    dtype: str | None = None
-    audit: bool = True
-    hash: bool = True
-    allow_nonfinite: bool = False
-    trust_remote_code: bool = False
-    device: str = "cpu"
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
-    max_memory: int | None = None
-    fresh: bool = False
-    reuse: bool = False
-    sizes: Sizes = SIZES
-
-    def recorded(self) -> dict[str, Any]:
-        """The options that the manifest records: all but those that only change how fast it goes."""
-        return {**self.that_change_bytes(), "allow_nonfinite": self.allow_nonfinite}
-
-    def that_change_bytes(self) -> dict[str, Any]:
-        """The options that a finished piece depends on. Finite values are the same bytes with `allow_nonfinite`."""
-        return {
-            "dtype": self.dtype,
-            "audit": self.audit,
-            "hash": self.hash,
-            "trust_remote_code": self.trust_remote_code,
-            "device": self.device,
-        }
+from .work import ConvertOptions as ConvertOptions
+from .work import Work, check_outs, thread_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,107 +54,168 @@ def convert(
     watch: Watch = unwatched,
     *,
     encoder: Encoder | None = None,
+    opening: Callable[[Opening], None] = lambda _: None,
 ) -> Converted:
     """Write the build to `out`, which appears only when complete; `encoder` is `Rounding` unless one is given.
 
-    Raises OutputError (OUT exists, no room, held by another run), SourceError (a file that changed or ended
-    early), NonFiniteError. What is finished stays in ``OUT.partial`` for the next run of the same command.
+    `opening` is called once before the work begins, with what it takes. Raises OutputError (OUT exists, no room, held
+    by another run), SourceError (a file that changed or ended early), NonFiniteError. What is finished stays in
+    ``OUT.partial`` for the next run of the same command.
+    """
+    return convert_together(source, layout, {out: plan}, options, watch, encoder=encoder, opening=opening)[0]
+
+
+def convert_together(
+    source: Checkpoint,
+    layout: Layout,
+    plans: Mapping[Path, Plan],
+    options: ConvertOptions,
+    watch: Watch = unwatched,
+    *,
+    encoder: Encoder | None = None,
+    opening: Callable[[Opening], None] = lambda _: None,
+) -> list[Converted]:
+    """Write one build for each plan of `layout`, all from one reading of the source: `plans` by their OUT.
+
+    Each build is, byte for byte, what `convert` writes for its plan alone, and each OUT appears when all are complete.
+    Of several, one that is there already and is that very build is taken as it is. Raises as `convert`.
     """
     began = time.monotonic()
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to convert; give the checkpoint's folder")
-    work = _Work(source, layout, plan, options, encoder or Rounding(options.allow_nonfinite, options.device))
-    if options.reuse and is_build_of(out, work.origin):
+    encoder = encoder or Rounding(options.allow_nonfinite, options.device)
+    runs = [_Run(Work(source, layout, plan, options, encoder), out, began) for out, plan in plans.items()]
+    reuse = options.reuse or len(runs) > 1
+    results = {run.out: run.result(run.work.nbytes) for run in runs if reuse and run.is_there()}
+    todo = [run for run in runs if run.out not in results]
+    if not todo:
         source.close()
-        return Converted(out, work.nbytes, time.monotonic() - began, work.nbytes)
-    partial = Partial(out, work.names, source.files if work.hub is not None else ())
-    try:
-        _check_out(partial, work)
-    except OSError as error:
-        raise OutputError(f"{out}: {error.filename} is out of reach ({error.strerror}); choose another OUT") from None
-    with partial.claimed():
-        if os.path.lexists(out):
-            if not is_build_of(out, work.origin):
-                raise OutputError(f"{out}: exists already; choose another OUT, or remove it first")
-            partial.clear()  # a run was killed between the rename and this: all is done
-            return Converted(out, work.nbytes, time.monotonic() - began, work.nbytes)
-        resumed = _build(work, partial, watch, began)
-        partial.publish()
-        partial.clear()
-    return Converted(out, work.nbytes, time.monotonic() - began, resumed)
+        return list(results.values())
+    threads = thread_count([run.work.todo for run in todo], options)
+    takes = check_outs([(run.work, run.partial) for run in todo])
+    with ExitStack() as claims:
+        _claim(todo, claims)
+        results |= {run.out: run.result(run.work.nbytes) for run in todo if run.was_published()}
+        todo = [run for run in todo if run.out not in results]
+        if todo:
+            _build(todo, threads, takes, opening, watch)
+        for run in todo:
+            results[run.out] = run.publish()
+    return [results[out] for out in plans]
 
 
-class _Work:
-    """What one conversion comes down to, known before anything is written."""
+class _Run:
+    """One build of a conversion that began at `began`: what is to be made, where, and the files open for it."""
 
-    def __init__(
-        self, source: Checkpoint, layout: Layout, plan: Plan, options: ConvertOptions, encoder: Encoder
-    ) -> None:
-        self.source, self.plan, self.options, self.encoder = source, plan, options, encoder
-        self.indexed = place(list(plan.arrays()), options.sizes.shard)
-        self.shards = [*self.indexed, *place_apart(MTP_FILE, list(plan.carried_arrays()))]
-        self.nbytes = sum(s.nbytes for s in self.shards)
-        self.todo = [p for output in outputs(plan, layout.views) for p in pieces(output, options.sizes)]
-        self.threads = _thread_count(self.todo, options)
-        self.sides = read_sides(source, plan, trust_remote_code=options.trust_remote_code)
-        more: dict[str, Any] = {"keep": list(plan.carried)}
-        if encoder.signature:
-            more["encoder"] = dict(encoder.signature)
-        self.hub = source.reader if isinstance(source.reader, HubReader) else None
-        needs = needs_of(self.todo) if self.hub is not None else []
-        if self.hub is not None:
-            self.hub.prepare(needs)
-        read = frozenset[str]().union(*needs)
-        self.origin = describe_origin(plan, source, self.sides, {**options.recorded(), **more}, read)
-        self.signature = make_signature(source, plan, {**options.that_change_bytes(), **more}, self.sides)
-        self.names = {s.name for s in self.shards} | {"config.json", INDEX, *self.sides, *_RECORDS}
+    def __init__(self, work: Work, out: Path, began: float) -> None:
+        self.work, self.out, self.began = work, out, began
+        self.partial = Partial(out, work.names, work.source.files if work.hub is not None else ())
+        self.journal: Journal | None = None
+        self.filling: Filling | None = None
 
-    def files(self, errors: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-        """The build's files beside the weights, in the order in which they are written, the manifest excepted."""
-        plan = self.plan
-        yield "config.json", config_text(self.source.config, plan)
-        yield INDEX, index(self.indexed, plan.totals["parameters"])
-        yield from self.sides.items()
-        recipe, notes = recipe_record(plan.recipe), (*plan.notes, *plan.warnings)
-        record = make_record(entries_of(plan, errors), source=plan.source, recipe=recipe, notes=notes)
-        yield "audit.json", (record_text(record) + "\n").encode()
-        yield "AUDIT.md", audit_markdown(record).encode()
+    def result(self, resumed: int) -> Converted:
+        """The finished build, of which `resumed` bytes were there before."""
+        return Converted(self.out, self.work.nbytes, time.monotonic() - self.began, resumed)
 
+    def is_there(self) -> bool:
+        """Whether OUT is this very build, and nothing unfinished lies beside it."""
+        return not self.partial.folder.exists() and is_build_of(self.out, self.work.origin)
 
-def _build(work: _Work, partial: Partial, watch: Watch, began: float) -> int:
-    """Make the whole build in OUT.partial. Gives the bytes that earlier runs had finished."""
-    options, filling = work.options, None
-    journal = _open_journal(work, partial)
-    try:
-        filling = Filling(work.shards, partial.build, work.source, journal, watch, options.sizes)
-        filling.open(hash_files=options.hash)
-        if work.hub is not None:
-            begun = {i for i, piece in enumerate(work.todo) if piece.key in journal.finished}
-            work.hub.start(partial.source, begun)
-            filling.release = work.hub.release
-        filling.fill(
-            work.todo, work.threads, work.encoder, errors=options.audit, allow_nonfinite=options.allow_nonfinite
+    def was_published(self) -> bool:
+        """Whether a run was killed between the rename to OUT and its end, which is made up for here."""
+        if not os.path.lexists(self.out):
+            return False
+        if not is_build_of(self.out, self.work.origin):
+            raise OutputError(f"{self.out}: exists already; choose another OUT, or remove it first")
+        self.partial.clear()
+        return True
+
+    def open(self) -> None:
+        """Open journal and shards in OUT.partial."""
+        work, options = self.work, self.work.options
+        self.journal = _open_journal(work, self.partial)
+
+        def maker(target: Target) -> Maker:
+            return Maker(work.source.read_into, target, work.encoder, options.audit, options.allow_nonfinite)
+
+        self.filling = Filling(
+            work.shards, self.partial.build, work.source, self.journal, work.todo, maker, options.sizes
         )
-        _finish(work, filling, partial.build, began)
-        return filling.resumed
-    except (MlxquantError, KeyboardInterrupt) as error:
-        work.source.close()  # nothing comes any more
-        if isinstance(error, NonFiniteError) and filling is not None:
-            worthless = filling.made + filling.resumed <= options.sizes.worth_keeping
+        self.filling.open(hash_files=options.hash)
+
+    def is_begun(self, piece: int) -> bool:
+        """Whether an earlier run says that it finished this piece."""
+        return self.journal is not None and self.work.todo[piece].key in self.journal.finished
+
+    def publish(self) -> Converted:
+        """Give the build its name, and take the folder of unfinished work away."""
+        self.partial.publish()
+        self.partial.clear()
+        return self.result(self.filling.resumed if self.filling is not None else 0)
+
+    def discard_worthless(self, error: BaseException) -> None:
+        """Leave nothing behind where nothing is worth keeping."""
+        if isinstance(error, NonFiniteError) and self.filling is not None:
+            worthless = self.filling.made + self.filling.resumed <= self.work.options.sizes.worth_keeping
+        elif self.journal is not None:
+            worthless = self.journal.empty and not self.partial.holds_source()
         else:
-            worthless = journal.empty and not partial.holds_source()
+            worthless = not self.partial.journal.exists() and not self.partial.holds_source()
         if worthless:
             with suppress(OutputError):
-                partial.discard()
+                self.partial.discard()
+
+    def close(self) -> None:
+        """Close every file."""
+        if self.filling is not None:
+            self.filling.close()
+        if self.journal is not None:
+            self.journal.close()
+
+
+def _build(
+    runs: Sequence[_Run], threads: int, takes: Opening, opening: Callable[[Opening], None], watch: Watch
+) -> None:
+    """Make all builds in their OUT.partial, from one reading."""
+    source, hub = runs[0].work.source, runs[0].work.hub
+    try:
+        for run in runs:
+            run.open()
+        fillings = [run.filling for run in runs if run.filling is not None]
+        opening(timed(takes, fillings, threads, runs[0].partial))
+        if hub is not None:
+            pieces = range(len(runs[0].work.todo))
+            hub.start(runs[0].partial.source, {i for i in pieces if all(run.is_begun(i) for run in runs)})
+        fill(fillings, threads, watch, hub.release if hub is not None else lambda _: None)
+        for run in runs:
+            _finish(run)
+    except (MlxquantError, KeyboardInterrupt) as error:
+        source.close()  # nothing comes any more
+        _discard(runs, error)
         raise
     finally:
-        if filling is not None:
-            filling.close()
-        journal.close()
-        work.source.close()
+        for run in runs:
+            run.close()
+        source.close()
 
 
-def _open_journal(work: _Work, partial: Partial) -> Journal:
+def _claim(runs: Sequence[_Run], claims: ExitStack) -> None:
+    """Hold every OUT against other runs until `claims` ends. Raises OutputError; then nothing new stays behind."""
+    for number, run in enumerate(runs):
+        try:
+            claims.enter_context(run.partial.claimed())
+        except OutputError as error:
+            _discard(runs[:number], error)
+            raise
+
+
+def _discard(runs: Sequence[_Run], error: BaseException) -> None:
+    """Leave nothing worthless behind; the last one first, as folders above were made for the first."""
+    for run in reversed(runs):
+        run.discard_worthless(error)
+
+
+def _open_journal(work: Work, partial: Partial) -> Journal:
     """Open the journal of OUT.partial, a new one with --fresh. Raises OutputError where it is of other work."""
     if work.options.fresh:
         partial.empty()
@@ -226,8 +236,10 @@ def _open_journal(work: _Work, partial: Partial) -> Journal:
     return journal
 
 
-def _finish(work: _Work, filling: Filling, folder: Path, began: float) -> None:
+def _finish(run: _Run) -> None:
     """Write everything beside the weights, the manifest last, and flush it all."""
+    work, filling, folder = run.work, run.filling, run.partial.build
+    assert filling is not None
     hashes: Mapping[str, str] = {}
     if filling.hasher is not None:
         filling.hasher.finish()
@@ -237,68 +249,13 @@ def _finish(work: _Work, filling: Filling, folder: Path, began: float) -> None:
     for name, data in work.files(filling.errors):
         disk.write_file(folder / name, data)
         files[name] = (len(data), sha256(data))
-    seconds = time.monotonic() - began
-    run = {
+    seconds = time.monotonic() - run.began
+    figures = {
         "seconds": round(seconds, 3),
         "bytes_per_second": round(filling.made / max(seconds, 1e-9)),
         "resumed_bytes": filling.resumed,
         "jobs": work.options.threads,
     }
     arrays = filling.hasher.arrays if filling.hasher is not None else {}
-    manifest = make_manifest(work.origin, work.shards, arrays, files, run)
+    manifest = make_manifest(work.origin, work.shards, arrays, files, figures)
     disk.write_file(folder / MANIFEST, manifest_text(manifest))
-
-
-def _check_out(partial: Partial, work: _Work) -> None:
-    """Refuse before anything is written where OUT exists, cannot be made, or has no room on its disk."""
-    out = partial.out
-    if os.path.lexists(out):
-        if partial.folder.is_dir() and is_build_of(out, work.origin):
-            return  # made, but not cleaned up after
-        raise OutputError(f"{out}: exists already; choose another OUT, or remove it first")
-    partial.check()
-    parent = out.parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{out}: {parent} cannot be written to; choose another OUT")
-    folder = work.source.folder
-    if folder is not None and parent.resolve().is_relative_to(folder.resolve()):
-        raise OutputError(
-            f"{out}: lies in the checkpoint's own folder, and would be taken along by whoever copies or uploads that;"
-            " choose a folder beside it"
-        )
-    if folder is not None:
-        check_apart(partial.folder, [("the checkpoint", folder)], "folder for unfinished work")
-    held, free = partial.held_bytes(), disk.free_bytes(parent)
-    shards = work.hub.check_room(out, work.nbytes, held) if work.hub is not None else 0
-    if work.nbytes + shards + SLACK - held > free:
-        also = f" and the shards that it is made from {shards:,} at a time" if shards else ""
-        raise OutputError(
-            f"{out}: the build takes {work.nbytes:,} bytes{also}; {free + held:,} are free there;"
-            " make room or choose another disk"
-        )
-
-
-def _thread_count(todo: Sequence[Piece], options: ConvertOptions) -> int:
-    """As many threads as the options say, fewer where `max_memory` allows no more. Raises UsageError below one."""
-    if options.threads < 1:
-        raise UsageError(f"--jobs: at least 1 expected, {options.threads} given")
-    if options.max_memory is None:
-        return options.threads
-    cost = max((_block_cost(p) for p in todo), default=0)
-    fit = (options.max_memory - BASE_MEMORY) // max(cost, 1)
-    if fit < 1:
-        need = BASE_MEMORY + cost
-        raise UsageError(
-            f"--max-memory: {show_bytes(need)} are needed for one worker on this model,"
-            f" {show_bytes(options.max_memory)} given; give --max-memory {-(-need // (1 << 20))}MB or more"
-        )
-    return min(options.threads, fit)
-
-
-def _block_cost(piece: Piece) -> int:
-    """Bytes that a thread may hold at once for a piece: source rows, their cast, the packed result, a read."""
-    output = piece.output
-    rows = max(n for _, n in piece.blocks)
-    return rows * (2 * output.source_row_bytes + sum(output.row_bytes(p) for p in output.parts)) + SPAN_COST

@@ -6,7 +6,7 @@ them into open files, `check.remake` only compares them with what is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Makes pieces: reads by `read`, encodes by `encoder`, writes to `target`.
+    """Makes pieces of one build: reads by `read`, encodes by `encoder`, writes to `target`.
 
     `errors` asks for error sums. With `allow_nonfinite`, NaN and infinity in dense arrays are stored as they are; for
     quantized ones the encoder decides.
@@ -56,49 +56,70 @@ class Maker:
 
     def make(self, piece: Piece, scratch: Scratch) -> Finished:
         """Make one piece. Raises NonFiniteError naming tensor, row and column; SourceError, OutputError."""
-        checksums = [xxhash.xxh3_64() for _ in piece.output.parts]
-        updates = [checksum.update for checksum in checksums]
-        fmt = piece.output.parts[0].format
-        errors = None
-        if fmt is None:
-            self._dense(piece, scratch, updates[0])
-        else:
-            errors = self._encoded(piece, fmt, scratch, updates)
+        making = _Making(self, piece)
+        for start, rows in piece.blocks:
+            making.add(start, read_block(piece.output, self.read, start, rows, scratch), scratch)
+        return making.finish()
+
+
+def make_together(makers: Sequence[Maker], pieces: Sequence[Piece | None], scratch: Scratch) -> list[Finished | None]:
+    """Make the same rows for several builds, and read them once; None where a build has its piece already.
+
+    One piece at least is to be made; all that are have the same rows of the same view. Raises as `Maker.make`.
+    """
+    makings = [None if piece is None else _Making(m, piece) for m, piece in zip(makers, pieces, strict=True)]
+    first = next(piece for piece in pieces if piece is not None)
+    for start, rows in first.blocks:
+        block = read_block(first.output, makers[0].read, start, rows, scratch)
+        for making in makings:
+            if making is not None:
+                making.add(start, block, scratch)
+    return [None if making is None else making.finish() for making in makings]
+
+
+class _Making:
+    """A piece of one build that is being made, block by block."""
+
+    def __init__(self, maker: Maker, piece: Piece) -> None:
+        self._maker, self._piece = maker, piece
+        self._checksums = [xxhash.xxh3_64() for _ in piece.output.parts]
+        self._errors: ErrorSums | None = None
+
+    def add(self, start: int, block: NDArray[np.uint8], scratch: Scratch) -> None:
+        """Write a block, which begins with row `start` of the output, and sum what was lost."""
+        maker, output = self._maker, self._piece.output
+        fmt = output.parts[0].format
+        if fmt is not None:
+            self._encode(start, block, fmt, scratch)
+            return
+        if not maker.allow_nonfinite:
+            check_finite(block, output.dtype, output.name, start)
+        maker.target.write(output, output.parts[0], start, block)
+        self._checksums[0].update(block.data)
+
+    def finish(self) -> Finished:
+        """The journal's entry of the piece."""
         return Finished(
-            output=piece.output.name,
-            start=piece.start,
-            checksums=tuple(checksum.hexdigest() for checksum in checksums),
-            errors=errors.as_dict() if errors is not None else None,
-            checked=not self.allow_nonfinite,
+            output=self._piece.output.name,
+            start=self._piece.start,
+            checksums=tuple(checksum.hexdigest() for checksum in self._checksums),
+            errors=self._errors.as_dict() if self._errors is not None else None,
+            checked=not self._maker.allow_nonfinite,
         )
 
-    def _dense(self, piece: Piece, scratch: Scratch, update: Callable[[Any], None]) -> None:
-        output = piece.output
-        for start, rows in piece.blocks:
-            block = read_block(output, self.read, start, rows, scratch)
-            if not self.allow_nonfinite:
-                check_finite(block, output.dtype, output.name, start)
-            self.target.write(output, output.parts[0], start, block)
-            update(block)
-
-    def _encoded(
-        self, piece: Piece, fmt: Format, scratch: Scratch, updates: Sequence[Callable[[Any], None]]
-    ) -> ErrorSums | None:
-        output, dtype = piece.output, piece.output.dtype
-        total: ErrorSums | None = None
-        for start, rows in piece.blocks:
-            values = read_block(output, self.read, start, rows, scratch).view(carrier(dtype))
-            packed = scratch.packed(rows, output.columns, dtype, fmt)
-            try:
-                errors = self.encoder.encode(Rows(output.module, start, values, dtype, fmt), packed, errors=self.errors)
-            except BlockFault as fault:
-                raise nonfinite_error(output.name, start + fault.row, fault.column, fault.kind) from None
-            arrays = [a for a in (packed.packed, packed.scales, packed.biases) if a is not None]
-            for part, data, update in zip(output.parts, arrays, updates, strict=True):
-                self.target.write(output, part, start, data)
-                update(data)
-            total = merged_sums(total, errors, start - piece.start)
-        return total
+    def _encode(self, start: int, block: NDArray[np.uint8], fmt: Format, scratch: Scratch) -> None:
+        maker, output = self._maker, self._piece.output
+        dtype, values = output.dtype, block.view(carrier(output.dtype))
+        packed = scratch.packed(len(block), output.columns, dtype, fmt)
+        try:
+            errors = maker.encoder.encode(Rows(output.module, start, values, dtype, fmt), packed, errors=maker.errors)
+        except BlockFault as fault:
+            raise nonfinite_error(output.name, start + fault.row, fault.column, fault.kind) from None
+        arrays = [a for a in (packed.packed, packed.scales, packed.biases) if a is not None]
+        for part, data, checksum in zip(output.parts, arrays, self._checksums, strict=True):
+            maker.target.write(output, part, start, data)
+            checksum.update(data.data)
+        self._errors = merged_sums(self._errors, errors, start - self._piece.start)
 
 
 def read_block(output: Output, read: Read, start: int, rows: int, scratch: Scratch) -> NDArray[np.uint8]:
