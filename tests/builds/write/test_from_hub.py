@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,10 @@ def test_only_a_few_shards_are_on_the_disk_at_once(hub, tmp_path, checkpoint):
     def look() -> None:
         while not done.wait(0.001):
             files = []
-            for path in folder.glob("*"):
-                try:
-                    files.append(path.stat().st_size)
-                except FileNotFoundError:
-                    continue
+            with suppress(FileNotFoundError):  # the folder may go while it is listed
+                for path in folder.glob("*"):
+                    with suppress(FileNotFoundError):
+                        files.append(path.stat().st_size)
             most[:] = max(most[0], len(files)), max(most[1], sum(files))
 
     done = threading.Event()
