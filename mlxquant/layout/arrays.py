@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +23,7 @@ from mlx.utils import tree_flatten
 from ..errors import MODEL_ERRORS, LayoutError, SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.headers import Tensor
-from ..source.packed import quantization_of
+from ..source.packed import AsStored, as_stored, quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from ..words.text import listed
 from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
@@ -35,13 +36,47 @@ EXAMPLES = 5
 
 
 def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
-    """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them."""
-    tensors = source.weights
+    """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them.
+
+    Packed tensors whose bits mlx can use as they are stay so where the class takes them (Kimi K2's int4); elsewhere,
+    and all other packed tensors, are floats to it.
+    """
+    packed = _packed_where_exact(source)
+    if packed is not None and hasattr(model, "sanitize"):
+        with suppress(LayoutError):
+            views = _sanitized(model, source, packed)
+            if _taken(views, source):
+                return views
+    return _sanitized(model, source, source.weights)
+
+
+def _packed_where_exact(source: Checkpoint) -> dict[str, Tensor] | None:
+    """The tensors with those that mlx could use as they are in their stored parts; None where there are none.
+
+    Of 4 bits alone: what classes of mlx-lm repack, they take for 4 bits with biases of -8 scales.
+    """
+    forms = ((name, as_stored(tensor)) for name, tensor in source.decoded.items())
+    exact = {name for name, form in forms if isinstance(form, AsStored) and form.format.bits == 4}
+    if not exact:
+        return None
+    others = {n: t for n, t in source.weights.items() if n not in exact}
+    parts = {t.name: source.tensors[t.name] for n in exact for t in source.decoded[n].stored}
+    shapes = {n: t for n, t in source.tensors.items() if n.endswith(".weight_shape") and f"{n[:-6]}_packed" in parts}
+    return others | parts | shapes
+
+
+def _taken(views: Mapping[str, View], source: Checkpoint) -> bool:
+    """Whether a class made modules with scales of all packed tensors that it did not drop."""
+    stored = {t.name for tensor in source.decoded.values() for t in tensor.stored} - source.decoded.keys()
+    packed = (n for n, v in views.items() if not mx.issubdtype(v.dtype, mx.floating) and n.endswith(".weight"))
+    scaled = all(f"{n.removesuffix('.weight')}.scales" in views for n in packed)
+    return scaled and not stored & views.keys() and any(n.endswith(".scales") for n in views)
+
+
+def _sanitized(model: Any, source: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, View]:
     unread = sorted({t.dtype for t in tensors.values()} - set(MLX_DTYPES))
     if unread:
         raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
-    if source.decoded:  # what FP8 activations are scaled by is of no use where they are not FP8
-        tensors = {n: t for n, t in tensors.items() if not n.endswith("activation_scale")}
     weights: dict[str, View] = {n: source_view(t) for n, t in tensors.items()}
     if not weights or not hasattr(model, "sanitize"):
         return weights

@@ -23,7 +23,7 @@ from ..words.text import listed, some
 from .headers import DOWNLOAD_AGAIN, Tensor, header_length, load_json, parse_header, shown
 from .index import INDEX, Gathered, gather_tensors, read_index
 from .links import open_own, own_files, read_own, strays
-from .packed import MODELOPT, Decoded, check_config, check_names, decoded_tensors
+from .packed import MODELOPT, Decoded, check_config, check_names, decoded_tensors, ignored_names, with_modelopt
 from .remote_code import refuse_model_code
 
 # --- readers ---
@@ -164,7 +164,10 @@ class Checkpoint:
     def weights(self) -> dict[str, Tensor]:
         """The tensors as they are to be read: packed ones as the floats that they stand for."""
         taken = {t.name for decoded in self.decoded.values() for t in decoded.stored}
-        return {n: self.decoded.get(n, t) for n, t in self.tensors.items() if n in self.decoded or n not in taken}
+        if self.decoded:
+            taken |= ignored_names(self.config, self.tensors)
+        named = {n: self.decoded.get(n, t) for n, t in self.tensors.items() if n in self.decoded or n not in taken}
+        return {**named, **self.decoded}
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of `file`. Raises SourceError if the file ends or fails first."""
@@ -194,7 +197,8 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
     notes = refuse_strays(path)
     config = read_config(path / "config.json", path / "generation_config.json")
-    check_config(config, known, read_optional(path / MODELOPT))
+    config = with_modelopt(config, read_optional(path / MODELOPT))
+    check_config(config, known)
     shards = read_tensors(path)
     tensors, notes = shards.tensors, (*notes, *shards.notes)
     check_names(config, tensors, known)

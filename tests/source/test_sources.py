@@ -298,7 +298,7 @@ def test_integers_in_the_place_of_weights_are_refused(tmp_path):
         read_layout(open_checkpoint(tmp_path))
 
 
-@pytest.mark.parametrize("algorithm", ["FP8", "NVFP4"])
+@pytest.mark.parametrize("algorithm", ["W4A16_AWQ", "NVFP4_SVD"])
 def test_modelopt_is_refused_with_the_algorithm_that_it_states(tmp_path, algorithm):
     write_tiny(tmp_path, "llama", SMALL)
     (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))

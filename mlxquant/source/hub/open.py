@@ -23,7 +23,7 @@ from ...errors import SourceError, UsageError
 from ..checkpoint import LARGEST_SMALL, Checkpoint, open_checkpoint, read_config, read_optional, too_large
 from ..headers import Tensor, header_length, parse_header
 from ..index import INDEX, Index, gather_tensors, is_shard, read_index
-from ..packed import MODELOPT, check_config, check_names, decoded_tensors
+from ..packed import MODELOPT, check_config, check_names, decoded_tensors, with_modelopt
 from .errors import HubError, endpoint
 from .reader import HubReader
 from .repository import Repository, look_up
@@ -80,7 +80,8 @@ def open_repository(
     left_out = too_large(sizes)
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
-    check_config(config, repository, read_optional(repo.download(MODELOPT)) if MODELOPT in sizes else None)
+    config = with_modelopt(config, read_optional(repo.download(MODELOPT)) if MODELOPT in sizes else None)
+    check_config(config, repository)
     index = read_index(read_regular(repo.download(INDEX), LARGEST_SMALL)) if INDEX in sizes else None
     shards = gather_tensors(repository, index, sizes, _read_headers(repo, index, sizes))
     tensors, files = shards.tensors, shards.files

@@ -5,17 +5,35 @@ A quantized source declares a *scheme* in its config. Its weights are not one te
 to be a plain float tensor under the weight's name; its values are computed when they are read, only those that are
 asked for. So it is done below mlx-lm's `sanitize`, which sees float weights only.
 
-    declared        what a config, or ModelOpt's file beside it, says of quantization
-    decoded         Decoded, the tensor whose values are computed from others
-    families        the registry: one row a family of formats; what is read and what is refused, by name
-    fp8             E4M3 with block scales, as DeepSeek, Qwen and Mistral store it
+    declared             what a config, or ModelOpt's file beside it, says of quantization
+    decoded              Decoded, the tensor whose values are computed from others
+    grouped              the one that serves most formats: codes, scales of groups or blocks, zero points
+    numbers, shapes      tables of codes, rounding; the grids that scales make
+    families             the registry: one row a family of formats; what is read and what is refused, by name
+    fp8                  E4M3 with block scales, as DeepSeek, Qwen and Mistral store it
+    compressed_tensors   what llm-compressor writes: int4, int8, FP8, NVFP4, MXFP4
+    modelopt             NVIDIA's FP8, NVFP4 and MX formats
+    as_stored            the packed tensors whose bits mlx can use as they are
 
 A new format is a module that makes `Decoded` tensors and a row in `families`. What this package does not do: quantize,
 or know of MLX modules and arrays (see `layout`).
 """
 
-from .declared import MODELOPT, quantization_of
+from .as_stored import AsStored, as_stored
+from .declared import MODELOPT, quantization_of, with_modelopt
 from .decoded import Decoded
-from .families import check_config, check_names, decoded_tensors
+from .families import check_config, check_names, decoded_tensors, ignored_names
 
-__all__ = ["MODELOPT", "Decoded", "check_config", "check_names", "decoded_tensors", "fp8", "quantization_of"]
+__all__ = [
+    "MODELOPT",
+    "AsStored",
+    "Decoded",
+    "as_stored",
+    "check_config",
+    "check_names",
+    "decoded_tensors",
+    "fp8",
+    "ignored_names",
+    "quantization_of",
+    "with_modelopt",
+]

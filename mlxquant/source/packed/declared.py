@@ -14,23 +14,35 @@ MODELOPT = "hf_quant_config.json"
 
 
 def quantization_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's `quantization_config`, where mlx-lm looks for it: at the top, else in `text_config`."""
+    """A config's `quantization_config`, where mlx-lm looks for it: at the top, else in `text_config`.
+
+    Always with a `quant_method`: ModelOpt's older releases wrote only an algorithm and a producer.
+    """
     text = config.get("text_config")
     settings = config.get("quantization_config") or (
         text.get("quantization_config") if isinstance(text, dict) else None
     )
     if settings is not None and not isinstance(settings, dict):
         return {"quant_method": type(settings).__name__}
-    return settings or {}
+    if not settings:
+        return {}
+    inner = settings.get("quantization")
+    flat = {**settings, **inner} if isinstance(inner, dict) else dict(settings)
+    producer = flat.get("producer")
+    by = producer.get("name") if isinstance(producer, dict) else producer
+    if "quant_method" not in flat and (by == "modelopt" or "quant_algo" in flat):
+        flat["quant_method"] = "modelopt"
+    return flat
 
 
-def with_modelopt(config: Mapping[str, Any], modelopt: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings of a config, or those of `hf_quant_config.json` beside it (`modelopt`) where the config has none."""
-    settings = quantization_of(config)
-    if not settings and modelopt is not None:
-        inner = modelopt.get("quantization")
-        settings = {**(inner if isinstance(inner, dict) else {}), "quant_method": "modelopt"}
-    return settings
+def with_modelopt(config: dict[str, Any], modelopt: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The config, with what `hf_quant_config.json` beside it says (`modelopt`) where it says nothing itself.
+
+    mlx-lm does the same (utils.py@0.32.2, load_model).
+    """
+    if modelopt is None or quantization_of(config):
+        return config
+    return {**config, "quantization_config": {**modelopt, "quant_method": "modelopt"}}
 
 
 def method_of(settings: Mapping[str, Any]) -> str:

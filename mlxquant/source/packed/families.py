@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import SourceError
+from ...words.formats import TORCH_DTYPES
 from ..headers import Tensor, shown
-from . import fp8
-from .declared import method_of, quantization_of, with_modelopt
+from . import compressed_tensors, fp8, modelopt
+from .declared import method_of, quantization_of
 from .decoded import Decoded
 
 Settings = Mapping[str, Any]
@@ -24,41 +25,38 @@ Settings = Mapping[str, Any]
 class Family:
     """Formats that one method of quantization writes.
 
-    `refusal` says how people call settings that cannot be read, None where they can; `decoded` gives the tensors that
-    are to be read as floats, by name, of a checkpoint's settings and tensors, and raises SourceError. What `decoded`
-    leaves out is left to mlx-lm's class.
+    `refusal` says how people call settings that cannot be read, None where they can. `decoded` gives the tensors that
+    are to be read as floats, by name: of the settings, the stored tensors, and the dtype of the model's weights (None
+    where its config names none); it raises SourceError. What `decoded` leaves out is left to mlx-lm's class, except
+    tensors whose names end in one of `ignored`: they are of no use where activations are floats.
     """
 
     methods: tuple[str, ...]
     refusal: Callable[[Settings], str | None]
-    decoded: Callable[[Settings, Mapping[str, Tensor]], dict[str, Decoded]]
+    decoded: Callable[[Settings, Mapping[str, Tensor], str | None], dict[str, Decoded]]
+    ignored: tuple[str, ...] = ()
 
 
 def _readable(settings: Settings) -> str | None:
     return None
 
 
-def _left_to_class(settings: Settings, tensors: Mapping[str, Tensor]) -> dict[str, Decoded]:
+def _left_to_class(settings: Settings, tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Decoded]:
     return {}
 
 
-def _compressed_tensors_refusal(settings: Settings) -> str | None:
-    # formats that mlx-lm repacks as they are: Kimi K2's int4 and K3's MXFP4 experts
-    packing = str(settings.get("format"))
-    return None if packing in ("pack-quantized", "mxfp4-pack-quantized") else f"compressed-tensors ({shown(packing)})"
-
-
 FAMILIES: tuple[Family, ...] = (
-    Family(("fp8",), _readable, fp8.scaled_tensors),
+    Family(("fp8", "fbgemm_fp8"), _readable, fp8.scaled_tensors, fp8.IGNORED),
     Family(("mxfp4", "mxfp8", "bitnet"), _readable, _left_to_class),
-    Family(("compressed-tensors",), _compressed_tensors_refusal, _left_to_class),
+    Family(("compressed-tensors",), compressed_tensors.refusal, compressed_tensors.decoded, compressed_tensors.IGNORED),
+    Family(("modelopt",), modelopt.refusal, modelopt.decoded, modelopt.IGNORED),
 )
 
 # quant_method -> how people call it
 _NAMES = {
-    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "modelopt": "NVIDIA ModelOpt",
+    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes",
     "quark": "Quark", "hqq": "HQQ", "aqlm": "AQLM", "eetq": "EETQ", "vptq": "VPTQ", "torchao": "torchao",
-    "higgs": "HIGGS", "spqr": "SpQR", "auto-round": "AutoRound", "fbgemm_fp8": "FBGEMM FP8",
+    "higgs": "HIGGS", "spqr": "SpQR", "auto-round": "AutoRound",
 }  # fmt: skip
 
 # What names of tensors give away where a config says nothing, by ending
@@ -70,17 +68,14 @@ _MARKS = {
 }  # fmt: skip
 
 
-def check_config(config: Mapping[str, Any], name: str, modelopt: Mapping[str, Any] | None = None) -> None:
-    """Refuse sources that are quantized in a way that cannot be read. Raises SourceError.
-
-    `modelopt` is what `hf_quant_config.json` beside the config says, where there is one.
-    """
+def check_config(config: Mapping[str, Any], name: str) -> None:
+    """Refuse sources that are quantized in a way that cannot be read. Raises SourceError."""
     if "quantization" in config:
         raise SourceError(
             f"{name}: its config has a `quantization` block, so it is an MLX build already;"
             " convert from the unquantized checkpoint it was made from"
         )
-    settings = with_modelopt(config, modelopt)
+    settings = quantization_of(config)
     if not settings:
         return
     family = _family(settings)
@@ -113,7 +108,21 @@ def decoded_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
             " from"
         )
     family = _family(settings)
-    return family.decoded(settings, tensors) if family is not None and tensors else {}
+    return family.decoded(settings, tensors, _float_dtype(config)) if family is not None and tensors else {}
+
+
+def ignored_names(config: Mapping[str, Any], tensors: Iterable[str]) -> frozenset[str]:
+    """Stored tensors that are of no use where activations and the KV cache are floats: their scales, for instance."""
+    family = _family(quantization_of(config))
+    return frozenset(t for t in tensors if t.endswith(family.ignored)) if family and family.ignored else frozenset()
+
+
+def _float_dtype(config: Mapping[str, Any]) -> str | None:
+    """The dtype that a config says the model's weights are in, None where it says none."""
+    text = config.get("text_config")
+    places = (config, text if isinstance(text, dict) else {})
+    words = (str(place[key]) for place in places for key in ("torch_dtype", "dtype") if place.get(key))
+    return next((TORCH_DTYPES[word] for word in words if word in TORCH_DTYPES), None)
 
 
 def _family(settings: Settings) -> Family | None:
@@ -124,12 +133,11 @@ def _family(settings: Settings) -> Family | None:
 def _called(settings: Settings) -> str:
     """How people call a method that cannot be read."""
     method = method_of(settings)
-    algorithm = settings.get("quant_algo") if method == "modelopt" else None
-    return (_NAMES.get(method) or shown(method)) + (f" ({shown(algorithm)})" if algorithm else "")
+    return _NAMES.get(method) or shown(method)
 
 
 def _refusal(name: str, why: str) -> SourceError:
     return SourceError(
-        f"{name}: {why}; sources may be bf16, f16, f32, FP8 with block scales, or MXFP4 and int4"
-        " experts that mlx-lm reads: use the original, unquantized repository"
+        f"{name}: {why}; sources may be bf16, f16, f32, FP8, or packed in 4 or 8 bits by compressed-tensors or"
+        " ModelOpt: use the original, unquantized repository"
     )

@@ -1,7 +1,8 @@
 """FP8 with block scales, read as bfloat16.
 
 DeepSeek-V3, MiniMax-M2 and Qwen's FP8 repositories store a linear layer as E4M3 bytes and one scale for every block
-of 128 × 128 of them, under the weight's name and `_scale_inv`; Mistral stores one scale for a whole tensor or expert:
+of 128 × 128 of them, under the weight's name and `_scale_inv`; Mistral stores one scale for a whole tensor or expert.
+vLLM's older checkpoints (`weight_scale`) and FBGEMM's, with a scale for each row, mean the same:
 
     value[r, c] = bf16( float32(e4m3[r, c]) · scale[r // 128, c // 128] )
 
@@ -29,6 +30,9 @@ from ..headers import Read, Tensor, shown
 from .decoded import AT_ONCE, Decoded
 
 SUFFIX = "_scale_inv"
+OTHER_SUFFIX = "_scale"  # of vLLM's, AutoFP8's and FBGEMM's checkpoints, for the same number
+# what FP8 activations and KV caches are scaled by is of no use where they are floats
+IGNORED = ("activation_scale", ".input_scale", ".input_scale_ub", ".k_scale", ".v_scale", ".kv_scale", ".output_scale")
 CODES = ("F8_E4M3", "F8_E5M2")
 _SCALES = (*FLOATS, "F8_E8M0")  # dtypes of scales
 BLOCK = (128, 128)  # what mlx-lm takes for granted where there are several scales
@@ -80,10 +84,11 @@ class Scaled(Decoded):
         return widen(raw.view(carrier(self.scales.dtype)), self.scales.dtype)
 
 
-def scaled_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Decoded]:
+def scaled_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Decoded]:
     """The bfloat16 tensors that a checkpoint's FP8 tensors stand for, by name; those that stay packed are not here.
 
-    Raises SourceError listing FP8 tensors without a scale and scales without an FP8 tensor.
+    They are bfloat16 whatever the model's `dtype`, as mlx-lm has them. Raises SourceError listing FP8 tensors without a
+    scale and scales without an FP8 tensor.
     """
     if _stays_packed(settings):
         return {}
@@ -92,7 +97,7 @@ def scaled_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     if problems:
         raise SourceError(listed(problems))
     block = _block_size(settings)
-    scaled = {t.name: _scaled(t, tensors[t.name + SUFFIX], block) for t in fp8}
+    scaled = {t.name: _scaled(t, _scale_of(t.name, tensors), block) for t in fp8}
     return {name: tensor for name, tensor in scaled.items() if tensor is not None}
 
 
@@ -101,12 +106,18 @@ def _stays_packed(settings: Mapping[str, Any]) -> bool:
     return settings.get("scale_fmt") == "ue8m0" and settings.get("weight_block_size") == [32, 32]
 
 
+def _scale_of(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    return tensors[name + SUFFIX] if name + SUFFIX in tensors else tensors[name + OTHER_SUFFIX]
+
+
 def _unpaired(tensors: Mapping[str, Tensor], fp8: list[Tensor]) -> Iterator[str]:
     for t in fp8:
-        if t.name + SUFFIX not in tensors:
+        if t.name + SUFFIX not in tensors and t.name + OTHER_SUFFIX not in tensors:
             yield f"{t.file}: tensor {t.name} is FP8 ({t.dtype}) and {t.name}{SUFFIX} is missing; is a shard missing?"
     for name, scale in tensors.items():
         base = name.removesuffix(SUFFIX)
+        if base == name and name.endswith(".weight" + OTHER_SUFFIX):
+            base = name.removesuffix(OTHER_SUFFIX)
         if base == name:
             continue
         if base not in tensors:
@@ -139,9 +150,13 @@ def _scaled(codes: Tensor, scales: Tensor, declared: tuple[int, int] | None) -> 
     if len(shape) not in (2, 3) or len(scales.shape) > len(shape) or scales.dtype not in _SCALES:
         return None
     matrices, *size = (1, *shape)[-3:]
-    grids, *grid = ((1,) * 3 + scales.shape)[-3:]
-    # without a block size, one scale is that of the whole length
-    block = declared or tuple(length if n == 1 else b for length, n, b in zip(size, grid, BLOCK, strict=True))
+    lengths = (*scales.shape, 1) if scales.shape == shape[:1] != (1,) and len(shape) == 2 else scales.shape
+    grids, *grid = ((1,) * 3 + lengths)[-3:]
+    # without a block size, one scale is that of the whole length, and as many as rows are one each
+    block = declared or (
+        size[0] if grid[0] == 1 else 1 if grid[0] == size[0] and grid[1] == 1 else BLOCK[0],
+        size[1] if grid[1] == 1 else BLOCK[1],
+    )
     if grids not in (1, matrices) or any(-(-m // b) != n for m, b, n in zip(size, block, grid, strict=True)):
         return None
     return Scaled(
