@@ -86,12 +86,18 @@ def load_recipe(
 
 
 def make_plan(
-    source: Checkpoint | str | Path, recipe: Recipe | str, *, dtype: str | None = None, keep: Collection[str] = ()
+    source: Checkpoint | str | Path,
+    recipe: Recipe | str,
+    *,
+    dtype: str | None = None,
+    keep: Collection[str] = (),
+    provider: str | None = None,
 ) -> Plan:
     """Lay a recipe over a checkpoint: the format and bytes of every module, before a weight is read.
 
     `dtype` ("float16", "bfloat16", "float32") is for what is not quantized, by default the source's; `keep` names what
-    is carried along beside the language model ("vision", "mtp"). `Plan.totals` has parameters, bytes and bpw (bits per
+    is carried along beside the language model ("vision", "mtp"). `provider` is whose model class to use, by default
+    mlx-lm's, or mlx-vlm's where mlx-lm has none. `Plan.totals` has parameters, bytes and bpw (bits per
     weight, scales and biases included); `Plan.as_dict()` is the record that `mlxquant plan --json` prints, and
     `rows(plan.as_dict())` has a row a module with its shape (out, in) or (experts, out, in).
 
@@ -105,7 +111,7 @@ def make_plan(
     from .plan.plan import make_plan
 
     opened = _opened(source)
-    return make_plan(read_layout(opened, dtype=dtype, keep=keep), _loaded(recipe), opened)
+    return make_plan(read_layout(opened, dtype=dtype, keep=keep, provider=provider), _loaded(recipe), opened)
 
 
 def convert(
@@ -115,6 +121,7 @@ def convert(
     *,
     dtype: str | None = None,
     keep: Collection[str] = (),
+    provider: str | None = None,
     jobs: int | None = None,
     max_memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -123,7 +130,7 @@ def convert(
 
     Memory stays bounded whatever the model: `jobs` workers (by default one for each core) of one block each, at most
     `max_memory` bytes. `progress` is called with bytes done and bytes in all. What is finished is kept in OUT.partial:
-    the same call goes on from there after a crash. `dtype` and `keep` are as of `make_plan`.
+    the same call goes on from there after a crash. `dtype`, `keep` and `provider` are as of `make_plan`.
 
     Raises what `make_plan` raises; OutputError where `out` exists, lacks room or is being written; NonFiniteError for
     NaN or infinity in a weight.
@@ -141,7 +148,7 @@ def convert(
     from .words.progress import unwatched
 
     opened = _opened(source, weights=True)
-    layout = read_layout(opened, dtype=dtype, keep=keep)
+    layout = read_layout(opened, dtype=dtype, keep=keep, provider=provider)
     options = ConvertOptions(dtype=dtype, max_memory=max_memory, threads=jobs or cpu_count() or 1)
     watch = unwatched if progress is None else (lambda event: progress(event.done, event.total))
     convert(opened, layout, make_plan(layout, _loaded(recipe), opened), Path(out), options, watch)

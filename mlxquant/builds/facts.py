@@ -19,6 +19,7 @@ from typing import Any
 from ..disk.files import read_regular
 from ..errors import LayoutError
 from ..layout.context import ContextCost, context_cost
+from ..layout.provider import Provider, provider_stated
 from ..plan.plan import Plan, shares_of
 from ..source.checkpoint import Checkpoint
 from ..words.modules import UNREAD, Module, stored_as
@@ -122,7 +123,8 @@ class Traffic:
 def traffic_of_plan(plan: Plan, source: Checkpoint, name: str | None = None) -> Traffic:
     """Count a plan, from its source's config."""
     uses = [_Use(m.module, stored_as(m.format, m.module.weight.dtype), m.nbytes, m.share) for m in plan.modules]
-    return _traffic(name or plan.recipe.name, str(plan.source["model_type"]), uses, source.config)
+    provider = provider_stated(plan.source)
+    return _traffic(name or plan.recipe.name, str(plan.source["model_type"]), uses, source.config, provider)
 
 
 def traffic_of_build(build: Build) -> Traffic:
@@ -138,7 +140,7 @@ def traffic_of_build(build: Build) -> Traffic:
         for s in build.stored.values()
         if s.module.kind not in ("stored", UNREAD)
     ]
-    return _traffic(build.name, layout.model_type, uses, bare_config(build))
+    return _traffic(build.name, layout.model_type, uses, bare_config(build), layout.provider)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +156,14 @@ class _Use:
         return amount * self.share[0] // self.share[1]
 
 
-def _traffic(name: str, model_type: str, uses: Sequence[_Use], config: Mapping[str, Any]) -> Traffic:
+def _traffic(
+    name: str, model_type: str, uses: Sequence[_Use], config: Mapping[str, Any], provider: Provider
+) -> Traffic:
     tied = not any(u.module.role == "lm_head" for u in uses)
     heads = ("embedding",) if tied else ("lm_head",)
     cache, note = None, None
     try:
-        cache = context_cost(config, [u.module for u in uses])
+        cache = context_cost(config, [u.module for u in uses], provider)
         note = cache.note
     except LayoutError as error:
         note = str(error)

@@ -17,6 +17,7 @@ import xxhash
 
 from ..errors import SourceError
 from ..layout.carried import VISION, spelled_out
+from ..layout.provider import provider_stated
 from ..plan.plan import Plan
 from ..source.checkpoint import SIDE_SUFFIXES, Checkpoint
 from ..source.index import INDEX
@@ -34,7 +35,7 @@ _VISION_FILES = {"preprocessor_config.json", "processor_config.json", "video_pre
 def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     """config.json of the build, keys sorted as mlx-lm writes it."""
     # a class that has a vision tower of its own (muse_spark) needs the config to build it
-    sees = VISION in plan.carried or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
+    sees = _has_tower(plan) or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
     left_out = {"_name_or_path", "quantization_config"} | (set() if sees else {"vision_config"})
     table = {k: v for k, v in config.items() if k not in left_out}
     if VISION in plan.carried:
@@ -45,6 +46,11 @@ def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     if block:
         table["quantization"] = table["quantization_config"] = block
     return json.dumps(dict(sorted(table.items())), indent=4).encode()
+
+
+def _has_tower(plan: Plan) -> bool:
+    """Whether the build is one that mlx-vlm loads as it is: a tower carried along, or its own class throughout."""
+    return VISION in plan.carried or provider_stated(plan.source).whole
 
 
 def quantization_block(plan: Plan) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> Ma
     """Find the source's other files that belong into the build: name -> bytes. Raises SourceError."""
     if source.reader is None:
         return {}
-    vision = VISION in plan.carried
+    vision = _has_tower(plan)
     try:
         names = side_files(source.reader.listing(), trust_remote_code=trust_remote_code, vision=vision)
     except OSError as error:

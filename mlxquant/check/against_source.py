@@ -102,8 +102,8 @@ def _layout(build: Build, source: Checkpoint, dtype: str | None) -> Layout:
     """The source as the build was made from it, its vision tower included where the build has one."""
     if any(s.module.role == VISION and not s.placed for s in build.stored.values()):
         with suppress(UsageError, LayoutError):  # a tower whose names are not known is left out of the comparison
-            return read_layout(source, dtype=dtype, keep=(VISION,))
-    return read_layout(source, dtype=dtype)
+            return read_layout(source, dtype=dtype, keep=(VISION,), provider=build.provider.name)
+    return read_layout(source, dtype=dtype, provider=build.provider.name)
 
 
 def _tasks(build: Build, layout: Layout, disagreements: list[str], notes: list[str]) -> Iterator[_Task]:

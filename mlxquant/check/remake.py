@@ -152,7 +152,8 @@ def _plan_again(build: Build, source: Checkpoint, notes: list[str]) -> tuple[Lay
     if build.manifest is not None:
         options = build.manifest["options"]
         recipe = Recipe.from_dict(build.manifest["recipe"])
-        layout = read_layout(source, dtype=options.get("dtype"), keep=options.get("keep") or ())
+        keep, library = options.get("keep") or (), build.provider.name
+        layout = read_layout(source, dtype=options.get("dtype"), keep=keep, provider=library)
         return layout, make_plan(layout, recipe, source)
     recipe = parse_recipe(recipe_of(build.modules, build.formats, n_layers=build.n_layers))
     notes.append("the recipe was found from the build's formats, and files beside the weights were not compared")
@@ -166,11 +167,12 @@ def _layout_in_dtype_of(build: Build, source: Checkpoint) -> Layout:
     for tensor in build.checkpoint.tensors.values():
         if tensor.dtype in FLOATS:
             floats[tensor.dtype] += tensor.nbytes
-    layout = read_layout(source)
+    layout = read_layout(source, provider=build.provider.name)
     most = max(floats, key=lambda name: floats[name], default=layout.dtype)
     if most == layout.dtype:
         return layout
-    return read_layout(source, dtype=next(word for word, name in TORCH_DTYPES.items() if name == most))
+    word = next(word for word, name in TORCH_DTYPES.items() if name == most)
+    return read_layout(source, dtype=word, provider=build.provider.name)
 
 
 def _tensors(build: Build) -> dict[str, Tensor]:

@@ -54,6 +54,7 @@ def command(
     out: Path,
     keep_vision: bool,
     keep_mtp: bool,
+    provider: str | None,
     keep_source: bool,
     as_json: bool,
     **words: Any,
@@ -83,7 +84,8 @@ def command(
 
     options = _options(**own)
     opened = open_source(_begun(source, out, fresh=options.fresh), weights=True, keep=keep_source)
-    layout = read_layout(opened, dtype=options.dtype, keep=carried(keep_vision=keep_vision, keep_mtp=keep_mtp))
+    keep = carried(keep_vision=keep_vision, keep_mtp=keep_mtp)
+    layout = read_layout(opened, dtype=options.dtype, keep=keep, provider=provider)
     plan = make_plan(layout, chosen, opened)
     for note in opened.notes:
         echo(f"mlxquant: {note}", err=True)

@@ -50,8 +50,13 @@ dtype_option = click.option(
 
 
 def keep_options(function: _Function) -> _Function:
-    """Add what may be carried along of what mlx-lm drops: `keep_vision`, `keep_mtp`; for `carried`."""
+    """Add whose model it is made for, `provider`, and what of the rest is carried along: `keep_vision`, `keep_mtp`."""
     for option in (
+        click.option(
+            "--provider",
+            type=click.Choice(["mlx-lm", "mlx-vlm"]),
+            help="Whose model class to use; by default mlx-lm's, or mlx-vlm's where mlx-lm has none.",
+        ),
         click.option(
             "--keep-mtp", is_flag=True, help="Write the next-token head to mtp.safetensors, beside the model."
         ),

@@ -31,6 +31,7 @@ def command(
     dtype: str | None,
     keep_vision: bool,
     keep_mtp: bool,
+    provider: str | None,
     fits: str | None,
     context: str | None,
     as_json: bool,
@@ -48,7 +49,7 @@ def command(
     mlxquant plan Qwen/Qwen3.5-122B-A10B --fits 96GB --context 32k
     mlxquant plan Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision --keep-mtp
     """
-    layout = {"dtype": dtype, "keep": carried(keep_vision=keep_vision, keep_mtp=keep_mtp)}
+    layout = {"dtype": dtype, "keep": carried(keep_vision=keep_vision, keep_mtp=keep_mtp), "provider": provider}
     if fits is not None:
         _fits(source, recipe, layout, fits, context or DEFAULT_CONTEXT, as_json, overrides)
         return

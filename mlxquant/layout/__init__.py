@@ -1,7 +1,9 @@
 """From the names and shapes of a checkpoint to the MLX model that mlx-lm would load from it; no weight is read.
 
     layout      read_layout: modules with role, layer, dtypes and the views that fill them
+    provider    whose model classes a checkpoint is laid out with: mlx-lm's, or mlx-vlm's where it has none
     mlx_lm      mlx-lm's model classes, without the cost of importing mlx_lm
+    mlx_vlm     mlx-vlm's, likewise
     arrays      the arrays of the model, and which tensors each is made of
     roles       role, layer and layer type of each module, experts used per token
     carried     a vision tower and a next-token head, which mlx-lm drops and a build may carry along
@@ -11,4 +13,4 @@
 What is decided on the modules is for `plan`; how a build on disk is read, for `builds.read`.
 """
 
-__all__ = ["arrays", "carried", "context", "layout", "mlx_lm", "roles", "views"]
+__all__ = ["arrays", "carried", "context", "layout", "mlx_lm", "provider", "roles", "views"]

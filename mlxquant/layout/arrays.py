@@ -26,17 +26,20 @@ from ..source.headers import Tensor
 from ..source.packed import AsStored, as_stored, quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from ..words.text import listed
+from .provider import Provider
 from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
 from .views.record import recording
 from .views.strided import Strided
-from .views.view import Computed, Joined, View, source_view, stack
+from .views.view import Computed, Joined, View, constant, source_view, stack
 
 # More mismatches than this have one cause, and are reported as one.
 EXAMPLES = 5
 
 
-def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
-    """Run the class's own `sanitize` over views of the tensors. Raises LayoutError where it cannot take them.
+def sanitized(model: Any, source: Checkpoint, provider: Provider, config: Mapping[str, Any]) -> dict[str, View]:
+    """Run the provider's `sanitize` for a prepared config over views of the source's tensors.
+
+    Raises LayoutError where it cannot take them.
 
     Packed tensors whose bits mlx can use as they are stay so where the class takes them (Kimi K2's int4); elsewhere,
     and all other packed tensors, are floats to it.
@@ -44,10 +47,10 @@ def sanitized(model: Any, source: Checkpoint) -> dict[str, View]:
     packed = _packed_where_exact(source)
     if packed is not None and hasattr(model, "sanitize"):
         with suppress(LayoutError):
-            views = _sanitized(model, source, packed)
+            views = _sanitized(model, source, provider, config, packed)
             if _taken(views, source):
                 return views
-    return _sanitized(model, source, source.weights)
+    return _sanitized(model, source, provider, config, source.weights)
 
 
 def _packed_where_exact(source: Checkpoint) -> dict[str, Tensor] | None:
@@ -73,16 +76,19 @@ def _taken(views: Mapping[str, View], source: Checkpoint) -> bool:
     return scaled and not stored & views.keys() and any(n.endswith(".scales") for n in views)
 
 
-def _sanitized(model: Any, source: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, View]:
+def _sanitized(
+    model: Any, source: Checkpoint, provider: Provider, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> dict[str, View]:
     unread = sorted({t.dtype for t in tensors.values()} - set(MLX_DTYPES))
     if unread:
         raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
     weights: dict[str, View] = {n: source_view(t) for n, t in tensors.items()}
-    if not weights or not hasattr(model, "sanitize"):
+    if not weights:
         return weights
     try:
         with recording():
-            return dict(model.sanitize(weights))
+            arrays = provider.sanitize(model, config, dict(weights))
+        return {n: constant(a) if isinstance(a, mx.array) else a for n, a in arrays.items()}
     except MODEL_ERRORS as error:
         lacking = error.args[0] if isinstance(error, KeyError) and error.args else None
         if isinstance(lacking, str) and "." in lacking and lacking not in tensors:
@@ -91,7 +97,7 @@ def _sanitized(model: Any, source: Checkpoint, tensors: Mapping[str, Tensor]) ->
                 " a shard may be missing, or config.json is of another model"
             ) from error
         raise LayoutError(
-            f"{source.name}: mlx-lm's sanitize for {source.config['model_type']} cannot take its tensors"
+            f"{source.name}: {provider.name}'s sanitize for {source.config['model_type']} cannot take its tensors"
             f" ({type(error).__name__}: {error}); are some missing, or is it another layout?"
         ) from error
 
@@ -164,7 +170,9 @@ def _flat(parameters: Any) -> list[tuple[str, mx.array]]:
     return list(flat)
 
 
-def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View], source: Checkpoint) -> None:
+def check_arrays(
+    parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View], source: Checkpoint, provider: Provider
+) -> None:
     """Check that the views are what the class asks for.
 
     Raises LayoutError, which lists up to EXAMPLES mismatches one by one.
@@ -176,7 +184,7 @@ def check_arrays(parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, 
     ]
     missing = [f"{name}: not in the checkpoint; a shard may be missing" for name in parameters if name not in views]
     strange = [
-        f"{(origin := _origin(view))}: unexpected; mlx-lm's {source.config['model_type']} has no"
+        f"{(origin := _origin(view))}: unexpected; {provider.name}'s {source.config['model_type']} has no"
         f" {'such array' if origin == name else name}"
         for name, view in views.items()
         if name not in parameters

@@ -88,11 +88,18 @@ class Carried:
 
 
 def carry(
-    source: Checkpoint, keep: Collection[str], dropped: Collection[str], *, n_layers: int, dtype: str | None
+    source: Checkpoint,
+    keep: Collection[str],
+    dropped: Collection[str],
+    *,
+    n_layers: int,
+    dtype: str | None,
+    whole: bool = False,
 ) -> Carried:
-    """Find what `keep` ("vision", "mtp") asks for among the tensors that mlx-lm drops.
+    """Find what `keep` ("vision", "mtp") asks for among the tensors that the model's class drops.
 
-    Floats are cast to `dtype` as the rest of the build is. Raises UsageError for what a source does not have,
+    Floats are cast to `dtype` as the rest of the build is. A class that is `whole` has the tower itself, so that
+    "vision" asks for nothing more. Raises UsageError for what a source does not have,
     LayoutError for a vision tower of which mlx-vlm's names are not known.
     """
     if not keep:
@@ -102,7 +109,9 @@ def carry(
             f"{source.name}: a config alone does not tell the tensors that --keep-{sorted(keep)[0]} asks for;"
             " give the checkpoint's folder or its Hub id"
         )
-    tower = _vision_views(source, dropped) if VISION in keep else {}
+    tower = _vision_views(source, dropped) if VISION in keep and not whole else {}
+    if VISION in keep and whole and not any(kind_of(name, 1 << 62) == VISION for name in source.tensors):
+        raise UsageError(f"{source.name}: has no vision tower; leave --keep-vision out")
     head = _mtp_views(source, dropped, n_layers) if MTP in keep else {}
     return Carried(
         in_shards=tuple(_modules(tower, VISION, dtype)),

@@ -1,6 +1,6 @@
 """How much memory a model's context takes: its KV and state caches, asked of the model itself.
 
-mlx-lm's model is built and makes its own prompt cache (`make_cache()`, else a KVCache a layer), and its forward
+The provider's model is built and makes its own prompt cache (`make_cache()`, else a KVCache a layer), and its forward
 pass is run *lazily* on two short prompts. Nothing is computed: the shapes and dtypes that the cache's arrays would
 have are enough to see which of them grow with the context, and by how much a token. So sliding windows, latent
 attention, recurrent state, indexers and shared caches cost what they cost in mlx-lm, without a table of
@@ -25,7 +25,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..errors import MODEL_ERRORS, LayoutError
 from ..words.formats import DTYPES, FLOATS
 from ..words.modules import Module
-from .mlx_lm import build_model, decode_floats, mlx_lm_module
+from .provider import MLX_LM, Provider
 from .views.bytes import MLX_DTYPES
 
 # Prompt lengths. mlx-lm's own caches grow by the token once their step is set to 1, so that a few tokens tell;
@@ -66,29 +66,29 @@ class ContextCost:
         return sum(cache.at(tokens) for cache in self.caches)
 
 
-def context_cost(config: Mapping[str, Any], modules: Sequence[Module]) -> ContextCost:
+def context_cost(config: Mapping[str, Any], modules: Sequence[Module], provider: Provider = MLX_LM) -> ContextCost:
     """Find what a context costs in a build whose modules have these dtypes.
 
     Raises LayoutError where the model cannot be run lazily and its config lacks the sizes.
     """
-    decoded = decode_floats(dict(config))
+    prepared = provider.prepared(config)
     try:
-        return ContextCost(tuple(_measured(decoded, modules)), "model")
+        return ContextCost(tuple(_measured(prepared, modules, provider)), "model")
     except _Evaluated as error:
         why = f"its forward pass cannot be run without weights: it calls {error}"
     except MODEL_ERRORS as error:
         why = f"its forward pass failed: {type(error).__name__}: {error}"
-    growth = _from_config(decoded, modules)
+    growth = _from_config(prepared, modules)
     return ContextCost((growth,), "formula", f"the cache is layers × 2 × KV heads × head size from config.json; {why}")
 
 
 # --- from the model ---
 
 
-def _measured(config: Mapping[str, Any], modules: Sequence[Module]) -> Iterator[Growth]:
+def _measured(config: Mapping[str, Any], modules: Sequence[Module], provider: Provider) -> Iterator[Growth]:
     """Run the model on two lengths and compare the sizes of each cache."""
-    n = SHORT if all(_known(cache) for cache in _leaves(_new_cache(build_model(config)))) else LONG
-    first, second = (_cache_after(config, modules, length) for length in (n, 2 * n))
+    n = SHORT if all(_known(cache) for cache in _leaves(provider.new_cache(provider.build_model(config)))) else LONG
+    first, second = (_cache_after(config, modules, length, provider) for length in (n, 2 * n))
     for short, long in zip(first, second, strict=True):
         before, after = _nbytes(short), _nbytes(long)
         per_token = (after - before) // n
@@ -96,18 +96,18 @@ def _measured(config: Mapping[str, Any], modules: Sequence[Module]) -> Iterator[
         yield Growth(before - per_token * n, per_token, step, limit)
 
 
-def _cache_after(config: Mapping[str, Any], modules: Sequence[Module], tokens: int) -> list[Any]:
+def _cache_after(config: Mapping[str, Any], modules: Sequence[Module], tokens: int, provider: Provider) -> list[Any]:
     """Run a new model's forward pass lazily on a prompt, and return its caches."""
-    model = build_model(config)
+    model = provider.build_model(config)
     model.eval()  # out of training mode, as mlx_lm.load does; computes nothing
     _cast(model, modules)
-    caches = _new_cache(model)
+    caches = provider.new_cache(model)
     leaves = list(_leaves(caches))
     for cache in leaves:
         if _known(cache) and hasattr(cache, "step"):
             cache.step = 1
     with _nothing_evaluated():
-        model(mx.zeros((1, tokens), dtype=mx.int32), cache=caches)
+        provider.forward(model, mx.zeros((1, tokens), dtype=mx.int32), caches)
     return leaves
 
 
@@ -128,10 +128,6 @@ def _usual_dtype(modules: Sequence[Module]) -> str:
     """The float dtype that most modules have."""
     dtypes = [m.weight.dtype for m in modules if m.weight.dtype in FLOATS]
     return max(set(dtypes), key=dtypes.count, default="BF16")
-
-
-def _new_cache(model: Any) -> list[Any]:
-    return list(mlx_lm_module("cache").make_prompt_cache(model))
 
 
 def _known(cache: Any) -> bool:

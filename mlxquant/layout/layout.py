@@ -1,13 +1,14 @@
 """From a checkpoint's names to MLX's: which modules the model has, and which bytes each array is made of.
 
-mlx-lm's own model class is built and its own `sanitize` is run over recording views, so every architecture that
-mlx-lm knows is known here. What is left to do is grouping arrays into modules, with role, layer and dtypes.
+The own model class of mlx-lm, or of another provider (see `provider`), is built and its own `sanitize` is run over
+recording views, so every architecture that it knows is known here. What is left to do is grouping arrays into modules,
+with role, layer and dtypes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.nn as nn
@@ -30,17 +31,17 @@ from .arrays import (
     stored_formats,
     tensors_of,
 )
-from .carried import carry
-from .mlx_lm import build_model, decode_floats
+from .carried import VISION, carry
+from .provider import MLX_LM, Provider, provider_of
 from .roles import Roles, expert_shares, find_roles
 from .views.view import View
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A model as mlx-lm builds it and a source fills it.
+    """A model as its `provider` builds it and a source fills it.
 
-    `modules` are in the order in which mlx-lm writes them. `views` maps each MLX array's name to where its
+    `modules` are in the order in which the provider writes them. `views` maps each MLX array's name to where its
     values come from (empty for a config alone); `dropped` are source tensors that no array is made of.
     `expert_shares` maps each expert module to (experts that one token uses, experts there are). `carried_apart` are
     the modules of a next-token head that is carried along in a file of its own; those of a vision tower that is
@@ -57,29 +58,34 @@ class Layout:
     dtype: str | None
     notes: tuple[str, ...]
     carried_apart: tuple[Module, ...] = ()
+    provider: Provider = MLX_LM
 
 
-def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collection[str] = ()) -> Layout:
-    """Lay a source out as the MLX model that mlx-lm would load from it.
+def read_layout(
+    source: Checkpoint, *, dtype: str | None = None, keep: Collection[str] = (), provider: str | None = None
+) -> Layout:
+    """Lay a source out as the MLX model that mlx-lm, or another `provider` by name, would load from it.
 
     `dtype` (bfloat16, float16, float32) is what floats are cast to, by default what mlx-lm takes from the
-    config. `keep` ("vision", "mtp") carries along what mlx-lm would drop (see `carried`).
+    config. `keep` ("vision", "mtp") carries along what the model's class would drop (see `carried`). Without a
+    `provider` it is mlx-lm, or mlx-vlm for an architecture that mlx-lm lacks.
 
-    Raises LayoutError for an architecture that mlx-lm lacks, names it does not expect or misses, and shapes that
+    Raises LayoutError for an architecture that no provider has, names it does not expect or misses, and shapes that
     contradict the config; all of them at once.
     """
-    config = decode_floats(source.config)
-    model = build_model(config)
-    views, notes = stacked(sanitized(model, source), parameters_of(model)), list[str]()
+    chosen = provider_of(source.config, provider)
+    config = chosen.prepared(source.config)
+    model = chosen.build_model(config)
+    views, notes = stacked(sanitized(model, source, chosen, config), parameters_of(model)), list[str]()
     prequantized = stored_formats(model, views, config, bool(source.tensors))
     parameters = parameters_of(model, prequantized)
     if source.tensors:
         check_decoded(model, views, prequantized, source)
-        check_arrays(parameters, views, source)
+        check_arrays(parameters, views, source, chosen)
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
-    modules, roles = lay_modules(model, config, parameters, dtypes, prequantized)
+    modules, roles = lay_modules(model, config, parameters, dtypes, prequantized, chosen)
     n_layers = len(roles.layers)
-    carried = carry(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target)
+    carried = carry(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target, whole=chosen.whole)
     views = {**views, **carried.views}
     return Layout(
         model_type=config["model_type"],
@@ -92,6 +98,7 @@ def read_layout(source: Checkpoint, *, dtype: str | None = None, keep: Collectio
         dtype=target,
         notes=tuple(notes),
         carried_apart=carried.apart,
+        provider=chosen,
     )
 
 
@@ -107,6 +114,7 @@ def lay_modules(
     parameters: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, tuple[str, str]],
     prequantized: Mapping[str, Format],
+    provider: Provider = MLX_LM,
 ) -> tuple[tuple[Module, ...], Roles]:
     """Group a model's arrays (name -> shape, name -> dtype in source and build) into modules with roles.
 
@@ -120,11 +128,12 @@ def lay_modules(
         )
     owners = _owners(model, list(parameters))
     roles = find_roles(model, {p: o for p, o, _ in owners}, config)
-    answers = _class_answers(model)
+    answers = _class_answers(model, provider)
     modules = tuple(
         _module(path, owner, names, parameters, dtypes, model, roles, answers, prequantized)
         for path, owner, names in owners
     )
+    modules = tuple(replace(m, role=VISION, tower=True) if provider.is_tower(m.path) else m for m in modules)
     return modules, roles
 
 
@@ -148,14 +157,14 @@ def _owners(model: Any, names: Sequence[str]) -> list[tuple[str, str, list[str]]
     return [(path, owner, arrays) for path, (owner, arrays) in groups.items()]
 
 
-def _class_answers(model: Any) -> dict[str, Format | bool]:
-    """What the class's own quant_predicate says of each module that mlx can quantize; empty without one."""
+def _class_answers(model: Any, provider: Provider) -> dict[str, Format | bool]:
+    """What the provider's own rule says of each module that mlx can quantize; empty without one."""
     try:
-        predicate = getattr(model, "quant_predicate", None)
+        predicate = provider.rule(model)
         answers = {path: predicate(path, module) for path, module in quantizable(model)} if predicate else {}
     except MODEL_ERRORS as error:
         what = f"{type(error).__name__}: {error}"
-        raise LayoutError(f"config.json: mlx-lm's own rule for quantizing fails on it ({what})") from error
+        raise LayoutError(f"config.json: {provider.name}'s own rule for quantizing fails on it ({what})") from error
     return {path: _as_format(a) if isinstance(a, dict) else bool(a) for path, a in answers.items()}
 
 

@@ -32,11 +32,11 @@ _COUNTS = re.compile(r"^(n|num)_(.*_)?(layers?|experts|blocks)$")
 def build_model(config: Mapping[str, Any]) -> Any:
     """Build mlx-lm's model for a config; nothing is allocated. Raises LayoutError."""
     model_class, args_class = model_classes(config)
-    _check_counts(config)
+    check_counts(config)
     try:
         return model_class(args_class.from_dict(dict(config)))
     except MODEL_ERRORS as error:
-        reason, doubts = str(error).partition("\n")[0], "; ".join(_unusual(config))
+        reason, doubts = str(error).partition("\n")[0], "; ".join(unusual(config))
         raise LayoutError(
             f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
             f" ({type(error).__name__}: {reason})"
@@ -44,23 +44,33 @@ def build_model(config: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _unusual(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
+def unusual(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Sizes that are no whole number above 0. A list may be one for each layer, null the class's default."""
     for key, value in config.items():
         if isinstance(value, dict):
-            yield from _unusual(value, f"{where}{key}.")
+            yield from unusual(value, f"{where}{key}.")
         elif not _SIZES.match(str(key)) or isinstance(value, list | None):
             continue
         elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
             yield f"{where}{key} is {shown(repr(value))}"
 
 
-def _check_counts(config: Mapping[str, Any], where: str = "config.json") -> None:
+def check_counts(config: Mapping[str, Any], where: str = "config.json") -> None:
+    """Refuse a config of more layers or experts than any model has. Raises LayoutError."""
     for key, value in config.items():
         if isinstance(value, dict):
-            _check_counts(value, f"{where}: {key}")
+            check_counts(value, f"{where}: {key}")
         elif _COUNTS.match(str(key)) and isinstance(value, int | float) and not value <= _MOST_LAYERS:
             raise LayoutError(f"{where}: {key} is {shown(value)}; at most {_MOST_LAYERS:,} expected")
+
+
+def has_module(config: Mapping[str, Any]) -> bool:
+    """Whether mlx-lm has a module for a config's `model_type`; none is imported."""
+    try:
+        name = module_name(config)
+    except LayoutError:
+        return False
+    return (_mlx_lm_folder() / "models" / f"{name}.py").is_file()
 
 
 def model_classes(config: Mapping[str, Any]) -> tuple[Any, Any]:

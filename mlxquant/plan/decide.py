@@ -81,6 +81,8 @@ def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
         return Decision(module.prequantized, False, why, label)
     if not module.quantizable:
         return Decision(None, False, unquantizable(module))
+    if module.tower and not (rule and rule.match.names):
+        return Decision(None, False, "a tower stays as it is unless a rule names it (role=vision), as in mlx-vlm")
     if rule is None:
         if recipe.default is None:
             return Decision(None, False, f"recipe {recipe.name} quantizes nothing that no rule names")
@@ -180,7 +182,8 @@ def _left_notes(modules: Sequence[Module], by_path: dict[str, Decision]) -> list
 
 def _default_note(recipe: Recipe, modules: Sequence[Module], winner: dict[str, Rule]) -> list[str]:
     """Say what fitted no rule, by role."""
-    left = Counter(m.role for m in modules if m.quantizable and not m.prequantized and m.path not in winner)
+    open_ = (m for m in modules if m.quantizable and not m.prequantized and not m.tower)
+    left = Counter(m.role for m in open_ if m.path not in winner)
     if not left or not recipe.rules:
         return []
     becomes = f"take the default, {recipe.default}" if recipe.default else "stay at source precision"

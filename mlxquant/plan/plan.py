@@ -17,6 +17,7 @@ from typing import Any
 from ..layout.carried import MTP, MTP_FILE, VISION, kind_of
 from ..layout.layout import Layout
 from ..layout.mlx_lm import mlx_lm_version
+from ..layout.provider import stated_in_record
 from ..records.head import head
 from ..source.checkpoint import Checkpoint
 from ..words.formats import Format, nbytes
@@ -181,7 +182,7 @@ class Plan:
         raw = sum(is_raw_router(m.module) for m in self.modules)
         return {
             **head(SCHEMA),
-            "mlx_lm": mlx_lm_version(),
+            "mlx_lm": None if "provider" in self.source else mlx_lm_version(),
             "source": self.source,
             "recipe": {**recipe_record(self.recipe), "summary": self.recipe.summary},
             "totals": self.totals,
@@ -237,6 +238,7 @@ def source_record(layout: Layout, source: Checkpoint) -> dict[str, Any]:
         "layers": layout.n_layers,
         "dtype": layout.dtype,
         "tensor_bytes": source.nbytes if source.tensors else None,
+        **stated_in_record(layout.provider),
     }
 
 

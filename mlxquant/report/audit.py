@@ -12,7 +12,7 @@ from ..records.modules import grouped, stored_as
 from ..words.text import cut, filled, table
 from ..words.units import show_bytes
 from .audit_markdown import bits, by_role, protected_text, unaligned_of, worst_row
-from .common import error_text, recipe_text, short_layer
+from .common import error_text, provider_text, recipe_text, short_layer
 
 _SHOWN = 20
 _PATH = 36
@@ -50,7 +50,8 @@ def _head(record: Mapping[str, Any], name: str) -> str:
     source, recipe = record["source"], record["recipe"]
     if source:
         at = f" at {source['revision']}" if source.get("revision") else ""
-        lines.append(filled("source", f"{source.get('name')}{at}"))
+        by = f", as {library} has it" if (library := provider_text(source)) else ""
+        lines.append(filled("source", f"{source.get('name')}{at}{by}"))
     recipe_words = (
         f"{recipe_text(recipe)} (sha256 {str(recipe['sha256'])[:12]})"
         if recipe

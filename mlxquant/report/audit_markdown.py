@@ -15,7 +15,7 @@ from ..records.modules import Group, grouped, is_unaligned, stored_as
 from ..words.layers import layers_short
 from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes
-from .common import error_text, recipe_text, unaligned_text
+from .common import error_text, provider_text, recipe_text, unaligned_text
 
 _WORST = 12
 _LISTED = 50
@@ -64,7 +64,8 @@ def _summary(record: Mapping[str, Any]) -> str:
     if source:
         rows.append(("source", " at ".join(markdown(v) for v in (source.get("name"), source.get("revision")) if v)))
         if source.get("model_type"):
-            rows.append(("model", f"{markdown(source['model_type'])}, {source.get('layers')} layers"))
+            by = f", as {markdown(library)} has it" if (library := provider_text(source)) else ""
+            rows.append(("model", f"{markdown(source['model_type'])}{by}, {source.get('layers')} layers"))
     rows.append(
         ("recipe", f"{markdown(recipe_text(recipe))} (sha256 {markdown(recipe['sha256'])})" if recipe else "not known")
     )

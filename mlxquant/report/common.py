@@ -23,7 +23,14 @@ def source_text(source: Mapping[str, Any]) -> str:
     """Say in a line what a record's source is."""
     at = f" at {source['revision'][:12]}" if source["revision"] else ""
     read = "config alone" if source["kind"] == "config" else "headers of its shards"
-    return f"{source['name']}{at} ({source['model_type']}, {source['layers']} layers; read from the {read})"
+    by = f", as {library} has it" if (library := provider_text(source)) else ""
+    return f"{source['name']}{at} ({source['model_type']}{by}, {source['layers']} layers; read from the {read})"
+
+
+def provider_text(source: Mapping[str, Any]) -> str:
+    """The library whose model class a source was laid out with, by name and version; nothing for mlx-lm."""
+    provider = source.get("provider")
+    return f"{provider.get('name')} {provider.get('version')}" if isinstance(provider, Mapping) else ""
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:

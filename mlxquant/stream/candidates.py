@@ -18,7 +18,6 @@ from ..builds.read.build import read_build
 from ..errors import BuildError
 from ..layout.arrays import parameters_of, sanitized, tensors_of
 from ..layout.layout import Layout
-from ..layout.mlx_lm import build_model, decode_floats
 from ..layout.roles import layer_paths
 from ..layout.views.bytes import MLX_DTYPES
 from ..plan.decide import Decision
@@ -58,7 +57,7 @@ class Source:
         model = new_model(source, layout)
         self.paths = layer_paths(model, dict(model.named_modules()))
         stored = {m.path: m.prequantized for m in layout.modules if m.prequantized}
-        self.streamed = Streamed(model, self.paths, stored, self.dtype, source.name)
+        self.streamed = Streamed(model, self.paths, stored, self.dtype, source.name, layout.provider)
         self.forward: Forward = find_forward(self.streamed)
         self.raws: dict[str, Raw] = {}
         self._tied: dict[str, Raw] = {}
@@ -122,7 +121,7 @@ class RecipeCandidate:
         self.plan: Plan = make_plan(source.layout, recipe, source.checkpoint)
         self._formats = {p.module.path: p.format for p in self.plan.modules if p.format}
         model = new_model(source.checkpoint, source.layout)
-        self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name)
+        self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name, source.layout.provider)
         self.later: Sequence[RecipeCandidate] = ()
 
     def shares(self, step: Step) -> set[str]:
@@ -168,8 +167,10 @@ class BuildCandidate:
         self.name, self._source = name, source
         build = read_build(folder)
         # its own config and tensors: a build may store arrays in another form than the source
-        model = build_model(decode_floats(build.checkpoint.config))
-        views = sanitized(model, build.checkpoint)
+        provider = build.provider
+        config = provider.prepared(build.checkpoint.config)
+        model = provider.build_model(config)
+        views = sanitized(model, build.checkpoint, provider, config)
         _check_same_model(folder, model, source)
         if build.disagreements:
             raise BuildError(f"{folder}: its files disagree, so it is not compared:\n{listed(build.disagreements, 5)}")
@@ -178,7 +179,7 @@ class BuildCandidate:
         formats = {path: fmt for path, fmt in build.formats.items() if fmt and build.stored[path].placed}
         self.checkpoint = build.checkpoint
         self.views = Views(build.checkpoint, views, source.views.computing)
-        self.streamed = Streamed(model, source.paths, formats, source.dtype, name)
+        self.streamed = Streamed(model, source.paths, formats, source.dtype, name, provider)
         placed = [s for s in build.stored.values() if s.placed]
         self.nbytes, self._parameters = sum(s.nbytes for s in placed), sum(s.module.parameters for s in placed)
 
@@ -212,11 +213,13 @@ StreamedCandidate = RecipeCandidate | BuildCandidate
 
 
 def new_model(source: Checkpoint, layout: Layout) -> Any:
-    """Build mlx-lm's model for a source anew, with the arrays that the model of its layout has."""
-    model = build_model(decode_floats(source.config))
+    """Build the provider's model for a source anew, with the arrays that the model of its layout has."""
+    provider = layout.provider
+    config = provider.prepared(source.config)
+    model = provider.build_model(config)
     # few classes change the model in `sanitize` (gemma3_text drops a head that is tied); only these run it again
     if parameters_of(model) != parameters_of(layout.model):
-        sanitized(model, source)
+        sanitized(model, source, provider, config)
     return model
 
 

@@ -1,6 +1,6 @@
 """One model whose layers are run one at a time, by its own forward.
 
-The model is mlx-lm's class, built but holding no weights: its arrays are NaN of no size in memory until a step
+The model is its provider's class, built but holding no weights: its arrays are NaN of no size in memory until a step
 (`embed`, `layer`, `head`) has put its own in, so a value that is used where it is not there cannot go unseen. To run
 one layer, the model's own forward is called: it makes the masks, positions and whatever else its layers take, from
 its own caches; every layer before gives back what it was given, this one computes on the hidden state that the pass
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import MODEL_ERRORS, LayoutError, MlxquantError
 from ..layout.arrays import module_at
-from ..layout.mlx_lm import mlx_lm_module
+from ..layout.provider import MLX_LM, Provider
 from ..words.formats import Format
 
 
@@ -80,9 +80,16 @@ class Streamed:
     """A model that is run layer by layer. `formats` are those of its quantized modules."""
 
     def __init__(
-        self, model: Any, layer_paths: Sequence[str], formats: Mapping[str, Format], dtype: mx.Dtype, name: str
+        self,
+        model: Any,
+        layer_paths: Sequence[str],
+        formats: Mapping[str, Format],
+        dtype: mx.Dtype,
+        name: str,
+        provider: Provider = MLX_LM,
     ) -> None:
         self.model, self.name, self.paths, self.dtype = model, name, list(layer_paths), dtype
+        self.provider = provider
         nn.quantize(model, class_predicate=lambda p, _: formats[p].as_dict() if p in formats else False)
         model.eval()
         self._nothing = {n: _nothing(a, dtype) for n, a in _flat(model.parameters())}
@@ -111,8 +118,8 @@ class Streamed:
         self.put({n: self._nothing[n] for n in names})
 
     def caches(self) -> list[Any]:
-        """Fresh caches, as mlx-lm makes them for generation."""
-        return list(mlx_lm_module("cache").make_prompt_cache(self.model))
+        """Fresh caches, as the model's provider makes them for generation."""
+        return self.provider.new_cache(self.model)
 
     # --- steps ---
 
@@ -121,7 +128,7 @@ class Streamed:
         self._visit = visit
         try:
             ids = mx.array(np.asarray(tokens, np.int32))[None]
-            return self.model(ids) if caches is None else self.model(ids, cache=list(caches))
+            return self.provider.forward(self.model, ids, None if caches is None else list(caches))
         except _Left as left:
             return left.value
         finally:
@@ -179,14 +186,14 @@ class Streamed:
         return logits[0]
 
     def _run(self, tokens: Tokens, caches: Sequence[Any] | None, visit: Visit) -> Any:
-        """`forward`, after the probe: what fails now would fail in mlx-lm too. Raises MlxquantError."""
+        """`forward`, after the probe: what fails now would fail in the provider too. Raises MlxquantError."""
         try:
             return self.forward(tokens, caches, visit)
         except MODEL_ERRORS as error:
             reason = str(error).partition("\n")[0]
             raise MlxquantError(
-                f"{self.name}: mlx-lm's own forward fails on it ({type(error).__name__}: {reason}), so it could not be"
-                " served either; leave it out"
+                f"{self.name}: {self.provider.name}'s own forward fails on it ({type(error).__name__}: {reason}),"
+                " so it could not be served either; leave it out"
             ) from error
 
     def _hook_of(self, i: int) -> Call:

@@ -64,7 +64,8 @@ class Module:
     `shape` is that of the weight: (out, in), or (n_experts, out, in) for switched experts. `model_rule` is
     what the class's own quant_predicate answers: True (the default format), False (keep), a Format, or
     None where the class has no predicate. `quantizable` says that mlx can quantize it (`to_quantized`);
-    `prequantized` is the format in which the source already stores it (gpt-oss MXFP4), else None.
+    `prequantized` is the format in which the source already stores it (gpt-oss MXFP4), else None. `tower` says that it
+    is part of a vision or audio tower that its library's converter leaves alone.
     """
 
     path: str
@@ -76,6 +77,7 @@ class Module:
     quantizable: bool
     model_rule: Format | bool | None = None
     prequantized: Format | None = None
+    tower: bool = False
 
     @property
     def weight(self) -> Array:

@@ -27,13 +27,14 @@ def build(
     watch: Callable[[Progress], None] = lambda _: None,
     keep: Collection[str] = (),
     encoder: Encoder | None = None,
+    provider: str | None = None,
     **options: Any,
 ) -> Converted:
     """Convert a checkpoint as the command does. A recipe's name means group 32, since tiny models are narrow."""
     if isinstance(recipe, str):
         recipe = load_recipe(recipe) if recipe == "none" else load_recipe(recipe, group_size=32, unaligned="keep")
     opened = open_checkpoint(source)
-    layout = read_layout(opened, dtype=options.get("dtype"), keep=keep)
+    layout = read_layout(opened, dtype=options.get("dtype"), keep=keep, provider=provider)
     plan = make_plan(layout, recipe, opened)
     return convert(opened, layout, plan, out, ConvertOptions(**{"threads": 2, **options}), watch, encoder=encoder)
 

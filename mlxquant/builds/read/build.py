@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import BuildError
 from ...layout.layout import Layout, read_layout
+from ...layout.provider import MLX_LM, Provider, provider_stated
 from ...source.checkpoint import Checkpoint
 from ...source.index import INDEX
 from ...words.formats import Format
@@ -27,8 +28,8 @@ from .layout import BuildLayout, lay_out_build
 class Build:
     """A build: `modules` in the model's order, their `formats` by path (None is unquantized), what does not fit.
 
-    `stored` has each module's bytes by path. `known` says that mlx-lm has a class for the model; without one roles
-    go by names. `manifest` is mlxquant's own, None where another tool made the build. `absent` are
+    `stored` has each module's bytes by path. `known` says that the `provider` has a class for the model; without one
+    roles go by names. `manifest` is mlxquant's own, None where another tool made the build. `absent` are
     modules of the class of which the shards hold nothing.
     """
 
@@ -43,6 +44,7 @@ class Build:
     notes: tuple[str, ...]
     manifest: dict[str, Any] | None
     absent: tuple[Module, ...] = ()
+    provider: Provider = MLX_LM
 
     @property
     def config(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def bare_layout(build: Build) -> Layout:
 
     Raises LayoutError where mlx-lm has no class for the model (`build.known` is False then).
     """
-    return read_layout(Checkpoint(build.name, None, bare_config(build), {}, {}))
+    return read_layout(Checkpoint(build.name, None, bare_config(build), {}, {}), provider=build.provider.name)
 
 
 def read_build(path: str | Path) -> Build:
@@ -82,7 +84,8 @@ def read_build(path: str | Path) -> Build:
     folder = Path(path).expanduser()
     files = read_files(folder)
     claims = read_claims(files.checkpoint.config)
-    laid = lay_out_build(files.checkpoint, claims)
+    manifest, damage = _manifest(folder)
+    laid = lay_out_build(files.checkpoint, claims, provider_stated(manifest["source"]).name if manifest else None)
     stored = {s.module.path: s for s in laid.stored}
     _refuse_checkpoints(folder, files.checkpoint.config, laid, claims)
     unclear = frozenset(p for p, s in stored.items() if s.trouble)
@@ -100,12 +103,8 @@ def read_build(path: str | Path) -> Build:
             {p: s.origins for p, s in stored.items() if s.origins},
         ),
         *_parameter_count(files, laid),
+        *damage,
     ]
-    manifest = None
-    try:
-        manifest = read_manifest(folder)
-    except BuildError as error:
-        disagreements.append(str(error))
     return Build(
         name=files.checkpoint.name,
         folder=folder,
@@ -118,7 +117,16 @@ def read_build(path: str | Path) -> Build:
         notes=(*files.notes, *laid.notes, *_unclear_notes(laid)),
         manifest=manifest,
         absent=laid.absent,
+        provider=laid.provider,
     )
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """A build's manifest, if it has one, and what is wrong with it."""
+    try:
+        return read_manifest(folder), []
+    except BuildError as error:
+        return None, [str(error)]
 
 
 def _refuse_checkpoints(folder: Path, config: Mapping[str, Any], laid: BuildLayout, claims: Claims) -> None:

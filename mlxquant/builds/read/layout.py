@@ -1,7 +1,7 @@
 """What the tensors of a build are: modules with roles, and the format of each, read from shapes and dtypes alone.
 
-Modules and their widths come from the class that mlx-lm has for the model, formats from that and the shapes of what
-is stored (`formats`); what the class has no place for is grouped by names, there as well.
+Modules and their widths come from the class that mlx-lm, or else mlx-vlm, has for the model, formats from that and the
+shapes of what is stored (`formats`); what the class has no place for is grouped by names, there as well.
 
 Nothing here is refused: what does not fit is a sentence in `disagreements`, and the rest is read all the same.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import LayoutError, MlxquantError
 from ...layout.arrays import parameters_of, sanitized, tensors_of
 from ...layout.layout import lay_modules
-from ...layout.mlx_lm import build_model, decode_floats, model_classes
+from ...layout.provider import MLX_LM, Provider, provider_of
 from ...layout.views.bytes import SAFETENSORS_DTYPES
 from ...layout.views.view import View, source_view
 from ...source.checkpoint import Checkpoint
@@ -35,7 +35,7 @@ class BuildLayout:
     """A build's modules in the model's order, then those that mlx-lm's class has no place for.
 
     `moved` says that arrays of the model come from tensors of other names, as in the Hub's layout. `absent` are
-    modules of which the shards hold nothing.
+    modules of which the shards hold nothing. `provider` is whose class it is.
     """
 
     stored: tuple[Stored, ...]
@@ -45,20 +45,22 @@ class BuildLayout:
     disagreements: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     absent: tuple[Module, ...] = ()
+    provider: Provider = MLX_LM
 
 
-def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> BuildLayout:
-    """Find out what every tensor of a build is."""
-    config = decode_floats(checkpoint.config)
+def lay_out_build(checkpoint: Checkpoint, claims: Claims, provider: str | None = None) -> BuildLayout:
+    """Find out what every tensor of a build is. `provider` is the name that its manifest states, if it does."""
     disagreements, notes = list[str](), list[str]()
-    model = _model(config, disagreements, notes)
+    chosen = _provider(checkpoint.config, provider, notes)
+    config = chosen.prepared(checkpoint.config)
+    model = None if notes else _model(config, chosen, disagreements, notes)
     if model is None:
         stored = stored_by_names(checkpoint, list(checkpoint.tensors), claims)
         notes += _unread_note(stored)
         return BuildLayout(tuple(stored), False, _depth(stored), False, tuple(disagreements), tuple(notes))
-    views = _views(model, checkpoint, disagreements)
+    views = _views(model, checkpoint, chosen, config, disagreements)
     arrays = _Arrays(checkpoint, views)
-    modules, stored, n_layers = _stored_modules(model, config, arrays, disagreements, notes)
+    modules, stored, n_layers = _stored_modules(model, config, arrays, chosen, disagreements, notes)
     unused = [n for n in checkpoint.tensors if n not in arrays.used]
     stored = with_strays(stored, stored_by_names(checkpoint, unused, claims, modules))
     loaded = {t for v in views.values() for t in tensors_of(v)}
@@ -66,27 +68,41 @@ def lay_out_build(checkpoint: Checkpoint, claims: Claims) -> BuildLayout:
     notes += [*_fused_note(stored), *_unread_note(stored)]
     paths = {s.module.path for s in stored}
     absent = tuple(m for m in modules if m.path not in paths)
-    return BuildLayout(tuple(stored), True, n_layers, arrays.moved, tuple(disagreements), tuple(notes), absent)
+    return BuildLayout(tuple(stored), True, n_layers, arrays.moved, tuple(disagreements), tuple(notes), absent, chosen)
 
 
-def _model(config: dict[str, Any], disagreements: list[str], notes: list[str]) -> Any:
-    """mlx-lm's model for the config; None, with the reason among the notes or disagreements, where there is none."""
+_BY_NAMES = "so roles here go by names, and formats by what the config says where shapes allow it"
+
+
+def _provider(config: Mapping[str, Any], name: str | None, notes: list[str]) -> Provider:
+    """Whose classes to lay the build out with; a note where those that it needs are not installed."""
     try:
-        model_classes(config)
+        return provider_of(config, name)
     except LayoutError as error:
-        notes.append(f"{error}; so roles here go by names, and formats by what the config says where shapes allow it")
+        notes.append(f"{error}; {_BY_NAMES}")
+        return MLX_LM
+
+
+def _model(config: dict[str, Any], provider: Provider, disagreements: list[str], notes: list[str]) -> Any:
+    """The provider's model; None, with the reason among the notes or disagreements, where there is none."""
+    try:
+        provider.import_class(config)
+    except LayoutError as error:
+        notes.append(f"{error}; {_BY_NAMES}")
         return None
     try:
-        return build_model(config)
+        return provider.build_model(config)
     except LayoutError as error:
         disagreements.append(f"{error}; so roles here go by names")
         return None
 
 
-def _views(model: Any, checkpoint: Checkpoint, disagreements: list[str]) -> Mapping[str, View]:
-    """What mlx-lm would load under which name; the tensors as they are where its sanitize cannot take them."""
+def _views(
+    model: Any, checkpoint: Checkpoint, provider: Provider, config: Mapping[str, Any], disagreements: list[str]
+) -> Mapping[str, View]:
+    """What the provider would load under which name; the tensors as they are where its sanitize cannot take them."""
     try:
-        return sanitized(model, checkpoint)
+        return sanitized(model, checkpoint, provider, config)
     except MlxquantError as error:
         disagreements.append(str(error))
     return {n: source_view(t) for n, t in checkpoint.tensors.items() if t.dtype in SAFETENSORS_DTYPES.values()}
@@ -124,7 +140,12 @@ class _Arrays:
 
 
 def _stored_modules(
-    model: Any, config: dict[str, Any], arrays: _Arrays, disagreements: list[str], notes: list[str]
+    model: Any,
+    config: dict[str, Any],
+    arrays: _Arrays,
+    provider: Provider,
+    disagreements: list[str],
+    notes: list[str],
 ) -> tuple[tuple[Module, ...], list[Stored], int]:
     """The class's modules, those of them that the shards hold, and the number of layers."""
     shapes = parameters_of(model)
@@ -135,11 +156,11 @@ def _stored_modules(
     dtypes = {name: _values_dtype(name, present, packed, assumed) for name in shapes}
     try:
         # arrays have one dtype here: a build is not cast
-        modules, layers = lay_modules(model, config, shapes, {n: (d, d) for n, d in dtypes.items()}, {})
+        modules, layers = lay_modules(model, config, shapes, {n: (d, d) for n, d in dtypes.items()}, {}, provider)
     except LayoutError as error:
         disagreements.append(str(error))
         bare: dict[str, Any] = {"vocab_size": config.get("vocab_size")}
-        modules, layers = lay_modules(model, bare, shapes, {n: (d, d) for n, d in dtypes.items()}, {})
+        modules, layers = lay_modules(model, bare, shapes, {n: (d, d) for n, d in dtypes.items()}, {}, provider)
     stored = list[Stored]()
     for module in modules:
         entry = _stored(module, present, packed, arrays)
@@ -149,10 +170,12 @@ def _stored_modules(
         arrays.take(entry.views.values())
         stored.append(_readable(entry, arrays.checkpoint))
     disagreements += [
-        f"{n}: not in the shards; mlx-lm cannot load the build without it" for n in shapes if n not in present
+        f"{n}: not in the shards; {provider.name} cannot load the build without it" for n in shapes if n not in present
     ]
     strays = [n for n in arrays.views if n not in arrays.requested]
-    disagreements += [f"{n}: in the shards, but mlx-lm's {config['model_type']} has no such array" for n in strays]
+    disagreements += [
+        f"{n}: in the shards, but {provider.name}'s {config['model_type']} has no such array" for n in strays
+    ]
     notes += _computed_note([s for s in stored if s.computed], arrays.checkpoint)
     notes += _dtype_notes(stored, model, config)
     return modules, stored, len(layers.layers)

@@ -28,6 +28,7 @@ def make_signature(
         "options": dict(options),
         "versions": describe_versions(),
         "architecture": describe_machine()["architecture"],
+        **{key: value for key, value in plan.source.items() if key == "provider"},
     }
 
 

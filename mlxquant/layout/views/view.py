@@ -367,6 +367,16 @@ def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return View(Computed(function, args, kwargs), tuple(shadows.shape), shadows.dtype)
 
 
+def constant(array: mx.array) -> View:
+    """The view of an array that is made of no tensor, such as the zeros that a class adds where a bias is missing."""
+    view: View = compute(_same, array)
+    return view
+
+
+def _same(array: mx.array) -> mx.array:
+    return array
+
+
 def astype(array: mx.array, dtype: mx.Dtype) -> mx.array:
     """Cast an array; a function of this module, so that `gather` knows it as one that works row by row."""
     return array.astype(dtype)
