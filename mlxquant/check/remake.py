@@ -73,7 +73,7 @@ def verify_source(
     tensors = _tensors(build)
     differences = [*_names(tensors, plan)]
     if build.manifest is not None:
-        differences += _files(build, source, plan)
+        differences += _files(build, source, layout, plan)
     todo = [p for output in outputs(plan, layout.views) for p in pieces(output, sizes)]
     comparable = [p for p in todo if all(_fits(part, tensors) for part in p.output.parts)]
     chosen = comparable if everything else choose(comparable, plan, seed, at_least)
@@ -214,7 +214,7 @@ def _fits(array: OutputArray, tensors: Mapping[str, Tensor]) -> bool:
     return tensor is not None and (tensor.dtype, tensor.shape) == (array.dtype, array.shape)
 
 
-def _files(build: Build, source: Checkpoint, plan: Plan) -> Iterator[str]:
+def _files(build: Build, source: Checkpoint, layout: Layout, plan: Plan) -> Iterator[str]:
     """Where config.json or a copied file is not what the source gives."""
     assert build.manifest is not None
     trust = bool(build.manifest["options"].get("trust_remote_code"))
@@ -233,7 +233,7 @@ def _files(build: Build, source: Checkpoint, plan: Plan) -> Iterator[str]:
         config = json.loads(read_regular(build.folder / "config.json"))
     except (OSError, ValueError) as error:
         raise BuildError(f"{build.folder / 'config.json'}: cannot be read ({error})") from None
-    from_source = json.loads(config_text(source.config, plan))
+    from_source = json.loads(config_text(layout.config, plan))
     for key in sorted(from_source.keys() | config.keys()):
         if from_source.get(key) != config.get(key):
             yield f"config.json: {key} is not what source and recipe give"

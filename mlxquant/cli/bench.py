@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,7 +296,7 @@ def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
     source = open_source(target)
     layout = read_layout(source)
     for recipe in chosen:
-        yield traffic_of_plan(make_plan(layout, recipe, source), source)
+        yield traffic_of_plan(make_plan(layout, recipe, source), replace(source, config=dict(layout.config)))
 
 
 def _chips(arguments: BenchArguments) -> list[Chip]:

@@ -8,7 +8,7 @@ with role, layer and dtypes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.nn as nn
@@ -32,6 +32,7 @@ from .arrays import (
     tensors_of,
 )
 from .carried import VISION, carry
+from .class_config import Settled, settle
 from .provider import MLX_LM, Provider, provider_of
 from .roles import Roles, expert_shares, find_roles
 from .views.view import View
@@ -45,7 +46,7 @@ class Layout:
     values come from (empty for a config alone); `dropped` are source tensors that no array is made of.
     `expert_shares` maps each expert module to (experts that one token uses, experts there are). `carried_apart` are
     the modules of a next-token head that is carried along in a file of its own; those of a vision tower that is
-    carried along are in `modules`.
+    carried along are in `modules`. `config` is the source's as its class has to read it, which a build gets.
     """
 
     model_type: str
@@ -59,24 +60,33 @@ class Layout:
     notes: tuple[str, ...]
     carried_apart: tuple[Module, ...] = ()
     provider: Provider = MLX_LM
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_layout(
-    source: Checkpoint, *, dtype: str | None = None, keep: Collection[str] = (), provider: str | None = None
+    source: Checkpoint,
+    *,
+    dtype: str | None = None,
+    keep: Collection[str] = (),
+    provider: str | None = None,
+    as_it_is: bool = False,
 ) -> Layout:
     """Lay a source out as the MLX model that mlx-lm, or another `provider` by name, would load from it.
 
     `dtype` (bfloat16, float16, float32) is what floats are cast to, by default what mlx-lm takes from the
     config. `keep` ("vision", "mtp") carries along what the model's class would drop (see `carried`). Without a
-    `provider` it is mlx-lm, or mlx-vlm for an architecture that mlx-lm lacks.
+    `provider` it is mlx-lm, or mlx-vlm for an architecture that mlx-lm lacks. `as_it_is` leaves the config of a build
+    alone, which a source's is not (see `class_config`).
 
     Raises LayoutError for an architecture that no provider has, names it does not expect or misses, and shapes that
     contradict the config; all of them at once.
     """
     chosen = provider_of(source.config, provider)
-    config = chosen.prepared(source.config)
+    settles = chosen is MLX_LM and not as_it_is
+    settled = settle(source.config, source.tensors) if settles else Settled(source.config)
+    config = chosen.prepared(settled.config)
     model = chosen.build_model(config)
-    views, notes = stacked(sanitized(model, source, chosen, config), parameters_of(model)), list[str]()
+    views, notes = stacked(sanitized(model, source, chosen, config), parameters_of(model)), list(settled.notes)
     prequantized = stored_formats(model, views, config, bool(source.tensors))
     parameters = parameters_of(model, prequantized)
     if source.tensors:
@@ -99,6 +109,7 @@ def read_layout(
         notes=tuple(notes),
         carried_apart=carried.apart,
         provider=chosen,
+        config=settled.config,
     )
 
 

@@ -146,7 +146,7 @@ def find_fits(layout: Layout, source: Checkpoint, recipes: Sequence[Recipe | Fit
     from ..layout.context import context_cost
     from .plan import make_plan, source_record
 
-    cost = context_cost(source.config, layout.modules, layout.provider)
+    cost = context_cost(layout.config, layout.modules, layout.provider)
     cache, fits = cost.at(tokens), list[Fit]()
     for recipe in recipes:
         if isinstance(recipe, Fit):

@@ -215,7 +215,7 @@ StreamedCandidate = RecipeCandidate | BuildCandidate
 def new_model(source: Checkpoint, layout: Layout) -> Any:
     """Build the provider's model for a source anew, with the arrays that the model of its layout has."""
     provider = layout.provider
-    config = provider.prepared(source.config)
+    config = provider.prepared(layout.config)
     model = provider.build_model(config)
     # few classes change the model in `sanitize` (gemma3_text drops a head that is tied); only these run it again
     if parameters_of(model) != parameters_of(layout.model):

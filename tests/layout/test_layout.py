@@ -231,7 +231,7 @@ def test_an_architecture_that_mlx_lm_lacks_says_what_to_do(qwen):
 
 
 def test_a_config_that_lacks_what_the_class_needs_is_told_with_what_it_said():
-    with pytest.raises(LayoutError, match=r"^config\.json: mlx-lm cannot build a glm4_moe model from it \(TypeError: "):
+    with pytest.raises(LayoutError, match=r"^config\.json: lacks hidden_size, .*, which mlx-lm's glm4_moe needs"):
         alone({"model_type": "glm4_moe", "vocab_size": 512})
 
 

@@ -140,7 +140,7 @@ def test_a_folder_without_a_config_is_told(tmp_path):
         ('{"model_type": "nosuch"}', "has no model_type 'nosuch'"),
         ('{"model_type": "../../etc"}', "has no model_type '../../etc'"),
         ('{"model_type": "base"}', "has no model_type 'base'"),
-        ('{"model_type": "llama"}', "cannot build a llama model"),
+        ('{"model_type": "llama"}', "lacks hidden_size, num_hidden_layers"),
     ],
 )
 def test_a_config_at_fault_is_told(tmp_path, text, expected):

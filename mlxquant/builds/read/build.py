@@ -72,7 +72,8 @@ def bare_layout(build: Build) -> Layout:
 
     Raises LayoutError where mlx-lm has no class for the model (`build.known` is False then).
     """
-    return read_layout(Checkpoint(build.name, None, bare_config(build), {}, {}), provider=build.provider.name)
+    bare = Checkpoint(build.name, None, bare_config(build), {}, {})
+    return read_layout(bare, provider=build.provider.name, as_it_is=True)
 
 
 def read_build(path: str | Path) -> Build:

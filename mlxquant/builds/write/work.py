@@ -87,6 +87,7 @@ class Work:
         self, source: Checkpoint, layout: Layout, plan: Plan, options: ConvertOptions, encoder: Encoder
     ) -> None:
         self.source, self.plan, self.options, self.encoder = source, plan, options, encoder
+        self.config = layout.config
         self.indexed = place(list(plan.arrays()), options.sizes.shard)
         self.shards = [*self.indexed, *place_apart(MTP_FILE, list(plan.carried_arrays()))]
         self.nbytes = sum(s.nbytes for s in self.shards)
@@ -107,7 +108,7 @@ class Work:
     def files(self, errors: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
         """The build's files beside the weights, in the order in which they are written, the manifest excepted."""
         plan = self.plan
-        yield "config.json", config_text(self.source.config, plan)
+        yield "config.json", config_text(self.config, plan)
         yield INDEX, index(self.indexed, plan.totals["parameters"])
         yield from self.sides.items()
         recipe, notes = recipe_record(plan.recipe), (*plan.notes, *plan.warnings)
