@@ -23,6 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
     "mxfp4": {"q_mode": "mxfp4"},
     "nvfp4": {"q_mode": "nvfp4"},
 }
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,13 @@ def test_a_build_without_such_values_has_no_such_list(own):
     assert "not_a_number" not in audit_build(read_build(own))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def modes_of_dtypes() -> list[Any]:
+    """Every mode of every dtype; two of each dtype by default, the rest slow, since each compiles a kernel."""
+    pairs = [(m, mode, d, dtype) for m, mode in enumerate(MODES) for d, dtype in enumerate(DTYPES)]
+    return [pytest.param(mode, dtype, marks=() if m % 3 == d else pytest.mark.slow) for m, mode, d, dtype in pairs]
+
+
+@pytest.mark.parametrize(("mode", "dtype"), modes_of_dtypes())
 def test_errors_are_those_that_numpy_finds_between_weights_and_mlxs_dequantized_ones(tiny, tmp_path, mode, dtype):
     source = tiny("llama")
     build = made_by_mlx_lm(source, tmp_path / "b", quantize=True, dtype=dtype, **MODES[mode])

@@ -127,8 +127,15 @@ def test_a_file_system_without_hard_links_gets_the_file_by_its_name(tmp_path: Pa
     assert (tmp_path / "record.json").read_bytes() == NEW
 
 
-@pytest.mark.parametrize("words", ["recipes --from {build} -o {out}", "report {record} -o {out}"])
-@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [
+        ("recipes --from {build} -o {out}", 0),
+        ("report {record} -o {out}", 1),
+        pytest.param("recipes --from {build} -o {out}", 1, marks=pytest.mark.slow),
+        pytest.param("report {record} -o {out}", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_size_limit_is_one_line_and_exit_code_3(tmp_path: Path, root: Path, words: str, limit: int, tiny):
     record, out = root / "audits" / "store-moe" / "compare.json", tmp_path / "out"
     if "{build}" in words:

@@ -27,12 +27,17 @@ def published(root) -> list[dict[str, Any]]:
     return cases
 
 
-@pytest.mark.parametrize("name", ["gaussian", "uniform"])
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
-def test_what_is_published_is_measured_again(benchmark, published, name, dtype):
-    weights = benchmark.draw(64)[name]
+@pytest.fixture(scope="module")
+def weights(benchmark) -> dict[str, Any]:
+    drawn: dict[str, Any] = benchmark.draw(64)
+    return drawn
+
+
+@pytest.mark.parametrize("name", ["gaussian", pytest.param("uniform", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["BF16", pytest.param("F32", marks=pytest.mark.slow)])
+def test_what_is_published_is_measured_again(benchmark, published, weights, name, dtype):
     for group in benchmark.GROUPS:
-        shares = benchmark.measure(name, weights, 8, group, dtype)
+        shares = benchmark.measure(name, weights[name], 8, group, dtype)
         wanted = (name, 8, group, dtype)
         case = next(c for c in published if (c["weights"], c["bits"], c["group_size"], c["scales"]) == wanted)
         assert shares["rms_share"] == pytest.approx(case["rms_share"], rel=0.03)

@@ -24,8 +24,22 @@ from tests.kernels.kernel_blocks import (
 )
 
 
-@given(names=styles, seed=seeds, dtype=st.sampled_from(DTYPES), fmt=st.sampled_from([Format(8, 64), Format(3, 32)]))
-@settings(max_examples=60)
+@pytest.mark.parametrize(
+    ("dtype", "fmt"),
+    [
+        ("BF16", Format(8, 64)),
+        ("F32", Format(3, 32)),
+        ("F16", Format(2, 128)),
+        *(
+            pytest.param(dtype, fmt, marks=pytest.mark.slow)
+            for dtype in DTYPES
+            for fmt in (Format(4, 32), Format(6, 64))
+        ),
+    ],
+    ids=str,
+)
+@given(names=styles, seed=seeds)
+@settings(max_examples=25)
 def test_errors_are_those_of_float64(names, seed, dtype, fmt):
     w = block(dtype, [n for n in names if n not in ("any", "huge")] or ["near"], seed)
     try:

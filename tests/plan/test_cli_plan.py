@@ -9,25 +9,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from mlxquant.cli import main
 from mlxquant.plan.recipe.recipe import available
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def plan(*args: object, columns: int = 80, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, off the network."""
-    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-P", "-c", "from mlxquant.cli import main; main(prog_name='mlxquant')", "plan"]
-    return subprocess.run(
-        [*command, *map(str, args)], env=environment, capture_output=True, text=True, check=False, cwd=folder
-    )
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def plan(*args: object, columns: int = 80) -> Result:
+    """Run the command in this process, in a terminal of so many columns."""
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(main, ["plan", *map(str, args)])
 
 
 def refused(*args: object, code: int = 3) -> str:
     """The message of a refused request: on stderr alone, no traceback."""
     done = plan(*args)
-    assert done.returncode == code, done.stderr
+    assert done.exit_code == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -35,7 +38,7 @@ def refused(*args: object, code: int = 3) -> str:
 
 def test_the_text_goes_to_stdout_in_80_columns(tiny_qwen):
     done = plan(tiny_qwen, "-r", "deepseek-8bit")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("source      qwen3_5_moe (qwen3_5_moe, 4 layers;")
@@ -48,14 +51,15 @@ def test_the_text_is_the_same_however_wide_the_terminal_is(tiny_qwen):
 
 def test_json_is_one_record_and_nothing_else(tiny_qwen):
     done = plan(tiny_qwen, "-r", "mlx-lm-default", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     assert record["schema"] == "mlxquant.plan/1"
     assert record["warnings"], "warnings are part of the record"
 
 
-def test_a_config_can_be_planned_where_it_lies(tiny_qwen):
-    done = plan("config.json", "-r", "gates-8bit", "--json", folder=tiny_qwen)
+def test_a_config_can_be_planned_where_it_lies(tiny_qwen, monkeypatch):
+    monkeypatch.chdir(tiny_qwen)
+    done = plan("config.json", "-r", "gates-8bit", "--json")
     assert json.loads(done.stdout)["source"]["name"] == "qwen3_5_moe/config.json"
 
 
@@ -90,7 +94,7 @@ def test_what_the_group_size_does_not_divide_can_be_kept(shared):
     config = shared / "reference/configs/gpt-oss-20b.json"
     assert "does not divide the input dimension 2880" in refused(config, "-r", "gates-8bit")
     done = plan(config, "-r", "gates-8bit", "--unaligned", "keep")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert "left unquantized" in done.stdout
 
 

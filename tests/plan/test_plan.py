@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +236,10 @@ def test_a_lone_config_of_a_quantized_model_is_refused_as_its_folder_is(tiny_qwe
 # --- for a reader ---
 
 
-@pytest.mark.parametrize("recipe", ["deepseek-8bit", "mixed-4-6", "naive-linear-8bit"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    list(zip(CONFIGS, cycle(["deepseek-8bit", "mixed-4-6", "naive-linear-8bit"]), strict=False)),
+)
 def test_the_text_fits_80_columns(shared, name, recipe):
     text = plan_text(
         plan_of(shared / f"reference/configs/{name}.json", recipe, unaligned="keep", group_size=64).as_dict()

@@ -126,16 +126,26 @@ def test_a_tokenizer_with_code_is_read_from_its_json_and_nobody_is_asked(
     assert not marker.exists()
 
 
+def leave_code_alone(folder: Path, mapped: Any) -> None:
+    """Name code for the tokenizer, which has nothing else."""
+    name_code(folder)
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": mapped})
+    (folder / "tokenizer.json").unlink()
+
+
 @pytest.mark.parametrize("mapped", [["evil.T", None], [None, "evil.T"], "evil.T", ["other/repository--evil.T", None]])
 def test_a_tokenizer_that_is_nothing_but_code_is_refused_by_name(pair: tuple[Path, Path, Path], mapped: Any) -> None:
-    source, built, marker = pair
-    for folder in (source, built):
-        name_code(folder)
-        change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": mapped})
-        (folder / "tokenizer.json").unlink()
+    source, _, marker = pair
+    leave_code_alone(source, mapped)
     with pytest.raises(SourceError, match=r"evil\.T") as error:
         load_tokenizer(source, "kimi", {})
     assert "kimi" in str(error.value) and "tokenizer.json" in str(error.value)
+    assert not marker.exists()
+
+
+def test_commands_refuse_a_tokenizer_that_is_nothing_but_code_by_name(pair: tuple[Path, Path, Path]) -> None:
+    _, built, marker = pair
+    leave_code_alone(built, ["evil.T", None])
     done = run("bench", built, "-p", "8", "-n", "2", "-r", "1")
     assert done.exit_code == 3 and "evil.T" in done.output
     entry = json.loads(run("check-load", built, "--json").stdout)["libraries"][0]

@@ -84,7 +84,14 @@ def loaded(build: Path) -> dict[str, Format]:
     return {path: Format(m.bits, m.group_size, m.mode) for path, m in model.named_modules() if "scales" in m}
 
 
-@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+# Every bits, every group size and every mode; the rest of bits × group size is slow, since each compiles a kernel
+OFTEN = {Format(bits, group) for bits, group in ((2, 128), (3, 32), (4, 64), (5, 128), (6, 32), (8, 64))}
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    [pytest.param(f, marks=() if f.mode != "affine" or f in OFTEN else pytest.mark.slow, id=str(f)) for f in FORMATS],
+)
 def test_a_format_has_mlx_lms_bytes_and_loads_there(source, fmt, tmp_path):
     recipe = load_recipe("uniform-8bit", bits=fmt.bits, group_size=fmt.group_size, mode=fmt.mode)
     build(source, tmp_path / "ours", recipe)
