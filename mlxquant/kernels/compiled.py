@@ -12,10 +12,10 @@ Why the bytes are mlx's:
 - q needs no lower clip: `bias` is the end of the group that `scale` points away from, so y >= 0; where bias is 0,
   |y| <= 0.5.
 
-Why the sums are the same on every machine with fused multiply-add: each of 16 even and 16 odd lanes adds its squares
-in float32 over a chunk, in order; then lanes add in float64, and are folded by halves. Loops go lane by lane, around
-the few values of a group that fall on a lane, so the compiler vectorizes across lanes and never has to reorder an
-addition. `contract` allows it to fuse a multiplication with an addition, nothing else.
+Why the sums are the same on every machine with fused multiply-add: each of 16 even and 16 odd lanes adds its squares in
+order, in float32 over a chunk; then lanes add in float64, and are folded by halves. Loops go lane by lane, around the
+few values of a group that fall on a lane, so the compiler vectorizes across lanes and reorders no addition. `contract`
+allows it to fuse a multiplication with an addition, nothing else.
 
 One kernel per (dtype, dtype of scales, group size, bits, task), compiled when first needed and kept on numba's disk
 cache (see `words.jit`). Threads call it side by side. Rows that it cannot answer for are flagged: NONFINITE, INEXACT.
@@ -48,6 +48,7 @@ NONFINITE, INEXACT = 1, 2
 _SCALE, _BIAS, _STORED, _INVERSE = 0, 1, 2, 3
 # Values of a chunk, of which each of 16 even and 16 odd lanes has every 32nd
 _CHUNK, _LANES = 512, 16
+_STRIP = 8 << 10  # bytes of rows whose group parameters are computed together; read twice, so from the cache
 # Sections of the lanes' sums, 16 each: Σe² even and odd, Σw² even and odd, max|e|, max share
 _E_ODD, _W_EVEN, _W_ODD, _TOP, _SHARE = 16, 32, 48, 64, 80
 # numpy's names for what packed levels are written and read as, by bits
@@ -107,9 +108,8 @@ def _value(words, pair, odd, kind):  # type: ignore[no-untyped-def]
     top = np.uint32(word & np.uint32(0xFFFF0000)) if odd else np.uint32(word << np.uint32(16))
     if kind == BF16:
         return _float_of(top)
-    # shift float16's exponent in, and correct it by 2**112
-    size = _bits_of(_float_of((top >> np.uint32(3)) & np.uint32(0x0FFFE000)) * _TO_F16)
-    return _float_of(size | (top & np.uint32(0x80000000)))
+    # shift float16's exponent in beside the sign, and correct it by 2**112
+    return _float_of(np.uint32(np.int32(top) >> np.int32(3)) & np.uint32(0x8FFFE000)) * _TO_F16
 
 
 # --- groups ---
@@ -122,16 +122,16 @@ def _signed(bits, kind):  # type: ignore[no-untyped-def]
 
 @jit(forceinline=True)
 def _find_ends(values, first, low, high, kind, group):  # type: ignore[no-untyped-def]
-    """Bits of the smallest and the largest value of each group; NaN and infinity come out as one of them.
-
-    Two groups at a time: a loop over 32 values alone is so short that the compiler would write it out in scalars.
-    """
+    """Bits of the smallest and the largest value of each group; NaN and infinity come out as one of them."""
+    # two groups at a time: a loop over 32 values alone is so short that the compiler would write it out in scalars
+    bottom = np.int32(-(2**31)) if kind == F32 else np.int16(-(2**15))
+    zero = np.uint32(0) if kind == F32 else np.uint16(0)
+    ones = np.uint32(0xFFFFFFFF) if kind == F32 else np.uint16(0xFFFF)
     for g in range(0, low.size, 2):
         h = min(g + 1, low.size - 1)
         at, also = first + g * group, first + h * group
-        bits, others = values[np.uintp(at)], values[np.uintp(also)]
-        most, least, nearest = _signed(bits, kind), bits, bits
-        most2, least2, nearest2 = _signed(others, kind), others, others
+        most, least, nearest = bottom, zero, ones
+        most2, least2, nearest2 = bottom, zero, ones
         for i in range(group):
             bits, others = values[np.uintp(at + i)], values[np.uintp(also + i)]
             value, value2 = _signed(bits, kind), _signed(others, kind)
@@ -209,8 +209,8 @@ def _recall(low, high, params, scales, biases, kind, stored):  # type: ignore[no
 
 
 @jit(fastmath={"contract"}, forceinline=True)
-def _groups(words, pair, pairs, at, count, params, lanes, bins, kind, rounds, bits, task):  # type: ignore[no-untyped-def]
-    """Quantize or measure `count` groups of `rounds` · 32 values, from pair `pair` of the block on.
+def _groups(words, pair, pairs, at, count, params, lanes, bins, kind, turns, rounds, bits, task):  # type: ignore[no-untyped-def]
+    """Quantize or measure `count` groups of `turns` · `rounds` · 32 values, from pair `pair` of the block on.
 
     `pairs` takes, or for MEASURE holds, both levels of a pair in one word, the odd one `bits` higher; the groups'
     parameters begin at `at`. e = (w - bias) - scale·q is rounded once.
@@ -220,38 +220,39 @@ def _groups(words, pair, pairs, at, count, params, lanes, bins, kind, rounds, bi
         p = np.uintp(at + g)
         scale, bias = params[np.uintp(_SCALE), p], params[np.uintp(_BIAS), p]
         stored, inverse = params[np.uintp(_STORED), p], params[np.uintp(_INVERSE), p]
-        for lane in range(_LANES):  # the loop that becomes vectors; what is inside is written out
-            k = np.uintp(lane)
-            if task != QUANTIZE:
-                e_even, e_odd = lanes[k], lanes[k + np.uintp(_E_ODD)]
-                w_even, w_odd = lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)]
-            worst = _ZERO
-            for r in range(rounds):
-                i = (g * rounds + r) * _LANES + lane
-                w0, w1 = _value(words, pair + i, 0, kind), _value(words, pair + i, 1, kind)
-                x0, x1 = w0 - bias, w1 - bias
-                if task == MEASURE:
-                    both = pairs[np.uintp(i)]
-                    q0, q1 = np.float32(np.int32(both & mask)), np.float32(np.int32(both >> np.uint32(bits)))
-                else:
-                    y0, y1 = x0 / scale, x1 / scale
-                    m0 = (bins if bins < y0 else y0) + _MAGIC  # keeps a NaN, whose row is flagged
-                    m1 = (bins if bins < y1 else y1) + _MAGIC
-                    pairs[np.uintp(i)] = (_bits_of(m0) & mask) | np.uint32((_bits_of(m1) & mask) << np.uint32(bits))
-                    q0, q1 = m0 - _MAGIC, m1 - _MAGIC
+        for turn in range(turns):
+            for lane in range(_LANES):  # the loop that becomes vectors; what is inside is written out
+                k = np.uintp(lane)
                 if task != QUANTIZE:
-                    e0, e1 = x0 - q0 * stored, x1 - q1 * stored
-                    e_even, e_odd = e0 * e0 + e_even, e1 * e1 + e_odd
-                    w_even, w_odd = w0 * w0 + w_even, w1 * w1 + w_odd
-                    size = abs(e0) if abs(e0) > abs(e1) else abs(e1)
-                    worst = size if size > worst else worst
-            if task != QUANTIZE:
-                lanes[k], lanes[k + np.uintp(_E_ODD)] = e_even, e_odd
-                lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)] = w_even, w_odd
-                # a NaN is not larger; 0 · infinity, of a group of equal values without an error, is one
-                top, share, part = lanes[k + np.uintp(_TOP)], lanes[k + np.uintp(_SHARE)], worst * inverse
-                lanes[k + np.uintp(_TOP)] = worst if worst > top else top
-                lanes[k + np.uintp(_SHARE)] = part if part > share else share
+                    e_even, e_odd = lanes[k], lanes[k + np.uintp(_E_ODD)]
+                    w_even, w_odd = lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)]
+                worst = _ZERO
+                for r in range(rounds):
+                    i = ((g * turns + turn) * rounds + r) * _LANES + lane
+                    w0, w1 = _value(words, pair + i, 0, kind), _value(words, pair + i, 1, kind)
+                    x0, x1 = w0 - bias, w1 - bias
+                    if task == MEASURE:
+                        both = pairs[np.uintp(i)]
+                        q0, q1 = np.float32(np.int32(both & mask)), np.float32(np.int32(both >> np.uint32(bits)))
+                    else:
+                        y0, y1 = x0 / scale, x1 / scale
+                        m0 = (bins if bins < y0 else y0) + _MAGIC  # keeps a NaN, whose row is flagged
+                        m1 = (bins if bins < y1 else y1) + _MAGIC
+                        pairs[np.uintp(i)] = (_bits_of(m0) & mask) | np.uint32((_bits_of(m1) & mask) << np.uint32(bits))
+                        q0, q1 = m0 - _MAGIC, m1 - _MAGIC
+                    if task != QUANTIZE:
+                        e0, e1 = x0 - q0 * stored, x1 - q1 * stored
+                        e_even, e_odd = e0 * e0 + e_even, e1 * e1 + e_odd
+                        w_even, w_odd = w0 * w0 + w_even, w1 * w1 + w_odd
+                        size = abs(e0) if abs(e0) > abs(e1) else abs(e1)
+                        worst = size if size > worst else worst
+                if task != QUANTIZE:
+                    lanes[k], lanes[k + np.uintp(_E_ODD)] = e_even, e_odd
+                    lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)] = w_even, w_odd
+                    # a NaN is not larger; 0 · infinity, of a group of equal values without an error, is one
+                    top, share, part = lanes[k + np.uintp(_TOP)], lanes[k + np.uintp(_SHARE)], worst * inverse
+                    lanes[k + np.uintp(_TOP)] = worst if worst > top else top
+                    lanes[k + np.uintp(_SHARE)] = part if part > share else share
 
 
 @jit
@@ -381,11 +382,9 @@ def summarize(sums):  # type: ignore[no-untyped-def]
 
 @lru_cache
 def _kernel(kind: int, stored: int, group: int, bits: int, task: int) -> Any:
-    """The kernel of a dtype of values, a dtype of scales, group size, bits and task: its key in numba's cache.
-
-    It goes by strips of rows, so that the group parameters of narrow rows, too, are computed in full vectors.
-    """
-    bins, rounds, chunk = np.float32((1 << bits) - 1), group // 32, _CHUNK // group
+    """The kernel of a dtype of values, a dtype of scales, group size, bits and task: its key in numba's cache."""
+    bins, chunk = np.float32((1 << bits) - 1), _CHUNK // group
+    rounds, turns = min(group // 32, 2), max(group // 64, 1)  # more rounds at once are slower
     # by these numba drops what a task does not need: it knows names of constants and `==`, not `in`
     encodes, unpacks = task in (QUANTIZE, QUANTIZE_AND_SUM), task in (MEASURE, DEQUANTIZE)
     sums_up = task in (QUANTIZE_AND_SUM, MEASURE)
@@ -420,7 +419,7 @@ def _kernel(kind: int, stored: int, group: int, bits: int, task: int) -> Any:
                     if task == DEQUANTIZE:
                         _restore(restored, pair, pairs, g + c, count, params, group // 2, bits)
                     else:
-                        _groups(words, pair, pairs, g + c, count, params, lanes, bins, kind, rounds, bits, task)
+                        _groups(words, pair, pairs, g + c, count, params, lanes, bins, kind, turns, rounds, bits, task)
                     if encodes:
                         _pack(pairs, n, packed, at, fours, eights, bits)
                     if sums_up:
@@ -449,10 +448,11 @@ def _flat(name: str, *, written: bool = False) -> Any:
     return types.Array(from_dtype(np.dtype(name)), 1, "C", readonly=not written)
 
 
-def _rows_at_once(row_groups: int) -> int:
-    """Rows that together have some 128 groups, if they can in a number that 16 lanes divide."""
+def _rows_at_once(row_groups: int, row_bytes: int) -> int:
+    """Rows of a strip: some 128 groups, if possible in a number that 16 lanes divide, within `_STRIP` bytes."""
     unit = 16 // math.gcd(row_groups, 16)
-    return max(1, -(-128 // (row_groups * unit)) * unit) if row_groups < 128 else 1
+    rows = min(-(-128 // row_groups), _STRIP // row_bytes)
+    return rows // unit * unit or max(1, rows)
 
 
 def run(
@@ -491,7 +491,7 @@ def run(
     else:
         source = _aligned(values, 4).reshape(-1)
         views = source.view(_bits(kind)), source.view("u4"), np.empty(0, "f4")
-    kernel(*views, *parts, sums, flags, rows, row_groups, _rows_at_once(row_groups))
+    kernel(*views, *parts, sums, flags, rows, row_groups, _rows_at_once(row_groups, values.itemsize * cols))
     return sums, flags
 
 
