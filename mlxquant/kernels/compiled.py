@@ -208,51 +208,66 @@ def _recall(low, high, params, scales, biases, kind, stored):  # type: ignore[no
 # --- values and levels ---
 
 
-@jit(fastmath={"contract"}, forceinline=True)
-def _groups(words, pair, pairs, at, count, params, lanes, bins, kind, turns, rounds, bits, task):  # type: ignore[no-untyped-def]
-    """Quantize or measure `count` groups of `turns` · `rounds` · 32 values, from pair `pair` of the block on.
+@jit(forceinline=True)
+def _groups(words, pair, pairs, at, count, params, lanes, bins, kind, group, bits, task):  # type: ignore[no-untyped-def]
+    """Quantize or measure `count` groups of `group` values, from pair `pair` of the block on, by spans of 64 values.
 
     `pairs` takes, or for MEASURE holds, both levels of a pair in one word, the odd one `bits` higher; the groups'
-    parameters begin at `at`. e = (w - bias) - scale·q is rounded once.
+    parameters begin at `at`.
     """
-    mask = np.uint32((1 << bits) - 1)
-    for g in range(count):
-        p = np.uintp(at + g)
-        scale, bias = params[np.uintp(_SCALE), p], params[np.uintp(_BIAS), p]
-        stored, inverse = params[np.uintp(_STORED), p], params[np.uintp(_INVERSE), p]
-        for turn in range(turns):
-            for lane in range(_LANES):  # the loop that becomes vectors; what is inside is written out
-                k = np.uintp(lane)
-                if task != QUANTIZE:
-                    e_even, e_odd = lanes[k], lanes[k + np.uintp(_E_ODD)]
-                    w_even, w_odd = lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)]
-                worst = _ZERO
-                for r in range(rounds):
-                    i = ((g * turns + turn) * rounds + r) * _LANES + lane
-                    w0, w1 = _value(words, pair + i, 0, kind), _value(words, pair + i, 1, kind)
-                    x0, x1 = w0 - bias, w1 - bias
-                    if task == MEASURE:
-                        both = pairs[np.uintp(i)]
-                        q0, q1 = np.float32(np.int32(both & mask)), np.float32(np.int32(both >> np.uint32(bits)))
-                    else:
-                        y0, y1 = x0 / scale, x1 / scale
-                        m0 = (bins if bins < y0 else y0) + _MAGIC  # keeps a NaN, whose row is flagged
-                        m1 = (bins if bins < y1 else y1) + _MAGIC
-                        pairs[np.uintp(i)] = (_bits_of(m0) & mask) | np.uint32((_bits_of(m1) & mask) << np.uint32(bits))
-                        q0, q1 = m0 - _MAGIC, m1 - _MAGIC
-                    if task != QUANTIZE:
-                        e0, e1 = x0 - q0 * stored, x1 - q1 * stored
-                        e_even, e_odd = e0 * e0 + e_even, e1 * e1 + e_odd
-                        w_even, w_odd = w0 * w0 + w_even, w1 * w1 + w_odd
-                        size = abs(e0) if abs(e0) > abs(e1) else abs(e1)
-                        worst = size if size > worst else worst
-                if task != QUANTIZE:
-                    lanes[k], lanes[k + np.uintp(_E_ODD)] = e_even, e_odd
-                    lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)] = w_even, w_odd
-                    # a NaN is not larger; 0 · infinity, of a group of equal values without an error, is one
-                    top, share, part = lanes[k + np.uintp(_TOP)], lanes[k + np.uintp(_SHARE)], worst * inverse
-                    lanes[k + np.uintp(_TOP)] = worst if worst > top else top
-                    lanes[k + np.uintp(_SHARE)] = part if part > share else share
+    for span in range(count * group // 64):
+        first, second = at + span * 64 // group, at + (span * 64 + 32) // group
+        _span(words, pair, pairs, span, first, second, params, lanes, bins, kind, 2, bits, task)
+    if group == 32 and count % 2 == 1:  # a last group of 32 alone
+        last = at + count - 1
+        _span(words, pair, pairs, count // 2, last, last, params, lanes, bins, kind, 1, bits, task)
+
+
+@jit(fastmath={"contract"}, forceinline=True)
+def _span(words, pair, pairs, span, first, second, params, lanes, bins, kind, halves, bits, task):  # type: ignore[no-untyped-def]
+    """Quantize or measure 64 values, or 32 as one half; the parameters of the halves are number `first` and `second`.
+
+    e = (w - bias) - scale·q is rounded once.
+    """
+    mask, p, s = np.uint32((1 << bits) - 1), np.uintp(first), np.uintp(second)
+    scales = params[np.uintp(_SCALE), p], params[np.uintp(_SCALE), s]
+    biases = params[np.uintp(_BIAS), p], params[np.uintp(_BIAS), s]
+    stored = params[np.uintp(_STORED), p], params[np.uintp(_STORED), s]
+    inverse = params[np.uintp(_INVERSE), p], params[np.uintp(_INVERSE), s]
+    for lane in range(_LANES):  # the loop that becomes vectors; what is inside is written out
+        k = np.uintp(lane)
+        if task != QUANTIZE:
+            e_even, e_odd = lanes[k], lanes[k + np.uintp(_E_ODD)]
+            w_even, w_odd = lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)]
+            top, share = lanes[k + np.uintp(_TOP)], lanes[k + np.uintp(_SHARE)]
+        for half in range(halves):
+            i = (2 * span + half) * _LANES + lane
+            w0, w1 = _value(words, pair + i, 0, kind), _value(words, pair + i, 1, kind)
+            bias = biases[0] if half == 0 else biases[1]
+            x0, x1 = w0 - bias, w1 - bias
+            if task == MEASURE:
+                both = pairs[np.uintp(i)]
+                q0, q1 = np.float32(np.int32(both & mask)), np.float32(np.int32(both >> np.uint32(bits)))
+            else:
+                scale = scales[0] if half == 0 else scales[1]
+                y0, y1 = x0 / scale, x1 / scale
+                m0 = (bins if bins < y0 else y0) + _MAGIC  # keeps a NaN, whose row is flagged
+                m1 = (bins if bins < y1 else y1) + _MAGIC
+                pairs[np.uintp(i)] = (_bits_of(m0) & mask) | np.uint32((_bits_of(m1) & mask) << np.uint32(bits))
+                q0, q1 = m0 - _MAGIC, m1 - _MAGIC
+            if task != QUANTIZE:
+                step = stored[0] if half == 0 else stored[1]
+                e0, e1 = x0 - q0 * step, x1 - q1 * step
+                e_even, e_odd = e0 * e0 + e_even, e1 * e1 + e_odd
+                w_even, w_odd = w0 * w0 + w_even, w1 * w1 + w_odd
+                worst = abs(e0) if abs(e0) > abs(e1) else abs(e1)
+                # a NaN is not larger; 0 · infinity, of a group of equal values without an error, is one
+                top, part = worst if worst > top else top, worst * (inverse[0] if half == 0 else inverse[1])
+                share = part if part > share else share
+        if task != QUANTIZE:
+            lanes[k], lanes[k + np.uintp(_E_ODD)] = e_even, e_odd
+            lanes[k + np.uintp(_W_EVEN)], lanes[k + np.uintp(_W_ODD)] = w_even, w_odd
+            lanes[k + np.uintp(_TOP)], lanes[k + np.uintp(_SHARE)] = top, share
 
 
 @jit
@@ -384,7 +399,6 @@ def summarize(sums):  # type: ignore[no-untyped-def]
 def _kernel(kind: int, stored: int, group: int, bits: int, task: int) -> Any:
     """The kernel of a dtype of values, a dtype of scales, group size, bits and task: its key in numba's cache."""
     bins, chunk = np.float32((1 << bits) - 1), _CHUNK // group
-    rounds, turns = min(group // 32, 2), max(group // 64, 1)  # more rounds at once are slower
     # by these numba drops what a task does not need: it knows names of constants and `==`, not `in`
     encodes, unpacks = task in (QUANTIZE, QUANTIZE_AND_SUM), task in (MEASURE, DEQUANTIZE)
     sums_up = task in (QUANTIZE_AND_SUM, MEASURE)
@@ -419,7 +433,7 @@ def _kernel(kind: int, stored: int, group: int, bits: int, task: int) -> Any:
                     if task == DEQUANTIZE:
                         _restore(restored, pair, pairs, g + c, count, params, group // 2, bits)
                     else:
-                        _groups(words, pair, pairs, g + c, count, params, lanes, bins, kind, turns, rounds, bits, task)
+                        _groups(words, pair, pairs, g + c, count, params, lanes, bins, kind, group, bits, task)
                     if encodes:
                         _pack(pairs, n, packed, at, fours, eights, bits)
                     if sums_up:
