@@ -4,8 +4,9 @@ mlx-lm reads text models: its `sanitize` drops a vision tower and a next-token h
 
 - a vision tower goes into the build's shards under the names that mlx-vlm gives it, convolutions turned the way mlx
   has them, so that mlx-vlm loads the build and mlx-lm drops the tower once more;
-- a next-token head (MTP) goes into `mtp.safetensors` under the Hub's names, outside the index: inside the shards it
-  would make mlx-lm up to 0.31.3 shift every norm by one.
+- a next-token head (MTP) goes into `mtp.safetensors` as the Hub has it, outside the index: inside the shards it would
+  make mlx-lm up to 0.31.3 shift every norm by one. mlx-vlm from 0.7 finds it there when the build is given as its own
+  draft model, and makes of it what it makes of the checkpoint's. mlx-lm (0.32.2) has no use for a head.
 
 Neither is quantized. `TOWERS` holds what mlx-vlm's classes do to names and shapes in their `sanitize`: for each, a
 whole build was compared with what mlx_vlm.convert 0.6.12 and 0.7.10 write, byte for byte. A model_type that is not in
@@ -94,11 +95,13 @@ def carry(
     *,
     n_layers: int,
     dtype: str | None,
+    head_dtype: str | None = None,
     whole: bool = False,
 ) -> Carried:
     """Find what `keep` ("vision", "mtp") asks for among the tensors that the model's class drops.
 
-    Floats are cast to `dtype` as the rest of the build is. A class that is `whole` has the tower itself, so that
+    A tower's floats are cast to `dtype` as the rest of the build is; a head's stay as they are, since its router's bias
+    may be float32 for a reason, unless `head_dtype` is asked for. A class that is `whole` has the tower itself, so that
     "vision" asks for nothing more. Raises UsageError for what a source does not have,
     LayoutError for a vision tower of which mlx-vlm's names are not known.
     """
@@ -115,7 +118,7 @@ def carry(
     head = _mtp_views(source, dropped, n_layers) if MTP in keep else {}
     return Carried(
         in_shards=tuple(_modules(tower, VISION, dtype)),
-        apart=tuple(_modules(head, MTP, dtype)),
+        apart=tuple(_modules(head, MTP, head_dtype)),
         views={**tower, **head},
     )
 

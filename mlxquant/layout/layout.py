@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import MODEL_ERRORS, LayoutError
 from ..source.checkpoint import Checkpoint
-from ..words.formats import MODE_DEFAULTS, Format
+from ..words.formats import MODE_DEFAULTS, TORCH_DTYPES, Format
 from ..words.modules import Array, Module
 from ..words.text import some
 from .arrays import (
@@ -95,7 +95,15 @@ def read_layout(
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
     modules, roles = lay_modules(model, config, parameters, dtypes, prequantized, chosen)
     n_layers = len(roles.layers)
-    carried = carry(source, keep, _dropped(source, views), n_layers=n_layers, dtype=target, whole=chosen.whole)
+    carried = carry(
+        source,
+        keep,
+        _dropped(source, views),
+        n_layers=n_layers,
+        dtype=target,
+        head_dtype=TORCH_DTYPES[dtype] if dtype else None,
+        whole=chosen.whole,
+    )
     views = {**views, **carried.views}
     return Layout(
         model_type=config["model_type"],

@@ -196,6 +196,21 @@ def test_the_head_lies_beside_the_shards_under_the_hubs_names(source, carried):
     assert not any("mtp" in name for name in stored(carried))
 
 
+def test_the_head_says_that_it_is_as_the_hub_has_it_so_that_mlx_vlm_makes_its_own_of_it(carried):
+    data = (carried / MTP_FILE).read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header["__metadata__"] == {"format": "pt"}
+
+
+@pytest.mark.parametrize(("dtype", "stored_as"), [(None, "F32"), ("float16", "F16")])
+def test_a_float32_of_the_head_stays_one_unless_another_dtype_is_asked_for(tmp_path, dtype, stored_as):
+    plan = ARCHITECTURES["qwen3_5_moe"](Size())
+    bias = Tensor("mtp.layers.0.mlp.gate.e_score_correction_bias", (2,), 1.0, dtype="F32")
+    write(tmp_path / "source", replace(plan, tensors=[*plan.tensors, bias]))
+    build(tmp_path / "source", tmp_path / "out", keep=["mtp"], dtype=dtype)
+    assert beside(tmp_path / "out")[bias.name][0] == stored_as
+
+
 def test_the_manifest_has_the_heads_hash(carried):
     manifest = json.loads((carried / "mlxquant.json").read_text())
     assert manifest["files"][MTP_FILE]["sha256"] == hashlib.sha256((carried / MTP_FILE).read_bytes()).hexdigest()

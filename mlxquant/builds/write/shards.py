@@ -54,8 +54,11 @@ def place(arrays: Sequence[OutputArray], limit: int = SHARD_BYTES) -> list[Shard
 
 
 def place_apart(name: str, arrays: Sequence[OutputArray]) -> list[Shard]:
-    """One file of its own, which the index does not name; none where there are no arrays."""
-    return [_shard(name, arrays)] if arrays else []
+    """One file of its own, which the index does not name; none where there are no arrays.
+
+    Its tensors are as the Hub has them, and it says so by the Hub's format: mlx-vlm takes "mlx" for done already.
+    """
+    return [_shard(name, arrays, "pt")] if arrays else []
 
 
 def index(shards: Sequence[Shard], parameters: int) -> bytes:
@@ -69,8 +72,8 @@ def index(shards: Sequence[Shard], parameters: int) -> bytes:
     return json.dumps(table, indent=4).encode()
 
 
-def _shard(name: str, arrays: Sequence[OutputArray]) -> Shard:
-    table: dict[str, object] = {"__metadata__": {"format": "mlx"}}
+def _shard(name: str, arrays: Sequence[OutputArray], form: str = "mlx") -> Shard:
+    table: dict[str, object] = {"__metadata__": {"format": form}}
     at = 0
     for a in arrays:
         table[a.name] = {"dtype": a.dtype, "shape": list(a.shape), "data_offsets": [at, at + a.nbytes]}
