@@ -5,8 +5,9 @@
     local       a build loaded here; `served` a model behind an endpoint; `prompts` their text
     record      results, measurements and ratios with intervals from the samples; pooling of records
     predict     bytes and arithmetic of a token from a plan alone; `chips` has Apple's bandwidths
+    calibration what chips reach of their ceiling, fitted to published speeds (throughput.json) or a record
 
 Quality is measured elsewhere (`divergence`, `evals`); tables and texts of the records are in `report`.
 """
 
-__all__ = ["chips", "conditions", "local", "predict", "prompts", "record", "run", "served", "workload"]
+__all__ = ["calibration", "chips", "conditions", "local", "predict", "prompts", "record", "run", "served", "workload"]

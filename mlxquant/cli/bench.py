@@ -14,11 +14,11 @@ from ..errors import UsageError
 from ..words.interrupts import asked_to_end
 from ..words.secrets import secret_from
 from .bars import progress_bar
+from .chips import chips_named_by, own_points
 from .options import json_option, markdown_flag, output_option, recipe_files
 from .printing import echo
 
 if TYPE_CHECKING:
-    from ..bench.chips import Chip
     from ..bench.prompts import Prompts
     from ..bench.run import Bench
     from ..bench.workload import BenchSettings
@@ -84,12 +84,14 @@ class BenchArguments:
 @click.option("--chat", is_flag=True, help="Use /chat/completions, with the server's template.  [/completions]")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the server's key.")
-@click.option("--predict", is_flag=True, help="Run nothing: show what bandwidth and arithmetic allow, chip by chip.")
+@click.option("--predict", is_flag=True,
+              help="Run nothing: show what bandwidth and arithmetic allow, and what to expect.")  # fmt: skip
 @click.option("--recipe", "recipes", multiple=True, metavar="RECIPE", help="With --predict: plan SOURCE with it.")
 @click.option("--chip", "chips", multiple=True, metavar="NAME", help='With --predict: only these, such as "M3 Ultra".')
 @click.option("--bandwidth", type=float, metavar="GB/s", help="This machine's memory bandwidth, if not in the table.")
 @click.option("--from", "earlier", multiple=True, type=click.Path(path_type=Path), metavar="RECORD",
-              help="Show an earlier record; several of the same builds and machine are pooled.")  # fmt: skip
+              help="Show an earlier record; several of the same builds and machine are pooled. With --predict: a"
+              " record of your machine, in place of the published points of its chip.")  # fmt: skip
 @markdown_flag("Print Markdown.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with llama-bench's columns.")
 @json_option
@@ -106,6 +108,7 @@ def command(**options: Any) -> None:
     mlxquant bench base agentic -p 512,2048 -d 0,4096 -o bench.json
     mlxquant bench --endpoint http://127.0.0.1:1234/v1 --model base --model agentic
     mlxquant bench --predict config.json --recipe gates-8bit --chip "M3 Ultra"
+    mlxquant bench --predict config.json --recipe gates-4bit --from bench.json
     mlxquant bench --from monday.json --from tuesday.json --md
     """
     arguments = BenchArguments(**options)
@@ -266,14 +269,15 @@ def _predict(settings: BenchSettings, arguments: BenchArguments) -> None:
     from ..records.files import record_text
     from ..report.predict import prediction_text
 
-    if arguments.endpoint or arguments.earlier:
+    if arguments.endpoint:
         raise UsageError("--predict goes with builds or with SOURCE and --recipe")
     if arguments.as_md or arguments.as_csv or arguments.as_jsonl or arguments.as_sql:
         raise UsageError("--predict prints text, or --json")
     if not arguments.builds:
         raise UsageError("nothing to predict: give a build, or a SOURCE with --recipe")
     traffics = [t for target in arguments.builds for t in _traffics(target, arguments.recipes)]
-    record = prediction(traffics, _chips(arguments), settings)
+    own = own_points(arguments.earlier)
+    record = prediction(traffics, chips_named_by(arguments.chips, arguments.bandwidth, own), settings, own)
     if arguments.output is not None:
         OutputFile("-o", arguments.output).write(f"{record_text(record)}\n")
     echo(record_text(record) if arguments.as_json else prediction_text(record))
@@ -297,16 +301,3 @@ def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
     layout = read_layout(source)
     for recipe in chosen:
         yield traffic_of_plan(make_plan(layout, recipe, source), replace(source, config=dict(layout.config)))
-
-
-def _chips(arguments: BenchArguments) -> list[Chip]:
-    from ..bench.chips import CHIPS, Chip, chips_named
-
-    if arguments.bandwidth is not None:
-        return [Chip("given", 0, arguments.bandwidth, "given with --bandwidth", "-", None)]
-    chips = [chip for name in arguments.chips for chip in chips_named(name)]
-    unknown = [name for name in arguments.chips if not chips_named(name)]
-    if unknown:
-        known = ", ".join(dict.fromkeys(chip.name for chip in CHIPS))
-        raise UsageError(f"--chip {unknown[0]!r}: not in the table; it has {known}. --bandwidth takes any other")
-    return chips or list(CHIPS)

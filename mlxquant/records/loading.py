@@ -16,7 +16,7 @@ from .schemas import check, is_known
 SIDES = ("mlxquant.plan/1", "mlxquant.audit/1")
 DIFF = "mlxquant.diff/1"
 BENCH = "mlxquant.bench/1"
-PREDICT = "mlxquant.predict/1"
+PREDICTIONS = ("mlxquant.predict/1", "mlxquant.predict/2")
 COMPARE = "mlxquant.compare/1"
 EVAL = "mlxquant.eval/1"
 TAU2 = "mlxquant.tau2/1"

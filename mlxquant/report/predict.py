@@ -1,4 +1,4 @@
-"""A prediction's record as text of 80 columns: ceilings for each chip, arithmetic, and what was published."""
+"""A prediction's record as text of 80 columns: ceilings and expected speeds of each chip, and what was published."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ def prediction_text(record: dict[str, Any]) -> str:
     parts = (
         _traffictable(record),
         *(_decodetable(record, depth) for depth in map(str, record["settings"]["depths"])),
+        *(_expectedtable(record, depth) for depth in map(str, record["settings"]["depths"])),
+        "\n".join(calibration_lines(record["chips"])),
         *(_prefilltable(record, n) for n in map(str, record["settings"]["prompts"])),
         "\n".join(_published_lines(record)),
         "\n".join(_remarks(record)),
     )
     return "\n\n".join(part for part in parts if part)
+
+
+_TIER = "another chip's points"  # as bench.calibration names it
+_ROUGH = 0.15  # worse than this, a chip's points fit badly
 
 
 def _traffictable(record: dict[str, Any]) -> str:
@@ -62,6 +68,67 @@ def _decodetable(record: dict[str, Any], depth: str) -> str:
     return f"Decode ceiling in tok/s{at}{many}: bandwidth over bytes read\n" + table(_heads(record, "GB/s"), rows)
 
 
+def _expectedtable(record: dict[str, Any], depth: str) -> str:
+    """The speeds to expect; nothing for a record of version 1, and where no chip has points."""
+    rows = []
+    for chip in record["chips"]:
+        speeds = chip.get("decode_tok_s", {}).get(depth, [])
+        if any(speeds):
+            rates = [f"{s['tok_s']:.1f}" if s else "-" for s in speeds]
+            rows.append((_title(chip).replace(" GPU ", " "), interval_text(chip["calibration"]), *rates))
+    if not rows:
+        return ""
+    names = [_short(b["name"], _room(record)) for b in record["builds"]]
+    at = f" at depth {int(depth):,}" if int(depth) else ""
+    batch = record["settings"]["batch"]
+    many = f", {batch} sequences" if batch > 1 else ""
+    title = f"Decode expected in tok/s{at}{many}, and its 95 % interval"
+    return "\n".join([title, table(("chip", "95 %", *names), rows), *extrapolation_lines(record["chips"], depth)])
+
+
+def extrapolation_lines(chips: Sequence[dict[str, Any]], depth: str) -> Iterator[str]:
+    """In what builds lie outside of the points that their speed is predicted from, chips alike in one line."""
+    said: dict[str, list[str]] = {}
+    for chip in chips:
+        for speed in chip["decode_tok_s"].get(depth, []):
+            for words in speed["extrapolates"] if speed else ():
+                names = said.setdefault(words, [])
+                names += [] if chip["chip"] in names else [chip["chip"]]
+    for words, names in said.items():
+        yield textwrap.fill(f"outside the points of {', '.join(names)}: {words}", WIDTH)
+
+
+def interval_text(calibration: dict[str, Any]) -> str:
+    """The interval beside a speed, in per cent of it. ``"-9 +10 %"``."""
+    factor = calibration["interval_factor"]
+    return f"-{100 * (1 - 1 / factor):.0f} +{100 * (factor - 1):.0f} %"
+
+
+def calibration_lines(chips: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Where the expected speeds of these chips come from, and how well they predict, chips alike in one sentence."""
+    said: dict[str, list[str]] = {}
+    for chip in chips:
+        if "calibration" in chip:
+            names = said.setdefault(_origin(chip["calibration"]), [])
+            names += [] if chip["chip"] in names else [chip["chip"]]
+    for words, names in said.items():
+        yield textwrap.fill(f"{', '.join(names)}: {words}", WIDTH)
+
+
+def _origin(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return "no points, so the ceiling alone"
+    left, note = calibration["left_out"], calibration["note"]
+    if calibration["method"] == _TIER or not left["points"]:
+        return str(note)
+    fitted = f"{calibration['points']} points" if note else f"{calibration['points']} published points"
+    within = f"predicted from the others, {left['points']} of them are within {100 * left['worst']:.1f} %"
+    words = f"{fitted}; {within}, the median is {100 * left['median']:.1f} %"
+    if left["worst"] > _ROUGH:
+        words += ". Its points fit worse than those of other chips"
+    return words + (f" ({note})" if note else "")
+
+
 def _prefilltable(record: dict[str, Any], n: str) -> str:
     rows = []
     for chip in record["chips"]:
@@ -93,35 +160,44 @@ def _published_lines(record: dict[str, Any]) -> Iterator[str]:
         return
     chip = sizes[published[0][2]["chip"]]
     depth, ceilings = next(iter(chip["decode_ceiling_tok_s"].items()))
+    speeds = chip.get("decode_tok_s", {}).get(depth) or [None] * len(record["builds"])
+    expected = [None if speed is None else speed["tok_s"] for speed in speeds]
     estimates = next(iter(chip["prefill_estimate_tok_s"].values()), [None] * len(record["builds"]))
-    yield textwrap.fill(f"Predicted beside published ({published[0][2]['where']}), in tok/s", WIDTH)
+    at = f" at depth {int(depth):,}"
+    yield textwrap.fill(f"Predicted{at} beside published ({published[0][2]['where']}), in tok/s", WIDTH)
     rows = [
         (
             f"{_short(build['name'], 20)} ({p['label']})",
             f"{ceilings[i]:.1f}",
+            "-" if expected[i] is None else f"{expected[i]:.1f}",
             f"{p['decode_tok_s']:.1f}",
-            f"{100 * p['decode_tok_s'] / ceilings[i]:.0f} %",
             "-" if estimates[i] is None else f"{estimates[i]:.0f}",
             f"{p['prefill_tok_s']:.1f}",
         )
         for i, build, p in published
     ]
-    yield table(("build", f"ceiling d{depth}", "decode", "share", "estimate", "prefill"), rows)
+    yield table(("build", "ceiling", "expected", "decode", "estimate", "prefill"), rows)
     if len(published) == 2:
         pair = [i for i, _, _ in published]
-        yield _compared(published[0][2], published[1][2], [ceilings[i] for i in pair], [estimates[i] for i in pair])
+        both = [published[0][2], published[1][2]]
+        yield _compared(*both, *([figures[i] for i in pair] for figures in (ceilings, expected, estimates)))
 
 
 def _compared(
-    a: dict[str, Any], b: dict[str, Any], ceilings: Sequence[float], estimates: Sequence[float | None]
+    a: dict[str, Any],
+    b: dict[str, Any],
+    ceilings: Sequence[Any],
+    expected: Sequence[Any],
+    estimates: Sequence[Any],
 ) -> str:
     """Say what the step from one build to the other costs, predicted and published."""
 
     def change(first: float, second: float) -> str:
         return f"{100 * (second / first - 1):+.1f} %"
 
+    likely = f" {change(*known)} expected," if len(known := [e for e in expected if e is not None]) == 2 else ""
     text = (
-        f"From {a['label']} to {b['label']}: decode {change(*ceilings)} by bytes,"
+        f"From {a['label']} to {b['label']}: decode {change(*ceilings)} by bytes,{likely}"
         f" {change(a['decode_tok_s'], b['decode_tok_s'])} published"
     )
     first, second = estimates
@@ -139,8 +215,8 @@ def _remarks(record: dict[str, Any]) -> Iterator[str]:
         if build["cache_note"]:
             yield textwrap.fill(f"{build['name']}: {build['cache_note']}", WIDTH)
     yield textwrap.fill(
-        "Nothing here was run on Apple hardware: bandwidths are Apple's figures, sources in --json; real kernels"
-        " reach less.",
+        "Nothing here was run on Apple hardware by us: bandwidths are Apple's figures, the points are others', each"
+        " with its page in the package's throughput.json.",
         WIDTH,
     )
 

@@ -20,7 +20,8 @@ chance), or know of clusters above the document, such as ten documents from one 
 
 from __future__ import annotations
 
-from .interval import LEAST_CLUSTERS, Interval, samples_needed
+from .interval import LEAST_CLUSTERS, Interval, samples_needed, t_quantile
+from .least_squares import bounded_least_squares
 from .quantiles import bootstrap_quantile, clustered_quantiles
 from .sums import (
     clustered_difference,
@@ -41,6 +42,7 @@ __all__ = [
     "Interval",
     "Survival",
     "bootstrap_quantile",
+    "bounded_least_squares",
     "clustered_difference",
     "clustered_mean",
     "clustered_quantiles",
@@ -55,5 +57,6 @@ __all__ = [
     "ratio_of_sums",
     "samples_needed",
     "share_of_sums",
+    "t_quantile",
     "unpaired",
 ]

@@ -103,8 +103,27 @@ def test_a_prompt_is_bound_by_arithmetic_or_by_reading_all_weights(paper):
     base = paper[0]
     slow, fast = (Chip("t", 1, 819, "-", "-", tflops) for tflops in (1.0, 1e6))
     assert prefill_estimate(base, slow, 2048) == pytest.approx(1e12 / base.flops_per_token, rel=0.001)
-    assert prefill_estimate(base, fast, 512) == pytest.approx(512 * 819e9 / base.total_bytes)
+    assert prefill_estimate(base, fast, 512) == pytest.approx(512 * 819e9 / base.weights_for(512))
+    assert base.weights_for(512) == pytest.approx(base.total_bytes, rel=0.01)  # all but rows of the embedding
     assert prefill_estimate(base, Chip("t", 1, 819, "-", "-", None), 512) is None
+
+
+def test_a_short_prompt_reads_the_experts_that_its_tokens_choose(paper):
+    base = paper[0]
+    ((nbytes, k, n),) = base.experts
+    assert (k, n) == (8, 256)
+    assert base.weights_for(1) == pytest.approx(base.active_bytes, abs=1)
+    distinct = 256 * (1 - (1 - 8 / 256) ** 10)
+    assert distinct == pytest.approx(69.7, abs=0.1)
+    assert base.weights_for(10) - base.weights_for(1) == pytest.approx(nbytes * (distinct - 8) / 256)
+    fast = Chip("t", 1, 819, "-", "-", 1e6)
+    assert prefill_estimate(base, fast, 10) == pytest.approx(10 * 819e9 / base.weights_for(10))
+
+
+def test_layers_are_counted_by_kind(paper, tiny):
+    assert (paper[0].dense_layers, paper[0].moe_layers) == (0, 48)
+    mixed = planned(tiny("deepseek_v3"), "gates-8bit", group_size=32, unaligned="keep")
+    assert mixed.dense_layers and mixed.moe_layers
 
 
 @pytest.mark.parametrize("architecture", ["deepseek_v3", "gpt_oss", "llama", "qwen3_5_moe"])
@@ -112,7 +131,7 @@ def test_a_build_costs_what_its_plan_said(tiny, tmp_path, architecture):
     before = planned(tiny(architecture), "gates-8bit", group_size=32, unaligned="keep")
     build(tiny(architecture), tmp_path / "build", audit=False)
     after = traffic_of_build(read_build(tmp_path / "build"))
-    for what in ("model_type", "parameters", "total_bytes", "active_bytes", "matmul", "head", "cache"):
+    for what in ("model_type", "parameters", "total_bytes", "active_bytes", "matmul", "head", "cache", "experts"):
         assert getattr(after, what) == getattr(before, what), what
 
 
@@ -130,10 +149,10 @@ def test_a_model_that_nobody_can_run_has_no_traffic(tiny, tmp_path):
 def test_the_papers_table_stands_beside_the_prediction(paper):
     record = prediction(paper, chips_named("M3 Ultra"), BenchSettings())
     text = prediction_text(record)
-    assert "gates-8bit (base)                86.4      37.8     44 %        1722       38.8" in text
-    assert "deepseek-8bit (agentic)          73.5      35.8     49 %        1722       27.0" in text
-    assert "decode -14.8 % by bytes, -5.3 % published" in text
-    assert "Nothing here was run on Apple hardware" in text
+    assert "gates-8bit (base)             86.4        41.8      37.8        1722       38.8" in text
+    assert "deepseek-8bit (agentic)       73.5        37.9      35.8        1722       27.0" in text
+    assert "decode -14.8 % by bytes, -9.3 % expected, -5.3 %" in text
+    assert "Nothing here was run on Apple hardware by us" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -141,13 +160,13 @@ def test_a_build_that_is_not_the_papers_has_no_published_figures(paper, tiny):
     other = planned(tiny("qwen3_5_moe"), "gates-8bit", group_size=32)
     assert published(other) is None
     text = prediction_text(prediction([other], chips_named("M3 Ultra"), BenchSettings()))
-    assert "published" not in text
+    assert "beside published" not in text
 
 
 def test_the_record_gives_every_chips_source_and_ceilings(tiny):
     traffics = [planned(tiny("mixtral"), "gates-8bit", group_size=32)]
     record = prediction(traffics, [SMALL_CHIP], BenchSettings(depths=(0, 64), prompts=(8,)))
-    assert record["schema"] == "mlxquant.predict/1"
+    assert record["schema"] == "mlxquant.predict/2"
     (chip,) = record["chips"]
     assert chip["source"] == "a test"
     assert set(chip["decode_ceiling_tok_s"]) == {"0", "64"}

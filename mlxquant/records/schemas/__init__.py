@@ -27,7 +27,7 @@ VERSIONS: dict[str, tuple[int, ...]] = dict.fromkeys(
         "tau2", "validate", "since", "sweep",
     ),
     (1,),
-)  # fmt: skip
+) | {"predict": (1, 2), "fits": (1, 2)}  # fmt: skip
 # what those count on that show all of a record, beyond what its schema asks for (paths as of `validation.missing`)
 WHOLE: dict[str, tuple[str, ...]] = {
     "bench": ("results",),

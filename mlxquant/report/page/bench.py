@@ -47,7 +47,7 @@ def throughput(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
 
 
 def prediction(loaded: Loaded) -> dict[str, Any]:
-    """Lay a prediction out: ceilings and estimates by chip, and what was published beside them."""
+    """Lay a prediction out: ceilings, expected speeds and estimates by chip, and what was published beside them."""
     record = loaded.record
     builds = record["builds"]
     return {
@@ -61,6 +61,7 @@ def prediction(loaded: Loaded) -> dict[str, Any]:
 def _predicted(chips: list[dict[str, Any]], builds: int) -> Iterator[tuple[str, str, list[str]]]:
     kinds = (
         ("decode_ceiling_tok_s", "decode at most, {} tokens in the cache"),
+        ("decode_tok_s", "decode expected (95 % interval), {} tokens in the cache"),
         ("prefill_estimate_tok_s", "prefill of {} tokens, estimated"),
     )
     for chip in chips:
@@ -71,8 +72,12 @@ def _predicted(chips: list[dict[str, Any]], builds: int) -> Iterator[tuple[str, 
         )
         for key, words in kinds:
             for at, rates in chip.get(key, {}).items():
-                if len(rates) == builds:
-                    yield name, words.format(at), [_rate(rate) for rate in rates]
+                if len(rates) == builds and any(rate is not None for rate in rates):
+                    yield name, words.format(at), [_expected(r) if isinstance(r, dict) else _rate(r) for r in rates]
+
+
+def _expected(speed: dict[str, Any]) -> str:
+    return f"{_rate(speed['tok_s'])} ({_rate(speed['low'])} to {_rate(speed['high'])})"
 
 
 def _published(builds: list[dict[str, Any]]) -> Iterator[tuple[str, str, list[str]]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICT, SIDES, SWEEP, TAU2, VALIDATE, Loaded
+from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICTIONS, SIDES, SWEEP, TAU2, VALIDATE, Loaded
 from ...records.modules import relative_error
 from ...words.text import percent_digits, some
 from ...words.units import show_bytes, show_count
@@ -59,7 +59,7 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
         sweeps=[swept(loaded, i, draw=draw) for i, loaded in enumerate(_of(records, SWEEP), 1)],
         evaluations=[evaluation(loaded, i, draw=draw) for i, loaded in enumerate(_of(records, EVAL), 1)],
         agents=[agent_runs(loaded) for loaded in _of(records, TAU2)],
-        predictions=[prediction(loaded) for loaded in _of(records, PREDICT)],
+        predictions=[prediction(loaded) for loaded in _of(records, *PREDICTIONS)],
         others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
         provenance=provenance(records),
     )
@@ -67,8 +67,8 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def _of(records: Sequence[Loaded], schema: str) -> list[Loaded]:
-    return [loaded for loaded in records if loaded.schema == schema]
+def _of(records: Sequence[Loaded], *schemas: str) -> list[Loaded]:
+    return [loaded for loaded in records if loaded.schema in schemas]
 
 
 def _text(name: str) -> str:
