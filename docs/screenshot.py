@@ -34,7 +34,7 @@ def screenshot(folder: Path, out: Path) -> None:
     """Convert, report, look."""
     write_tiny(folder / "tiny", "qwen3_5_moe")
     page = folder / "report.html"
-    run("convert", folder / "tiny", "-r", "gates-4bit", "--group-size", "64", "-o", folder / "tiny-4bit")
+    run("convert", folder / "tiny", "-r", "gates-4bit", "-o", folder / "tiny-4bit")
     run("report", *PLANS, folder / "tiny-4bit", "-o", page)
     with chromium(folder / "profile") as browser:
         browser.open(page, width=1200, height=1160, scale=2)

@@ -64,7 +64,7 @@ def load_recipe(
     recipe: str | Path,
     *,
     bits: int | None = None,
-    group_size: int | None = None,
+    group_size: int | Sequence[int] | None = None,
     mode: str | None = None,
     sets: Sequence[str] = (),
     unaligned: str | None = None,
@@ -72,13 +72,14 @@ def load_recipe(
     """Load a shipped recipe by name, a variation ("gates-8bit:bits=4"), or a .toml file, with changes.
 
     `bits` (2, 3, 4, 5, 6, 8 a weight), `group_size` (32, 64, 128 weights to a scale) and `mode` ("affine", "mxfp4",
-    "mxfp8", "nvfp4") replace the recipe's default; `sets` are rules such as "role=attention:bits=6", which win over
+    "mxfp8", "nvfp4") replace the recipe's default, where of several group sizes a module takes the first that divides
+    its input; `sets` are rules such as "role=attention:bits=6", which win over
     the recipe's; `unaligned` is "error" or "keep", for modules whose input width no group size divides.
 
     Raises RecipeError with every mistake, one a line.
 
     >>> load_recipe("gates-8bit", bits=4, group_size=64).default
-    Format(bits=4, group_size=64, mode='affine')
+    FormatChoice(bits=4, group_sizes=(64,), mode='affine')
     """
     from .plan.recipe.variation import load_variation
 

@@ -45,7 +45,8 @@ class Entry:
     `nbytes` counts all its arrays, `protected` says that mlx could quantize it and someone chose not to.
     `rule` is the label of the recipe's rule that decided, None where none did or none is known. `errors` is None
     where nothing was quantized or nothing was measured. `unaligned` is the group size that does not divide the
-    module's input dimension, where that is why it is unquantized.
+    module's input dimension, where that is why it is unquantized. `preferred` is the one that the recipe names first,
+    where that does not divide it and a smaller one was taken.
     """
 
     module: Module
@@ -57,6 +58,7 @@ class Entry:
     rule: str | None = None
     errors: ErrorSums | None = None
     unaligned: int | None = None
+    preferred: int | None = None
 
 
 def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
@@ -72,6 +74,7 @@ def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
             m.decision.rule,
             errors.get(m.module.path),
             m.decision.unaligned,
+            m.decision.preferred,
         )
         for m in plan.modules
     ]
@@ -134,6 +137,7 @@ def _module(entry: Entry) -> dict[str, Any]:
         "rule": entry.rule,
         "reason": entry.reason,
         **({"unaligned": entry.unaligned} if entry.unaligned else {}),
+        **({"preferred_group_size": entry.preferred} if entry.preferred else {}),
         "errors": _errors(entry.errors) if entry.errors else None,
     }
 

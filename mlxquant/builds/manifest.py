@@ -43,6 +43,7 @@ def describe_origin(
     `sides` are the files that are copied, `read` the shards of which more than the header is read.
     """
     files = {n: _shard_entry(source, n, read=n in read) for n in source.files} | hashed_files(source, sides)
+    smaller = {m.module.path: m.format.group_size for m in plan.modules if m.decision.preferred and m.format}
     return {
         "schema": SCHEMA,
         "versions": describe_versions(),
@@ -51,6 +52,7 @@ def describe_origin(
         "recipe": plan.recipe.as_dict(),
         "options": dict(options),
         "totals": plan.totals,
+        **({"smaller_group_sizes": smaller} if smaller else {}),
     }
 
 

@@ -21,7 +21,6 @@ from ..layout.provider import provider_stated
 from ..plan.plan import Plan
 from ..source.checkpoint import SIDE_SUFFIXES, Checkpoint
 from ..source.index import INDEX
-from ..words.formats import Format
 from .write.hashing import sha256
 
 # Not copied though their suffix is one of SIDE_SUFFIXES: this project's own records, and what describes weights.
@@ -59,8 +58,8 @@ def quantization_block(plan: Plan) -> dict[str, Any]:
     used = Counter(f for f in formats.values() if f is not None)
     if not used:
         return {}
-    default = plan.recipe.default
-    top: Format = default if default in used and default is not None else used.most_common(1)[0][0]
+    preferred = plan.recipe.default.formats if plan.recipe.default else ()
+    top = next((fmt for fmt in preferred if fmt in used), used.most_common(1)[0][0])
     others = {path: f.as_dict() if f else False for path, f in formats.items() if f != top}
     return {**top.as_dict(), **others}
 

@@ -119,7 +119,8 @@ def _entry(build: Build, stored: Stored, own: Mapping[str, Any] | None, against:
     errors = against.errors.get(stored.module.path) if against else _errors(own)
     if own is not None:
         protected = own.get("protected") is True
-        decision = Decision(stored.format, protected, own["reason"], own["rule"], own.get("unaligned"))
+        unaligned, preferred = own.get("unaligned"), own.get("preferred_group_size")
+        decision = Decision(stored.format, protected, own["reason"], own["rule"], unaligned, preferred)
     else:
         decision = _inferred(build, stored)
     return Entry(
@@ -132,6 +133,7 @@ def _entry(build: Build, stored: Stored, own: Mapping[str, Any] | None, against:
         decision.rule,
         errors,
         decision.unaligned,
+        decision.preferred,
     )
 
 
@@ -155,7 +157,7 @@ def _inferred(build: Build, stored: Stored) -> Decision:
     group = build.claims.top.group_size if build.claims.top else 32
     if not (reason := _why_not_kept(build, stored)):
         if stored.module.shape[-1] % group:
-            return Decision(None, False, unaligned_reason(group, stored.module.shape[-1]), unaligned=group)
+            return Decision(None, False, unaligned_reason((group,), stored.module.shape[-1]), unaligned=group)
         by_class = stored.module.model_rule is False
         reason = "the rule of mlx-lm's own class for this model keeps it" if by_class else _UNKNOWN
         return Decision(None, True, reason)

@@ -15,7 +15,6 @@ from .options import output_option
 from .printing import echo
 
 PAPER = ("gates-8bit", "deepseek-8bit")
-GROUP_SIZE = ("--group-size", "64")  # the tiny model's experts are 64 wide; the recipes' 128 does not divide that
 TASK = 1_000_003  # the model was trained on seeds below 1,000,000
 PAPER_BUILDS = tuple(f"build-{recipe}" for recipe in PAPER)
 
@@ -55,10 +54,10 @@ def _chain() -> None:
         echo(f"  {path.stat().st_size:>9,}  {path.name}")
     for recipe in PAPER:
         _say(f"Plan: recipe {recipe}")
-        _run("plan", source, "-r", recipe, *GROUP_SIZE)
+        _run("plan", source, "-r", recipe)
     for recipe in PAPER:
         _say(f"Convert: recipe {recipe}")
-        _run("convert", source, "-r", recipe, *GROUP_SIZE, "-o", f"build-{recipe}")
+        _run("convert", source, "-r", recipe, "-o", f"build-{recipe}")
     for recipe in PAPER:
         _say(f"Audit: what is in the build {recipe}")
         _run("audit", f"build-{recipe}")

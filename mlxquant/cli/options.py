@@ -71,12 +71,27 @@ def carried(*, keep_vision: bool, keep_mtp: bool) -> list[str]:
     return [name for name, wanted in (("vision", keep_vision), ("mtp", keep_mtp)) if wanted]
 
 
+class _GroupSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A group size, or several with commas between them."""
+
+    name = "group sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        return value if isinstance(value, tuple) else parse_numbers(value, "--group-size")
+
+
 def override_options(function: _Function) -> _Function:
     """Add the options that change a recipe: `bits`, `group_size`, `mode`, `sets`, `unaligned`, for `load_recipe`."""
     for option in reversed(
         (
             click.option("--bits", type=int, help="Change the default's bits. A rule that gives its own keeps them."),
-            click.option("--group-size", type=int, help="Change the default's group size; rules keep their own."),
+            click.option(
+                "--group-size",
+                type=_GroupSize(),
+                metavar="N,…",
+                help="Change the default's group size; rules keep their own. Of several, such as 128,64, the first that"
+                " divides a module's input.",
+            ),
             click.option("--mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."),
             click.option(
                 "--set",

@@ -80,8 +80,8 @@ def _json(record: dict[str, Any]) -> str:
 
 def _table() -> str:
     recipes = [load_recipe(shipped.name) for shipped in available()]
-    # 80 columns: 17 for the longest name, 10 for the default, and what it does in the rest
-    rows = [(r.name, str(r.default or "-"), textwrap.fill(r.summary, 48)) for r in recipes]
+    # 80 columns: 17 for the longest name, 16 for the default, and what it does in the rest
+    rows = [(r.name, str(r.default or "-"), textwrap.fill(r.summary, 42)) for r in recipes]
     listing = table(("recipe", "default", "what it does"), rows, "lll")
     return f"{listing}\n\nmlxquant recipes NAME prints one with its rules and reasons."
 
@@ -92,12 +92,16 @@ def _action(decision: dict[str, Any]) -> str:
     if "use" in decision:
         return {"model": "ask the class", "default": "default"}[decision["use"]]
     words = {"bits": "{}-bit", "group_size": "group {}", "mode": "{}"}
-    return " ".join(words[key].format(value) for key, value in decision.items())
+    sizes = decision.get("group_size")
+    shown = {**decision, "group_size": "/".join(map(str, sizes))} if isinstance(sizes, list) else decision
+    return " ".join(words[key].format(value) for key, value in shown.items())
 
 
 def _printed(recipe: Recipe) -> str:
     """One recipe for a reader: its head, then every rule with its reason, in the order in which they are tried."""
     unaligned = {"error": "is an error", "keep": "is left unquantized"}[recipe.unaligned]
+    if recipe.default and len(recipe.default.group_sizes) > 1:
+        unaligned = f"takes the next one; what none divides {unaligned}"
     head = {
         "recipe": str(recipe),
         "summary": recipe.summary,

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from ..errors import PlanError
-from ..words.formats import MODES, Format
+from ..words.formats import MODES, Format, FormatChoice
 from ..words.layers import select_layers
 from ..words.modules import CARRIED, Module, is_raw_router, unaligned_reason
-from ..words.text import listed, nearest, some
+from ..words.text import either, listed, nearest, some
 from .recipe.recipe import Recipe
 from .recipe.rules import SET_ORIGIN, Fault, Rule
 
@@ -35,8 +35,10 @@ class Decision:
     """What becomes of one module: its format (None stays unquantized), and why.
 
     `protected` says that mlx could quantize it and a rule keeps it. `rule` is the deciding rule's label,
-    None where none matched or none was asked. `unaligned` is the group size that was to be, where it does not divide
-    the module's input dimension and the module therefore stays unquantized; else None.
+    None where none matched or none was asked. `unaligned` is the group size that was to be (the smallest of several),
+    where none divides the module's input dimension and the module therefore stays unquantized; else None.
+    `preferred` is the group size that the recipe names first, where that does not divide the input dimension and the
+    module is quantized with a later one; else None.
     """
 
     format: Format | None
@@ -44,6 +46,7 @@ class Decision:
     reason: str
     rule: str | None = None
     unaligned: int | None = None
+    preferred: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decis
     if faults:
         raise PlanError(listed([f"recipe {recipe}: {fault}" for fault in faults]), reason=faults[0].reason)
     notes = [*recipe.notes, *(str(note) for note in misfit_notes)]
-    notes += [*_left_notes(modules, by_path), *_default_note(recipe, modules, winner)]
+    notes += [*_left_notes(modules, by_path), *_default_note(recipe, modules, by_path, winner)]
     return Decisions(by_path, notes, _warnings(modules, by_path, winner))
 
 
@@ -86,7 +89,7 @@ def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
     if rule is None:
         if recipe.default is None:
             return Decision(None, False, f"recipe {recipe.name} quantizes nothing that no rule names")
-        return _aligned(module, recipe.default, f"no rule matches: the default, {recipe.default}", None)
+        return _aligned(module, recipe.default, f"no rule matches: the default, {recipe.default.formats[0]}", None)
     if rule.keep:
         return Decision(None, True, rule.reason, label)
     if rule.use == "model":
@@ -94,8 +97,8 @@ def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
     return _aligned(module, _asked(recipe, rule), rule.reason, label)
 
 
-def _asked(recipe: Recipe, rule: Rule) -> Format:
-    """The format of a rule that quantizes; `load_recipe` saw to it that `use` has a default."""
+def _asked(recipe: Recipe, rule: Rule) -> FormatChoice:
+    """The formats of a rule that quantizes; `load_recipe` saw to it that `use` has a default."""
     if rule.use:
         assert recipe.default is not None
         return recipe.default
@@ -116,18 +119,23 @@ def _model_decision(recipe: Recipe, module: Module, rule: Rule) -> Decision:
     if answer is False:
         return Decision(None, True, f"{rule.reason} (the class says: keep)", rule.label)
     if isinstance(answer, Format):
-        return _aligned(module, answer, f"{rule.reason} (the class says: {answer})", rule.label)
+        return _aligned(module, FormatChoice.of(answer), f"{rule.reason} (the class says: {answer})", rule.label)
     if answer is None:
         return _aligned(module, recipe.default, f"{rule.reason} (the class has no predicate: default)", rule.label)
     return fits
 
 
-def _aligned(module: Module, chosen: Format, reason: str, label: str | None) -> Decision:
-    """Quantize, unless the group size does not divide the input dimension."""
-    width = module.shape[-1]
-    if width % chosen.group_size == 0:
+def _aligned(module: Module, choice: FormatChoice, reason: str, label: str | None) -> Decision:
+    """Quantize with the first group size that divides the input dimension, unless none does."""
+    width, first = module.shape[-1], choice.group_sizes[0]
+    chosen = choice.at(width)
+    if chosen is None:
+        unaligned = min(choice.group_sizes)
+        return Decision(None, False, unaligned_reason(choice.group_sizes, width), label, unaligned=unaligned)
+    if chosen.group_size == first:
         return Decision(chosen, False, reason, label)
-    return Decision(None, False, unaligned_reason(chosen.group_size, width), label, unaligned=chosen.group_size)
+    reason += f"; group size {chosen.group_size}, since {first} does not divide its input dimension {width}"
+    return Decision(chosen, False, reason, label, preferred=first)
 
 
 def unquantizable(module: Module) -> str:
@@ -153,12 +161,14 @@ def _unaligned_faults(
     faults = []
     for (label, width, size), members in groups.items():
         rule = winner.get(members[0].path)
-        mode = (_asked(recipe, rule) if rule and rule.use != "model" else recipe.default or Format(8, 64)).mode
+        asked = _asked(recipe, rule) if rule and rule.use != "model" else recipe.default
+        mode, sizes = (asked.mode, asked.group_sizes) if asked else ("affine", (size,))
+        tried = sizes if size in sizes else (size,)  # not where a class's own predicate asked for it
         fitting = [str(g) for g in MODES[mode][0] if width % g == 0]
         advice = f"group size {' or '.join(fitting)} would" if fitting else f"no group size of {mode} does"
         reason = (
-            f"group size {size} ({label or 'the default'}) does not divide the input dimension {width}; {advice},"
-            " or leave them with --unaligned keep"
+            f"group size {either(tried)} ({label or 'the default'}) does not divide the input dimension {width};"
+            f" {advice}, or leave them with --unaligned keep"
         )
         faults.append(Fault(_some(members, 4), reason))
     return faults
@@ -180,15 +190,19 @@ def _left_notes(modules: Sequence[Module], by_path: dict[str, Decision]) -> list
     return notes
 
 
-def _default_note(recipe: Recipe, modules: Sequence[Module], winner: dict[str, Rule]) -> list[str]:
+def _default_note(
+    recipe: Recipe, modules: Sequence[Module], by_path: dict[str, Decision], winner: dict[str, Rule]
+) -> list[str]:
     """Say what fitted no rule, by role."""
     open_ = (m for m in modules if m.quantizable and not m.prequantized and not m.tower)
-    left = Counter(m.role for m in open_ if m.path not in winner)
+    left = [m for m in open_ if m.path not in winner]
     if not left or not recipe.rules:
         return []
-    becomes = f"take the default, {recipe.default}" if recipe.default else "stay at source precision"
-    counts = ", ".join(f"{count:,} {role}" for role, count in left.most_common())
-    return [f"no rule matches {left.total():,} modules, which {becomes}: {counts}"]
+    taken = {by_path[m.path].format for m in left}
+    formats = " or ".join(str(fmt) for fmt in recipe.default.formats if fmt in taken) if recipe.default else ""
+    becomes = f"take the default, {formats or recipe.default}" if recipe.default else "stay at source precision"
+    counts = ", ".join(f"{count:,} {role}" for role, count in Counter(m.role for m in left).most_common())
+    return [f"no rule matches {len(left):,} modules, which {becomes}: {counts}"]
 
 
 def _warnings(modules: Sequence[Module], by_path: dict[str, Decision], winner: dict[str, Rule]) -> list[str]:
@@ -332,7 +346,7 @@ def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], misfits: 
     if rule.keep or rule.use:
         return
     wanted = rule.format(recipe.default)
-    if stored := [m for m in won if m.prequantized and m.prequantized != wanted]:
+    if stored := [m for m in won if m.prequantized and m.prequantized not in wanted.formats]:
         paths = _some(stored, 1)
         text = f"asks for {wanted}, but the source already stores {paths} as {stored[0].prequantized}"
         misfits.add(rule, f"{text}; what is quantized is not quantized again", mistake=True)

@@ -116,6 +116,7 @@ class PlannedModule:
             "rule": self.decision.rule,
             "reason": self.decision.reason,
             **({"unaligned": self.decision.unaligned} if self.decision.unaligned else {}),
+            **({"preferred_group_size": self.decision.preferred} if self.decision.preferred else {}),
         }
 
 

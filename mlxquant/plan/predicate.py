@@ -11,7 +11,7 @@ from math import gcd
 from typing import Any
 
 from ..errors import PlanError
-from ..words.formats import Format
+from ..words.formats import FormatChoice
 from ..words.modules import CARRIED, Module
 from .decide import decide
 from .recipe.recipe import Recipe
@@ -77,6 +77,7 @@ def _check_shape(recipe: Recipe, expected: Module, module: Any) -> None:
 
 def quantize_arguments(recipe: Recipe) -> dict[str, Any]:
     """What to pass to `mlx_lm.convert` beside the predicate: `q_bits`, `q_group_size`, `q_mode`."""
-    default = recipe.default or Format(8, 64)
-    groups = [rule.format(default).group_size for rule in recipe.rules if not rule.keep and not rule.use]
-    return {"q_bits": default.bits, "q_group_size": min([default.group_size, *groups]), "q_mode": default.mode}
+    default = recipe.default or FormatChoice(8, (64,))
+    choices = [default, *(rule.format(default) for rule in recipe.rules if not rule.keep and not rule.use)]
+    smallest = min(size for choice in choices for size in choice.group_sizes)
+    return {"q_bits": default.bits, "q_group_size": smallest, "q_mode": default.mode}

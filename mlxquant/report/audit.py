@@ -12,7 +12,7 @@ from ..records.modules import grouped, stored_as
 from ..words.text import cut, filled, table
 from ..words.units import show_bytes
 from .audit_markdown import bits, by_role, protected_text, unaligned_of, worst_row
-from .common import error_text, provider_text, recipe_text, short_layer
+from .common import error_text, provider_text, recipe_text, short_layer, smaller_groups_text
 
 _SHOWN = 20
 _PATH = 36
@@ -128,6 +128,8 @@ def _kept(record: Mapping[str, Any]) -> str:
         )
     if left := unaligned_of(record):
         lines.append(filled("unaligned", left))
+    if smaller := smaller_groups_text(record["modules"]):
+        lines.append(filled("group size", smaller))
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""What texts of several records say alike: a source, a recipe, a machine, a layer type, an error, what stays unaligned.
+"""What texts of several records say alike: a source, a recipe, a machine, a layer type, an error, modules that stay
+unaligned or take smaller groups.
 
 Each in a line or less, from the part of a record that holds it. How tables and figures are laid out: `words.text`.
 """
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..words.text import percent_digits
+from ..words.text import counted, percent_digits
 
 _MACHINE = ("chip", "gpu", "device", "cores", "memory_bytes", "os", "power_mode")
 
@@ -63,6 +64,19 @@ def unaligned_text(roles: Iterable[str]) -> str:
     counts = ", ".join(f"{n:,} {role}" for role, n in by_role.items())
     noun, them = ("modules", "them") if by_role.total() > 1 else ("module", "it")
     return f"{counts} {noun} left unquantized: the group size does not divide {them}"
+
+
+def smaller_groups_text(modules: Iterable[Mapping[str, Any]]) -> str:
+    """Which modules took a smaller group size than the recipe prefers; nothing where none did."""
+    cases: dict[tuple[int, int], Counter[str]] = {}
+    for m in modules:
+        if (preferred := m.get("preferred_group_size")) and m["format"]:
+            cases.setdefault((preferred, m["format"]["group_size"]), Counter())[m["role"]] += 1
+    return "; ".join(
+        f"{taken} in place of {preferred}, which does not divide their input, in {counted(roles.total(), 'module')}: "
+        + ", ".join(f"{n:,} {role}" for role, n in roles.items())
+        for (preferred, taken), roles in cases.items()
+    )
 
 
 def error_text(relative: float | None) -> str:

@@ -14,7 +14,7 @@ from ..records.modules import Module, is_unaligned, stored_as
 from ..words.modules import ROLES
 from ..words.text import filled, table
 from ..words.units import show_bytes, show_count
-from .common import recipe_text, short_layer, source_text, unaligned_text
+from .common import recipe_text, short_layer, smaller_groups_text, source_text, unaligned_text
 
 _INDENT = 12
 
@@ -76,7 +76,9 @@ def _totals(record: Record) -> str:
 
 def _protected(record: Record) -> str:
     unaligned = unaligned_text(m["role"] for m in record["modules"] if is_unaligned(m))
-    return _protected_modules(record) + (f"\n{filled('unaligned', unaligned)}" if unaligned else "")
+    smaller = smaller_groups_text(record["modules"])
+    lines = [filled(label, text) for label, text in (("unaligned", unaligned), ("group size", smaller)) if text]
+    return "\n".join((_protected_modules(record), *lines))
 
 
 def _protected_modules(record: Record) -> str:

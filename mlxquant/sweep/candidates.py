@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UsageError
-from ..plan.recipe.variation import split_variation
+from ..plan.recipe.variation import KEYS, changes_text, pairs_of, split_variation
 from ..records.measurements import measurement
 from ..validate.evidence import NOISE_FLOOR, table_of
 
@@ -53,7 +53,8 @@ def split_words(text: str) -> list[str]:
     """
     words: list[str] = []
     for part in (p.strip() for p in text.split(",")):
-        if words and "=" in part and ":" not in part.partition("=")[0]:
+        going_on = part.isdecimal() or ("=" in part and ":" not in part.partition("=")[0])
+        if words and going_on:
             words[-1] += f",{part}"
         elif part:
             words.append(part)
@@ -82,7 +83,7 @@ def _changed(recipe: str, bits: int | None, group_size: int | None) -> str:
         own["bits"] = bits
     if group_size is not None and not own.keys() & {"group_size", "mode"}:
         own["group_size"] = group_size
-    changes = ",".join(f"{key}={own[key]}" for key in ("bits", "group_size", "mode", "unaligned") if key in own)
+    changes = changes_text({key: own[key] for key in KEYS if key in own})
     return f"{name}:{changes}" if changes else name
 
 
@@ -136,7 +137,7 @@ def _without_bits(name: str) -> str:
     name, colon, changes = name.rpartition(":")
     if not colon or "=" not in changes:
         return f"{name}{colon}{changes}"
-    left = ",".join(c for c in changes.split(",") if not c.startswith("bits="))
+    left = changes_text({key: value for key, value in pairs_of(changes) if key != "bits"})
     return f"{name}:{left}" if left else name
 
 

@@ -121,6 +121,53 @@ class Format:
         return {"weight": packed, "scales": ("U8", groups)}
 
 
+@dataclass(frozen=True, slots=True)
+class FormatChoice:
+    """A format as a recipe asks for it: of several group sizes a module takes the first that divides its input."""
+
+    bits: int
+    group_sizes: tuple[int, ...]
+    mode: str = "affine"
+
+    @classmethod
+    def of(cls, fmt: Format) -> FormatChoice:
+        """The choice that leaves none: this format."""
+        return cls(fmt.bits, (fmt.group_size,), fmt.mode)
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """A format for each group size, the preferred first."""
+        return tuple(Format(self.bits, size, self.mode) for size in self.group_sizes)
+
+    def at(self, width: int) -> Format | None:
+        """The format for rows of `width` values, None where no group size divides them.
+
+        >>> str(FormatChoice(8, (128, 64, 32)).at(192))
+        '8-bit g64'
+        """
+        return next((fmt for fmt in self.formats if width % fmt.group_size == 0), None)
+
+    def problem(self) -> str | None:
+        """Why mlx lacks one of its formats, or None if it has all."""
+        return next((problem for fmt in self.formats if (problem := fmt.problem())), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The three keys as recipes have them: a list of group sizes only where there are several."""
+        first = self.formats[0].as_dict()
+        return {**first, "group_size": list(self.group_sizes)} if len(self.group_sizes) > 1 else first
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> FormatChoice:
+        """Read what `as_dict` wrote."""
+        sizes = value["group_size"] if isinstance(value["group_size"], list) else [value["group_size"]]
+        if not sizes:
+            raise ValueError("group_size is empty")
+        return cls(int(value["bits"]), tuple(int(size) for size in sizes), str(value.get("mode", "affine")))
+
+    def __str__(self) -> str:
+        return "/".join((str(self.formats[0]), *(str(size) for size in self.group_sizes[1:])))
+
+
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a dense tensor. ``nbytes("BF16", (2, 3)) == 12``."""
     return DTYPES[dtype].nbytes * prod(shape)

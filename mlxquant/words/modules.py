@@ -7,10 +7,12 @@ these from a model class, `recipe` matches rules against them, `plan` decides on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from .formats import Format, nbytes
+from .text import either
 
 ROLES = (
     "embedding", "lm_head", "router", "shared_expert_gate", "expert", "shared_expert", "mlp",
@@ -106,6 +108,6 @@ def is_raw_router(module: Module) -> bool:
     return raw and module.role == "router" and len(module.shape) > 1
 
 
-def unaligned_reason(group_size: int, width: int) -> str:
-    """Why a module whose input dimension the group size does not divide stays as it is."""
-    return f"left unquantized: group size {group_size} does not divide its input dimension {width}"
+def unaligned_reason(group_sizes: Sequence[int], width: int) -> str:
+    """Why a module whose input dimension no group size divides stays as it is."""
+    return f"left unquantized: group size {either(group_sizes)} does not divide its input dimension {width}"

@@ -232,7 +232,7 @@ def test_a_recipe_that_is_shipped_as_a_warning_is_never_the_best(shared):
 
 def test_a_recipe_that_a_model_cannot_have_says_why(shared):
     source = open_checkpoint(shared / "reference/configs/gpt-oss-20b.json")
-    fits = find_fits(read_layout(source), source, [*shipped_recipes()], Memory(16 * GiB), 4096)
+    fits = find_fits(read_layout(source), source, [*shipped_recipes(group_size=128)], Memory(16 * GiB), 4096)
     unfit = {fit.recipe: fit for fit in fits.recipes if fit.problem}
     assert "group size 128" in str(unfit["gates-8bit"].problem)
     assert not unfit["gates-8bit"].fits
@@ -294,7 +294,7 @@ def test_overrides_hold_for_every_recipe(tiny_qwen):
 def test_why_a_model_cannot_have_a_recipe_stands_without_the_names_of_its_modules(shared):
     source = open_checkpoint(shared / "reference/configs/gpt-oss-20b.json")
     rule = load_recipe("gates-8bit", sets=["path=*.gate_prj:bits=8"], unaligned="keep")
-    fits = find_fits(read_layout(source), source, [load_recipe("gates-8bit"), rule], Memory(GiB), 1)
+    fits = find_fits(read_layout(source), source, [load_recipe("gates-8bit", group_size=128), rule], Memory(GiB), 1)
     reasons = [fit.as_dict()["reason"] for fit in fits.recipes]
     assert reasons[0].startswith("group size 128 (the default) does not divide the input dimension 2880; group size")
     assert reasons[1].startswith("path '*.gate_prj' matches no module")

@@ -277,7 +277,9 @@ def test_routers_that_mlx_cannot_quantize_are_said_to_stay(shared):
 
 
 def test_what_the_group_size_does_not_divide_stands_beside_what_is_protected(shared):
-    text = plan_text(plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", unaligned="keep").as_dict())
+    text = plan_text(
+        plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", group_size=128, unaligned="keep").as_dict()
+    )
     flat = " ".join(text.split("\n\n")[-2].split())
     assert flat.startswith("protected 24 modules")
     assert "unaligned 1 embedding, 72 attention, 1 lm_head modules left unquantized: the group size does not" in flat
@@ -316,7 +318,7 @@ def test_a_layout_serves_many_recipes(paper_config):
 
 
 def test_a_plan_record_says_by_a_field_which_modules_the_group_size_does_not_divide(shared):
-    plan = plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", unaligned="keep")
+    plan = plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", group_size=128, unaligned="keep")
     entries = plan.as_dict()["modules"]
     without_format = [e for e in entries if e["reason"].startswith("left unquantized: group size 128 does not")]
     assert without_format

@@ -123,16 +123,17 @@ def test_a_rule_that_asks_the_same_or_names_nobody_is_none(rule: str) -> None:
 
 
 def test_a_dimension_that_does_not_divide_is_an_error_that_names_the_modules() -> None:
-    message = misfit(load_recipe("uniform-8bit"), tiny(down_proj=(8, 256, 96)))
+    message = misfit(load_recipe("uniform-8bit", group_size=128), tiny(down_proj=(8, 256, 96)))
     assert message == (
-        "recipe uniform-8bit: model.layers.0.mlp.switch_mlp.down_proj, model.layers.1.mlp.switch_mlp.down_proj: "
+        "recipe uniform-8bit --group-size 128: model.layers.0.mlp.switch_mlp.down_proj,"
+        " model.layers.1.mlp.switch_mlp.down_proj: "
         "group size 128 (the default) does not divide the input dimension 96; "
         "group size 32 would, or leave them with --unaligned keep"
     )
 
 
 def test_unaligned_keep_leaves_them_and_says_so_without_calling_them_protected() -> None:
-    decisions = on_tiny(load_recipe("uniform-8bit", unaligned="keep"), tiny(down_proj=(8, 256, 96)))
+    decisions = on_tiny(load_recipe("uniform-8bit", group_size=128, unaligned="keep"), tiny(down_proj=(8, 256, 96)))
     left = decisions.by_path["model.layers.0.mlp.switch_mlp.down_proj"]
     assert (left.format, left.protected, left.unaligned) == (None, False, 128)
     assert left.reason == "left unquantized: group size 128 does not divide its input dimension 96"

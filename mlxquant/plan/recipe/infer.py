@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import BuildError, MlxquantError
-from ...words.formats import Format
+from ...words.formats import Format, FormatChoice
 from ...words.layers import layers_text, parse_layers
 from ...words.modules import Module
 from ...words.text import counted
@@ -26,7 +26,7 @@ from ..decide import decide
 from .recipe import parse_recipe
 from .rules import Match, merged
 
-_Label = Callable[[Module], Format | None]
+_Label = Callable[[Module], FormatChoice | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class _Exception:
     """Modules that share a format, and the match that finds just them within their roles."""
 
     match: Match
-    format: Format | None
+    format: FormatChoice | None
     members: tuple[Module, ...]
 
 
@@ -42,7 +42,7 @@ class _Exception:
 class _Draft:
     """One way to write the build down."""
 
-    default: Format | None
+    default: FormatChoice | None
     unaligned: str
     rules: tuple[_Exception, ...]
 
@@ -86,7 +86,8 @@ def recipe_of(
             drafts.append(_Draft(default, unaligned, tuple(rules)))
     drafts.sort(key=lambda draft: len(draft.rules))  # stable: earlier defaults hold more
     first = drafts[0].default
-    spelt = (_spelt_out(m, formats.get(m.path)) for m in subject if formats.get(m.path) != first)
+    label = _labels(formats, first, "error")
+    spelt = (_spelt_out(m, label(m)) for m in subject if label(m) != first)
     wrong = ""
     for draft in (*drafts, _Draft(first, "error", tuple(spelt))):
         text = draft.written(name, reference, _summary(subject, formats), left_out)
@@ -96,13 +97,22 @@ def recipe_of(
     raise BuildError(f"no recipe gives this build's formats: {wrong}")
 
 
-def _defaults(subject: Sequence[Module], formats: Mapping[str, Format | None]) -> list[Format | None]:
-    """What the default may be: the formats in use, those of most parameters first; None if nothing is quantized."""
+def _defaults(subject: Sequence[Module], formats: Mapping[str, Format | None]) -> list[FormatChoice | None]:
+    """What the default may be: the formats in use, those of most parameters first; None if nothing is quantized.
+
+    One with its smaller group sizes in use follows the one without, so that it is taken where it saves a rule.
+    """
     held: Counter[Format] = Counter()
     for module in subject:
         if chosen := formats.get(module.path):
             held[chosen] += module.parameters
-    return [chosen for chosen, _ in held.most_common()] or [None]
+    choices: list[FormatChoice | None] = []
+    for chosen, _ in held.most_common():
+        alike = {f.group_size for f in held if (f.bits, f.mode) == (chosen.bits, chosen.mode)}
+        sizes = sorted((size for size in alike if size <= chosen.group_size), reverse=True)
+        choices += [FormatChoice.of(chosen)]
+        choices += [FormatChoice(chosen.bits, tuple(sizes), chosen.mode)] if len(sizes) > 1 else []
+    return choices or [None]
 
 
 def _summary(subject: Sequence[Module], formats: Mapping[str, Format | None]) -> str:
@@ -126,18 +136,19 @@ def _differs(
     return next((m.path for m in subject if decisions[m.path].format != formats.get(m.path)), "")
 
 
-def _labels(formats: Mapping[str, Format | None], default: Format | None, unaligned: str) -> _Label:
-    """The format to ask for each module; with unaligned = keep, the default for what it would leave anyway."""
+def _labels(formats: Mapping[str, Format | None], default: FormatChoice | None, unaligned: str) -> _Label:
+    """The format to ask for each module: the default where it gives that, or with unaligned = keep leaves it so."""
 
-    def label(module: Module) -> Format | None:
+    def label(module: Module) -> FormatChoice | None:
         chosen = formats.get(module.path)
-        leaves = default is not None and unaligned == "keep" and module.shape[-1] % default.group_size != 0
-        return default if chosen is None and leaves else chosen
+        if default is not None and chosen == default.at(module.shape[-1]) and (chosen or unaligned == "keep"):
+            return default
+        return FormatChoice.of(chosen) if chosen else None
 
     return label
 
 
-def _rules(subject: Sequence[Module], label: _Label, default: Format | None, n_layers: int) -> list[_Exception]:
+def _rules(subject: Sequence[Module], label: _Label, default: FormatChoice | None, n_layers: int) -> list[_Exception]:
     """Rules in order: what is special within a role, then roles that differ from the default."""
     special: list[_Exception] = []
     whole: list[_Exception] = []
@@ -156,7 +167,7 @@ def _rules(subject: Sequence[Module], label: _Label, default: Format | None, n_l
     return [*_joined(special, subject, n_layers), *_joined(whole, subject, n_layers)]
 
 
-def _exceptions(members: Sequence[Module], label: _Label, base: Format | None, n_layers: int) -> list[_Exception]:
+def _exceptions(members: Sequence[Module], label: _Label, base: FormatChoice | None, n_layers: int) -> list[_Exception]:
     """Describe those of a role that differ from its base format, one group for each format."""
     exceptions = []
     for chosen in dict.fromkeys(label(m) for m in members):
@@ -240,21 +251,21 @@ def _without_role(rule: _Exception, subject: Sequence[Module], n_layers: int) ->
     return replace(rule, match=bare) if same else rule
 
 
-def _spelt_out(module: Module, chosen: Format | None) -> _Exception:
+def _spelt_out(module: Module, chosen: FormatChoice | None) -> _Exception:
     return _Exception(Match(path=(module.path,)), chosen, (module,))
 
 
 # --- text ---
 
 
-def _asks(chosen: Format, default: Format | None) -> list[str]:
-    """The keys that give a format over a default, no more than it takes."""
+def _asks(chosen: FormatChoice, default: FormatChoice | None) -> list[str]:
+    """The keys that give formats over a default, no more than it takes."""
     if chosen == default:
         return ['use = "default"']
     mode = None if default and chosen.mode == default.mode else chosen.mode
     keys = [f"bits = {chosen.bits}"]
-    if default is None or merged(default, chosen.bits, None, mode).group_size != chosen.group_size:
-        keys.append(f"group_size = {chosen.group_size}")
+    if default is None or merged(default, chosen.bits, None, mode).group_sizes != chosen.group_sizes:
+        keys.append(f"group_size = {_toml(chosen.as_dict()['group_size'])}")
     if mode and not (default is None and mode == "affine"):
         keys.append(f"mode = {_toml(mode)}")
     return keys

@@ -21,14 +21,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import RecipeError
-from ...words.formats import Format
+from ...words.formats import FormatChoice
 from ...words.text import listed, unknown_keys
 from .files import RecipeFile, Shipped, available, follow, parse_file, read_chain
-from .rules import Covering, Fault, Rule, format_problems, merged, parse_rule, parse_set
+from .rules import (
+    Covering,
+    Fault,
+    GroupSize,
+    Rule,
+    format_problems,
+    group_size_of,
+    group_size_text,
+    merged,
+    parse_rule,
+    parse_set,
+)
 
 __all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
 
 SCHEMA = "mlxquant.recipe/1"
+SCHEMA_OF_LISTS = "mlxquant.recipe/2"  # with a list of group sizes, which a reader of 1 does not understand
 KEYS = ("name", "summary", "reference", "extends", "quantize", "rules")
 QUANTIZE_KEYS = ("bits", "group_size", "mode", "unaligned")
 UNALIGNED = ("error", "keep")
@@ -47,7 +59,7 @@ class Recipe:
     name: str
     summary: str
     reference: str
-    default: Format | None
+    default: FormatChoice | None
     rules: tuple[Rule, ...]
     unaligned: str = "error"
     overrides: tuple[str, ...] = ()
@@ -66,13 +78,18 @@ class Recipe:
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
+    @property
+    def _schema(self) -> str:
+        lists = bool(self.default and len(self.default.group_sizes) > 1)
+        return SCHEMA_OF_LISTS if lists or any(isinstance(r.group_size, tuple) for r in self.rules) else SCHEMA
+
     def _resolved(self, rule: Rule) -> dict[str, Any]:
         return rule.action() if rule.keep or rule.use else rule.format(self.default).as_dict()
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe in full, for JSON; `from_dict` reads it back."""
         return {
-            "schema": SCHEMA,
+            "schema": self._schema,
             "name": self.name,
             "summary": self.summary,
             "reference": self.reference,
@@ -88,15 +105,16 @@ class Recipe:
     def from_dict(cls, record: dict[str, Any]) -> Recipe:
         """Read what `as_dict` wrote. Raises RecipeError where it does not fit its own hash."""
         name = str(record.get("name", "?"))
-        if record.get("schema") != SCHEMA:
-            raise RecipeError(f"recipe {name}: schema {SCHEMA} expected, {record.get('schema')!r} found")
+        if record.get("schema") not in (SCHEMA, SCHEMA_OF_LISTS):
+            expected = f"schema {SCHEMA} or {SCHEMA_OF_LISTS} expected"
+            raise RecipeError(f"recipe {name}: {expected}, {record.get('schema')!r} found")
         problems: list[str] = []
         try:
             recipe = cls(
                 name=name,
                 summary=record["summary"],
                 reference=record["reference"],
-                default=Format.from_dict(record["quantize"]) if record["quantize"] else None,
+                default=FormatChoice.from_dict(record["quantize"]) if record["quantize"] else None,
                 rules=_recorded_rules(record["rules"], name, problems),
                 unaligned=record["unaligned"],
                 overrides=tuple(record["overrides"]),
@@ -137,22 +155,26 @@ def load_recipe(
     name_or_path: str,
     *,
     bits: int | None = None,
-    group_size: int | None = None,
+    group_size: int | Sequence[int] | None = None,
     mode: str | None = None,
     sets: Sequence[str] = (),
     unaligned: str | None = None,
 ) -> Recipe:
     """Read a shipped recipe or a file (a name with a slash or ending in .toml), with the command line's overrides.
 
-    Raises RecipeError with every mistake in the recipe, in those it extends, and in the overrides, one a line.
+    Of several group sizes a module takes the first that divides its input. Raises RecipeError with every mistake in
+    the recipe, in those it extends, and in the overrides, one a line.
     """
     problems: list[str] = []
     chain = read_chain(name_or_path, problems)
     recipe = _resolved(chain, problems)
-    changes = {key: v for key, v in (("bits", bits), ("group_size", group_size), ("mode", mode)) if v is not None}
+    given = (("bits", bits), ("group_size", group_size), ("mode", mode))
+    changes: dict[str, Any] = {key: value for key, value in given if value is not None}
     if mistakes := format_problems(changes, "command line"):
         problems += mistakes
         changes = {}
+    elif group_size is not None:
+        changes["group_size"] = group_size_of(group_size)
     if unaligned not in (None, *UNALIGNED):
         problems.append(f"--unaligned is {' or '.join(UNALIGNED)}, not {unaligned!r}")
     set_rules = [parse_set(text, index=i, problems=problems) for i, text in enumerate(sets, 1)]
@@ -185,7 +207,7 @@ def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
 
 def _resolved(chain: Sequence[RecipeFile], problems: list[str]) -> Recipe | None:
     """Lay a chain of files into one recipe, own rules first."""
-    default: Format | None = None
+    default: FormatChoice | None = None
     stated, unaligned = False, "error"
     for file in reversed(chain):
         problems += unknown_keys(file.table, KEYS, file.path)
@@ -236,8 +258,8 @@ def _rules(file: RecipeFile, name: str, problems: list[str]) -> list[Rule]:
 
 
 def _quantize(
-    value: object, base: Format | None, unaligned: str, where: str, problems: list[str]
-) -> tuple[Format | None, str]:
+    value: object, base: FormatChoice | None, unaligned: str, where: str, problems: list[str]
+) -> tuple[FormatChoice | None, str]:
     """Lay one file's [quantize] over that of the recipe it extends."""
     if value is False:
         return None, unaligned
@@ -252,7 +274,7 @@ def _quantize(
     problems += faults
     if faults:
         return base, unaligned
-    default = merged(base, value.get("bits"), value.get("group_size"), value.get("mode"))
+    default = merged(base, value.get("bits"), group_size_of(value.get("group_size")), value.get("mode"))
     return default, value.get("unaligned", unaligned)
 
 
@@ -261,12 +283,14 @@ def _overridden(
 ) -> tuple[Recipe, list[Fault]]:
     """Lay the command line's words over a recipe; `sets` are the texts behind `--set`, each with its rule."""
     default, notes, faults = recipe.default, list[str](), list[Fault]()
-    flags = [f"--{key.replace('_', '-')} {value}" for key, value in changes.items()]
+    sizes: GroupSize | None = changes.get("group_size")
+    words = {**changes, **({"group_size": group_size_text(sizes)} if sizes is not None else {})}
+    flags = [f"--{key.replace('_', '-')} {value}" for key, value in words.items()]
     if changes and default is None:
         reason = f"{recipe.name} has no default format to change; use another recipe or --set"
         faults.append(Fault(" ".join(flags), reason))
     elif changes:
-        default = merged(default, changes.get("bits"), changes.get("group_size"), changes.get("mode"))
+        default = merged(default, changes.get("bits"), sizes, changes.get("mode"))
     for key in changes:
         own = [rule.label for rule in recipe.rules if getattr(rule, key) is not None]
         if own:

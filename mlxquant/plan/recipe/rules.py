@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
 
-from ...words.formats import MODE_DEFAULTS, MODES, Format
+from ...words.formats import MODE_DEFAULTS, MODES, FormatChoice
 from ...words.layers import Span, parse_layers, select_layers
 from ...words.modules import LAYER_TYPE_WORDS, LAYER_TYPES, ROLES, Module
 from ...words.text import nearest, unknown_keys
 
 # --- rules ---
+
+GroupSize = int | tuple[int, ...]  # one, or several of which the first that divides a module's input is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Rule:
     reason: str
     keep: bool = False
     bits: int | None = None
-    group_size: int | None = None
+    group_size: GroupSize | None = None
     mode: str | None = None
     use: str | None = None
     optional: bool = False
@@ -127,7 +129,7 @@ class Rule:
         """The label with what it matches, where a message is about the rule: ``gates-8bit#1 (role router)``."""
         return f"{self.label} ({self.match})"
 
-    def format(self, default: Format | None) -> Format:
+    def format(self, default: FormatChoice | None) -> FormatChoice:
         """The format it asks for where it gives bits, group size or mode."""
         return merged(default, self.bits, self.group_size, self.mode)
 
@@ -135,7 +137,8 @@ class Rule:
         """What it asks for, in the TOML form."""
         if self.keep:
             return {"keep": True}
-        keys = {"bits": self.bits, "group_size": self.group_size, "mode": self.mode, "use": self.use}
+        sizes = list(self.group_size) if isinstance(self.group_size, tuple) else self.group_size
+        keys = {"bits": self.bits, "group_size": sizes, "mode": self.mode, "use": self.use}
         return {key: value for key, value in keys.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
@@ -181,16 +184,29 @@ def _fields(match: Match) -> list[tuple[str, tuple[object, ...]]]:
     return [(name, tuple(values)) for name, values in fields if values]
 
 
-def merged(base: Format | None, bits: int | None, group_size: int | None, mode: str | None) -> Format:
+def merged(base: FormatChoice | None, bits: int | None, group_size: GroupSize | None, mode: str | None) -> FormatChoice:
     """Lay what is given over `base`. A change of mode takes the mode's own bits and group size, as in mlx.
 
-    ``merged(Format(8, 128), None, None, "mxfp4") == Format(4, 32, "mxfp4")``
+    ``merged(FormatChoice(8, (128,)), None, None, "mxfp4") == FormatChoice(4, (32,), "mxfp4")``
     """
     mode = mode or (base.mode if base else "affine")
     if base is None or base.mode != mode:
         default_group, default_bits = MODE_DEFAULTS[mode]
-        base = Format(default_bits, default_group, mode)
-    return Format(bits or base.bits, group_size or base.group_size, mode)
+        base = FormatChoice(default_bits, (default_group,), mode)
+    sizes = (group_size,) if isinstance(group_size, int) else group_size
+    return FormatChoice(bits or base.bits, sizes or base.group_sizes, mode)
+
+
+def group_size_of(value: Any) -> GroupSize | None:
+    """A checked group size as rules hold it: a list of one is that one. ``group_size_of([64]) == 64``."""
+    if not isinstance(value, list | tuple):
+        return value  # type: ignore[no-any-return]
+    return value[0] if len(value) == 1 else tuple(value)
+
+
+def group_size_text(value: GroupSize) -> str:
+    """A group size as options have it. ``group_size_text((128, 64)) == "128,64"``."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def glob_pattern(globs: Iterable[str]) -> re.Pattern[str]:
@@ -232,7 +248,7 @@ def parse_rule(table: object, *, origin: str, index: int, where: str, problems: 
         reason=str(reason),
         keep=table.get("keep", False),
         bits=table.get("bits"),
-        group_size=table.get("group_size"),
+        group_size=group_size_of(table.get("group_size")),
         mode=table.get("mode"),
         use=use,
         optional=table.get("optional", False),
@@ -244,14 +260,36 @@ def parse_rule(table: object, *, origin: str, index: int, where: str, problems: 
 def format_problems(table: Mapping[str, Any], where: str) -> list[str]:
     """What is wrong with the types and names of bits, group_size and mode; their combination is checked later."""
     mistakes = []
-    for key in ("bits", "group_size"):
-        value = table.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            mistakes.append(f"{where}: {key} is a whole number, not {value!r}")
+    bits = table.get("bits")
+    if bits is not None and not _is_count(bits):
+        mistakes.append(f"{where}: bits is a whole number, not {bits!r}")
+    if (problem := _group_size_problem(table.get("group_size"))) is not None:
+        mistakes.append(f"{where}: {problem}")
     mode = table.get("mode")
     if mode is not None and not (isinstance(mode, str) and mode in MODES):
         mistakes.append(f"{where}: unknown mode {mode!r}{nearest(mode, MODES)}; mlx has {', '.join(MODES)}")
     return mistakes
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _group_size_problem(value: object) -> str | None:
+    """What is wrong with a group size, or with a list of them: one that an earlier one divides is never taken."""
+    if value is None or _is_count(value):
+        return None
+    if not isinstance(value, list | tuple):
+        return f"group_size is a whole number, or a list of them, not {value!r}"
+    if not value or not all(_is_count(size) for size in value):
+        return f"group_size is a list of whole numbers such as [128, 64, 32], not {list(value)!r}"
+    for i, size in enumerate(value):
+        if (first := next((earlier for earlier in value[:i] if size % earlier == 0), None)) is not None:
+            return (
+                f"group_size {list(value)!r}: {size} is never taken, since {first} before it divides all that it does;"
+                " write the largest first, each once"
+            )
+    return None
 
 
 def _action_problems(table: Mapping[str, Any], where: str) -> list[str]:

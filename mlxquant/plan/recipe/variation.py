@@ -3,21 +3,21 @@
     NAME[:KEY=VALUE[,KEY=VALUE]…]        KEY is bits, group_size, mode or unaligned
 
 The keys are those of `plan` and `convert`'s options, and mean the same: ``gates-8bit:bits=4,group_size=32`` is
-``-r gates-8bit --bits 4 --group-size 32``. `compare` and `sweep` take recipes so. What needs a rule of its own is
-written as a .toml file that extends a recipe.
+``-r gates-8bit --bits 4 --group-size 32``, ``gates-8bit:group_size=128,64`` is ``-r gates-8bit --group-size 128,64``.
+`compare` and `sweep` take recipes so. What needs a rule of its own is written as a .toml file that extends a recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import RecipeError
 from ...words.text import listed, nearest
 from .recipe import Recipe, load_recipe
+from .rules import group_size_of, group_size_text
 
 KEYS = ("bits", "group_size", "mode", "unaligned")
-_NUMBERS = ("bits", "group_size")
 
 
 def split_variation(text: str) -> tuple[str, dict[str, Any]]:
@@ -33,20 +33,41 @@ def split_variation(text: str) -> tuple[str, dict[str, Any]]:
         return text, {}
     arguments: dict[str, Any] = {}
     problems = []
-    for change in changes.split(","):
-        key, _, value = (part.strip() for part in change.partition("="))
-        key = key.replace("-", "_")
+    for key, value in pairs_of(changes):
         if key not in KEYS:
             problems.append(f"{text}: unknown key {key!r}{nearest(key, KEYS)}; valid: {', '.join(KEYS)}")
         elif key in arguments:
             problems.append(f"{text}: {key} is given twice")
-        elif key in _NUMBERS and not value.isdecimal():
-            problems.append(f"{text}: {key} is a whole number, not {value!r}")
+        elif key == "group_size" and all(size.strip().isdecimal() for size in value.split(",")):
+            arguments[key] = group_size_of([int(size) for size in value.split(",")])
+        elif key == "bits" and value.isdecimal():
+            arguments[key] = int(value)
+        elif key in ("bits", "group_size"):
+            more = ", or several with commas" if key == "group_size" else ""
+            problems.append(f"{text}: {key} is a whole number{more}, not {value!r}")
         else:
-            arguments[key] = int(value) if key in _NUMBERS else value
+            arguments[key] = value
     if problems:
         raise RecipeError(listed(problems))
     return name, arguments
+
+
+def pairs_of(text: str) -> list[tuple[str, str]]:
+    """Split ``bits=8,group_size=128,64`` into keys and values; a word without "=" goes on with the value before it."""
+    changes: list[tuple[str, str]] = []
+    for word in text.split(","):
+        key, equals, value = (part.strip() for part in word.partition("="))
+        if changes and not equals:
+            changes[-1] = (changes[-1][0], f"{changes[-1][1]},{key}")
+        else:
+            changes.append((key.replace("-", "_"), value))
+    return changes
+
+
+def changes_text(changes: Mapping[str, Any]) -> str:
+    """Write changes as a variation has them. ``changes_text({"group_size": (128, 64)}) == "group_size=128,64"``."""
+    words = ((key, group_size_text(v) if key == "group_size" else v) for key, v in changes.items())
+    return ",".join(f"{key}={value}" for key, value in words)
 
 
 def load_variation(text: str, *, sets: Sequence[str] = (), **overrides: Any) -> Recipe:
@@ -66,5 +87,5 @@ def name_of(text: str, recipe: Recipe) -> str:
     'gates-8bit:bits=4'
     """
     _, changes = split_variation(text)
-    words = ",".join(f"{key}={value}" for key, value in changes.items())
+    words = changes_text(changes)
     return f"{recipe.name}:{words}" if words else recipe.name

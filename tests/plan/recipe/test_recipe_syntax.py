@@ -8,7 +8,7 @@ import pytest
 
 from mlxquant.errors import RecipeError
 from mlxquant.plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
-from mlxquant.words.formats import Format
+from mlxquant.words.formats import FormatChoice
 
 HEAD = '[quantize]\nbits = 8\ngroup_size = 64\n[[rules]]\nreason = "because"\n'
 
@@ -131,16 +131,16 @@ def test_no_name_and_a_name_too_long_are_told_in_a_line() -> None:
 def test_own_rules_come_before_those_of_the_extended_recipe() -> None:
     recipe = load_recipe("deepseek-8bit")
     assert [rule.label for rule in recipe.rules] == ["deepseek-8bit#1", "deepseek-8bit#2", "gates-8bit#1"]
-    assert recipe.default == Format(8, 128)
+    assert recipe.default == FormatChoice(8, (128, 64, 32))
 
 
 def test_a_users_file_extends_shipped_names_and_files_beside_it(tmp_path: Path) -> None:
     write(tmp_path, "house", 'extends = "gates-8bit"\n[quantize]\ngroup_size = 64\n')
     mine = write(tmp_path, "mine", 'extends = "./house.toml"\n[[rules]]\nmatch={role="mlp"}\nbits=6\nreason="r"\n')
     also = write(tmp_path, "also", 'extends = "house"\n')
-    assert load_recipe(mine).default == Format(8, 64)
+    assert load_recipe(mine).default == FormatChoice(8, (64,))
     assert [rule.label for rule in load_recipe(mine).rules] == ["mine#1", "gates-8bit#1"]
-    assert load_recipe(also).default == Format(8, 64)
+    assert load_recipe(also).default == FormatChoice(8, (64,))
 
 
 @pytest.mark.parametrize("reference", ["../other/x.toml", "/etc/passwd", "~/x.toml", "sub/../../x.toml", "/dev/zero"])
@@ -181,7 +181,7 @@ def test_a_recipe_may_not_bear_the_name_of_the_one_it_extends(tmp_path: Path) ->
 
 def test_a_change_of_mode_takes_the_modes_own_bits_and_group(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "x", 'extends = "gates-8bit"\n[quantize]\nmode = "mxfp8"\n'))
-    assert recipe.default == Format(8, 32, "mxfp8")
+    assert recipe.default == FormatChoice(8, (32,), "mxfp8")
 
 
 def test_layer_types_are_normalised() -> None:
@@ -194,8 +194,8 @@ def test_layer_types_are_normalised() -> None:
 
 def test_bits_and_group_size_change_the_default_and_what_rules_leave_open() -> None:
     recipe = load_recipe("mixed-4-6", bits=5, group_size=32)
-    assert recipe.default == Format(5, 32)
-    assert recipe.rules[1].format(recipe.default) == Format(6, 32)
+    assert recipe.default == FormatChoice(5, (32,))
+    assert recipe.rules[1].format(recipe.default) == FormatChoice(6, (32,))
 
 
 def test_a_rule_that_gives_its_own_bits_stands_and_a_note_says_so() -> None:
