@@ -35,12 +35,12 @@ def config_text(config: Mapping[str, Any], plan: Plan) -> bytes:
     """config.json of the build, keys sorted as mlx-lm writes it."""
     # a class that has a vision tower of its own (muse_spark) needs the config to build it
     sees = _has_tower(plan) or any(m.module.path.startswith("model.vision_tower") for m in plan.modules)
-    left_out = {"_name_or_path", "quantization_config"} | (set() if sees else {"vision_config"})
+    left_out = {"_name_or_path", "quantization", "quantization_config"} | (set() if sees else {"vision_config"})
     table = {k: v for k, v in config.items() if k not in left_out}
     if VISION in plan.carried:
         table = spelled_out(table)
     if isinstance(text := table.get("text_config"), dict):
-        table["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+        table["text_config"] = {k: v for k, v in text.items() if k not in ("quantization", "quantization_config")}
     block = quantization_block(plan)
     if block:
         table["quantization"] = table["quantization_config"] = block

@@ -49,7 +49,7 @@ def audit_build(build: Build, against: Comparison | None = None) -> dict[str, An
             f"held against {against.source['name']}: {len(against.errors):,} quantized modules measured,"
             f" {against.equal:,} other arrays equal byte for byte"
         )
-        notes += against.notes
+        notes += [n for n in against.notes if n not in notes]
     return make_record(
         entries,
         source=own.get("source"),

@@ -23,7 +23,7 @@ from mlx.utils import tree_flatten
 from ..errors import MODEL_ERRORS, LayoutError, SourceError
 from ..source.checkpoint import Checkpoint
 from ..source.headers import Tensor
-from ..source.packed import AsStored, as_stored, quantization_of
+from ..source.packed import MLX, AsStored, as_stored, quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from ..words.text import listed
 from .provider import Provider
@@ -58,6 +58,8 @@ def _packed_where_exact(source: Checkpoint) -> dict[str, Tensor] | None:
 
     Of 4 bits alone: what classes of mlx-lm repack, they take for 4 bits with biases of -8 scales.
     """
+    if quantization_of(source.config).get("quant_method") == MLX:  # its modules are to be quantized anew
+        return None
     forms = ((name, as_stored(tensor)) for name, tensor in source.decoded.items())
     exact = {name for name, form in forms if isinstance(form, AsStored) and form.format.bits == 4}
     if not exact:

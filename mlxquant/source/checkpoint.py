@@ -23,7 +23,16 @@ from ..words.text import listed, some
 from .headers import DOWNLOAD_AGAIN, Tensor, header_length, load_json, parse_header, shown
 from .index import INDEX, Gathered, gather_tensors, read_index
 from .links import open_own, own_files, read_own, strays
-from .packed import MODELOPT, Decoded, check_config, check_names, decoded_tensors, ignored_names, with_modelopt
+from .packed import (
+    MODELOPT,
+    Decoded,
+    check_config,
+    check_names,
+    decoded_tensors,
+    ignored_names,
+    notes_of,
+    with_modelopt,
+)
 from .remote_code import refuse_model_code
 
 # --- readers ---
@@ -190,7 +199,7 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     if path.is_file() and path.suffix == ".json":
         config = read_config(path, None)
         check_config(config, known)
-        return Checkpoint(known, None, config, {}, {})
+        return Checkpoint(known, None, config, {}, {}, notes=notes_of(config, {}))
     if path.is_file():
         raise SourceError(f"{path}: a folder, a config.json or a Hub id expected, a file found; give its folder")
     if not path.is_dir():
@@ -202,7 +211,9 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     shards = read_tensors(path)
     tensors, notes = shards.tensors, (*notes, *shards.notes)
     check_names(config, tensors, known)
-    return Checkpoint(known, path, config, tensors, shards.files, revision, notes, decoded_tensors(config, tensors))
+    decoded = decoded_tensors(config, tensors)
+    notes = (*notes, *notes_of(config, decoded))
+    return Checkpoint(known, path, config, tensors, shards.files, revision, notes, decoded)
 
 
 def too_large(sizes: Mapping[str, int | None]) -> dict[str, str]:

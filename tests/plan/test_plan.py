@@ -225,7 +225,8 @@ def test_layer_types_that_contradict_the_model_are_an_error(tiny_qwen, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("quantization", {"bits": 4}), ("quantization_config", {"quant_method": "awq"})]
+    ("key", "value"),
+    [("quantization", {"bits": 4, "mode": "jang"}), ("quantization_config", {"quant_method": "hqq"})],
 )
 def test_a_lone_config_of_a_quantized_model_is_refused_as_its_folder_is(tiny_qwen, tmp_path, key, value):
     config = changed(tiny_qwen / "config.json", tmp_path, **{key: value})

@@ -23,7 +23,7 @@ from ...errors import SourceError, UsageError
 from ..checkpoint import LARGEST_SMALL, Checkpoint, open_checkpoint, read_config, read_optional, too_large
 from ..headers import Tensor, header_length, parse_header
 from ..index import INDEX, Index, gather_tensors, is_shard, read_index
-from ..packed import MODELOPT, check_config, check_names, decoded_tensors, with_modelopt
+from ..packed import MODELOPT, check_config, check_names, decoded_tensors, notes_of, with_modelopt
 from .errors import HubError, endpoint
 from .reader import HubReader
 from .repository import Repository, look_up
@@ -87,6 +87,7 @@ def open_repository(
     tensors, files = shards.tensors, shards.files
     check_names(config, tensors, repository)
     known = {n: digest for n in files if (digest := repo.listing.hashes.get(n))}
+    decoded = decoded_tensors(config, tensors)
     return Checkpoint(
         repository,
         None,
@@ -96,10 +97,11 @@ def open_repository(
         repo.commit,
         notes=(
             *shards.notes,
+            *notes_of(config, decoded),
             *_unchecked(files, known),
             *(f"{name}: left out, {why}" for name, why in left_out.items()),
         ),
-        decoded=decoded_tensors(config, tensors),
+        decoded=decoded,
         reader=HubReader(repo, keep=keep, left_out=left_out) if weights else None,
         hashes=known,
     )

@@ -13,6 +13,8 @@ asked for. So it is done below mlx-lm's `sanitize`, which sees float weights onl
     fp8                  E4M3 with block scales, as DeepSeek, Qwen and Mistral store it
     compressed_tensors   what llm-compressor writes: int4, int8, FP8, NVFP4, MXFP4
     modelopt             NVIDIA's FP8, NVFP4 and MX formats
+    mlx_builds           MLX builds: what mlx quantized
+    gptq, transposed     GPTQ and AWQ: (in, out) in words of 32 bits
     as_stored            the packed tensors whose bits mlx can use as they are
 
 A new format is a module that makes `Decoded` tensors and a row in `families`. What this package does not do: quantize,
@@ -20,11 +22,12 @@ or know of MLX modules and arrays (see `layout`).
 """
 
 from .as_stored import AsStored, as_stored
-from .declared import MODELOPT, quantization_of, with_modelopt
+from .declared import MLX, MODELOPT, quantization_of, with_modelopt
 from .decoded import Decoded
-from .families import check_config, check_names, decoded_tensors, ignored_names
+from .families import check_config, check_names, decoded_tensors, ignored_names, notes_of
 
 __all__ = [
+    "MLX",
     "MODELOPT",
     "AsStored",
     "Decoded",
@@ -34,6 +37,7 @@ __all__ = [
     "decoded_tensors",
     "fp8",
     "ignored_names",
+    "notes_of",
     "quantization_of",
     "with_modelopt",
 ]

@@ -23,7 +23,9 @@ from ...words.formats import FLOATS, MODES, Format, carrier, nbytes, widen
 from ..headers import Read, Tensor
 from .decoded import Decoded
 from .grouped import Grouped
+from .mlx_builds import MlxPacked
 from .numbers import put
+from .transposed import Transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class Multiplied(Decoded):
 
 def as_stored(tensor: Decoded) -> AsStored | str:
     """The arrays of mlx's format that a tensor's bits are already, or why there are none."""
+    if isinstance(tensor, MlxPacked):
+        return _build(tensor)
+    if isinstance(tensor, Transposed):
+        return "it is stored transposed (GPTQ, AWQ), with zero points"
     if not isinstance(tensor, Grouped):
         return "it is FP8 with scales for blocks, which no mode of mlx has"
     if tensor.order is not None:
@@ -78,6 +84,14 @@ _MODES = {
     ("int2", None): ("affine", 2), ("int4", None): ("affine", 4), ("int8", None): ("affine", 8),
     ("e2m1", "e8m0"): ("mxfp4", 4), ("e4m3", "e8m0"): ("mxfp8", 8),
 }  # fmt: skip
+
+
+def _build(tensor: MlxPacked) -> AsStored | str:
+    """The arrays of an MLX build, which are mlx's own."""
+    if tensor.global_scale is not None:
+        return "it has a global scale, which mlx-lm's Linear does not take"
+    parts = {"weight": tensor.codes, "scales": tensor.scales, "biases": tensor.biases}
+    return AsStored(tensor.form, {suffix: part for suffix, part in parts.items() if part is not None})
 
 
 def _parts(tensor: Grouped, form: Format) -> AsStored | str:

@@ -13,11 +13,18 @@ from typing import Any
 MODELOPT = "hf_quant_config.json"
 
 
+# The `quant_method` that stands for mlx's own block, which names none
+MLX = "mlx"
+
+
 def quantization_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config's `quantization_config`, where mlx-lm looks for it: at the top, else in `text_config`.
 
-    Always with a `quant_method`: ModelOpt's older releases wrote only an algorithm and a producer.
+    Always with a `quant_method`: ModelOpt's older releases wrote only an algorithm and a producer, and MLX builds have
+    a block `quantization` without one (MLX).
     """
+    if (block := _mlx_block(config)) is not None:
+        return {**block, "quant_method": MLX}
     text = config.get("text_config")
     settings = config.get("quantization_config") or (
         text.get("quantization_config") if isinstance(text, dict) else None
@@ -48,3 +55,13 @@ def with_modelopt(config: dict[str, Any], modelopt: Mapping[str, Any] | None) ->
 def method_of(settings: Mapping[str, Any]) -> str:
     """The `quant_method` of settings, "unknown" where they name none."""
     return str(settings.get("quant_method", "unknown"))
+
+
+def _mlx_block(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The block of an MLX build: `quantization`, or where that is lacking, `quantization_config` if it is mlx's."""
+    block, twin = config.get("quantization"), config.get("quantization_config")
+    if isinstance(block, dict):
+        return block
+    if isinstance(twin, dict) and {"bits", "group_size"} <= twin.keys() and "quant_method" not in twin:
+        return twin
+    return None

@@ -14,8 +14,8 @@ from typing import Any
 from ...errors import SourceError
 from ...words.formats import TORCH_DTYPES
 from ..headers import Tensor, shown
-from . import compressed_tensors, fp8, modelopt
-from .declared import method_of, quantization_of
+from . import compressed_tensors, fp8, gptq, mlx_builds, modelopt
+from .declared import MLX, method_of, quantization_of
 from .decoded import Decoded
 
 Settings = Mapping[str, Any]
@@ -50,11 +50,14 @@ FAMILIES: tuple[Family, ...] = (
     Family(("mxfp4", "mxfp8", "bitnet"), _readable, _left_to_class),
     Family(("compressed-tensors",), compressed_tensors.refusal, compressed_tensors.decoded, compressed_tensors.IGNORED),
     Family(("modelopt",), modelopt.refusal, modelopt.decoded, modelopt.IGNORED),
+    Family((MLX,), mlx_builds.refusal, mlx_builds.decoded),
+    Family(("gptq",), gptq.gptq_refusal, gptq.gptq_decoded),
+    Family(("awq",), gptq.awq_refusal, gptq.awq_decoded),
 )
 
 # quant_method -> how people call it
 _NAMES = {
-    "awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes",
+    "bitsandbytes": "bitsandbytes",
     "quark": "Quark", "hqq": "HQQ", "aqlm": "AQLM", "eetq": "EETQ", "vptq": "VPTQ", "torchao": "torchao",
     "higgs": "HIGGS", "spqr": "SpQR", "auto-round": "AutoRound",
 }  # fmt: skip
@@ -70,11 +73,6 @@ _MARKS = {
 
 def check_config(config: Mapping[str, Any], name: str) -> None:
     """Refuse sources that are quantized in a way that cannot be read. Raises SourceError."""
-    if "quantization" in config:
-        raise SourceError(
-            f"{name}: its config has a `quantization` block, so it is an MLX build already;"
-            " convert from the unquantized checkpoint it was made from"
-        )
     settings = quantization_of(config)
     if not settings:
         return
@@ -117,6 +115,12 @@ def ignored_names(config: Mapping[str, Any], tensors: Iterable[str]) -> frozense
     return frozenset(t for t in tensors if t.endswith(family.ignored)) if family and family.ignored else frozenset()
 
 
+def notes_of(config: Mapping[str, Any], decoded: Mapping[str, Decoded]) -> tuple[str, ...]:
+    """What a reader of plan and audit should know of a quantized source."""
+    settings = quantization_of(config)
+    return (mlx_builds.note(settings, decoded),) if method_of(settings) == MLX else ()
+
+
 def _float_dtype(config: Mapping[str, Any]) -> str | None:
     """The dtype that a config says the model's weights are in, None where it says none."""
     text = config.get("text_config")
@@ -138,6 +142,6 @@ def _called(settings: Settings) -> str:
 
 def _refusal(name: str, why: str) -> SourceError:
     return SourceError(
-        f"{name}: {why}; sources may be bf16, f16, f32, FP8, or packed in 4 or 8 bits by compressed-tensors or"
-        " ModelOpt: use the original, unquantized repository"
+        f"{name}: {why}; sources may be bf16, f16, f32, FP8, packed by compressed-tensors, ModelOpt, GPTQ or AWQ"
+        " (gemm), or MLX builds: use the original, unquantized repository"
     )

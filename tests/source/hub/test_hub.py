@@ -213,13 +213,13 @@ def test_an_index_that_points_outside_its_folder_is_not_followed(hub, tiny_qwen,
     assert not any("secret" in r.path for r in hub.requests)
 
 
-def test_a_build_is_refused_before_its_shards_are_asked_for(hub, tiny_qwen, tmp_path):
+def test_a_packing_that_cannot_be_read_is_refused_before_its_shards_are_asked_for(hub, tiny_qwen, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_qwen, copy)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"quantization": {"bits": 4, "group_size": 64}}))
+    (copy / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
     hub.add("org/copy", copy)
-    assert "MLX build already" in refused("org/copy")
+    assert "quantized with bitsandbytes" in refused("org/copy")
     assert not any(r.path.endswith(".safetensors") for r in hub.requests)
 
 
