@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redact
@@ -28,16 +29,23 @@ def progress_bar(unit: str = _BYTES) -> Iterator[Watch]:
     from tqdm import tqdm
 
     scale = {"unit_scale": True, "unit_divisor": 1024} if unit == _BYTES else {}
-    with tqdm(unit=unit, **scale, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+    bars: list[tqdm[NoReturn]] = []  # drawn from the first event on: what is said before stands above it
 
-        def watch(progress: Progress) -> None:
-            bar.total = progress.total
-            bar.set_postfix_str(_at_hand(progress), refresh=False)
-            bar.update(progress.done - bar.n)
-            if unit != _BYTES:  # bytes come many times a second; a step may take minutes and is shown at once
-                bar.refresh()
+    def watch(progress: Progress) -> None:
+        if not bars:
+            bars.append(tqdm(unit=unit, **scale, file=sys.stderr, dynamic_ncols=True, leave=False))
+        bar = bars[0]
+        bar.total = progress.total
+        bar.set_postfix_str(_at_hand(progress), refresh=False)
+        bar.update(progress.done - bar.n)
+        if unit != _BYTES:  # bytes come many times a second; a step may take minutes and is shown at once
+            bar.refresh()
 
+    try:
         yield watch
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 @contextmanager

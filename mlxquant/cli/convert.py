@@ -1,38 +1,47 @@
-"""`mlxquant convert`: from a checkpoint to a build, with progress on a terminal."""
+"""`mlxquant convert`: from a checkpoint to one build or several, with progress on a terminal."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import OutputError, UsageError
 from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
 from .bars import progress_bar
-from .options import (
-    carried,
-    dtype_option,
-    json_option,
-    keep_options,
-    load,
-    output_option,
-    recipe_options,
-    source_argument,
-)
+from .convert_texts import next_lines, opening_text
+from .mlx_lm_words import MlxLmWords, mlx_lm_options, take
+from .options import carried, dtype_option, json_option, keep_options, output_option, override_options, shipped
 from .printing import echo
 
 if TYPE_CHECKING:
-    from ..builds.write.convert import ConvertOptions
+    from ..builds.write.convert import Converted, ConvertOptions
+    from ..layout.layout import Layout
+    from ..plan.plan import Plan
+    from ..plan.recipe.recipe import Recipe
+    from ..publish.lm_studio import Models
+    from ..source.checkpoint import Checkpoint
 
 
 @click.command()
-@source_argument
-@recipe_options
-@output_option("The build's folder; must not exist.", metavar="OUT", required=True, name="out")
+@click.argument("source", metavar="SOURCE", required=False)
+@click.option("-r", "--recipe", "recipes", multiple=True, metavar="RECIPE",
+              help="A shipped recipe's name or a .toml file's path, also with changes: gates-8bit:bits=4. Several make"
+              " as many builds from one reading, each in OUT/RECIPE.")  # fmt: skip
+@override_options
+@output_option("The build's folder; must not exist. With several recipes the folder above.", metavar="OUT", name="out")
+@click.option(
+    "--to",
+    "place",
+    type=click.Choice(["lmstudio"]),
+    help="Place the build in LM Studio's folder of models; OUT, if given, is NAME or PUBLISHER/NAME there.",
+)
 @dtype_option
 @keep_options
 @click.option(
@@ -47,69 +56,172 @@ if TYPE_CHECKING:
               help="Copy the source's *.py files into the build. mlxquant runs none of them.")  # fmt: skip
 @click.option("--keep-source", is_flag=True, help="Keep all shards of a Hub id in the usual cache, not only a few.")
 @click.option("--fresh", is_flag=True, help="Throw an unfinished OUT.partial away and start over.")
+@mlx_lm_options
 @json_option
 def command(
-    source: str,
-    recipe: str | None,
-    out: Path,
-    keep_vision: bool,
+    source: str | None,
+    recipes: tuple[str, ...],
+    out: Path | None,
+    place: str | None,
+    keep_vision: bool | None,
     keep_mtp: bool,
     provider: str | None,
     keep_source: bool,
     as_json: bool,
     **words: Any,
 ) -> None:
-    """Write the MLX build that a recipe asks for.
+    """Write the MLX build that a recipe asks for, or one for each of several recipes.
 
     OUT appears only when it is complete. What an interrupted run has finished stays in OUT.partial; the same
-    command goes on from there.
+    command goes on from there. Several recipes share one reading, and one download, of the source.
 
     A Hub id is downloaded while it is converted: shards lie in OUT.partial until what they hold is made, so the disk
-    needs room for the build and a few of them. Shards that the usual cache has are used where they are.
+    needs room for the builds and a few of them. Shards that the usual cache has are used where they are.
+
+    mlx_lm.convert's own command line is taken too.
 
     \b
     mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit -o Qwen3.5-122B-8bit
+    mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit --to lmstudio
+    mlxquant convert ./checkpoint -r gates-8bit -r gates-8bit:bits=4 -o builds
     mlxquant convert ./checkpoint -r gates-4bit --set "role=lm_head:bits=6" -o build
     mlxquant convert ./checkpoint -r none --dtype float32 -o reference
-    mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision -o for-LM-Studio
     mlxquant convert Qwen/Qwen3.5-122B-A10B@main -r gates-8bit --keep-source -o build
+    mlxquant convert --hf-path ./checkpoint --mlx-path build -q --q-bits 8
     """
-    own = {name: words.pop(name) for name in _OWN}  # what is left changes the recipe
-    chosen = load(recipe, **words)
-    from ..builds.manifest import MANIFEST
-    from ..builds.write.convert import convert
+    own = {name: words.pop(name) for name in _OWN}
+    typed = take(words)  # what is left changes the recipe
+    typed.check()
+    request = _request(typed, source, recipes, out, place, words)
     from ..layout.layout import read_layout
-    from ..plan.plan import make_plan
     from ..source.hub.open import open_source
 
     options = _options(**own)
-    opened = open_source(_begun(source, out, fresh=options.fresh), weights=True, keep=keep_source)
+    opened = open_source(_begun(request, fresh=options.fresh), weights=True, keep=keep_source)
+    if keep_vision is None and request.models is not None:
+        from ..publish.lm_studio import vision_of
+
+        keep_vision, why = vision_of(opened)
+        echo(f"mlxquant: {why}", err=True)
     keep = carried(keep_vision=keep_vision, keep_mtp=keep_mtp)
     layout = read_layout(opened, dtype=options.dtype, keep=keep, provider=provider)
-    plan = make_plan(layout, chosen, opened)
-    for note in opened.notes:
+    plans, results = _convert(request, opened, layout, options)
+    _report(request, plans, results, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is to be made: recipes by OUT; `models` is LM Studio's folder where the builds go there."""
+
+    source: str
+    recipes: Mapping[Path, Recipe]
+    models: Models | None
+
+
+def _request(
+    typed: MlxLmWords,
+    argument: str | None,
+    recipes: Sequence[str],
+    option: Path | None,
+    place: str | None,
+    overrides: Mapping[str, Any],
+) -> _Request:
+    """Put together what the command line says in one form or the other. Raises UsageError, RecipeError."""
+    from ..plan.recipe.variation import load_variation, name_of
+
+    source, out = typed.source(argument), typed.out(option)
+    meant = typed.recipe()
+    if not recipes and meant is None:
+        raise UsageError(f"a recipe is missing: give -r with one of {', '.join(shipped())}, or a .toml file")
+    if recipes and typed.quantize:
+        raise UsageError(f"-q is the recipe mlx-lm-default: give it or -r {recipes[0]}, not both")
+    if out is None and place is None:
+        raise click.UsageError("Missing option '-o' / '--output' / '--out'.")
+    if note := typed.note():
         echo(f"mlxquant: {note}", err=True)
-    for warning in plan.warnings:
+    words = recipes or [str(meant)]
+    if words == ["none"] and not recipes:  # mlx_lm.convert too takes no notice of --q-bits without -q
+        overrides = {}
+    loaded = [load_variation(word, **overrides) for word in words]
+    names = [name_of(word, recipe) for word, recipe in zip(words, loaded, strict=True)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"-r {twice}: is given twice; each build needs a name of its own")
+    models = None
+    if place is not None:
+        from ..publish.lm_studio import build_name, models_folder
+        from ..publish.lm_studio import place as place_in
+
+        models = models_folder()
+        outs = place_in(models, option, [build_name(_base_name(source), name) for name in names])
+    else:
+        assert out is not None
+        outs = [out] if len(names) == 1 else [out / name for name in names]
+    return _Request(source, dict(zip(outs, loaded, strict=True)), models)
+
+
+def _base_name(source: str) -> str:
+    """What a source is called by itself: the last part of its path or Hub id, without a revision."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.exists() else source.partition("@")[0].rpartition("/")[2]
+
+
+def _convert(
+    request: _Request, opened: Checkpoint, layout: Layout, options: ConvertOptions
+) -> tuple[dict[Path, Plan], list[Converted]]:
+    """Plan every build, say what it is, and write them all."""
+    from ..builds.write.convert import convert_together
+    from ..plan.plan import make_plan
+
+    plans = {out: make_plan(layout, recipe, opened) for out, recipe in request.recipes.items()}
+    notes = [*opened.notes, *(request.models.notes if request.models else ())]
+    for note in dict.fromkeys(notes):
+        echo(f"mlxquant: {note}", err=True)
+    for warning in dict.fromkeys(w for plan in plans.values() for w in plan.warnings):
         echo(f"mlxquant: warning: {warning}", err=True)
     if opened.folder is None and opened.revision is not None:
         size = show_bytes(sum(opened.files.values()))
         echo(f"mlxquant: {opened.name} at commit {opened.revision[:12]}: {size}, downloaded as needed", err=True)
+    if len(plans) > 1:
+        for out, plan in plans.items():
+            echo(f"mlxquant: {_sizes(out, plan)}", err=True)
     try:
         with progress_bar() as watch:
-            done = convert(opened, layout, plan, out, options, watch)
+            results = convert_together(
+                opened, layout, plans, options, watch,
+                opening=lambda opening: echo(f"mlxquant: {opening_text(opening)}", err=True),
+            )  # fmt: skip
     except KeyboardInterrupt:
-        echo(f"mlxquant: stopped; {_kept_work(out)}", err=True)
+        echo(f"mlxquant: stopped; {_kept_work([*plans])}", err=True)
         sys.exit(INTERRUPTED)
-    if as_json:
-        echo((out / MANIFEST).read_text(), nl=False)
-        return
+    return plans, results
+
+
+def _sizes(out: Path, plan: Plan) -> str:
     totals = plan.totals
-    taken_over = f", {show_bytes(done.resumed_bytes)} taken over" if done.resumed_bytes else ""
-    echo(
+    return (
         f"{out}: {show_bytes(totals['bytes'])}, {totals['bpw']:.4f} bits per weight,"
-        f" {len(plan.protected)} modules protected; {done.seconds:.1f} s{taken_over}"
+        f" {len(plan.protected)} modules protected"
     )
-    echo(f"Next: mlxquant audit {shlex.quote(str(out))}", err=True)
+
+
+def _report(request: _Request, plans: Mapping[Path, Plan], results: Sequence[Converted], *, as_json: bool) -> None:
+    """Print what was made: the manifests, or a line for each build and what to do next."""
+    from ..builds.manifest import MANIFEST
+    from ..publish.lm_studio import models_folder
+
+    if as_json:
+        texts = [(result.out / MANIFEST).read_text().rstrip("\n") for result in results]
+        echo(texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]")
+        return
+    for result in results:
+        taken_over = f", {show_bytes(result.resumed_bytes)} taken over" if result.resumed_bytes else ""
+        echo(f"{_sizes(result.out, plans[result.out])}; {result.seconds:.1f} s{taken_over}")
+    try:
+        models = (request.models or models_folder()).folder
+    except OutputError:  # a disk that is not connected; nothing was asked of it
+        models = Path("~/.lmstudio/models")
+    for line in next_lines([result.out for result in results], models, placed=request.models is not None):
+        echo(line, err=True)
 
 
 _OWN = (
@@ -133,24 +245,26 @@ def _options(
     )
 
 
-def _begun(source: str, out: Path, *, fresh: bool) -> str:
-    """SOURCE, at the commit that OUT.partial was begun at if none is asked for: a branch may have moved on since."""
+def _begun(request: _Request, *, fresh: bool) -> str:
+    """SOURCE, at the commit that unfinished work was begun at if none is asked for: a branch may have moved since."""
     from ..builds.write.partial import Partial
     from ..source.hub.open import unpinned
 
-    repository = unpinned(source)
-    commit = None if fresh or repository is None else Partial(out).begun_at(repository)
+    repository = unpinned(request.source)
+    if fresh or repository is None:
+        return request.source
+    commit = next((c for out in request.recipes if (c := Partial(out).begun_at(repository))), None)
     if commit is None:
-        return source
+        return request.source
     echo(f"mlxquant: going on at commit {commit[:12]}; --fresh starts over with the newest", err=True)
     return f"{repository}@{commit}"
 
 
-def _kept_work(out: Path) -> str:
+def _kept_work(outs: Sequence[Path]) -> str:
     """What is left of an interrupted run, in words."""
     from ..builds.write.partial import Partial
 
-    folder = Partial(out).folder
-    if folder.exists():
-        return f"what is finished is kept in {folder}, the same command goes on from there"
+    folders = [folder for folder in (Partial(out).folder for out in outs) if folder.exists()]
+    if folders:
+        return f"what is finished is kept in {', '.join(map(str, folders))}, the same command goes on from there"
     return "nothing was finished, nothing is left behind"

@@ -60,13 +60,17 @@ def keep_options(function: _Function) -> _Function:
         click.option(
             "--keep-mtp", is_flag=True, help="Write the next-token head to mtp.safetensors, beside the model."
         ),
-        click.option("--keep-vision", is_flag=True, help="Carry the vision tower along, unquantized, for mlx-vlm."),
+        click.option(
+            "--keep-vision/--no-vision",
+            default=None,
+            help="Carry the vision tower along, unquantized, for mlx-vlm; or not, which is the default.",
+        ),
     ):
         function = option(function)
     return function
 
 
-def carried(*, keep_vision: bool, keep_mtp: bool) -> list[str]:
+def carried(*, keep_vision: bool | None, keep_mtp: bool) -> list[str]:
     """What `read_layout` shall carry along, by its names."""
     return [name for name, wanted in (("vision", keep_vision), ("mtp", keep_mtp)) if wanted]
 
@@ -84,15 +88,25 @@ def override_options(function: _Function) -> _Function:
     """Add the options that change a recipe: `bits`, `group_size`, `mode`, `sets`, `unaligned`, for `load_recipe`."""
     for option in reversed(
         (
-            click.option("--bits", type=int, help="Change the default's bits. A rule that gives its own keeps them."),
+            click.option(
+                "--bits",
+                "--q-bits",
+                "bits",
+                type=int,
+                help="Change the default's bits. A rule that gives its own keeps them.",
+            ),
             click.option(
                 "--group-size",
+                "--q-group-size",
+                "group_size",
                 type=_GroupSize(),
                 metavar="N,…",
                 help="Change the default's group size; rules keep their own. Of several, such as 128,64, the first that"
                 " divides a module's input.",
             ),
-            click.option("--mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."),
+            click.option(
+                "--mode", "--q-mode", "mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."
+            ),
             click.option(
                 "--set",
                 "sets",

@@ -29,7 +29,7 @@ def command(
     source: str,
     recipe: str | None,
     dtype: str | None,
-    keep_vision: bool,
+    keep_vision: bool | None,
     keep_mtp: bool,
     provider: str | None,
     fits: str | None,

@@ -8,14 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..words.lm_studio import library_of, used_by
 from ..words.text import filled
 from ..words.units import show_bytes
 from .verdict import name
-
-_USED_BY = {
-    "mlx-lm": "mlx_lm.generate and mlx_lm.server, and LM Studio for models without a vision_config",
-    "mlx-vlm": "LM Studio for models with a vision_config",
-}
 
 # --- check-load ---
 
@@ -23,7 +19,7 @@ _USED_BY = {
 def check_load_text(record: Mapping[str, Any]) -> str:
     """Write a check-load record for a reader: a paragraph for each library."""
     vision = record["vision"]
-    route = f"LM Studio loads it through {'mlx-vlm' if vision else 'mlx-lm'}"
+    route = f"LM Studio loads it through {library_of(vision=vision)}"
     lines = [f"{record['build']}: {'with' if vision else 'without'} a vision_config, so {route}"]
     for answer in record["libraries"]:
         lines += ["", *_library_lines(answer)]
@@ -32,7 +28,7 @@ def check_load_text(record: Mapping[str, Any]) -> str:
 
 def _library_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """What one library answered: whether it loads the build, as what, and whether that runs."""
-    library, used = answer["library"], _USED_BY[answer["library"]]
+    library, used = answer["library"], used_by(answer["library"])
     if not answer["installed"]:
         yield f"{library}: not installed, so not tried (pip install {library})"
         yield f"  used by    {used}"

@@ -5,10 +5,23 @@
     layers      ranges of layers, as recipes write them
     units       sizes and counts, read and written
     text        paragraphs, tables, lists, figures, names cut to fit
+    lm_studio   which library LM Studio loads a build through
     progress    the event that long operations report
     secrets, strict_json, interrupts, jit
 
 It imports nothing of mlxquant but `errors`, and neither numpy nor mlx when it is imported.
 """
 
-__all__ = ["formats", "interrupts", "jit", "layers", "modules", "progress", "secrets", "strict_json", "text", "units"]
+__all__ = [
+    "formats",
+    "interrupts",
+    "jit",
+    "layers",
+    "lm_studio",
+    "modules",
+    "progress",
+    "secrets",
+    "strict_json",
+    "text",
+    "units",
+]

@@ -34,8 +34,8 @@ _WRITE, _BLOCK = 64 << 20, 4 << 20
 class Opening:
     """What a conversion takes: bytes of the source, bytes of all builds, bytes free in `folder`, where they will be.
 
-    `from_hub` says that the source comes from the Hub. `left` are the output bytes that no earlier run has finished;
-    `seconds` is how long they take here, None where that was not measured.
+    `from_hub` says that the source comes from the Hub. `left` are the output bytes that earlier runs have not finished,
+    None where there was none; `seconds` is how long the rest takes here, None where that was not measured.
     """
 
     read_bytes: int
@@ -49,14 +49,17 @@ class Opening:
 
 def timed(opening: Opening, fillings: Sequence[Filling], threads: int, partial: Partial) -> Opening:
     """Say how much is left and how long it takes, with this machine's own speed; writes to a file that it removes."""
-    rows = [p for p in zip(*(f.todo for f in fillings), strict=True) if not _is_begun(p, fillings)]
+    everything = list(zip(*(f.todo for f in fillings), strict=True))
+    rows = [pieces for pieces in everything if not _is_begun(pieces, fillings)]
     left = sum(piece.nbytes for pieces in rows for piece in pieces)
     work = sum(max(piece.work for piece in pieces) for pieces in rows)
+    if len(rows) < len(everything):
+        opening = replace(opening, left=left)
     if opening.from_hub or max(work, left) < LEAST:
-        return replace(opening, left=left)
+        return opening
     making = work / _making_speed(rows, fillings, threads)
     writing = left / _writing_speed(partial.folder)
-    return replace(opening, left=left, seconds=making + writing)
+    return replace(opening, seconds=making + writing)
 
 
 def _is_begun(pieces: Sequence[Piece], fillings: Sequence[Filling]) -> bool:

@@ -43,7 +43,16 @@ def test_a_build_is_made_and_told_of_in_a_line(source, tmp_path, root):
     done = shell(root, "convert", "source", "-r", "gates-8bit", "-o", "out")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
     assert re.fullmatch(r"out: [\d.]+ MiB, 8\.\d{4} bits per weight, \d+ modules protected; [\d.]+ s\n", done.stdout)
-    assert done.stderr.splitlines()[-1] == "Next: mlxquant audit out"
+    opening, *following = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"mlxquant: reads [\d.]+ MiB, writes [\d.]+ MiB; [\d.]+ GiB free in /.*; less than a minute", opening
+    )
+    assert following[:3] == [
+        "Next: mlxquant audit out",
+        '      mlx_lm.generate --model out --prompt "Hello"',
+        "      mlx_lm.server --model out --port 8080",
+    ]
+    assert following[3].startswith("      LM Studio: mkdir -p ") and len(following) == 4
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
 
@@ -85,7 +94,8 @@ def test_a_gpu_that_is_not_there_is_known_beforehand(source, tmp_path, monkeypat
 
 def test_what_to_type_next_can_be_typed(source, root):
     done = shell(root, "convert", "source", "-r", "gates-8bit", "-o", "my build")
-    assert done.stderr.splitlines()[-1] == "Next: mlxquant audit 'my build'"
+    assert "Next: mlxquant audit 'my build'\n" in done.stderr
+    assert "mlx_lm.generate --model 'my build' --prompt" in done.stderr
 
 
 def test_a_terminal_without_our_signs_gets_question_marks_not_a_traceback(source, root, monkeypatch):
@@ -200,5 +210,5 @@ def test_progress_on_a_terminal_stays_within_80_columns_and_off_stdout(tmp_path,
     assert json.loads(stdout)["schema"] == "mlxquant.manifest/1"
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode())
     lines = re.split(r"[\r\n]+", text)
-    assert max(len(line) for line in lines) <= 80
+    assert max(len(line) for line in lines if not line.startswith("mlxquant: ")) <= 80
     assert re.search(r"\d+%.*B/s, …?[a-z_.0-9]+\]", text), text
