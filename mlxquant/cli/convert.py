@@ -101,7 +101,7 @@ def command(
     if keep_vision is None and request.models is not None:
         from ..publish.lm_studio import vision_of
 
-        keep_vision, why = vision_of(opened)
+        keep_vision, why = vision_of(opened, provider)
         echo(f"mlxquant: {why}", err=True)
     keep = carried(keep_vision=keep_vision, keep_mtp=keep_mtp)
     layout = read_layout(opened, dtype=options.dtype, keep=keep, provider=provider)

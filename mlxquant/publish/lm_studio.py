@@ -17,6 +17,7 @@ from pathlib import Path
 from ..disk.files import read_regular
 from ..errors import OutputError, UsageError
 from ..layout.carried import TOWERS, VISION, kind_of
+from ..layout.provider import provider_of
 from ..source.checkpoint import Checkpoint
 from ..words.lm_studio import vision_text
 from ..words.text import printable
@@ -95,13 +96,16 @@ def place(models: Models, word: Path | None, names: list[str]) -> list[Path]:
     return [models.folder / publisher / name]
 
 
-def vision_of(source: Checkpoint) -> tuple[bool, str]:
+def vision_of(source: Checkpoint, provider: str | None = None) -> tuple[bool, str]:
     """Whether a build for LM Studio brings the vision tower along, and why, as a sentence.
 
     It does where the source has one that can be written as mlx-vlm reads it and has the files of its processor: then
-    LM Studio takes images. Else a text-only build is what opens there.
+    LM Studio takes images. Else a text-only build is what opens there. A `provider` whose classes hold the tower
+    themselves leaves no choice.
     """
     kind = source.config.get("model_type")
+    if provider_of(source.config, provider).whole:
+        return False, vision_text(vision="vision_config" in source.config).partition(";")[0]
     if not any(kind_of(name, 1 << 62) == VISION for name in source.tensors):
         return False, vision_text(vision=False)
     if kind not in TOWERS:
