@@ -1,17 +1,12 @@
 """The arrays of an MLX model: their shapes, the source bytes that each is made of, their dtypes.
 
 mlx-lm's own `sanitize` is run over recording views, so every layout that mlx-lm knows is known here, without a
-table of our own. One thing is added after it (`stacked`): Qwen's FP8 repositories, and whatever transformers 5 saved,
-have `mlp.experts.7.down_proj.weight` where the bf16 ones have one `mlp.experts.down_proj`, and the `sanitize` of
-qwen3_5_moe knows only the latter (mlx-lm 0.32.2; pull request 1224). Experts that it leaves over one by one are
-stacked into the array that the model wants: (experts, out, in).
-
-Modules and roles come later (see `layout`).
+table of our own; forms of experts that a class does not know are turned before it (see `expert_stacks`). Whether the
+arrays are those that the model wants is for `mismatches`; modules and roles come later (see `layout`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -26,14 +21,12 @@ from ..source.headers import Tensor
 from ..source.packed import MLX, AsStored, as_stored, quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from ..words.text import listed
+from .expert_stacks import turned
 from .provider import Provider
 from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
 from .views.record import recording
 from .views.strided import Strided
-from .views.view import Computed, Joined, View, constant, source_view, stack
-
-# More mismatches than this have one cause, and are reported as one.
-EXAMPLES = 5
+from .views.view import Computed, Joined, View, constant, source_view
 
 
 def sanitized(model: Any, source: Checkpoint, provider: Provider, config: Mapping[str, Any]) -> dict[str, View]:
@@ -84,7 +77,7 @@ def _sanitized(
     unread = sorted({t.dtype for t in tensors.values()} - set(MLX_DTYPES))
     if unread:
         raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
-    weights: dict[str, View] = {n: source_view(t) for n, t in tensors.items()}
+    weights = turned(config.get("model_type"), {n: source_view(t) for n, t in tensors.items()})
     if not weights:
         return weights
     try:
@@ -172,35 +165,6 @@ def _flat(parameters: Any) -> list[tuple[str, mx.array]]:
     return list(flat)
 
 
-def check_arrays(
-    parameters: Mapping[str, tuple[int, ...]], views: Mapping[str, View], source: Checkpoint, provider: Provider
-) -> None:
-    """Check that the views are what the class asks for.
-
-    Raises LayoutError, which lists up to EXAMPLES mismatches one by one.
-    """
-    wrong = [
-        f"{name}: {_giver(name, views[name])} shape {list(views[name].shape)}, config.json asks for {list(shape)}"
-        for name, shape in parameters.items()
-        if name in views and views[name].shape != shape
-    ]
-    missing = [f"{name}: not in the checkpoint; a shard may be missing" for name in parameters if name not in views]
-    strange = [
-        f"{(origin := _origin(view))}: unexpected; {provider.name}'s {source.config['model_type']} has no"
-        f" {'such array' if origin == name else name}"
-        for name, view in views.items()
-        if name not in parameters
-    ]
-    kinds = [kind for kind in (wrong, missing, strange) if kind]
-    count, among = sum(map(len, kinds)), len(parameters.keys() | views.keys())
-    if 0 < count <= EXAMPLES:
-        raise LayoutError(listed([problem for kind in kinds for problem in kind]))
-    if count:  # one cause: some of each kind show which
-        each = -(-EXAMPLES // len(kinds))
-        lead = f"config.json does not describe these shards: {count:,} of {among:,} arrays differ; the first:"
-        raise LayoutError("\n".join([lead, *(problem for kind in kinds for problem in kind[:each])]))
-
-
 def check_decoded(
     model: Any, views: Mapping[str, View], prequantized: Mapping[str, Format], source: Checkpoint
 ) -> None:
@@ -221,22 +185,17 @@ def check_decoded(
         for name, tensor in raw.items()
     ]
     problems += [
-        f"{_origin(view)}: floats expected, {SAFETENSORS_DTYPES[view.dtype]} found: it is quantized, and config.json"
+        f"{origin_of(view)}: floats expected, {SAFETENSORS_DTYPES[view.dtype]} found: it is quantized, and config.json"
         " does not say how; use the bf16 repository"
         for name, view in views.items()
-        if name in integers and not mx.issubdtype(view.dtype, mx.floating) and _origin(view) not in raw
+        if name in integers and not mx.issubdtype(view.dtype, mx.floating) and origin_of(view) not in raw
     ]
     if problems:
         raise LayoutError(listed(problems))
 
 
-def _giver(name: str, view: View) -> str:
-    """Which stored tensor gives an array, where it is called otherwise."""
-    origin = _origin(view)
-    return "the shards give" if origin == name else f"{origin} gives"
-
-
-def _origin(view: View) -> str:
+def origin_of(view: View) -> str:
+    """The first stored tensor that a view draws on."""
     return next(iter(tensors_of(view)), "a computed array")
 
 
@@ -307,27 +266,3 @@ def array_dtypes(
         source = stored if casts(name) else "F32"
         pairs[name] = (source, target if target is not None and casts(name) else source)
     return pairs, target
-
-
-# --- expert stacks ---
-
-
-_ONE = re.compile(r"(?P<block>.*)\.experts\.(?P<number>\d+)\.(?P<rest>\w+\.(?:weight|bias))", re.ASCII)
-_STACKED = "switch_mlp"
-
-
-def stacked(views: Mapping[str, View], parameters: Mapping[str, tuple[int, ...]]) -> dict[str, View]:
-    """Stack experts that stand alone into the arrays that the model lacks otherwise.
-
-    A set with a gap in its numbers, or of another size than the model's, is left for `check_arrays` to name.
-    """
-    experts: dict[str, dict[int, str]] = {}
-    for name in views:
-        if name not in parameters and (match := _ONE.fullmatch(name)):
-            experts.setdefault(f"{match['block']}.{_STACKED}.{match['rest']}", {})[int(match["number"])] = name
-    arrays = dict(views)
-    for target, members in experts.items():
-        wanted = parameters.get(target)
-        if wanted and target not in views and sorted(members) == list(range(wanted[0])):
-            arrays[target] = stack([arrays.pop(members[number]) for number in range(wanted[0])])
-    return arrays

@@ -34,6 +34,7 @@ from .class_fields import (
     TEXT_BY_TYPE,
     TEXT_CLASSES,
     THETAS,
+    UNCOUNTED,
 )
 from .mlx_lm import mlx_lm_module, mlx_lm_version, model_classes, module_name
 
@@ -111,6 +112,7 @@ def settle(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Settled:
     _settle_defaults(table, has_head=any(_is_head(n) for n in names) or not names)
     _check_computed(table)
     _check_required(table)
+    _note_uncounted(table, names)
     if table.problems:
         raise LayoutError(listed(table.problems))
     if not table.changes:
@@ -119,6 +121,24 @@ def settle(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Settled:
         return Settled({**config, **table.changes}, tuple(table.notes))
     text = {**config["text_config"], **table.changes}
     return Settled({**config, "text_config": text}, tuple(table.notes))
+
+
+def untie(settled: Settled, head: str) -> Settled | None:
+    """Take back a tie where the shards hold a head of their own that the class has no place for.
+
+    None where the class always ties them.
+    """
+    table = _table_of(settled.config)
+    if table is None or "tie_word_embeddings" not in table.fields or table.takes("tie_word_embeddings") is not True:
+        return None
+    note = (
+        f"config.json: {table.prefix}tie_word_embeddings = False is written into the build: the shards hold a head of"
+        f" their own ({head}), which a tied model of mlx-lm's {table.module} has no place for; transformers uses it too"
+    )
+    change = {"tie_word_embeddings": False}
+    config = settled.config
+    changed = {**config, "text_config": {**config["text_config"], **change}} if table.prefix else {**config, **change}
+    return Settled(changed, (*settled.notes, note))
 
 
 def _table_of(config: Mapping[str, Any]) -> _Table | None:
@@ -310,6 +330,17 @@ def _check_computed(table: _Table) -> None:
         value = table.values.get(name)
         if value not in values and not (name in table.fields and reads_field(table.module, name)):
             table.refuse(name, value, f"computes it as for {shown(values[0], 40)}")
+
+
+def _note_uncounted(table: _Table, names: list[str]) -> None:
+    """Warn of fields that make a checkpoint smaller than the class, where only its shards would tell."""
+    for name, (word, computes) in UNCOUNTED.get(table.module, {}).items():
+        value = table.values.get(name)
+        if not names and isinstance(value, list) and word in value and not reads_field(table.module, name):
+            table.notes.append(
+                f"config.json: {table.prefix}{name} names {value.count(word)} layers as {word}, which mlx-lm"
+                f" {mlx_lm_version()}'s {table.module} does not read: it {computes}"
+            )
 
 
 def _check_required(table: _Table) -> None:

@@ -94,6 +94,17 @@ SWIGLU = frozenset({
 })  # fmt: skip
 ACTIVATIONS = ("silu", "swish", None)
 
+# Words in a list of layers that make a checkpoint smaller than the class: what the class does, and what that means.
+UNCOUNTED: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "glm_moe_dsa": {
+        "indexer_types": (
+            "shared",
+            "makes an indexer for every layer, so parameters and bytes here are too high, and the checkpoint's shards"
+            " will be refused",
+        ),
+    },
+}
+
 # Defaults of transformers for fields that a config leaves out, by model_type, where mlx-lm's class has another or none.
 # Sizes are not among them: a config that leaves them out is damaged.
 _EXPERT_GROUPS = {"n_group": 1, "topk_group": 1, "norm_topk_prob": True}

@@ -21,18 +21,18 @@ from ..words.modules import Array, Module
 from ..words.text import some
 from .arrays import (
     array_dtypes,
-    check_arrays,
     check_decoded,
     module_at,
     parameters_of,
     quantizable,
     sanitized,
-    stacked,
     stored_formats,
     tensors_of,
 )
 from .carried import VISION, carry
-from .class_config import Settled, settle
+from .class_config import Settled, settle, untie
+from .expert_stacks import stacked
+from .mismatches import check_arrays, dropped_notes, without_next_token_head
 from .provider import MLX_LM, Provider, provider_of
 from .roles import Roles, expert_shares, find_roles
 from .views.view import View
@@ -84,14 +84,17 @@ def read_layout(
     chosen = provider_of(source.config, provider)
     settles = chosen is MLX_LM and not as_it_is
     settled = settle(source.config, source.tensors) if settles else Settled(source.config)
-    config = chosen.prepared(settled.config)
-    model = chosen.build_model(config)
-    views, notes = stacked(sanitized(model, source, chosen, config), parameters_of(model)), list(settled.notes)
+    config, model, views = _sanitized_model(source, chosen, settled)
+    head = next((n for n in views if n.endswith("lm_head.weight") and n not in parameters_of(model)), None)
+    if settles and head is not None and (untied := untie(settled, head)) is not None:
+        settled = untied
+        config, model, views = _sanitized_model(source, chosen, settled)
+    notes = list(settled.notes)
     prequantized = stored_formats(model, views, config, bool(source.tensors))
     parameters = parameters_of(model, prequantized)
     if source.tensors:
         check_decoded(model, views, prequantized, source)
-        check_arrays(parameters, views, source, chosen)
+        check_arrays(parameters, views, source, chosen, config)
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
     modules, roles = lay_modules(model, config, parameters, dtypes, prequantized, chosen)
     n_layers = len(roles.layers)
@@ -105,12 +108,14 @@ def read_layout(
         whole=chosen.whole,
     )
     views = {**views, **carried.views}
+    dropped = _dropped(source, views)
+    notes += dropped_notes(dropped, n_layers, source, chosen, config)
     return Layout(
         model_type=config["model_type"],
         model=model,
         modules=(*modules, *carried.in_shards),
         views=views,
-        dropped=_dropped(source, views),
+        dropped=dropped,
         n_layers=n_layers,
         expert_shares=expert_shares(model, modules, config, roles),
         dtype=target,
@@ -119,6 +124,17 @@ def read_layout(
         provider=chosen,
         config=settled.config,
     )
+
+
+def _sanitized_model(
+    source: Checkpoint, provider: Provider, settled: Settled
+) -> tuple[dict[str, Any], Any, dict[str, View]]:
+    """The prepared config, the model, and the views that fill it."""
+    config = provider.prepared(settled.config)
+    model = provider.build_model(config)
+    parameters = parameters_of(model)
+    views = stacked(sanitized(model, source, provider, config), parameters)
+    return config, model, without_next_token_head(parameters, views, config)
 
 
 def _dropped(source: Checkpoint, views: Mapping[str, View]) -> tuple[str, ...]:
