@@ -4,7 +4,7 @@
     provider    whose model classes a checkpoint is laid out with: mlx-lm's, or mlx-vlm's where it has none
     mlx_lm      mlx-lm's model classes, without the cost of importing mlx_lm
     mlx_vlm     mlx-vlm's, likewise
-    class_config  a source's config as mlx-lm's class has to read it; class_fields, class_derived: what is known of classes
+    class_config  a config as the class has to read it; class_fields and class_derived: what is known of classes
     arrays      the arrays of the model, and which tensors each is made of
     expert_stacks  forms of experts that a class does not know
     mismatches  arrays that the model wants and a checkpoint has not, and why
