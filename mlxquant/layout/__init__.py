@@ -10,10 +10,11 @@
     mismatches  arrays that the model wants and a checkpoint has not, and why
     roles       role, layer and layer type of each module, experts used per token
     carried     a vision tower and a next-token head, which mlx-lm drops and a build may carry along
+    kept        packed modules whose bits mlx can use as they are; the bytes that a source stores
     context     the memory that a context takes
     views/      arrays that remember which bytes of which file they are made of, and reading them
 
 What is decided on the modules is for `plan`; how a build on disk is read, for `builds.read`.
 """
 
-__all__ = ["arrays", "carried", "context", "layout", "mlx_lm", "provider", "roles", "views"]
+__all__ = ["arrays", "carried", "context", "kept", "layout", "mlx_lm", "provider", "roles", "views"]

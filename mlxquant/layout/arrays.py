@@ -21,6 +21,7 @@ from ..source.headers import Tensor
 from ..source.packed import MLX, AsStored, as_stored, quantization_of
 from ..words.formats import FLOATS, TORCH_DTYPES, Format
 from ..words.text import listed
+from .declared import declared_formats, repacked_mode
 from .expert_stacks import turned
 from .provider import Provider
 from .views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES
@@ -58,9 +59,7 @@ def _packed_where_exact(source: Checkpoint) -> dict[str, Tensor] | None:
     if not exact:
         return None
     others = {n: t for n, t in source.weights.items() if n not in exact}
-    parts = {t.name: source.tensors[t.name] for n in exact for t in source.decoded[n].stored}
-    shapes = {n: t for n, t in source.tensors.items() if n.endswith(".weight_shape") and f"{n[:-6]}_packed" in parts}
-    return others | parts | shapes
+    return others | {t.name: source.tensors[t.name] for n in exact for t in source.decoded[n].stored}
 
 
 def _taken(views: Mapping[str, View], source: Checkpoint) -> bool:
@@ -102,7 +101,7 @@ def stored_formats(
 ) -> dict[str, Format]:
     """Modules that the source already stores quantized (gpt-oss: MXFP4 experts), by path."""
     if not has_tensors:
-        return _claimed_formats(model, quantization_of(config))
+        return _claimed_formats(model, config)
     formats: dict[str, Format] = {}
     for path, module in quantizable(model):
         scales, weight = views.get(f"{path}.scales"), views.get(f"{path}.weight")
@@ -111,16 +110,19 @@ def stored_formats(
     return formats
 
 
-def _claimed_formats(model: Any, settings: Mapping[str, Any]) -> dict[str, Format]:
-    """Formats by a config alone: in mxfp4 and int4 checkpoints the experts are packed, but for those it excepts."""
-    kinds = {"mxfp4": "mxfp4", "mxfp4-pack-quantized": "mxfp4", "pack-quantized": "affine"}
-    method = str(settings.get("quant_method"))
-    mode = kinds.get(str(settings.get("format")) if method == "compressed-tensors" else method)
-    if mode is None:
-        return {}
+def _claimed_formats(model: Any, config: Mapping[str, Any]) -> dict[str, Format]:
+    """Formats by a config alone: in mxfp4 checkpoints the experts are packed, but for those that it excepts.
+
+    Of compressed-tensors, what mlx-lm's class repacks.
+    """
+    settings = quantization_of(config)
+    if settings.get("quant_method") != "mxfp4":
+        mode = repacked_mode(model)
+        claimed = declared_formats(model, config) if mode else {}
+        return {p: d.format for p, d in claimed.items() if d.format and (d.format.bits, d.format.mode) == (4, mode)}
     excepted = [str(p).replace("*", "") for p in settings.get("modules_to_not_convert") or ()]
     experts = [p for p, module in quantizable(model) if hasattr(module, "num_experts")]
-    return {p: Format(4, 32, mode) for p in experts if not any(k in p for k in excepted)}
+    return {p: Format(4, 32, "mxfp4") for p in experts if not any(k in p for k in excepted)}
 
 
 def _stored_format(path: str, module: Any, weight: View, scales: View) -> Format:
@@ -174,7 +176,7 @@ def check_decoded(
         tensor.name: tensor
         for name, view in views.items()
         if name.rpartition(".")[0] not in prequantized
-        for tensor in _stored(view, decoded=False)
+        for tensor in stored_tensors(view, decoded=False)
         if tensor.dtype in ("F8_E4M3", "F8_E5M2")
     }
     scales = {name: source.tensors.get(name + "_scale_inv") for name in raw}
@@ -201,30 +203,30 @@ def origin_of(view: View) -> str:
 
 def tensors_of(view: View) -> Iterator[str]:
     """Names of the stored tensors that a view draws on."""
-    for tensor in _stored(view):
+    for tensor in stored_tensors(view):
         yield from (t.name for t in tensor.stored)
 
 
-def _stored(view: View, *, decoded: bool = True) -> Iterator[Tensor]:
+def stored_tensors(view: View, *, decoded: bool = True) -> Iterator[Tensor]:
     """The tensors that a view draws on; without those that mlx-lm's own code decodes from FP8 unless `decoded`."""
     match view.expr:
         case Strided() as s:
             yield s.tensor
         case Joined(_, parts):
             for p in parts:
-                yield from _stored(p, decoded=decoded)
+                yield from stored_tensors(p, decoded=decoded)
         case Computed() as c if decoded or c.function is not mx.from_fp8:
             for a in [*c.args, *c.kwargs.values()]:
                 for v in a if isinstance(a, (list, tuple)) else [a]:
                     if isinstance(v, View):
-                        yield from _stored(v, decoded=decoded)
+                        yield from stored_tensors(v, decoded=decoded)
 
 
 def source_dtype(view: View) -> str:
     """The dtype in which a view's values are stored, in safetensors' words."""
     match view.expr:
         case Strided() as s:
-            return s.tensor.stored[0].dtype
+            return s.tensor.storage
         case Joined(_, parts):
             return source_dtype(parts[0])
         case Computed() as c:

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..errors import LayoutError, UsageError
 from ..source.checkpoint import Checkpoint
+from ..source.headers import Tensor
 from ..words.formats import FLOATS
 from ..words.modules import CARRIED, Array, Module
 from ..words.text import listed
@@ -144,7 +145,8 @@ def kind_of(name: str, n_layers: int) -> str:
 
 
 def _vision_views(source: Checkpoint, dropped: Collection[str]) -> dict[str, View]:
-    seeing = [name for name in dropped if kind_of(name, 1 << 62) == VISION]
+    weights = _carried_tensors(source, dropped)
+    seeing = [name for name in weights if kind_of(name, 1 << 62) == VISION]
     model_type = source.config["model_type"]
     if not seeing:
         raise UsageError(f"{source.name}: has no vision tower; leave --keep-vision out")
@@ -159,16 +161,22 @@ def _vision_views(source: Checkpoint, dropped: Collection[str]) -> dict[str, Vie
     for name in seeing:
         placed = tower.place(name)
         if placed is None:
-            strangers.append(f"{source.tensors[name].file}: {name}: mlx-vlm's {model_type} has no place that is known")
+            strangers.append(f"{weights[name].file}: {name}: mlx-vlm's {model_type} has no place that is known")
         else:
-            views[placed] = tower.turn(placed, source_view(source.weights[name]))
+            views[placed] = tower.turn(placed, source_view(weights[name]))
     if strangers:
         raise LayoutError(listed([f"{source.name}: --keep-vision cannot carry its tower along:", *strangers]))
     return views
 
 
+def _carried_tensors(source: Checkpoint, dropped: Collection[str]) -> dict[str, Tensor]:
+    """What mlx-lm drops, as it is to be read: packed tensors as floats."""
+    return {n: t for n, t in source.weights.items() if any(part.name in dropped for part in t.stored)}
+
+
 def _mtp_views(source: Checkpoint, dropped: Collection[str], n_layers: int) -> dict[str, View]:
-    views = {n: source_view(t) for n, t in source.weights.items() if n in dropped and kind_of(n, n_layers) == MTP}
+    weights = _carried_tensors(source, dropped)
+    views = {n: source_view(t) for n, t in weights.items() if kind_of(n, n_layers) == MTP}
     if not views:
         raise UsageError(f"{source.name}: has no next-token head that mlx-lm drops; leave --keep-mtp out")
     return views

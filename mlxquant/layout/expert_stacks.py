@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from .views.view import View, stack
 
 _ONE = re.compile(r"(?P<block>.*)\.experts\.(?P<number>\d+)\.(?P<rest>\w+\.(?:weight|bias))", re.ASCII)
-_STACKED = "switch_mlp"
+STACKED = "switch_mlp"
 _GPT_OSS = re.compile(r".*\.mlp\.experts\.(gate_up_proj|down_proj)", re.ASCII)
 
 
@@ -29,7 +29,7 @@ def stacked(views: Mapping[str, View], parameters: Mapping[str, tuple[int, ...]]
     experts: dict[str, dict[int, str]] = {}
     for name in views:
         if name not in parameters and (match := _ONE.fullmatch(name)):
-            experts.setdefault(f"{match['block']}.{_STACKED}.{match['rest']}", {})[int(match["number"])] = name
+            experts.setdefault(f"{match['block']}.{STACKED}.{match['rest']}", {})[int(match["number"])] = name
     arrays = dict(views)
     for target, members in experts.items():
         wanted = parameters.get(target)

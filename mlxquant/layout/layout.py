@@ -32,6 +32,7 @@ from .arrays import (
 from .carried import VISION, carry
 from .class_config import Settled, settle, untie
 from .expert_stacks import stacked
+from .kept import with_declared_bytes, with_kept, with_stored_bytes
 from .mismatches import check_arrays, dropped_notes, without_next_token_head
 from .provider import MLX_LM, Provider, provider_of
 from .roles import Roles, expert_shares, find_roles
@@ -97,6 +98,10 @@ def read_layout(
         check_arrays(parameters, views, source, chosen, config)
     dtypes, target = array_dtypes(model, parameters, views, config, dtype, notes)
     modules, roles = lay_modules(model, config, parameters, dtypes, prequantized, chosen)
+    if source.tensors:
+        modules, kept = with_kept(with_stored_bytes(modules, views, source), views, source)
+    else:
+        modules, kept = with_declared_bytes(modules, model, config), {}
     n_layers = len(roles.layers)
     carried = carry(
         source,
@@ -107,7 +112,7 @@ def read_layout(
         head_dtype=TORCH_DTYPES[dtype] if dtype else None,
         whole=chosen.whole,
     )
-    views = {**views, **carried.views}
+    views = {**views, **kept, **carried.views}
     dropped = _dropped(source, views)
     notes += dropped_notes(dropped, n_layers, source, chosen, config)
     return Layout(

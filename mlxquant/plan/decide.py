@@ -38,7 +38,8 @@ class Decision:
     None where none matched or none was asked. `unaligned` is the group size that was to be (the smallest of several),
     where none divides the module's input dimension and the module therefore stays unquantized; else None.
     `preferred` is the group size that the recipe names first, where that does not divide the input dimension and the
-    module is quantized with a later one; else None.
+    module is quantized with a later one; else None. `kept` says that the bits
+    are the source's own.
     """
 
     format: Format | None
@@ -47,6 +48,7 @@ class Decision:
     rule: str | None = None
     unaligned: int | None = None
     preferred: int | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,10 @@ def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
         return _aligned(module, recipe.default, f"no rule matches: the default, {recipe.default.formats[0]}", None)
     if rule.keep:
         return Decision(None, True, rule.reason, label)
+    if rule.use == "source":
+        return Decision(
+            module.kept, module.kept is None, f"{rule.reason} (as in the source)", label, kept=bool(module.kept)
+        )
     if rule.use == "model":
         return _model_decision(recipe, module, rule)
     return _aligned(module, _asked(recipe, rule), rule.reason, label)
@@ -184,6 +190,9 @@ def _left_notes(modules: Sequence[Module], by_path: dict[str, Decision]) -> list
     stored = Counter((m.role, m.prequantized) for m in modules if m.prequantized)
     for (role, kind), count in stored.items():
         notes.append(f"the source already stores {count:,} {role} modules as {kind}; they stay so")
+    kept = Counter((m.role, str(m.kept)) for m in modules if by_path[m.path].kept)
+    for (role, form), count in kept.items():
+        notes.append(f"{count:,} {role} modules are as in the source: its own bits, as {form}")
     left = [m for m in modules if by_path[m.path].unaligned]
     if left:
         notes.append(f"{len(left):,} modules are left unquantized, as unaligned = keep says: {_some(left, 4)}")
@@ -332,8 +341,23 @@ def _shadowed(rule: Rule, matched: Sequence[Module], taken: dict[str, Rule], mis
         misfits.notes.append(Fault(rule.place, f"overridden by {by} for all {len(matched)} of its modules"))
 
 
+def _not_kept(won: Sequence[Module], rule: Rule, misfits: _Misfits) -> None:
+    """Packed modules whose bits no format of mlx has: the rule would store them as floats."""
+    reasons: dict[str, list[Module]] = defaultdict(list)
+    for module in won:
+        if module.not_kept:
+            reasons[module.not_kept].append(module)
+    for reason, members in reasons.items():
+        text = (
+            f"use = source cannot keep the bits of {_some(members, 1)}: {reason}; give bits, or keep = true for floats"
+        )
+        misfits.add(rule, text, mistake=True)
+
+
 def _without_effect(recipe: Recipe, rule: Rule, won: Sequence[Module], misfits: _Misfits) -> None:
     """A rule for modules that mlx cannot quantize, or a format for what the source already stores in another."""
+    if rule.use == "source":
+        _not_kept(won, rule, misfits)
     if not rule.match.names or not won:
         return
     typed = bool(rule.match.path) or rule.origin == SET_ORIGIN

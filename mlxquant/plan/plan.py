@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from ..layout.carried import MTP, MTP_FILE, VISION, kind_of
+from ..layout.kept import view_name
 from ..layout.layout import Layout
 from ..layout.mlx_lm import mlx_lm_version
 from ..layout.provider import stated_in_record
@@ -74,7 +75,9 @@ class PlannedModule:
                 continue
             for part, (dtype, shape) in fmt.tensors(array.shape, array.dtype).items():
                 stored = f"{module.path}.{part}"
-                if module.prequantized:
+                if self.decision.kept:
+                    yield OutputArray(stored, dtype, shape, view_name(module.path, part), dtype)
+                elif module.prequantized:
                     yield OutputArray(stored, dtype, shape, stored, dtype)
                 else:
                     yield OutputArray(stored, dtype, shape, name, array.dtype, part, fmt)
@@ -87,9 +90,9 @@ class PlannedModule:
     @property
     def source_nbytes(self) -> int:
         """Bytes of the same values in the source's dtypes."""
-        if self.module.prequantized:
+        if self.module.prequantized and self.module.weight.stored_nbytes is None:
             return self.nbytes
-        return sum(nbytes(a.source_dtype, a.shape) for a in self.module.arrays)
+        return sum(a.source_nbytes for a in self.module.arrays)
 
     def active(self, amount: int) -> int:
         """The part of an amount of it that one token uses."""
@@ -117,6 +120,7 @@ class PlannedModule:
             "reason": self.decision.reason,
             **({"unaligned": self.decision.unaligned} if self.decision.unaligned else {}),
             **({"preferred_group_size": self.decision.preferred} if self.decision.preferred else {}),
+            **({"as_in_source": True} if self.decision.kept else {}),
         }
 
 

@@ -44,6 +44,12 @@ def quant_predicate(
             f"{carried[0].path}: mlx-lm's model has no {carried[0].role} part, so mlx_lm.convert would drop it;"
             " read the layout without it, or use mlxquant's convert"
         )
+    kept = [m for m in modules if by_path[m.path].kept]
+    if kept:
+        raise PlanError(
+            f"{kept[0].path}: recipe {recipe} keeps the bits that the source has, and mlx_lm.convert would round anew;"
+            " use mlxquant's convert"
+        )
     dropped = [m for m in modules if q_group_size and by_path[m.path].format and m.shape[-1] % q_group_size]
     if dropped:
         width = gcd(*(m.shape[-1] for m in dropped))

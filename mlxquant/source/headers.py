@@ -52,6 +52,11 @@ class Tensor:
         """The tensors in the files that its values are made of: itself, unless it is `packed.Decoded`."""
         return (self,)
 
+    @property
+    def storage(self) -> str:
+        """What its values are stored in: its dtype, or what a packed one is packed in."""
+        return self.dtype
+
     def read_into(self, read: Read, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of its values from byte `start` of them on; `read` brings what is stored."""
         read(self.file, self.start + start, buffer)

@@ -62,6 +62,11 @@ class Source:
         self.raws: dict[str, Raw] = {}
         self._tied: dict[str, Raw] = {}
         self._planned = [PlannedModule(m, Decision(m.prequantized, False, ""), (1, 1)) for m in layout.modules]
+        self._kept: list[PlannedModule] = []
+
+    def also(self, planned: Iterable[PlannedModule]) -> None:
+        """Read for a candidate what the reference does not need: modules that keep the bits that the source has."""
+        self._kept += [p for p in planned if p.decision.kept]
 
     def steps(self) -> list[Step]:
         """All steps, in order."""
@@ -81,7 +86,7 @@ class Source:
 
     def _names(self, step: Step) -> list[str]:
         """Names of the views that a step's arrays are made of."""
-        modules = self.of_step(self._planned, step)
+        modules = [*self.of_step(self._planned, step), *self.of_step(self._kept, step)]
         return list(dict.fromkeys(out.source for module in modules for out in module.arrays()))
 
     def forget(self) -> None:
@@ -119,6 +124,7 @@ class RecipeCandidate:
     def __init__(self, name: str, recipe: Recipe, source: Source, quantizer: Quantizer) -> None:
         self.name, self._source, self._quantizer = name, source, quantizer
         self.plan: Plan = make_plan(source.layout, recipe, source.checkpoint)
+        source.also(self.plan.modules)
         self._formats = {p.module.path: p.format for p in self.plan.modules if p.format}
         model = new_model(source.checkpoint, source.layout)
         self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name, source.layout.provider)
@@ -127,7 +133,8 @@ class RecipeCandidate:
     def shares(self, step: Step) -> set[str]:
         """Names of the arrays that it may share with the reference."""
         planned = self._source.of_step(self.plan.modules, step)
-        return {out.name for module in planned for out in module.arrays() if out.format is None}
+        arrays = (out for module in planned for out in module.arrays())
+        return {out.name for out in arrays if out.format is None and out.source == out.name}
 
     def arrays(self, step: Step, reference: Arrays) -> Arrays:
         """The step's arrays as `convert` would write them, floats cast to the computing dtype."""

@@ -249,7 +249,7 @@ class Quantizer:
         raw = raws[out.source]
         if out.format is None:
             same = out.values == raw.dtype or self._views.computing is None
-            if same and out.name in reference:
+            if same and out.source == out.name and out.name in reference:
                 return {out.name: reference[out.name]}
             # two casts, as in a build: to the dtype that it would store, then to the one computed in
             cast = Raw(to_numpy(raw.array(out.values)).reshape(raw.data.shape[0], -1), raw.shape, out.values)

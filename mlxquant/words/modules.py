@@ -46,12 +46,22 @@ UNREAD = "unread"
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """One array of a module: its suffix (`weight`, `bias`, …), logical shape, dtype in source and build."""
+    """One array of a module: its suffix (`weight`, `bias`, …), logical shape, dtype in source and build.
+
+    `stored_nbytes` are the bytes that the source stores of it where shape and dtype do not tell: packed codes, their
+    scales and zero points.
+    """
 
     name: str
     shape: tuple[int, ...]
     source_dtype: str
     dtype: str
+    stored_nbytes: int | None = None
+
+    @property
+    def source_nbytes(self) -> int:
+        """Bytes that the source stores of it."""
+        return nbytes(self.source_dtype, self.shape) if self.stored_nbytes is None else self.stored_nbytes
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +77,8 @@ class Module:
     what the class's own quant_predicate answers: True (the default format), False (keep), a Format, or
     None where the class has no predicate. `quantizable` says that mlx can quantize it (`to_quantized`);
     `prequantized` is the format in which the source already stores it (gpt-oss MXFP4), else None. `tower` says that it
-    is part of a vision or audio tower that its library's converter leaves alone.
+    is part of a vision or audio tower that its library's converter leaves alone. `kept` is the
+    format of mlx that the bits of a packed source are, though it is read as floats; `not_kept` says why there is none.
     """
 
     path: str
@@ -80,6 +91,8 @@ class Module:
     model_rule: Format | bool | None = None
     prequantized: Format | None = None
     tower: bool = False
+    kept: Format | None = None
+    not_kept: str = ""
 
     @property
     def weight(self) -> Array:

@@ -128,12 +128,25 @@ def test_mxfp4_experts_are_known_by_their_scales(tiny):
     assert modules[0].shape == (config.num_local_experts, config.intermediate_size, config.hidden_size)
 
 
+def packed_settings(packing: str, group: int, **more: object) -> dict[str, Any]:
+    """What Kimi K2's config says: the experts alone are packed."""
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": group, "symmetric": True, **more}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": packing,
+        "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+
+
 @pytest.mark.parametrize(
     ("settings", "stored"),
     [
         ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, Format(4, 32, "mxfp4")),
-        ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, Format(4, 32, "mxfp4")),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, Format(4, 32)),
+        (packed_settings("mxfp4-pack-quantized", 32, type="float"), None),  # this class keeps int4 alone
+        (packed_settings("pack-quantized", 32), Format(4, 32)),
+        (packed_settings("pack-quantized", 64), Format(4, 64)),
+        (packed_settings("pack-quantized", 32, symmetric=False), None),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, None),
         ({}, None),
     ],
@@ -147,7 +160,7 @@ def test_a_config_alone_says_which_experts_are_packed(settings, stored):
 def test_experts_of_kimi_k2_in_int4_stay_as_affine_4_bit(tmp_path):
     config = config_of(TABLE["deepseek_v3"]["config"]) | {"model_type": "kimi_k2", "torch_dtype": "bfloat16"}
     config |= {"num_hidden_layers": 2, "moe_intermediate_size": 64}
-    settings = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    settings = packed_settings("pack-quantized", 32)
     layout = packed_experts(tmp_path, config | {"quantization_config": settings})
     experts = [m for m in layout.modules if m.role == "expert"]
     assert {m.prequantized for m in experts} == {Format(4, 32)}

@@ -316,7 +316,7 @@ def _unsupported(recipe: Recipe) -> list[Fault]:
     for rule in recipe.rules:
         if rule.keep:
             continue
-        if rule.use and recipe.default is None:
+        if rule.use in ("model", "default") and recipe.default is None:
             faults.append(Fault(rule.place, f"use = {rule.use!r} needs a default; give [quantize] bits"))
         elif not rule.use and (problem := (own := rule.format(recipe.default)).problem()):
             meant = not rule.mode and replace(own, mode="affine").problem() is None

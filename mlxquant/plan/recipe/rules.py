@@ -103,8 +103,9 @@ class Match:
 class Rule:
     """One rule: `match`, then exactly one of `keep`, a format (what is None comes from [quantize]), or `use`.
 
-    `use` is "model" (what the model class's own quant_predicate answers) or "default" (what [quantize] says,
-    to except modules from a later rule or to say that the default is meant). `optional` allows the rule to
+    `use` is "model" (what the model class's own quant_predicate answers), "default" (what [quantize] says, to except
+    modules from a later rule or to say that the default is meant) or "source" (the bits that a packed source has, and
+    floats where it has floats). `optional` allows the rule to
     find nothing that it can act on. `origin` is the recipe that holds it, or "--set"; `index` counts from 1.
     """
 
@@ -217,7 +218,7 @@ def glob_pattern(globs: Iterable[str]) -> re.Pattern[str]:
 # --- rule syntax ---
 
 
-USES = ("model", "default")
+USES = ("model", "default", "source")
 MATCH_KEYS = ("role", "layer_type", "layers", "path")
 RULE_KEYS = ("match", "keep", "bits", "group_size", "mode", "use", "reason", "optional")
 

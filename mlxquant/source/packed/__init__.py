@@ -22,18 +22,20 @@ or know of MLX modules and arrays (see `layout`).
 """
 
 from .as_stored import AsStored, as_stored
-from .declared import MLX, MODELOPT, quantization_of, with_modelopt
+from .declared import MLX, MODELOPT, Declared, quantization_of, with_modelopt
 from .decoded import Decoded
-from .families import check_config, check_names, decoded_tensors, ignored_names, notes_of
+from .families import check_config, check_names, declared_storage, decoded_tensors, ignored_names, notes_of
 
 __all__ = [
     "MLX",
     "MODELOPT",
     "AsStored",
+    "Declared",
     "Decoded",
     "as_stored",
     "check_config",
     "check_names",
+    "declared_storage",
     "decoded_tensors",
     "fp8",
     "ignored_names",

@@ -28,9 +28,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import SourceError
-from ...words.formats import DTYPES, FLOATS
+from ...words.formats import DTYPES, FLOATS, Format
 from ...words.text import listed
 from ..headers import Tensor, shown
+from .declared import Declared
 from .decoded import Decoded
 from .grouped import GlobalScale, Grouped, Scales, ZeroPoints
 from .shapes import grid, packed_width, tensor_of
@@ -276,6 +277,7 @@ def _decoded(base: str, scheme: Scheme, tensors: Mapping[str, Tensor], dtype: st
         computed,
         zeros=None if scheme.symmetric else _zeros(base, scheme, table, shape, tensors),
         order=_order(base, shape, tensors),
+        shape_tensor=tensors.get(f"{base}weight_shape") if packed else None,
     )
 
 
@@ -361,35 +363,64 @@ def _expect(tensor: Tensor, dtypes: tuple[str, ...], scheme: Scheme) -> None:
         )
 
 
-# --- bytes by the config alone ---
+# --- by the config alone ---
 
 
-def stored_bits(scheme: Scheme, shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes that a weight of a logical shape (…, out, in) takes, with scales and zero points, in the scheme.
+def declared(
+    settings: Mapping[str, Any], names: tuple[str, ...], shape: tuple[int, ...], dtype: str
+) -> Declared | None:
+    """How a Linear module is stored; None where `ignore` names it, or no group or several do."""
+    ignore = settings.get("ignore")
+    patterns = [str(pattern) for pattern in ignore] if isinstance(ignore, list) else []
+    if any(_is_name(name, p) or _is_pattern(name, p) or p == "Linear" for name in names for p in patterns):
+        return None
+    targets = schemes(settings)
+    scheme = next((s for name in names if (s := scheme_for(name, targets))), None)
+    if scheme is None or not any(_is_target(name, targets) for name in names):
+        return None
+    return Declared(_storage(scheme), stored_bytes(scheme, shape, dtype), _format(scheme, shape[-1]))
 
-    ``stored_bits(int4 in groups of 32, (8, 64), "BF16") == 8 * 64 // 2 + 8 * 2 * 2``, and 8 for its `weight_shape`.
+
+def _is_target(name: str, targets: list[Targets]) -> bool:
+    every = [target for t in targets for target in t.names]
+    return any(_is_name(name, t) or _is_pattern(name, t) or _is_class(name, t) for t in every)
+
+
+def _storage(scheme: Scheme) -> str:
+    if scheme.packing.startswith(("nvfp4", "mxfp4")):
+        return "FP4"
+    if scheme.kind == "float":
+        return "F8_E4M3"
+    return f"INT{scheme.bits}" if scheme.packing == "pack-quantized" else "I8"
+
+
+def _format(scheme: Scheme, width: int) -> Format | None:
+    """The format of mlx that the bits are (see `as_stored`)."""
+    if scheme.packing == "mxfp4-pack-quantized":
+        return Format(4, 32, "mxfp4")
+    if scheme.packing == "mxfp8-quantized":
+        return Format(8, 32, "mxfp8")
+    if scheme.packing != "pack-quantized" or not scheme.symmetric or scheme.strategy not in ("group", "channel"):
+        return None
+    form = Format(scheme.bits, scheme.group or width)
+    return None if form.problem() or width % form.group_size else form
+
+
+def stored_bytes(scheme: Scheme, shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes that a weight of a logical shape (…, out, in) takes in the scheme, with scales and zero points.
+
+    Scales of `dtype`. ``stored_bytes(int4 in groups of 32, (8, 64), "BF16") == 8 * 64 // 2 + 8 * 2 * 2 + 16``: codes,
+    scales, and the two int64 of `weight_shape`.
     """
     *lead, rows, width = (1, *shape)[-3:]
-    matrices = lead[0]
-    groups = _count(scheme, rows, width)
+    across = 1 if scheme.group is None else -(-width // scheme.group)
+    groups = rows * across if scheme.strategy != "tensor" else 1
+    if scheme.block is not None:
+        groups = -(-rows // scheme.block[0]) * -(-width // scheme.block[1])
     if scheme.packing.startswith(("nvfp4", "mxfp4")):
-        each = rows * width // 2 + groups + (4 if scheme.packing.startswith("nvfp4") else 0)
-        return matrices * each
+        return lead[0] * (rows * width // 2 + groups + (4 if scheme.packing.startswith("nvfp4") else 0))
     size = 1 if scheme.packing == "mxfp8-quantized" else DTYPES[dtype].nbytes
     if scheme.packing != "pack-quantized":
-        return matrices * (rows * width + groups * (size + (0 if scheme.symmetric else 1)))
-    each = rows * -(-width * scheme.bits // 32) * 4 + groups * size + _SHAPE
-    across = groups // rows
-    return matrices * (each + (0 if scheme.symmetric else -(-rows * scheme.bits // 32) * 4 * across))
-
-
-_SHAPE = 16  # weight_shape, two int64
-
-
-def _count(scheme: Scheme, rows: int, width: int) -> int:
-    """Scales of one matrix."""
-    if scheme.block is not None:
-        return -(-rows // scheme.block[0]) * -(-width // scheme.block[1])
-    if scheme.group is not None:
-        return rows * -(-width // scheme.group)
-    return rows if scheme.strategy == "channel" else 1
+        return lead[0] * (rows * width + groups * (size + (0 if scheme.symmetric else 1)))
+    zeros = 0 if scheme.symmetric else -(-rows * scheme.bits // 32) * 4 * across
+    return lead[0] * (rows * -(-width * scheme.bits // 32) * 4 + groups * size + zeros + 16)

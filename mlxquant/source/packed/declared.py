@@ -7,7 +7,23 @@ own beside a config.json that says nothing. What the settings mean is for each f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from ...words.formats import Format
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """How a config says that a module's weight is stored: a word for it, its bytes with scales and zero points.
+
+    `format` is the one of mlx that its bits are, None where there is none.
+    """
+
+    storage: str
+    nbytes: int
+    format: Format | None
+
 
 # NVIDIA ModelOpt writes this beside a config.json that says nothing.
 MODELOPT = "hf_quant_config.json"

@@ -32,6 +32,11 @@ class Decoded(Tensor, ABC):
     def stored(self) -> tuple[Tensor, ...]:
         """The tensors in the files that its values are made of, the codes first."""
 
+    @property
+    def storage(self) -> str:
+        """What its values are stored in: the dtype of the codes."""
+        return self.stored[0].dtype
+
     @abstractmethod
     def _decode(self, read: Read, row: int, column: int, out: NDArray[Any]) -> None:
         """Fill `out` (rows, columns), an array of the dtype's carrier, with the values from (`row`, `column`) on.

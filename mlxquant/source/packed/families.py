@@ -15,10 +15,14 @@ from ...errors import SourceError
 from ...words.formats import TORCH_DTYPES
 from ..headers import Tensor, shown
 from . import compressed_tensors, fp8, gptq, mlx_builds, modelopt
-from .declared import MLX, method_of, quantization_of
+from .declared import MLX, Declared, method_of, quantization_of
 from .decoded import Decoded
 
 Settings = Mapping[str, Any]
+
+
+def _undeclared(settings: Settings, names: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +32,15 @@ class Family:
     `refusal` says how people call settings that cannot be read, None where they can. `decoded` gives the tensors that
     are to be read as floats, by name: of the settings, the stored tensors, and the dtype of the model's weights (None
     where its config names none); it raises SourceError. What `decoded` leaves out is left to mlx-lm's class, except
-    tensors whose names end in one of `ignored`: they are of no use where activations are floats.
+    tensors whose names end in one of `ignored`: they are of no use where activations are floats. `declared` says what
+    the settings alone tell of a Linear module: of its possible names, the shape of its weight, the dtype of floats.
     """
 
     methods: tuple[str, ...]
     refusal: Callable[[Settings], str | None]
     decoded: Callable[[Settings, Mapping[str, Tensor], str | None], dict[str, Decoded]]
     ignored: tuple[str, ...] = ()
+    declared: Callable[[Settings, tuple[str, ...], tuple[int, ...], str], Declared | None] = _undeclared
 
 
 def _readable(settings: Settings) -> str | None:
@@ -48,8 +54,14 @@ def _left_to_class(settings: Settings, tensors: Mapping[str, Tensor], dtype: str
 FAMILIES: tuple[Family, ...] = (
     Family(("fp8", "fbgemm_fp8"), _readable, fp8.scaled_tensors, fp8.IGNORED),
     Family(("mxfp4", "mxfp8", "bitnet"), _readable, _left_to_class),
-    Family(("compressed-tensors",), compressed_tensors.refusal, compressed_tensors.decoded, compressed_tensors.IGNORED),
-    Family(("modelopt",), modelopt.refusal, modelopt.decoded, modelopt.IGNORED),
+    Family(
+        ("compressed-tensors",),
+        compressed_tensors.refusal,
+        compressed_tensors.decoded,
+        compressed_tensors.IGNORED,
+        compressed_tensors.declared,
+    ),
+    Family(("modelopt",), modelopt.refusal, modelopt.decoded, modelopt.IGNORED, modelopt.declared),
     Family((MLX,), mlx_builds.refusal, mlx_builds.decoded),
     Family(("gptq",), gptq.gptq_refusal, gptq.gptq_decoded),
     Family(("awq",), gptq.awq_refusal, gptq.awq_decoded),
@@ -107,6 +119,16 @@ def decoded_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         )
     family = _family(settings)
     return family.decoded(settings, tensors, _float_dtype(config)) if family is not None and tensors else {}
+
+
+def declared_storage(config: Mapping[str, Any], names: tuple[str, ...], shape: tuple[int, ...]) -> Declared | None:
+    """How a Linear module is stored by the config alone, None where it is not packed or the config does not tell.
+
+    `names` are what the checkpoint may call the module, `shape` is (…, out, in).
+    """
+    settings = quantization_of(config)
+    family = _family(settings)
+    return family.declared(settings, names, shape, _float_dtype(config) or "BF16") if family else None
 
 
 def ignored_names(config: Mapping[str, Any], tensors: Iterable[str]) -> frozenset[str]:

@@ -67,7 +67,7 @@ class Grouped(Decoded):
 
     `codes` are (…, rows, columns packed), in bytes of the `coding` (see `numbers`). `computed` is the dtype that the
     product is rounded to before it becomes `dtype`. `order` (columns,) int32 names the group of each column, where
-    groups are not side by side (GPTQ's act-order).
+    groups are not side by side (GPTQ's act-order). `shape_tensor` is stored beside it and not needed.
     """
 
     codes: Tensor
@@ -77,6 +77,7 @@ class Grouped(Decoded):
     zeros: ZeroPoints | None = None
     order: Tensor | None = None
     global_scale: GlobalScale | None = None
+    shape_tensor: Tensor | None = None
 
     @classmethod
     def of(
@@ -92,18 +93,27 @@ class Grouped(Decoded):
         zeros: ZeroPoints | None = None,
         order: Tensor | None = None,
         global_scale: GlobalScale | None = None,
+        shape_tensor: Tensor | None = None,
     ) -> Grouped:
         """The tensor `name` of a logical `shape` (…, rows, columns), made of its parts."""
         size = nbytes(dtype, shape)
         place = (codes.file, codes.start, size)
-        return cls(name, dtype, shape, *place, codes, coding, scales, computed, zeros, order, global_scale)
+        return cls(
+            name, dtype, shape, *place, codes, coding, scales, computed, zeros, order, global_scale, shape_tensor
+        )
 
     @property
     def stored(self) -> tuple[Tensor, ...]:
         """The tensors in the files that its values are made of, the codes first."""
         parts = (self.zeros, self.global_scale)
-        extra = [part.tensor for part in parts if part is not None] + ([self.order] if self.order is not None else [])
+        extra = [part.tensor for part in parts if part is not None]
+        extra += [part for part in (self.order, self.shape_tensor) if part is not None]
         return (self.codes, self.scales.tensor, *extra)
+
+    @property
+    def storage(self) -> str:
+        """What its values are stored in: "INT4", "FP4", or the dtype of the codes."""
+        return {"int2": "INT2", "int4": "INT4", "int8": "INT8", "e2m1": "FP4"}.get(self.coding, self.codes.dtype)
 
     def _together(self, row: int, most: int) -> int:
         """How many whole rows from `row` on are of one matrix and fit the cache."""

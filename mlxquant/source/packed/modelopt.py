@@ -20,14 +20,17 @@ Not read, and refused by name: AWQ and SVDQuant, whose weights need what inputs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
 from ...errors import SourceError
-from ...words.formats import FLOATS
+from ...words.formats import FLOATS, Format
 from ...words.text import listed, some
 from ..headers import Tensor, shown
+from .declared import Declared
 from .decoded import Decoded
 from .grouped import GlobalScale, Grouped, Scales
 from .shapes import grid, tensor_of
@@ -44,6 +47,7 @@ IGNORED = (
 _UNREAD = (".pre_quant_scale", ".svdquant_lora_a", ".svdquant_lora_b", ".weight_scaling_factor")
 _SCALE = "weight_scale"
 FP8_BLOCK = (128, 128)
+MOST_WILDCARDS = 4
 
 
 def refusal(settings: Mapping[str, Any]) -> str | None:
@@ -157,3 +161,40 @@ def _made(
         "F32",
         global_scale=None if whole is None else GlobalScale(whole, inverse=False),
     )
+
+
+# --- by the config alone ---
+
+# algorithm -> word for it, bits, values that share a scale (None: a row or the tensor), bytes of a scale, mode of mlx
+_DECLARED: dict[str, tuple[str, int, int | None, int, str]] = {
+    "FP8": ("F8_E4M3", 8, None, 4, ""),
+    "NVFP4": ("FP4", 4, 16, 1, ""), "W4A16_NVFP4": ("FP4", 4, 16, 1, ""), "W4A8_NVFP4_FP8": ("FP4", 4, 16, 1, ""),
+    "MXFP4": ("FP4", 4, 32, 1, "mxfp4"), "W4A8_MXFP4_FP8": ("FP4", 4, 32, 1, "mxfp4"),
+    "MXFP8": ("F8_E4M3", 8, 32, 1, "mxfp8"),
+}  # fmt: skip
+
+
+def declared(
+    settings: Mapping[str, Any], names: tuple[str, ...], shape: tuple[int, ...], dtype: str
+) -> Declared | None:
+    """How a Linear module is stored; None where it is excluded, or layers differ."""
+    excluded = [settings.get(key) for key in ("exclude_modules", "ignore")]
+    patterns = [str(p) for value in excluded if isinstance(value, list) for p in value]
+    if any(_excludes(p, name) for p in patterns for name in names):
+        return None
+    algorithms = algorithms_of(settings)
+    if len(algorithms) != 1 or algorithms[0] not in _DECLARED:
+        return None
+    storage, bits, group, size, mode = _DECLARED[algorithms[0]]
+    *lead, rows, width = (1, *shape)[-3:]
+    scales = 1 if group is None else rows * -(-width // group)
+    whole = 4 if storage == "FP4" and group == 16 else 0
+    form = Format(bits, group, mode) if mode and group else None
+    return Declared(storage, lead[0] * (rows * width * bits // 8 + scales * size + whole), form)
+
+
+def _excludes(pattern: str, name: str) -> bool:
+    """Whether a name of `exclude_modules`, which may have wildcards, excludes a module or what it lies in."""
+    if len(re.findall(r"\*", pattern)) > MOST_WILDCARDS:
+        return False
+    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")

@@ -46,7 +46,7 @@ def write(folder: Path, name: str, text: str) -> str:
         (HEAD + "keep = false", "rule 1: keep = false means nothing; use=default"),
         (HEAD + "keep = true\nbits = 4", "rule 1: keep and bits exclude each other"),
         (HEAD + "use = 'model'\nbits = 4", "rule 1: bits and use exclude each other"),
-        (HEAD + "use = 'modle'", "use is model or default, not 'modle' (did you mean 'model'?)"),
+        (HEAD + "use = 'modle'", "use is model or default or source, not 'modle' (did you mean 'model'?)"),
         (HEAD + "keep = 'yes'", "keep is true or false, not 'yes'"),
         (HEAD + "keep = true\nmatches = {}", "unknown key 'matches' (did you mean 'match'?); valid: match, keep"),
         (HEAD + "keep = true\nmatch = {kind = 'x'}", "match: unknown key 'kind'; valid: role, layer_type, layers"),
