@@ -75,7 +75,8 @@ class Quantized:
 
 def has_fast_path(fmt: Format, dtype: str) -> bool:
     """Whether the compiled kernels do this on the CPU, rather than mlx."""
-    return fmt.mode == "affine" and fmt.problem() is None and dtype in FLOATS and sys.byteorder == "little"
+    usual = fmt.mode == "affine" and fmt.problem() is None and fmt.bits > 1  # 1 bit is mlx's own
+    return usual and dtype in FLOATS and sys.byteorder == "little"
 
 
 def quantize_rows(

@@ -11,13 +11,15 @@ Nothing is read or written here: shapes in, formats and reasons out.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 
 from ..errors import PlanError
-from ..words.formats import MODES, Format, FormatChoice
+from ..words.formats import MODES, NEEDED, Format, FormatChoice
 from ..words.layers import select_layers
 from ..words.modules import CARRIED, Module, is_raw_router, unaligned_reason
 from ..words.text import either, listed, nearest, some
@@ -71,6 +73,7 @@ def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decis
     by_path = {m.path: _decision(recipe, m, winner.get(m.path)) for m in modules}
     if recipe.unaligned == "error":
         faults += _unaligned_faults(recipe, modules, by_path, winner)
+    faults += _faults_of_mlx(by_path)
     if faults:
         raise PlanError(listed([f"recipe {recipe}: {fault}" for fault in faults]), reason=faults[0].reason)
     notes = [*recipe.notes, *(str(note) for note in misfit_notes)]
@@ -180,6 +183,22 @@ def _unaligned_faults(
     return faults
 
 
+def _faults_of_mlx(by_path: Mapping[str, Decision]) -> list[Fault]:
+    """Formats that the installed mlx does not have yet, one fault for each."""
+    asked = {d.format.bits: path for path, d in by_path.items() if d.format and d.format.bits in NEEDED}
+    installed = version("mlx") if asked else ""
+    return [
+        Fault(path, f"{bits} bit needs mlx {NEEDED[bits]} or newer, {installed} is installed; pip install -U mlx")
+        for bits, path in asked.items()
+        if _release(installed) < _release(NEEDED[bits])
+    ]
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """The numbers of a version: ``(0, 32, 4)`` of 0.32.4.dev1."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
 def _some(modules: Sequence[Module], limit: int) -> str:
     return some([m.path for m in modules], limit)
 
@@ -223,10 +242,21 @@ def _warnings(modules: Sequence[Module], by_path: dict[str, Decision], winner: d
             continue
         if chosen and chosen.bits < CAREFUL_BITS:
             fallen[module.role, chosen].append(module)
-    return [
+    return _warnings_of_bits(modules, by_path) + [
         f"{role} at {chosen} though no rule names it ({_some(members, 2)}); "
         f'--set "role={role}:keep" or "role={role}:bits=8" protects it'
         for (role, chosen), members in fallen.items()
+    ]
+
+
+def _warnings_of_bits(modules: Sequence[Module], by_path: dict[str, Decision]) -> list[str]:
+    """What quantizing to one bit does to a model that was not trained for it."""
+    ones = [m for m in modules if (f := by_path[m.path].format) and f.bits == 1 and not m.prequantized]
+    if not ones:
+        return []
+    return [
+        f"{len(ones):,} modules at 1 bit: a weight becomes the smallest or the largest of its group, so that the error"
+        f" is larger than the weights unless the model was trained for one bit ({_some(ones, 2)})"
     ]
 
 

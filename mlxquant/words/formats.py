@@ -70,6 +70,9 @@ MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "mxfp8": ((32,), (8,)),
     "nvfp4": ((16,), (4,)),
 }
+# Bits that mlx has too (since NEEDED) and that are taken where someone asks for them by name; no list offers them
+BY_NAME: dict[str, tuple[int, ...]] = {"affine": (1,)}
+NEEDED: dict[int, str] = {1: "0.32.4"}
 MODE_DEFAULTS: dict[str, tuple[int, int]] = {
     "affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4),
 }  # fmt: skip
@@ -88,7 +91,8 @@ class Format:
         if self.mode not in MODES:
             return f"mode {self.mode!r} is unknown; mlx has {', '.join(MODES)}"
         groups, bits = MODES[self.mode]
-        problems = [f"{either(bits)} bits, not {self.bits}"] if self.bits not in bits else []
+        there = (*bits, *BY_NAME.get(self.mode, ()))
+        problems = [f"{either(bits)} bits, not {self.bits}"] if self.bits not in there else []
         if self.group_size not in groups:
             problems.append(f"group size {either(groups)}, not {self.group_size}")
         return f"mode {self.mode} has {', and '.join(problems)}" if problems else None
@@ -166,6 +170,25 @@ class FormatChoice:
 
     def __str__(self) -> str:
         return "/".join((str(self.formats[0]), *(str(size) for size in self.group_sizes[1:])))
+
+
+def shape_formats(words: int, groups: int, scales: str) -> list[Format]:
+    """The formats that rows of packed words and of scales of a dtype allow where no width is known, most bits first.
+
+    Only ``bits · group_size = 32 · words / groups`` is certain: 16 words and 1 scale are 8-bit g64 or 4-bit g128.
+    Bits that are only taken by name are among them where they alone fit, or last.
+    """
+    affine = scales in FLOATS
+    if not affine and scales != "U8":
+        return []
+    return [
+        Format(bits, group, mode)
+        for mode, (sizes, widths) in MODES.items()
+        if (mode == "affine") == affine
+        for bits in (*reversed(widths), *BY_NAME.get(mode, ()))
+        for group in sizes
+        if bits * group * groups == 32 * words
+    ]
 
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -109,7 +109,7 @@ def test_a_plan_says_that_its_source_is_quantized_from_a_config_alone_too(eight:
 def test_modules_whose_format_the_config_leaves_open_are_named(eight: Path, tmp_path: Path) -> None:
     folder = copied(eight, tmp_path / "open")
     edit_quantization(folder, lambda q: q.update(bits=5, group_size=128))
-    with pytest.raises(SourceError, match=r"may be 2-bit g128 or 4-bit g64 or 8-bit g32, and config.json says 5-bit"):
+    with pytest.raises(SourceError, match=r"may be 8-bit g32 or 4-bit g64 or 2-bit g128, and config.json says 5-bit"):
         open_checkpoint(folder)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ...layout.views.bytes import SAFETENSORS_DTYPES
 from ...layout.views.view import View
-from ...words.formats import FLOATS, MODES, Format
+from ...words.formats import FLOATS, MODES, Format, shape_formats
 from ...words.modules import Module
 
 
@@ -80,15 +80,7 @@ def possible_formats(views: Mapping[str, View]) -> list[Format]:
     weight, scales = views["weight"], views["scales"]
     if not scales.shape or not scales.shape[-1] or SAFETENSORS_DTYPES[weight.dtype] != "U32":
         return []
-    affine = SAFETENSORS_DTYPES[scales.dtype] in FLOATS
-    return [
-        Format(bits, group, mode)
-        for mode, (groups, widths) in MODES.items()
-        if (mode == "affine") == affine
-        for bits in reversed(widths)
-        for group in groups
-        if bits * group * scales.shape[-1] == 32 * weight.shape[-1]
-    ]
+    return shape_formats(weight.shape[-1], scales.shape[-1], SAFETENSORS_DTYPES[scales.dtype])
 
 
 def shown(view: View | None) -> str:

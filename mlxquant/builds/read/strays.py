@@ -18,7 +18,7 @@ from dataclasses import replace
 from ...layout.views.bytes import SAFETENSORS_DTYPES
 from ...layout.views.view import View, source_view
 from ...source.checkpoint import Checkpoint
-from ...words.formats import FLOATS
+from ...words.formats import BY_NAME, FLOATS
 from ...words.modules import CARRIED, UNREAD, Array, Module
 from .files import Claims
 from .formats import Stored, possible_formats, shown
@@ -99,9 +99,10 @@ def _stored_by_name(path: str, views: dict[str, View], claims: Claims, known: Mo
         dtype = SAFETENSORS_DTYPES[views["scales"].dtype]
         options = possible_formats(views)
         claimed = claims.of(path)
-        fmt = claimed if claimed in options else options[0] if len(options) == 1 else None
+        usual = [f for f in options if f.bits not in BY_NAME.get(f.mode, ())] or options
+        fmt = claimed if claimed in options else usual[0] if len(usual) == 1 else None
         if fmt is None:
-            either = " or ".join(str(o) for o in options) or "no format of mlx"
+            either = " or ".join(str(o) for o in usual) or "no format of mlx"
             trouble = f"{shown(views['weight'])} words with scales {shown(views['scales'])}: {either}"
         else:
             shape = (*first.shape[:-1], 32 * first.shape[-1] // fmt.bits)

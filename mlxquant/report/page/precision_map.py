@@ -185,7 +185,7 @@ def kind_of(module: Module) -> tuple[str, str]:
     bits = int(fmt["bits"])
     mode = str(fmt.get("mode", "affine"))
     text = str(bits) if mode == "affine" else mode.replace("fp", "")
-    return f"q{bits}" if bits in (2, 3, 4, 5, 6, 8) else "mixed", text[:4]
+    return f"q{bits}" if bits in (1, 2, 3, 4, 5, 6, 8) else "mixed", text[:4]
 
 
 def _legend(model: Model, drawn: set[str]) -> Iterable[tuple[str, str, str]]:

@@ -31,7 +31,7 @@ def gptq_refusal(settings: Mapping[str, Any]) -> str | None:
     if settings.get("is_marlin_format"):
         packing = "marlin"
     if packing not in _FORMATS:
-        return f"GPTQ in the packing of {shown(packing)}, which is made for one kernel"
+        return f"GPTQ in the packing of {shown(packing)}, of which mlxquant reads gptq and gptq_v2"
     bits = settings.get("bits")
     if bits is not None and bits not in GPTQ_BITS:
         return f"GPTQ with {shown(bits)} bits"
@@ -42,7 +42,7 @@ def awq_refusal(settings: Mapping[str, Any]) -> str | None:
     """What of an AWQ config's settings cannot be read, None where all can."""
     version = str(settings.get("version") or settings.get("checkpoint_format") or "gemm").lower()
     if version != "gemm":
-        return f"AWQ in the packing {shown(version)}, which is made for one kernel"
+        return f"AWQ in the packing {shown(version)}, of which mlxquant reads gemm"
     bits = settings.get("bits", settings.get("w_bit"))
     return None if bits in (None, 4) else f"AWQ with {shown(bits)} bits"
 

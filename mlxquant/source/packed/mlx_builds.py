@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import SourceError
-from ...words.formats import FLOATS, MODE_DEFAULTS, MODES, Format, carrier, nbytes, widen
+from ...words.formats import BY_NAME, MODE_DEFAULTS, MODES, Format, carrier, nbytes, shape_formats, widen
 from ...words.text import listed
 from ..headers import Read, Tensor, shown
 from .decoded import AT_ONCE, Decoded
@@ -137,11 +137,15 @@ def decoded(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: s
     problems += [
         f"{tensor.file}: {name} scales a weight that is missing or not packed; is a shard missing?"
         for name, tensor in tensors.items()
-        if name.endswith(".scales") and f"{name.removesuffix('.scales')}.weight" not in floats
+        if name.endswith(".scales") and _dtype_of(tensors.get(f"{name.removesuffix('.scales')}.weight")) != "U32"
     ]
     if problems:
         raise SourceError(listed(problems))
     return floats
+
+
+def _dtype_of(tensor: Tensor | None) -> str | None:
+    return None if tensor is None else tensor.dtype
 
 
 def _decoded(
@@ -156,11 +160,12 @@ def _decoded(
         return f"{seen}: no format of mlx has these; `mlxquant audit` says what the build holds"
     claims = [f for f in (_format(settings.get(path)), _format(settings)) if f is not None]
     fmt = next((f for f in claims if f in options), None)
-    if fmt is None and len(options) == 1:
-        fmt = options[0]
+    usual = [f for f in options if f.bits not in BY_NAME.get(f.mode, ())] or options
+    if fmt is None and len(usual) == 1:
+        fmt = usual[0]
     if fmt is None:
         said = claims[0] if claims else "nothing"
-        return f"{seen}: may be {' or '.join(map(str, options))}, and config.json says {said}"
+        return f"{seen}: may be {' or '.join(map(str, usual))}, and config.json says {said}"
     if fmt.mode == "affine" and (biases is None or (biases.shape, biases.dtype) != (scales.shape, scales.dtype)):
         return f"{seen}: biases like the scales expected, {'none' if biases is None else list(biases.shape)} found"
     values = scales.dtype if fmt.mode == "affine" else dtype or "BF16"
@@ -177,15 +182,7 @@ def _options(codes: Tensor, scales: Tensor) -> list[Format]:
     """The formats that the shapes allow."""
     if codes.shape[:-1] != scales.shape[:-1] or not scales.shape[-1]:
         return []
-    affine = scales.dtype in FLOATS
-    return [
-        Format(bits, group, mode)
-        for mode, (groups, widths) in MODES.items()
-        if (mode == "affine") == affine and (affine or scales.dtype == "U8")
-        for bits in widths
-        for group in groups
-        if bits * group * scales.shape[-1] == 32 * codes.shape[-1]
-    ]
+    return shape_formats(codes.shape[-1], scales.shape[-1], scales.dtype)
 
 
 def _format(value: Any) -> Format | None:
