@@ -22,7 +22,7 @@ from ..records.head import describe_machine, describe_versions
 from ..records.schemas import check
 from ..source.checkpoint import Checkpoint
 from ..source.headers import shown
-from ..source.index import plain_name
+from ..source.index import build_name
 from .side_files import hashed_files
 from .write.shards import Shard
 
@@ -121,7 +121,7 @@ def read_manifest(build: Path) -> dict[str, Any] | None:
         raise BuildError(f"{MANIFEST}: cannot be read ({error.strerror})") from None
     except RecordError as error:
         raise BuildError(str(error)) from None
-    if outside := [name for name in manifest["files"] if not plain_name(name)]:
+    if outside := [name for name in manifest["files"] if not build_name(name)]:
         raise BuildError(f"{MANIFEST}: files: {shown(outside[0])} lies outside the folder")
     return manifest
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from ..errors import SourceError
 from ..layout.carried import VISION, spelled_out
 from ..layout.provider import provider_stated
 from ..plan.plan import Plan
-from ..source.checkpoint import SIDE_SUFFIXES, Checkpoint
+from ..source.checkpoint import SIDE_SUFFIXES, Checkpoint, is_needed
+from ..source.headers import LFS_BEGINNING, LFS_FOUND
 from ..source.index import INDEX
+from ..source.tokenizer import tokenizer_notes
 from .write.hashing import sha256
 
 # Not copied though their suffix is one of SIDE_SUFFIXES: this project's own records, and what describes weights.
@@ -81,6 +83,10 @@ class SideFiles(Mapping[str, bytes]):
             data = self._source.reader.read_whole(name)
         except OSError as error:
             raise SourceError(f"{name}: cannot be read ({error.strerror})") from None
+        if data.startswith(LFS_BEGINNING):
+            raise SourceError(f"{name}: {LFS_FOUND}")
+        if not data and is_needed(name):
+            raise SourceError(f"{name}: 0 bytes, where a tokenizer needs it; download it again")
         checksum = xxhash.xxh3_64_hexdigest(data)
         if self._checksums.setdefault(name, checksum) != checksum:
             raise SourceError(f"{name}: changed while it was read; run the same command again")
@@ -103,6 +109,16 @@ def read_sides(source: Checkpoint, plan: Plan, *, trust_remote_code: bool) -> Ma
     except OSError as error:
         raise SourceError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from None
     return SideFiles(source, names)
+
+
+def side_notes(source: Checkpoint, copied: Collection[str], *, trust_remote_code: bool) -> tuple[str, ...]:
+    """Say what the build lacks of the source's tokenizer: none at all, its own code, files of unknown kinds."""
+    if source.reader is None:
+        return ()
+    notes = tokenizer_notes(
+        source.reader.listing(), copied, source.reader.read_whole, trust_remote_code=trust_remote_code
+    )
+    return tuple(notes)
 
 
 def hashed_files(source: Checkpoint, sides: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,9 @@ from typing import Any
 from ..errors import BuildError, SourceError, UsageError
 from ..records.head import head
 from ..source.checkpoint import read_config, refuse_unloadable
-from ..source.remote_code import named_code, plain_folder
+from ..source.links import own_files
+from ..source.remote_code import named_code, plain_folder, tokenizer_code
+from ..source.tokenizer import NO_TOKENIZER, has_tokenizer
 
 SCHEMA = "mlxquant.check_load/1"
 LIBRARIES = ("mlx-lm", "mlx-vlm")
@@ -61,6 +63,11 @@ def loads(record: dict[str, Any]) -> bool:
 
 def _probe(library: str, build: Path, python: Path | None, tokens: int) -> dict[str, Any]:
     """Try a library, and see to it that it finds no code of the build to run or to ask about."""
+    if not has_tokenizer(own_files(build)) and not tokenizer_code(build):
+        answer = _run(library, build, python, 0, build)
+        return (
+            {**answer, "text": {"error": f"not tried: the build {NO_TOKENIZER} there"}} if answer["loaded"] else answer
+        )
     code = named_code(build)
     if not code:
         return _run(library, build, python, tokens, build)

@@ -21,13 +21,13 @@ import xxhash
 from ..builds.manifest import MANIFEST, read_manifest, seal_holds
 from ..builds.read.build import read_build
 from ..builds.write.workers import ordered_map
-from ..disk.files import read_regular
+from ..disk.files import names_below, read_regular
 from ..errors import BuildError, MlxquantError, RecipeError, SourceError
 from ..plan.recipe.recipe import Recipe
 from ..records.head import head
 from ..source.checkpoint import read_file_header
 from ..source.headers import Tensor, shown
-from ..source.links import strays
+from ..source.links import TEMPLATES, is_template, strays
 from ..words.progress import Progress, Watch, unwatched
 
 SCHEMA = "mlxquant.verify/1"
@@ -151,6 +151,10 @@ def _listing(folder: Path, manifest: Mapping[str, Any], notes: list[str]) -> Ite
             yield f"{name}: {outside.get(name, 'missing')}"
     for path in sorted(folder.iterdir()):
         if path.name in manifest["files"] or path.name == MANIFEST:
+            continue
+        if path.name == TEMPLATES and path.is_dir() and any(map(is_template, manifest["files"])):
+            others = [f"{TEMPLATES}/{name}" for name in names_below(path)]
+            yield from (f"{n}: not part of the build; move it away" for n in others if n not in manifest["files"])
             continue
         if path.name in _BESIDE:
             notes.append(f"{path.name}: not part of the build; no loader reads it")

@@ -169,11 +169,15 @@ def _convert(
     request: _Request, opened: Checkpoint, layout: Layout, options: ConvertOptions
 ) -> tuple[dict[Path, Plan], list[Converted]]:
     """Plan every build, say what it is, and write them all."""
+    from ..builds.side_files import read_sides, side_notes
     from ..builds.write.convert import convert_together
     from ..plan.plan import make_plan
 
     plans = {out: make_plan(layout, recipe, opened) for out, recipe in request.recipes.items()}
     notes = [*opened.notes, *(request.models.notes if request.models else ())]
+    trust = options.trust_remote_code
+    for plan in plans.values():
+        notes += side_notes(opened, read_sides(opened, plan, trust_remote_code=trust), trust_remote_code=trust)
     for note in dict.fromkeys(notes):
         echo(f"mlxquant: {note}", err=True)
     for warning in dict.fromkeys(w for plan in plans.values() for w in plan.warnings):

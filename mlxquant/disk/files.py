@@ -273,6 +273,12 @@ def remove_empty(path: Path) -> bool:
     return _guard("rmdir", path, act)
 
 
+def names_below(folder: Path) -> list[str]:
+    """Relative names of all that lies in a folder and the folders in it, but for these; links are not followed."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that can still be written where `path` is, or will be."""
     while not path.exists():

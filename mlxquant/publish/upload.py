@@ -30,7 +30,7 @@ from ..source.hub.client import own_headers
 from ..source.hub.errors import HubError, endpoint, explained
 from ..source.hub.repository import look_up
 from ..source.hub.session import apart
-from ..source.index import plain_name
+from ..source.index import build_name
 from ..source.links import strays
 from ..words.text import listed
 
@@ -90,6 +90,7 @@ def upload(build: Upload, *, public: bool = False) -> Uploaded:
     with tempfile.TemporaryDirectory(prefix="mlxquant-upload-") as name:
         folder = Path(name)
         for file in build.files:
+            (folder / file).parent.mkdir(exist_ok=True)
             (folder / file).symlink_to((build.folder / file).absolute())
         (folder / README).write_text(build.card)
         _send(build.repository, folder)
@@ -98,7 +99,7 @@ def upload(build: Upload, *, public: bool = False) -> Uploaded:
 
 def _problems(build: Path, files: Mapping[str, Any]) -> list[str]:
     """Where a build differs from its manifest, or cannot be checked."""
-    outside = [f"{shown(name)}: no name of a file of the build's own" for name in files if not plain_name(name)]
+    outside = [f"{shown(name)}: no name of a file of the build's own" for name in files if not build_name(name)]
     if outside:
         return outside
     bare = sorted(name for name, entry in files.items() if entry["sha256"] is None)

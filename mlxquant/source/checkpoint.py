@@ -20,9 +20,10 @@ from typing import Any, Protocol
 from ..disk.files import read_regular
 from ..errors import SourceError
 from ..words.text import listed, some
+from .foreign import described, described_folder
 from .headers import DOWNLOAD_AGAIN, Tensor, header_length, load_json, parse_header, shown
-from .index import INDEX, Gathered, gather_tensors, read_index
-from .links import open_own, own_files, read_own, strays
+from .index import INDEX, SHARDS, Gathered, gather_tensors, is_shard, read_index
+from .links import open_own, own_files, own_templates, read_own, strays
 from .packed import (
     MODELOPT,
     Decoded,
@@ -75,7 +76,7 @@ class FolderReader:
 
     def listing(self) -> list[str]:
         """Names of the files that lie there, shards and all."""
-        names = own_files(self.folder)
+        names = [*own_files(self.folder), *own_templates(self.folder)]
         return sorted(set(names) - set(too_large(_sizes(self.folder, names))))
 
     def read_whole(self, file: str) -> bytes:
@@ -201,9 +202,14 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
         check_config(config, known)
         return Checkpoint(known, None, config, {}, {}, notes=notes_of(config, {}))
     if path.is_file():
-        raise SourceError(f"{path}: a folder, a config.json or a Hub id expected, a file found; give its folder")
+        content = described([path.name]) if not path.name.endswith(".safetensors") else None
+        raise SourceError(
+            f"{path}: a folder, a config.json or a Hub id expected, a file found"
+            f"{f': {content}' if content else '; give its folder'}"
+        )
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder, config.json or Hub id (org/name)")
+    _refuse_foreign(path)
     notes = refuse_strays(path)
     config = read_config(path / "config.json", path / "generation_config.json")
     config = with_modelopt(config, read_optional(path / MODELOPT))
@@ -214,6 +220,16 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     decoded = decoded_tensors(config, tensors)
     notes = (*notes, *notes_of(config, decoded))
     return Checkpoint(known, path, config, tensors, shards.files, revision, notes, decoded)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder without config.json, or without shards and index, where its names say what it is instead."""
+    names = _names(folder)
+    if "config.json" in names and (INDEX in names or any(map(is_shard, names))):
+        return
+    lacking = f"no {SHARDS} in it" if "config.json" in names else "has no config.json"
+    if content := described_folder(folder):
+        raise SourceError(f"{folder}: {lacking}, but {content}")
 
 
 def too_large(sizes: Mapping[str, int | None]) -> dict[str, str]:
@@ -252,7 +268,7 @@ def refuse_strays(folder: Path) -> tuple[str, ...]:
                 problems.append(f"{shown(name)}: {why}")
             elif not name.startswith("."):
                 notes.append(f"{shown(name)}: left out, {why}")
-        large = too_large(_sizes(folder, own_files(folder)))
+        large = too_large(_sizes(folder, [*own_files(folder), *own_templates(folder)]))
         notes += [f"{shown(name)}: left out, {why}" for name, why in large.items()]
     except OSError as error:
         raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None

@@ -24,6 +24,8 @@ from ..words.strict_json import deeper_than
 MAX_HEADER_BYTES = 100_000_000
 # How a pointer begins, which git leaves where LFS is not installed; as a length it would be 2.3e18.
 LFS_POINTER = b"version "
+LFS_BEGINNING = b"version https://git-lfs"
+LFS_FOUND = "a Git LFS pointer to the file found, not the file; fetch it with `git lfs pull`"
 # numpy's limit; a product over more lengths than this is a way to keep a reader busy, not a tensor.
 MAX_AXES = 64
 MAX_NAME = 1000
@@ -67,6 +69,10 @@ def load_json(text: str | bytes, where: str, *, duplicates: bool = False) -> dic
 
     Raises SourceError naming `where`.
     """
+    if (text if isinstance(text, bytes) else text.encode("utf-8", "replace")).startswith(LFS_BEGINNING):
+        raise SourceError(f"{where}: {LFS_FOUND}")
+    if not text.strip():
+        raise SourceError(f"{where}: not readable as JSON (it is empty)", advice=DOWNLOAD_AGAIN)
     try:
         value = json.loads(text, object_pairs_hook=None if duplicates else unique_keys)
     except (ValueError, RecursionError) as error:

@@ -24,6 +24,7 @@ from fnmatch import fnmatchcase
 from ..errors import SourceError
 from ..words.text import listed, some
 from .headers import Tensor, load_json, shown
+from .links import is_template
 
 INDEX = "model.safetensors.index.json"
 SHARDS = "model*.safetensors"
@@ -61,6 +62,11 @@ def is_shard(file: str) -> bool:
 def plain_name(file: object) -> bool:
     """Whether a file name stays inside its folder, on any system."""
     return isinstance(file, str) and file.isprintable() and file not in ("", ".", "..") and not set("/\\:") & set(file)
+
+
+def build_name(file: object) -> bool:
+    """Whether a name is one that a build's file may have: plain, or that of a named chat template."""
+    return plain_name(file) or (isinstance(file, str) and is_template(file))
 
 
 def read_index(text: bytes) -> Index:

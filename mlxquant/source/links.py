@@ -2,7 +2,8 @@
 
 A checkpoint from a stranger may hold a link to a file of the user's (git, tar and rsync keep links). What it leads to
 would be copied into a build, and published by `upload`. So a link counts as a file of its folder only where it ends in
-it. One lead out is allowed: in the Hub's cache, `snapshots/COMMIT/FILE` links to `blobs/HASH` of the same repository.
+it. One lead out is allowed: in the Hub's cache, `snapshots/COMMIT/FILE` links to `blobs/HASH` of the same repository,
+which may itself link to the store `blobs/HA/HASH` that huggingface_hub's version 2 keeps for the whole cache.
 
 A hard link cannot be told from a file, nor be sent by a stranger. Folders above the one at hand are the user's choice.
 """
@@ -10,6 +11,7 @@ A hard link cannot be told from a file, nor be sent by a stranger. Folders above
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,11 @@ from pathlib import Path
 from ..errors import SourceError
 from .headers import shown
 
+# Where transformers keeps chat templates that have names; more of them are no tokenizer that anyone has.
+TEMPLATES = "additional_chat_templates"
+MOST_TEMPLATES = 100
+_TEMPLATE = re.compile(r"[\w][\w.-]{0,200}\.jinja", re.ASCII)
+_SHARED, _SHARED_MARKER = re.compile("[0-9a-f]{64}"), ".huggingface-shared-blobs"
 _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
 
 
@@ -52,6 +59,25 @@ def own_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file() and fault(folder, path.name) is None)
 
 
+def own_templates(folder: Path) -> list[str]:
+    """Names of a folder's named chat templates that are its own: ``additional_chat_templates/NAME.jinja``, sorted."""
+    names = _templates(folder)
+    return [n for n in names[:MOST_TEMPLATES] if (folder / n).is_file() and fault(folder, n) is None]
+
+
+def is_template(name: str) -> bool:
+    """Whether a relative name is that of a named chat template, and leads nowhere else."""
+    above, _, last = name.partition("/")
+    return above == TEMPLATES and _TEMPLATE.fullmatch(last) is not None
+
+
+def _templates(folder: Path) -> list[str]:
+    below = folder / TEMPLATES
+    if below.is_symlink() or not below.is_dir():
+        return []
+    return sorted(name for path in below.iterdir() if is_template(name := f"{TEMPLATES}/{path.name}"))
+
+
 def strays(folder: Path) -> Iterator[tuple[str, str]]:
     """What lies in a folder and is neither a file of its own nor a folder: name and what is wrong with it."""
     for path in sorted(folder.iterdir()):
@@ -59,6 +85,9 @@ def strays(folder: Path) -> Iterator[tuple[str, str]]:
             continue
         if why := fault(folder, path.name):
             yield path.name, why
+    for name in _templates(folder):
+        if why := fault(folder, name):
+            yield name, why
 
 
 def fault(folder: Path, name: str) -> str | None:
@@ -88,4 +117,14 @@ def _inside(folder: Path, place: Path) -> bool:
     """Whether a place without links is of a folder, or of the blobs that a snapshot in the Hub's cache links to."""
     if place.is_relative_to(folder):
         return True
-    return folder.parent.name == "snapshots" and place.parent == folder.parent.parent / "blobs"
+    repository = folder.parent.parent
+    if folder.parent.name != "snapshots":
+        return False
+    return place.parent == repository / "blobs" or _is_shared(repository, place)
+
+
+def _is_shared(repository: Path, place: Path) -> bool:
+    """Whether a place is of the store that all repositories of the Hub's cache share; its names are hashes."""
+    store = repository.parent / "blobs"
+    hashed = _SHARED.fullmatch(place.name) is not None and place.parent == store / place.name[:2]
+    return hashed and repository.name.startswith("models--") and (store / _SHARED_MARKER).is_file()

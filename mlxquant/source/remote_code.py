@@ -19,6 +19,7 @@ from typing import Any
 from ..disk.files import read_regular
 from ..errors import SourceError
 from .headers import load_json, shown
+from .links import own_templates
 
 # Files that transformers and mlx-vlm look for names of classes in, those of tokenizer and processors among them.
 _CONFIGS = "*config.json"
@@ -69,6 +70,9 @@ def plain_folder(folder: Path, plain: Path, name: str) -> None:
             (plain / file.name).write_text(json.dumps(_without(config)), encoding="utf-8")
         elif file.suffix in _TOKENIZER_SUFFIXES:
             (plain / file.name).symlink_to(file.absolute())
+    for name in own_templates(folder):
+        (plain / name).parent.mkdir(exist_ok=True)
+        (plain / name).symlink_to((folder / name).absolute())
 
 
 def _named(value: Any) -> Iterator[tuple[str, Any]]:

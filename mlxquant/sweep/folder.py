@@ -26,6 +26,7 @@ from ..builds.write.partial import BUILD_FILE
 from ..disk import files as disk
 from ..disk.work_folder import WorkFolder, check_apart
 from ..errors import BuildError, OutputError
+from ..source.links import TEMPLATES
 
 # What a question has, by which the folder of a version without markers is known
 _QUESTION = {"source", "candidates", "data", "question", "options"}
@@ -81,6 +82,8 @@ class SweepFolder:
         for build in self._builds():
             for name in _check_build(build):
                 disk.remove(build / name)
+            if (build / TEMPLATES).is_dir():
+                disk.remove_empty(build / TEMPLATES)
             disk.remove_empty(build)
         if self.comparison.exists():
             disk.remove(self.comparison)
@@ -124,7 +127,7 @@ def _check_build(folder: Path) -> list[str]:
     manifest = None
     with suppress(BuildError):
         manifest = read_manifest(folder) if folder.is_dir() and not folder.is_symlink() else None
-    names = sorted(p.name for p in folder.iterdir()) if manifest is not None else []
+    names = disk.names_below(folder) if manifest is not None else []
     known = {MANIFEST, *manifest["files"]} if manifest is not None else set()
     ours = {name for name in known if BUILD_FILE.fullmatch(name)}  # a manifest may be a stranger's too
     if manifest is None or any(name not in ours or not disk.is_own(folder / name) for name in names):

@@ -14,6 +14,8 @@ from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.index import INDEX
 from tests.support.safetensor_files import write_shard
 
+# What git leaves of a file where LFS is not installed
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1000\n"
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 

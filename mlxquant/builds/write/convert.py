@@ -247,6 +247,8 @@ def _finish(run: _Run) -> None:
     filling.check_source()
     files = {s.name: (s.nbytes, hashes.get(s.name)) for s in work.shards}
     for name, data in work.files(filling.errors):
+        if "/" in name:
+            disk.make_folder((folder / name).parent)
         disk.write_file(folder / name, data)
         files[name] = (len(data), sha256(data))
     seconds = time.monotonic() - run.began

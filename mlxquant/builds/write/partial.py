@@ -21,6 +21,7 @@ from ...disk import files as disk
 from ...disk.journal import read_entries
 from ...disk.work_folder import LITTER, LOCK, WorkFolder, listed_names
 from ...errors import OutputError, UsageError
+from ...source.links import TEMPLATES
 
 BUILD, JOURNAL, SOURCE = "build", "journal.jsonl", "source"
 # What the signature of a conversion has, and files of a build whose names do not come from its source
@@ -30,7 +31,9 @@ _OWN_FILES = re.compile(
     r"|mlxquant\.json"
 )
 # What any build may hold: those, and what tokenizers and processors are kept in
-BUILD_FILE = re.compile(rf"{_OWN_FILES.pattern}|[\w.-]+\.(json|jinja|model|tiktoken)|merges\.txt|vocab\.txt")
+BUILD_FILE = re.compile(
+    rf"{_OWN_FILES.pattern}|[\w.-]+\.(json|jinja|model|tiktoken)|merges\.txt|vocab\.txt|{TEMPLATES}/[\w.-]+\.jinja"
+)
 # What a conversion leaves in OUT.partial, whatever its source
 _MAKES = re.compile(rf"{re.escape(JOURNAL)}|{BUILD}/({BUILD_FILE.pattern})|{SOURCE}/[^/]+\.safetensors(\.part)?")
 
@@ -69,7 +72,7 @@ class Partial:
 
     def check_files(self, expected: Set[str]) -> None:
         """Raise OutputError where the unfinished build holds what this build has no place for."""
-        names = {p.name for p in self.build.iterdir()} if self.build.is_dir() else set()
+        names = set(disk.names_below(self.build)) if self.build.is_dir() else set()
         if strange := names - expected - {LITTER}:
             raise OutputError(
                 f"{self.build}: holds {listed_names(strange)}, which is no part of this build; move it away"
@@ -108,6 +111,8 @@ class Partial:
         """Give the finished build its name, and wait until the disk knows it."""
         if (self.build / LITTER).exists():
             disk.remove(self.build / LITTER)
+        if (self.build / TEMPLATES).is_dir():
+            disk.flush_folder(self.build / TEMPLATES)
         disk.flush_folder(self.build)
         if os.path.lexists(self.out):
             raise OutputError(

@@ -27,7 +27,7 @@ from ...source.index import INDEX
 from ...words.units import show_bytes
 from ..audit_record import entries_of, make_record
 from ..manifest import MANIFEST, describe_origin, is_build_of
-from ..side_files import config_text, read_sides
+from ..side_files import config_text, read_sides, side_notes
 from .opening import Opening
 from .partial import Partial
 from .pieces import SIZES, SPAN_COST, Piece, Sizes, needs_of, outputs, pieces
@@ -93,6 +93,7 @@ class Work:
         self.nbytes = sum(s.nbytes for s in self.shards)
         self.todo = [p for output in outputs(plan, layout.views) for p in pieces(output, options.sizes)]
         self.sides = read_sides(source, plan, trust_remote_code=options.trust_remote_code)
+        self.side_notes = side_notes(source, self.sides, trust_remote_code=options.trust_remote_code)
         more: dict[str, Any] = {"keep": list(plan.carried)}
         if encoder.signature:
             more["encoder"] = dict(encoder.signature)
@@ -111,7 +112,7 @@ class Work:
         yield "config.json", config_text(self.config, plan)
         yield INDEX, index(self.indexed, plan.totals["parameters"])
         yield from self.sides.items()
-        recipe, notes = recipe_record(plan.recipe), (*plan.notes, *plan.warnings)
+        recipe, notes = recipe_record(plan.recipe), (*plan.notes, *plan.warnings, *self.side_notes)
         record = make_record(entries_of(plan, errors), source=plan.source, recipe=recipe, notes=notes)
         yield "audit.json", (record_text(record) + "\n").encode()
         yield "AUDIT.md", audit_markdown(record).encode()

@@ -107,5 +107,6 @@ def open_tokenizer(source: Checkpoint) -> Any:
         return load_tokenizer(source.folder, source.name, source.config)
     with tempfile.TemporaryDirectory(prefix="mlxquant-") as folder:
         for name in ("config.json", *side_files(source.reader.listing(), trust_remote_code=False)):
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
             (Path(folder) / name).write_bytes(source.reader.read_whole(name))
         return load_tokenizer(Path(folder), source.name, source.config)

@@ -1,6 +1,7 @@
 """A checkpoint on the Hub: found, listed, and read by ranges or shards, whatever the server sends.
 
     open         SOURCE as a person types it: a folder or a Hub id
+    cached       the copy in the cache, where the Hub cannot be asked
     listing      the files of a commit, checked before they are believed
     client       requests bounded in bytes and time, with huggingface_hub's session and token
     repository   files and shards, held against the listing's hashes

@@ -124,7 +124,8 @@ class Answer:
     def _too_slow(self) -> HubError:
         return HubError(
             f"{self._about}: {endpoint()} sends less than {SLOWEST:,} bytes a second; try again later, or set"
-            " HF_HUB_DOWNLOAD_TIMEOUT=60"
+            " HF_HUB_DOWNLOAD_TIMEOUT=60",
+            unreachable=f"no answer from {endpoint()} in time",
         )
 
 

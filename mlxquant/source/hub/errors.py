@@ -27,14 +27,21 @@ class HubError(SourceError):
     """The Hub could not be asked, or would not answer: no fault of the checkpoint's.
 
     `passing` says that it may work when it is tried again, after `wait` seconds if the Hub gave a time; `missing` that
-    the Hub has no such repository, or shows none to this account.
+    the Hub has no such repository, or shows none to this account; `unreachable`, where it is not empty, why the Hub
+    could not be asked at all, so that a copy in the cache is the next best.
     """
 
     def __init__(
-        self, message: str, *, passing: bool = False, wait: float | None = None, missing: bool = False
+        self,
+        message: str,
+        *,
+        passing: bool = False,
+        wait: float | None = None,
+        missing: bool = False,
+        unreachable: str = "",
     ) -> None:
         super().__init__(message)
-        self.passing, self.wait, self.missing = passing, wait, missing
+        self.passing, self.wait, self.missing, self.unreachable = passing, wait, missing, unreachable
 
 
 def hub_constants() -> ModuleType:
@@ -99,7 +106,14 @@ def from_status(repository: str, revision: str | None, status: int, headers: Map
     wait = _wait(status, headers)
     text = f"{repository}: {_status(repository, revision, status, headers, wait)}"
     missing = headers.get("x-error-code") == "RepoNotFound" or (status == 404 and "x-error-code" not in headers)
-    return HubError(text, passing=status in (408, 429) or status >= 500, wait=wait, missing=missing)
+    passing = status in (408, 429) or status >= 500
+    return HubError(
+        text,
+        passing=passing,
+        wait=wait,
+        missing=missing,
+        unreachable=f"{endpoint()} answers {status}" if passing else "",
+    )
 
 
 def _from_exception(error: Exception, repository: str, revision: str | None, library: ModuleType) -> HubError:
@@ -110,9 +124,11 @@ def _from_exception(error: Exception, repository: str, revision: str | None, lib
         return from_status(repository, revision, error.response.status_code, headers)
     if isinstance(error, errors.OfflineModeIsEnabled):
         text = "offline mode is on (HF_HUB_OFFLINE); unset it, or give the folder of a downloaded copy"
-        return HubError(f"{repository}: {text}")
+        return HubError(f"{repository}: {text}", unreachable="offline mode is on (HF_HUB_OFFLINE)")
     passing = isinstance(error, (library.HTTPError, ConnectionError, TimeoutError))
-    return HubError(f"{repository}: {_connection(error)}", passing=passing)
+    kind = type(error).__name__
+    unreachable = f"{endpoint()} cannot be reached ({kind})" if passing and kind != "InvalidURL" else ""
+    return HubError(f"{repository}: {_connection(error)}", passing=passing, unreachable=unreachable)
 
 
 def _wait(status: int, headers: Mapping[str, str]) -> float | None:

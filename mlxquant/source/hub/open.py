@@ -1,5 +1,7 @@
 """What a person types as SOURCE: a folder, a config.json, or a repository on the Hub.
 
+Where the Hub is out of reach or HF_HUB_OFFLINE is set, a whole snapshot in that cache is read instead (`cached`).
+
 A path that exists wins; else `org/name[@revision]` is a Hub id. Its revision is pinned to a commit first, so that
 everything read afterwards belongs together and the record says what was read. Of the shards only the headers come,
 by ranged reads (a few hundred KB each); config.json and the index go through huggingface_hub's usual cache. Its
@@ -21,15 +23,18 @@ from pathlib import Path
 from ...disk.files import read_regular
 from ...errors import SourceError, UsageError
 from ..checkpoint import LARGEST_SMALL, Checkpoint, open_checkpoint, read_config, read_optional, too_large
-from ..headers import Tensor, header_length, parse_header
-from ..index import INDEX, Index, gather_tensors, is_shard, read_index
+from ..foreign import described
+from ..headers import Tensor, header_length, parse_header, shown
+from ..index import INDEX, SHARDS, Index, gather_tensors, is_shard, read_index
 from ..packed import MODELOPT, check_config, check_names, decoded_tensors, notes_of, with_modelopt
+from .cached import open_cached
 from .errors import HubError, endpoint
 from .reader import HubReader
 from .repository import Repository, look_up
 
 # As huggingface_hub has it: "--" stands for the slash in names of its cache, and ".." is refused.
 _ID = re.compile(r"(?P<id>(?!\S*(?:--|\.\.)\S*)\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
+_ADDRESS = re.compile(r"(?:https?|hf)://(?:[^/]+/(?P<id>[\w.-]+/[\w.-]+))?", re.ASCII)
 # Most headers are shorter (huggingface_hub counts 97 % of files under 100 kB), so that one request is enough.
 FIRST_READ = 100_000
 CONNECTIONS = 8
@@ -42,6 +47,8 @@ def open_source(text: str, *, weights: bool = False, keep: bool = False) -> Chec
     """
     if not text:
         raise UsageError("SOURCE is empty; a folder, a config.json or a Hub id (org/name) is expected")
+    if address := _ADDRESS.match(text):
+        raise UsageError(f"{shown(text)}: an address; give the Hub id alone: {address['id'] or 'org/name'}")
     path, hub = Path(text).expanduser(), _ID.fullmatch(text)
     if path.exists() or hub is None or text.endswith(".json"):
         local = open_checkpoint(path)
@@ -72,11 +79,18 @@ def unpinned(text: str) -> str | None:
 def open_repository(
     repository: str, revision: str | None = None, *, weights: bool = False, keep: bool = False
 ) -> Checkpoint:
-    """Open a model repository on the Hub, at a branch, tag or commit. Reads headers only; raises SourceError."""
-    repo = look_up(repository, revision)
+    """Open a model repository on the Hub, at a branch, tag or commit. Reads headers only; raises SourceError.
+
+    Where the Hub cannot be asked, it is the snapshot in the cache, if there is a whole one.
+    """
+    try:
+        repo = look_up(repository, revision)
+    except HubError as error:
+        if not error.unreachable:
+            raise
+        return open_cached(repository, revision, error)
     sizes = repo.top
-    if "config.json" not in sizes:
-        raise SourceError(f"{repository}: has no config.json; is it a checkpoint in the Hub's layout?")
+    _refuse_foreign(repo)
     left_out = too_large(sizes)
     generation = repo.download("generation_config.json") if "generation_config.json" in sizes else None
     config = read_config(repo.download("config.json"), generation)
@@ -105,6 +119,19 @@ def open_repository(
         reader=HubReader(repo, keep=keep, left_out=left_out) if weights else None,
         hashes=known,
     )
+
+
+def _refuse_foreign(repo: Repository) -> None:
+    """Refuse a repository without config.json, or without shards and index, and say what it holds instead."""
+    sizes = repo.top
+    if "config.json" not in sizes:
+        lacking = "has no config.json"
+    elif INDEX not in sizes and not any(map(is_shard, sizes)):
+        lacking = f"no {SHARDS} in it"
+    else:
+        return
+    content = described(sorted(repo.listing.sizes), lambda name: read_regular(repo.download(name), LARGEST_SMALL))
+    raise SourceError(f"{repo.id}: {lacking}{f', but {content}' if content else '; is it a checkpoint?'}")
 
 
 def _unchecked(files: Collection[str], known: Collection[str]) -> tuple[str, ...]:

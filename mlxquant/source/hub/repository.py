@@ -22,6 +22,7 @@ from ...disk import files as disk
 from ...errors import OutputError, SourceError
 from ...words.interrupts import asked_to_end
 from ..checkpoint import LARGEST_SMALL
+from ..links import is_template
 from .client import About, Stopped, asked
 from .errors import HubError, endpoint, explained, hub_constants
 from .listing import LISTING_BYTES, Listing, read_listing
@@ -58,8 +59,8 @@ class Repository:
 
     @property
     def top(self) -> dict[str, int | None]:
-        """Sizes of the files at the top: what lies in a folder is no part of a checkpoint, as in a folder here."""
-        return {name: size for name, size in self.listing.sizes.items() if "/" not in name}
+        """Sizes of the files at the top and of named chat templates; all else in folders is no part of a checkpoint."""
+        return {name: size for name, size in self.listing.sizes.items() if "/" not in name or is_template(name)}
 
     def size(self, file: str) -> int:
         """The size of a file as listed. Raises HubError where the listing has none."""
