@@ -11,13 +11,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..source.packed import Declared, declared_storage
+from ..source.packed import MLX, Declared, declared_storage, quantization_of
 from .expert_stacks import STACKED
 
 
 def declared_formats(model: Any, config: Mapping[str, Any]) -> dict[str, Declared]:
-    """How Linear modules are stored by a packed checkpoint's config alone, by path."""
-    linear = [(p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized") and "Linear" in type(m).__name__]
+    """How Linear modules are stored by a packed checkpoint's config alone, by path; of an MLX build embeddings too."""
+    kinds = ("Linear", "Embedding") if quantization_of(config).get("quant_method") == MLX else ("Linear",)
+    packable = [(p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized")]
+    linear = [(p, m) for p, m in packable if any(kind in type(m).__name__ for kind in kinds)]
     stated = ((p, declared_storage(config, source_names(p), tuple(m.weight.shape))) for p, m in linear)
     return {path: d for path, d in stated if d is not None}
 

@@ -23,6 +23,7 @@ from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.headers import Tensor
 from mlxquant.source.packed import decoded_tensors
+from mlxquant.words.formats import Format
 from tests.builds.read.audit_builds import copied, edit_json, edit_quantization, edit_tensors, made_by_mlx_lm
 from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build, stored
@@ -104,6 +105,7 @@ def test_a_plan_says_that_its_source_is_quantized_from_a_config_alone_too(eight:
         source = open_checkpoint(place)
         plan = make_plan(read_layout(source), load_recipe("gates-4bit", group_size=32), source)
         assert any("its error against the model that it was made of stays" in note for note in plan.notes)
+        assert plan.totals["source_bytes"] == sum(t.nbytes for t in open_checkpoint(eight).tensors.values())
 
 
 def test_modules_whose_format_the_config_leaves_open_are_named(eight: Path, tmp_path: Path) -> None:
@@ -153,3 +155,17 @@ def test_an_nvfp4_global_scale_takes_part() -> None:
         one = (mx.array(codes), mx.array(groups), None, 16, 4, "nvfp4")
         parts.append(mx.dequantize(*one, global_scale=mx.array(scale)).astype(mx.bfloat16))
     assert np.array_equal(out, to_numpy(mx.stack(parts)))
+
+
+def test_use_source_keeps_the_bits_of_a_module(eight: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("gates-4bit", group_size=32, sets=["role=attention:use=source", "role=router:use=source"])
+    build(eight, tmp_path / "mixed", recipe)
+    ours, source = stored(tmp_path / "mixed"), stored(eight)
+    kept = [n for n in source if ".self_attn." in n or ".mlp.gate." in n]
+    assert kept
+    assert {n: ours[n] for n in kept} == {n: source[n] for n in kept}
+    read = read_build(tmp_path / "mixed")
+    assert read.disagreements == ()
+    assert read.formats["model.layers.0.mlp.switch_mlp.up_proj"] == Format(4, 32)
+    against = compare_with_source(read, open_checkpoint(eight), threads=2)
+    assert against.disagreements == ()

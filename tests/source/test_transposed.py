@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxquant.errors import SourceError
+from mlxquant.layout.layout import read_layout
+from mlxquant.plan.plan import make_plan
+from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.headers import Tensor
 from mlxquant.source.packed import decoded_tensors
@@ -132,3 +135,19 @@ def test_a_group_that_there_is_not_is_named(qwen: Path, tmp_path: Path) -> None:
         file.write((99).to_bytes(4, "little"))
     with pytest.raises(SourceError, match=r"groups 0 to 1 expected, 0 to 99 found"):
         build(tmp_path / "packed", tmp_path / "out", "none")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_source_bytes_are_what_the_shards_hold_and_a_config_alone_tells_them(
+    name: str, qwen: Path, tmp_path: Path
+) -> None:
+    write_transposed(qwen, tmp_path / "packed", FORMS[name], twin=tmp_path / "twin")
+    source = open_checkpoint(tmp_path / "packed")
+    assert source_bytes(tmp_path / "packed") == sum(t.nbytes for t in source.tensors.values())
+    assert source_bytes(tmp_path / "packed" / "config.json") == source_bytes(tmp_path / "packed")
+
+
+def source_bytes(place: Path) -> int:
+    source = open_checkpoint(place)
+    size: int = make_plan(read_layout(source), load_recipe("none"), source).totals["source_bytes"]
+    return size

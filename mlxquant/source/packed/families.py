@@ -62,9 +62,9 @@ FAMILIES: tuple[Family, ...] = (
         compressed_tensors.declared,
     ),
     Family(("modelopt",), modelopt.refusal, modelopt.decoded, modelopt.IGNORED, modelopt.declared),
-    Family((MLX,), mlx_builds.refusal, mlx_builds.decoded),
-    Family(("gptq",), gptq.gptq_refusal, gptq.gptq_decoded),
-    Family(("awq",), gptq.awq_refusal, gptq.awq_decoded),
+    Family((MLX,), mlx_builds.refusal, mlx_builds.decoded, declared=mlx_builds.declared),
+    Family(("gptq",), gptq.gptq_refusal, gptq.gptq_decoded, declared=gptq.declared),
+    Family(("awq",), gptq.awq_refusal, gptq.awq_decoded, declared=gptq.declared),
 )
 
 # quant_method -> how people call it

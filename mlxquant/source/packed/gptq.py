@@ -17,11 +17,13 @@ from ...errors import SourceError
 from ...words.formats import FLOATS, nbytes
 from ...words.text import listed
 from ..headers import Tensor, shown
+from .declared import Declared
 from .decoded import Decoded
 from .transposed import Transposed
 
 GPTQ_BITS = (2, 3, 4, 8)
 _CODES = ".qweight"
+_ROUTERS = ("gate", "router", "shared_expert_gate")  # modules that neither format packs
 _FORMATS = {"gptq": 1, "gptq_v2": 0}  # checkpoint_format -> what stored zero points lack
 
 
@@ -56,6 +58,29 @@ def gptq_decoded(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dty
 def awq_decoded(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Decoded]:
     """The float tensors of an AWQ checkpoint, by name. Raises SourceError listing what cannot be read."""
     return _all(tensors, lambda path: _awq(path, tensors))
+
+
+def declared(
+    settings: Mapping[str, Any], names: tuple[str, ...], shape: tuple[int, ...], dtype: str
+) -> Declared | None:
+    """How a config says that a Linear module is stored: all within layers are packed but routers and what it excepts.
+
+    None where modules have settings of their own (`dynamic`), which headers would tell.
+    """
+    bits, group = (
+        settings.get("bits", settings.get("w_bit", 4)),
+        settings.get("group_size", settings.get("q_group_size")),
+    )
+    excepted = settings.get("modules_to_not_convert")
+    parts = [str(p) for p in excepted] if isinstance(excepted, list) else []
+    within = [n for n in names if ".layers." in n and n.rpartition(".")[2] not in _ROUTERS]
+    usual = bits in GPTQ_BITS and type(group) is int and (group > 0 or group == -1) and not settings.get("dynamic")
+    if not usual or not within or any(part in name for part in parts for name in within):
+        return None
+    *lead, out, width = (1, *shape)[-3:]
+    groups = 1 if group == -1 else -(-width // group)
+    order = 0 if settings.get("quant_method") == "awq" else 4 * width
+    return Declared("I32", lead[0] * (out * (width + groups) * bits // 8 + 2 * groups * out + order), None)
 
 
 def _all(tensors: Mapping[str, Tensor], make: Any) -> dict[str, Decoded]:

@@ -25,6 +25,7 @@ from ...errors import SourceError
 from ...words.formats import BY_NAME, MODE_DEFAULTS, MODES, Format, carrier, nbytes, shape_formats, widen
 from ...words.text import listed
 from ..headers import Read, Tensor, shown
+from .declared import Declared
 from .decoded import AT_ONCE, Decoded
 from .numbers import put, rounded, table_of
 
@@ -198,6 +199,17 @@ def _format(value: Any) -> Format | None:
         return None
     fmt = Format(bits, group, mode)
     return None if fmt.problem() else fmt
+
+
+def declared(
+    settings: Mapping[str, Any], names: tuple[str, ...], shape: tuple[int, ...], dtype: str
+) -> Declared | None:
+    """How the block says that a module is stored: by its entry, else by the top level; None where it is not packed."""
+    entry = next((settings[name] for name in names if name in settings), settings)
+    fmt = _format(entry)
+    if fmt is None or shape[-1] % fmt.group_size:
+        return None
+    return Declared("U32", sum(nbytes(kind, size) for kind, size in fmt.tensors(shape, dtype).values()), fmt)
 
 
 def note(settings: Mapping[str, Any], floats: Mapping[str, Decoded]) -> str:
