@@ -5,6 +5,7 @@ A case that fails is named, and `python -m tests.fuzz.commands --debug --case NA
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from random import Random
 
 import pytest
 
+from mlxquant.plan.recipe.recipe import available
+from tests.fuzz import configs
 from tests.fuzz.commands import SCENARIOS, Fuzz, environment
 
 
@@ -28,7 +31,7 @@ def failures(fuzz: Fuzz, names: list[str]) -> list[str]:
 
 def test_no_damaged_input_is_more_than_a_line_or_changed(fuzz: Fuzz) -> None:
     names = fuzz.names(Random(2026), dear=False)
-    assert failures(fuzz, [next(names) for _ in range(60)]) == []
+    assert failures(fuzz, [next(names) for _ in range(25)]) == []
     assert len(fuzz.codes) >= 3  # some damage is harmless, some refused, some a gate's
 
 
@@ -37,6 +40,29 @@ def test_every_scenario_works_with_what_is_sound(fuzz: Fuzz) -> None:
         if not scenario.dear:
             assert fuzz.try_case(f"{number}:{scenario.name}:{scenario.inputs[0]}:none#0") is None
             assert fuzz.last_code == scenario.code, scenario.words
+
+
+def test_configs_with_a_wrong_value_are_planned_or_refused_in_a_line(tmp_path: Path) -> None:
+    names = configs.cases(Random(2027))
+    wrong = {case: configs.try_case(case, tmp_path) for case in [next(names) for _ in range(60)]}
+    assert {case: what for case, what in wrong.items() if what is not None} == {}
+
+
+@pytest.mark.slow
+def test_every_config_is_planned_by_recipes_or_refused_in_a_line(tmp_path: Path) -> None:
+    path, wrong, recipes = tmp_path / "config.json", {}, [entry.name for entry in available()]
+    for i, (name, config) in enumerate(configs.configs().items()):
+        path.write_text(json.dumps(config))
+        for recipe in (recipes[i % len(recipes)], recipes[(i + 5) % len(recipes)]):  # each with many, in turn
+            wrong[name, recipe] = configs.plan(path, recipe)
+    assert {case: what for case, what in wrong.items() if what is not None} == {}
+
+
+@pytest.mark.slow
+def test_hundreds_of_wrong_configs_are_lines(tmp_path: Path) -> None:
+    names = configs.cases(Random(0))
+    wrong = {case: configs.try_case(case, tmp_path) for case in [next(names) for _ in range(300)]}
+    assert {case: what for case, what in wrong.items() if what is not None} == {}
 
 
 @pytest.mark.slow

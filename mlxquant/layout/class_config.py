@@ -29,6 +29,7 @@ from .class_fields import (
     ALIASES,
     COMPUTED,
     DEFAULTS,
+    DEVIATIONS,
     PLAIN_ROPE,
     SWIGLU,
     TEXT_BY_TYPE,
@@ -113,6 +114,8 @@ def settle(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Settled:
     _check_computed(table)
     _check_required(table)
     _note_uncounted(table, names)
+    if table.module in DEVIATIONS:
+        table.notes.append(f"mlx-lm {mlx_lm_version()}'s {table.module} {DEVIATIONS[table.module]}")
     if table.problems:
         raise LayoutError(listed(table.problems))
     if not table.changes:
@@ -361,4 +364,7 @@ def reads_field(module: str, name: str) -> bool:
     """Whether the code of a module of mlx_lm.models reads an attribute of this name."""
     file = getattr(sys.modules.get(f"mlx_lm.models.{module}") or mlx_lm_module(module), "__file__", None)
     tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
-    return any(isinstance(n, ast.Attribute) and n.attr == name and isinstance(n.ctx, ast.Load) for n in ast.walk(tree))
+    # a dataclass of arguments may check a field that no layer reads
+    bodies = [n for n in tree.body if not (isinstance(n, ast.ClassDef) and n.decorator_list)]
+    nodes = (node for body in bodies for node in ast.walk(body))
+    return any(isinstance(n, ast.Attribute) and n.attr == name and isinstance(n.ctx, ast.Load) for n in nodes)

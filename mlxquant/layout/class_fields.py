@@ -81,6 +81,7 @@ COMPUTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "qwen3_moe": {"attention_bias": (False, None), "use_sliding_window": (False, None)},
     "deepseek_v2": {"mlp_bias": (False, None)},
     "deepseek_v3": {"rope_interleave": (True, None)},
+    "olmoe": {"clip_qkv": (None,)},
     "gpt_oss": {"swiglu_alpha": (1.702, None), "swiglu_limit": (7.0, None), "attention_bias": (True, None)},
     "phimoe": {"attention_bias": (True, None)},
     "gemma4_text": {"attention_bias": (False, None), "hidden_activation": ("gelu_pytorch_tanh", None)},
@@ -103,6 +104,11 @@ UNCOUNTED: Mapping[str, Mapping[str, tuple[str, str]]] = {
             " will be refused",
         ),
     },
+}
+
+# Where a class computes otherwise whatever the config says: noted with every source.
+DEVIATIONS: Mapping[str, str] = {
+    "jamba": "weighs the chosen experts to a sum of 1, which transformers does not",
 }
 
 # Defaults of transformers for fields that a config leaves out, by model_type, where mlx-lm's class has another or none.

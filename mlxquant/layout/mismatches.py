@@ -140,7 +140,13 @@ def _explanations(
             f" {provider.name}, or another runtime",
         )
     head = [name for name in rest if name.endswith("lm_head.weight") and name not in explained.names]
-    if head:
+    if head and _text(config).get("tie_word_embeddings") is True:
+        explained.add(
+            head,
+            f"{head[0]}: not in the checkpoint, since config.json ties it to the embedding, but {who} always has a head"
+            " of its own; save the model with tie_word_embeddings = false (transformers writes the head then)",
+        )
+    elif head:
         explained.add(
             head,
             f"{head[0]}: not in the checkpoint, and config.json does not tie it to the embedding; if the model has no"

@@ -6,9 +6,11 @@ Building a class allocates nothing: its arrays are lazy, so 122 B parameters cos
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import io
+import json
 import re
 import resource
 import sys
@@ -21,10 +23,21 @@ from typing import Any
 
 from ..errors import MODEL_ERRORS, LayoutError
 from ..source.headers import shown
+from .class_fields import TEXT_CLASSES
 
 # Far more than any model has; a damaged config with more would be built until memory ends.
 _MOST_LAYERS = 10_000
 _OPEN_FILES = 2048  # what mlx-lm wants
+# An annotation without what says that it may be None, and what it holds.
+_PLAIN = re.compile(r"typing\.|Optional\[|\[.*|\]|\s*\|\s*None")
+_WORDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list",
+    "dict": "a table",
+}  # fmt: skip
+_TYPES: dict[str, tuple[type, ...]] = {
+    "a whole number": (int, float), "a number": (int, float), "true or false": (bool, int), "text": (str,),
+    "a list": (list, tuple), "a table": (dict,),
+}  # fmt: skip
 _SIZES = re.compile(r"^(hidden_size|(moe_)?intermediate_size|vocab_size|head_dim|num_(hidden_layers|.*heads))$")
 _COUNTS = re.compile(r"^(n|num)_(.*_)?(layers?|experts|blocks)$")
 
@@ -36,12 +49,32 @@ def build_model(config: Mapping[str, Any]) -> Any:
     try:
         return model_class(args_class.from_dict(dict(config)))
     except MODEL_ERRORS as error:
-        reason, doubts = str(error).partition("\n")[0], "; ".join(unusual(config))
-        raise LayoutError(
-            f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
-            f" ({type(error).__name__}: {reason})"
-            + (f"; whole numbers above 0 are usual, but {doubts}" if doubts else "")
-        ) from error
+        lead = f"config.json: mlx-lm cannot build a {config['model_type']} model from it"
+        doubts = "; ".join(unusual(config))
+        if doubts:
+            raise LayoutError(f"{lead}: whole numbers above 0 are usual, but {doubts}") from error
+        if mistyped := "; ".join(_mistyped(config, args_class)):
+            raise LayoutError(f"{lead}: {mistyped}") from error
+        reason = str(error).partition("\n")[0]
+        raise LayoutError(f"{lead} ({type(error).__name__}: {reason}); look for a wrong value in it") from error
+
+
+def _mistyped(config: Mapping[str, Any], args_class: Any) -> Iterator[str]:
+    """Fields whose values are of another type than the class says: "num_experts is 'x', a whole number expected"."""
+    text = config.get("text_config")
+    tables = [("", config, args_class)]
+    if isinstance(text, dict) and (inner := TEXT_CLASSES.get(module_name(config))):
+        tables.append(("text_config.", text, getattr(mlx_lm_module(inner[0]), inner[1], None)))
+    for prefix, values, args in tables:
+        for each in dataclasses.fields(args) if dataclasses.is_dataclass(args) else ():
+            annotation = getattr(each.type, "__name__", "") if isinstance(each.type, type) else str(each.type)
+            word = _WORDS.get(_PLAIN.sub("", annotation).lower())
+            if word is None or each.name not in values:
+                continue
+            value, number = values[each.name], word in ("a whole number", "a number")
+            null = value is None and (not number or "None" in annotation or "Optional" in annotation)
+            if not null and (not isinstance(value, _TYPES[word]) or (isinstance(value, bool) and number)):
+                yield f"{prefix}{each.name} is {shown(json.dumps(value), 40)}, {word} expected"
 
 
 def unusual(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
