@@ -173,6 +173,22 @@ def check_run(path: Path) -> None:
     _read_run(path)
 
 
+def discard_run(path: Path) -> None:
+    """Delete an evaluation's journal. Raises OutputError for any other file, and where another process writes it."""
+    check_run(path)
+    handle = disk.open_to_write(path, create=False)
+    try:
+        disk.lock(handle, path, f"{path}: another mlxquant is writing it right now; wait for it")
+        disk.remove(path)
+    finally:
+        os.close(handle)
+
+
+def read_run(path: Path) -> list[dict[str, Any]]:
+    """An evaluation's signature and its trials. Raises OutputError for a file that no evaluation began."""
+    return _read_run(path)[0]
+
+
 def _read_run(path: Path) -> tuple[list[dict[str, Any]], int]:
     """An evaluation's signature and whole trials, and how many bytes all lines take. A damaged trial is left out.
 

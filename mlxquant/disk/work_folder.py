@@ -144,6 +144,16 @@ class WorkFolder:
         self._remove_file(self.lock)
         return self._marker.made_folder and disk.remove_empty(self.path)  # not if another run has just moved in
 
+    def discard(self, *tops: str) -> bool:
+        """Hold the folder, delete what is ours in it, in the order of `tops`, and give it up.
+
+        Says whether it is gone. Raises OutputError, before anything is deleted, where another process holds it or
+        where something lies in it that is not ours.
+        """
+        with self.claimed():
+            self.remove(*tops)
+            return self.leave()
+
     def holds(self, name: str) -> bool:
         """Whether a file of ours is there."""
         return name in self._marker.names and (self.path / name).is_file()
@@ -258,6 +268,29 @@ class WorkFolder:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def marked_command(folder: Path) -> str | None:
+    """The command whose unfinished work a folder's marker says that it holds; None for any other folder, or a link."""
+    if folder.is_symlink() or not folder.is_dir():
+        return None
+    marker = _read_marker(folder / LOCK)
+    return None if marker is None else marker.command
+
+
+def is_held(lock: Path) -> bool:
+    """Whether another process holds a lock right now; changes nothing."""
+    try:
+        handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        disk.lock(handle, lock, "held")
+    except OutputError as error:
+        return str(error) == "held"
+    finally:
+        os.close(handle)
+    return False
 
 
 def check_apart(folder: Path, others: Iterable[tuple[str, Path]], what: str = "work folder") -> None:

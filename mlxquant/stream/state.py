@@ -24,7 +24,7 @@ import re
 import time
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -152,6 +152,7 @@ class Hidden:
 
 
 STATE = "state.npz"
+_LARGEST_STATE = 256 << 20
 _HIDDEN = [f"hidden-{i}.bin" for i in range(SETS)]
 # What the signature of a pass has
 _SIGNATURE = {"source", "candidates", "documents", "options", "versions"}
@@ -255,6 +256,30 @@ def check_work(folder: Path | None, inputs: Iterable[tuple[str, Path | None]]) -
     if folder is not None:
         check_apart(folder, [(name, path) for name, path in inputs if path is not None])
         _work_folder(folder, ()).check()
+
+
+def discard(folder: Path) -> bool:
+    """Throw an unfinished pass away. Raises OutputError as `WorkFolder.discard`."""
+    return _work_folder(folder, ()).discard()
+
+
+def progress_of(folder: Path) -> tuple[str, str]:
+    """What an unfinished pass is, and how far it is, as a person reads it; it may be a stranger's file."""
+    facts = None
+    with suppress(OSError, ValueError, RecursionError, zipfile.BadZipFile):
+        # a state may be large, a stranger's may claim to be larger still: look before it is read
+        if disk.is_file(folder / STATE):
+            with zipfile.ZipFile(folder / STATE) as state:
+                if sum(entry.file_size for entry in state.infolist()) <= _LARGEST_STATE:
+                    facts, _ = _read_state(folder / STATE)
+    if facts is None:
+        return "a comparison", "nothing yet"
+    signature = facts.get("signature")
+    source = signature.get("source") if isinstance(signature, dict) else None
+    order = signature.get("order") if isinstance(signature, dict) else None
+    what = source.get("name") if isinstance(source, dict) else "an unknown source"
+    names = ", ".join(map(str, order)) if isinstance(order, list) else "unknown candidates"
+    return f"{what} against {names}", f"{facts.get('step')} steps finished"
 
 
 def _work_folder(folder: Path, shards: Collection[str]) -> WorkFolder:

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from ..builds.manifest import MANIFEST, read_manifest
+from ..builds.write import partial
 from ..builds.write.partial import BUILD_FILE
 from ..disk import files as disk
-from ..disk.work_folder import WorkFolder, check_apart
+from ..disk.work_folder import WorkFolder, check_apart, marked_command
 from ..errors import BuildError, OutputError
 from ..source.links import TEMPLATES
+from ..stream import state
 
 # What a question has, by which the folder of a version without markers is known
 _QUESTION = {"source", "candidates", "data", "question", "options"}
@@ -63,11 +65,9 @@ class SweepFolder:
 
         `names` are the candidates whose builds may be written.
         """
-        from ..stream.state import check_work
-
         check_apart(self.path, inputs)
         self._work().check()
-        check_work(self.passing, ())
+        state.check_work(self.passing, ())
         builds = self._builds() if self.fresh else [self.build(name) for name in names]
         for build in builds:
             if os.path.lexists(build):
@@ -87,6 +87,39 @@ class SweepFolder:
             disk.remove_empty(build)
         if self.comparison.exists():
             disk.remove(self.comparison)
+
+    def discard(self) -> bool:
+        """Throw away pass, comparison and builds; records of evaluations stay. Says whether the folder is gone.
+
+        Raises OutputError, before anything is deleted, where another process works there or a build is somebody's.
+        """
+        work, builds = self._work(), self.path / "builds"
+        with work.claimed():
+            self.check()
+            for build in self._builds():
+                _check_build(build)
+            if marked_command(self.passing) is not None:
+                state.discard(self.passing)
+            unfinished = sorted(builds.glob("*.partial")) if builds.is_dir() and not builds.is_symlink() else []
+            for folder in unfinished:
+                if marked_command(folder) is not None:
+                    partial.discard(folder)
+            self.empty()
+            if builds.is_dir() and not builds.is_symlink():
+                disk.remove_empty(builds)
+            work.remove()
+            return work.leave()
+
+    def progress(self) -> tuple[str, str]:
+        """What a sweep is, and how far it is, as a person reads it; it may be a stranger's file."""
+        request = self.request()
+        source = request.get("source") if isinstance(request, dict) else None
+        what = source.get("name") if isinstance(source, dict) else "an unknown source"
+        if disk.is_file(self.comparison):
+            return f"a sweep over {what}", f"compared; {len(self._builds())} builds kept"
+        if marked_command(self.passing) is not None:
+            return f"a sweep over {what}", state.progress_of(self.passing)[1]
+        return f"a sweep over {what}", "nothing yet"
 
     def request(self) -> Any:
         """What an earlier pass was asked to measure; None where nothing can be read."""

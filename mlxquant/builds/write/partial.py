@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from ...disk.journal import read_entries
 from ...disk.work_folder import LITTER, LOCK, WorkFolder, listed_names
 from ...errors import OutputError, UsageError
 from ...source.links import TEMPLATES
+from ...words.units import show_bytes
 
 BUILD, JOURNAL, SOURCE = "build", "journal.jsonl", "source"
+COMMAND = "convert"
 # What the signature of a conversion has, and files of a build whose names do not come from its source
 _SIGNATURE = {"source", "recipe", "options", "versions", "architecture"}
 _OWN_FILES = re.compile(
@@ -36,6 +38,48 @@ BUILD_FILE = re.compile(
 )
 # What a conversion leaves in OUT.partial, whatever its source
 _MAKES = re.compile(rf"{re.escape(JOURNAL)}|{BUILD}/({BUILD_FILE.pattern})|{SOURCE}/[^/]+\.safetensors(\.part)?")
+
+
+def work_folder(folder: Path, names: Iterable[str] = (), *, busy: str | None = None) -> WorkFolder:
+    """The folder of one unfinished conversion, in which a run may make the files `names`."""
+    return WorkFolder(
+        folder,
+        COMMAND,
+        names,
+        makes=_MAKES,
+        earlier=_begun_before_markers,
+        named=True,
+        advice="choose another OUT",
+        busy=busy,
+    )
+
+
+def discard(folder: Path) -> bool:
+    """Throw an unfinished conversion away, whatever its OUT. Raises OutputError as `WorkFolder.discard`."""
+    return work_folder(folder).discard(SOURCE, BUILD, JOURNAL)
+
+
+def progress_of(folder: Path) -> tuple[str, str]:
+    """What an unfinished conversion is, and how far it is, as a person reads it; it may be a stranger's file."""
+    signature, count = {}, 0
+    with suppress(OutputError, ValueError, RecursionError):
+        entries, _ = read_entries(folder / JOURNAL)
+        signature = entries[0] if entries and isinstance(entries[0], dict) else {}
+        count = len({(str(e.get("job")), str(e.get("start"))) for e in entries[1:] if isinstance(e, dict)})
+    source, recipe = signature.get("source"), signature.get("recipe")
+    what = source.get("name") if isinstance(source, dict) else None
+    how = recipe.get("name") if isinstance(recipe, dict) else None
+    written, total = _shard_bytes(folder / BUILD)
+    far = f"{show_bytes(written)} of {show_bytes(total)} written, {count:,} pieces finished" if total else "nothing yet"
+    return f"{what or 'an unknown source'} with {how or 'an unknown recipe'}", far
+
+
+def _shard_bytes(build: Path) -> tuple[int, int]:
+    """Bytes of unfinished shards that the disk holds, and how long they will be."""
+    if build.is_symlink() or not build.is_dir():
+        return 0, 0
+    states = [path.lstat() for path in build.iterdir() if path.suffix == ".safetensors" and disk.is_file(path)]
+    return sum(min(s.st_blocks * 512, s.st_size) for s in states), sum(s.st_size for s in states)
 
 
 class Partial:
@@ -53,14 +97,9 @@ class Partial:
         self.journal = self.folder / JOURNAL
         self.source = self.folder / SOURCE
         self._made: list[Path] = []
-        self._work = WorkFolder(
+        self._work = work_folder(
             self.folder,
-            "convert",
             _names(files, shards),
-            makes=_MAKES,
-            earlier=_begun_before_markers,
-            named=True,
-            advice="choose another OUT",
             busy=f"{out}: another mlxquant is writing it right now; wait for it, or choose another OUT",
         )
 
