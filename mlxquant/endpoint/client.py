@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from time import perf_counter
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -35,6 +37,7 @@ _NO_GAP = "leaves out the empty line between events"
 _LONGEST_NAME = 2000  # characters; a path may be long
 _ANY_MODEL = ("default_model", "default")  # what asks for the model that the server was started with
 _ADDED = re.compile(r"(?:[-:@](?:[\d-]+|latest))?")
+_SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _EXAMPLE = "an address such as http://127.0.0.1:1234/v1 expected"
 
@@ -86,10 +89,11 @@ class Server:
         """Whether it runs on this machine."""
         return self.host in LOOPBACK or self.host.startswith("127.")
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
+    def post(self, path: str, body: Mapping[str, Any], *, unstreamed: bool = False) -> Iterator[tuple[float, str]]:
         """POST and yield the lines of the answer with the time at which each was read. Raises StreamError.
 
-        The timeout is for the whole answer.
+        The timeout is for the whole answer. With `unstreamed`, an answer that is one JSON document is given as a
+        stream of one event.
         """
         begin = perf_counter()
         data = json.dumps(body).encode()
@@ -99,6 +103,9 @@ class Server:
             response = connection.open(ANSWER)
             _check_status(response, connection)
             kind = response.headers.get_content_type()
+            if kind == "application/json":
+                yield from _whole_answer(connection, unstreamed=unstreamed)
+                return
             if kind != "text/event-stream":
                 raise StreamError(
                     "malformed",
@@ -210,13 +217,17 @@ def stream(server: Server, path: str, body: Mapping[str, Any]) -> StreamedAnswer
     return StreamedAnswer(begin, tuple(chunks), ended, reason, usage, model)
 
 
-def events(server: Server, path: str, body: Mapping[str, Any]) -> Iterator[tuple[float, Event | None]]:
+def events(
+    server: Server, path: str, body: Mapping[str, Any], *, unstreamed: bool = False
+) -> Iterator[tuple[float, Event | None]]:
     """Ask for a stream and yield its events with the time at which each was read.
 
-    The first is (time of asking, None); (time, None) comes again where the stream says [DONE]. Raises StreamError.
+    The first is (time of asking, None); (time, None) comes again where the stream says [DONE]. With `unstreamed`, a
+    whole answer in one document is one event, which says so. Raises StreamError.
     """
     where = server.url + path
-    lines = server.post(path, {**body, "stream": True, "stream_options": {"include_usage": True}})
+    request = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    lines = server.post(path, request, unstreamed=unstreamed)
     begin, _ = next(lines)
     yield begin, None
     for at, data in _data(lines, where):
@@ -287,6 +298,26 @@ def _data(lines: Iterator[tuple[float, str]], where: str) -> Iterator[tuple[floa
         yield at, "\n".join(data)
 
 
+def _whole_answer(connection: Connection, *, unstreamed: bool) -> Iterator[tuple[float, str]]:
+    """An answer that is one JSON document in place of a stream: an error told as such, or a completion."""
+    where, document = connection.where, connection.rest(DOCUMENT)
+    try:
+        answer = read_json(document, halves=True)
+    except ValueError as error:
+        raise StreamError("malformed", f"{where}: JSON that cannot be read ({shown(error, 80)})") from None
+    one_line = json.dumps(answer)
+    if not unstreamed or not isinstance(answer, dict):
+        read_event(one_line, where)  # an error of the server's is told before that it is no stream
+        raise StreamError(
+            "malformed",
+            f"{where}: an event stream expected, application/json found; does it serve the OpenAI API, and stream?",
+        )
+    at = perf_counter()
+    yield at, f"data: {one_line}"
+    yield at, ""
+    yield at, "data: [DONE]"
+
+
 def _check_status(response: http.client.HTTPResponse, connection: Connection) -> None:
     """Raise StreamError for any status but 200, with what the server says of it."""
     status, where = response.status, connection.where
@@ -301,8 +332,19 @@ def _check_status(response: http.client.HTTPResponse, connection: Connection) ->
             text = _text_of(response.read(1 << 14))
         hint = "; is --model a name that the server knows?" if status in (400, 404) else ""
     error = StreamError("http", f"{where}: status {status} {shown(response.reason, 40)}: {text or 'no text'}{hint}")
-    error.status = status
+    error.status, error.wait_s = status, _retry_after(response.headers.get("Retry-After", ""))
     raise error
+
+
+def _retry_after(text: str) -> float | None:
+    """Seconds that a server asks to wait for, given as such or as a date; None where it does not."""
+    if _SECONDS.fullmatch(text.strip()):
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+        return max(0.0, (until - datetime.now(until.tzinfo)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _text_of(body: bytes) -> str:

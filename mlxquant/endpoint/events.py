@@ -20,6 +20,16 @@ from .wire import LINE, StreamError, shown
 
 _MOST = 1 << 48  # no count of tokens is near it
 _WORD = 200  # characters of a finish reason; a model's name may have ten times as many
+# What other APIs call the reasons of OpenAI's, in small letters: of Anthropic, Cohere, Gemini, TGI, Mistral and others
+_REASONS = {
+    "eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop", "complete": "stop",
+    "stop_str": "stop",
+    "max_tokens": "length", "max_length": "length", "model_length": "length", "max_new_tokens": "length",
+    "function_call": "tool_calls", "tool_use": "tool_calls", "tool_call": "tool_calls",
+}  # fmt: skip
+# Types of a part of content that hold reasoning, and the keys that hold the text of any part
+_THINKING = ("thinking", "reasoning", "reasoning.text", "reasoning_text")
+_PART_TEXTS = ("text", "thinking", "reasoning", "refusal", "content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Event:
     usage: Mapping[str, int] | None = None
     model: str | None = None
     ways: tuple[str, ...] = ()
+    at_once: bool = False  # the whole answer in one, so that none of its tokens can be timed
 
 
 def read_event(data: str, where: str) -> Event:
@@ -54,21 +65,25 @@ def read_event(data: str, where: str) -> Event:
         raise StreamError("malformed", text) from None
     if not isinstance(event, dict):
         raise _malformed(where, "an event of the stream is no table", data)
-    if event.get("error") is not None:
-        raise StreamError("server", f"{where}: the server reports an error: {error_text(event['error'])}")
+    if (reported := _error_in(event)) is not None:
+        raise StreamError("server", f"{where}: the server reports an error: {error_text(reported)}")
     ways: dict[str, None] = {}
     choice = _first_choice(event, where, ways)
-    delta = next((choice[key] for key in ("delta", "message") if choice.get(key) is not None), choice)
+    key = next((key for key in ("delta", "message") if choice.get(key) is not None), None)
+    delta = choice if key is None else choice[key]
     if not isinstance(delta, dict):
         raise _malformed(where, "`delta` of an event is no table", delta)
+    text, thought = _texts(delta, ("content", "text", "refusal"), where, ways)
+    reasoning = "".join(_texts(delta, ("reasoning_content", "reasoning", "thinking"), where, ways))
     return Event(
-        _texts(delta, ("content", "text", "refusal"), where, ways),
-        _texts(delta, ("reasoning_content", "reasoning"), where, ways),
+        text,
+        reasoning or thought,
         tuple(_calls(delta, where, ways)),
-        _word(choice, "finish_reason", where, _WORD) or None,  # some send "" until the end
+        _reason(choice, where, ways),
         _usage(event, where),
         _word(event, "model", where, 10 * _WORD),
         tuple(ways),
+        key == "message",
     )
 
 
@@ -76,6 +91,26 @@ def error_text(error: Any) -> str:
     """What a server's error says, as a short line."""
     message = error.get("message", error) if isinstance(error, dict) else error
     return shown(message if isinstance(message, str) else json.dumps(message, ensure_ascii=False))
+
+
+def _error_in(event: Mapping[str, Any]) -> Any:
+    """The error that an event is, in the forms of OpenAI, vLLM, TGI and FastAPI; None where it is none."""
+    if event.get("error") is not None:
+        return event["error"]
+    if event.get("object") == "error" or event.get("type") == "error":
+        return event.get("message") or dict(event)
+    if "choices" not in event and "usage" not in event:
+        return event.get("detail") or (event.get("message") if "code" in event or "status" in event else None)
+    return None
+
+
+def _reason(choice: Mapping[str, Any], where: str, ways: dict[str, None]) -> str | None:
+    """The finish reason in OpenAI's words; None where there is none yet, which some write as ""."""
+    reason = _word(choice, "finish_reason", where, _WORD) or None
+    known = _REASONS.get(reason.lower(), reason) if reason else None
+    if known != reason and reason != "function_call":  # that one is said with the call
+        ways[f"says finish_reason `{shown(reason, 40)}` for `{known}`"] = None
+    return known
 
 
 def _first_choice(event: Mapping[str, Any], where: str, ways: dict[str, None]) -> Mapping[str, Any]:
@@ -94,27 +129,34 @@ def _first_choice(event: Mapping[str, Any], where: str, ways: dict[str, None]) -
     return first[0] if first else {}
 
 
-def _texts(delta: Mapping[str, Any], keys: Sequence[str], where: str, ways: dict[str, None]) -> str:
-    """The first text of these that is there; a list of parts is put together."""
-    text = ""
+def _texts(delta: Mapping[str, Any], keys: Sequence[str], where: str, ways: dict[str, None]) -> tuple[str, str]:
+    """The first text of these that is there, and the reasoning within it; a list of parts is put together."""
+    text = thought = ""
     for key in keys:
         value = delta.get(key)
         if isinstance(value, list):
             ways[f"sends `{key}` as a list of parts"] = None
-            value = "".join(_part(part, key, where) for part in value)
+            parts = [_part(part, key, where) for part in value]
+            thought = thought or "".join(part for part, thinks in parts if thinks)
+            value = "".join(part for part, thinks in parts if not thinks)
         if key == "refusal" and value and not text:
             ways["sends refusals in a field of their own, which are read as the answer"] = None
         if not isinstance(value, str) and value is not None:
             raise _malformed(where, f"`{key}` of an event is no text", value)
         text = text or value or ""
-    return text
+    return text, thought
 
 
-def _part(part: Any, key: str, where: str) -> str:
-    text = part.get("text") if isinstance(part, dict) else part
-    if not isinstance(text, str):
+def _part(part: Any, key: str, where: str) -> tuple[str, bool]:
+    """A part's text, which may stand in parts of its own, and whether it is reasoning."""
+    value = part
+    if isinstance(part, dict):
+        value = next((part[name] for name in _PART_TEXTS if part.get(name) is not None), None)
+    if isinstance(value, list):
+        value = "".join(_part(inner, key, where)[0] for inner in value)
+    if not isinstance(value, str):
         raise _malformed(where, f"a part of `{key}` of an event is no text", part)
-    return text
+    return value, isinstance(part, dict) and part.get("type") in _THINKING
 
 
 def _calls(delta: Mapping[str, Any], where: str, ways: dict[str, None]) -> Iterator[CallPiece]:

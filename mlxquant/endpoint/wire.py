@@ -35,10 +35,11 @@ class StreamError(MeasurementError):
     """A request without a whole answer.
 
     `kind`: refused, unreachable, timeout, http, malformed, truncated, endless, server. `status` is that of HTTP where
-    there was another than 200.
+    there was another than 200, `wait_s` the seconds after which it may be tried again, where the server gave them.
     """
 
     status: int | None = None
+    wait_s: float | None = None
 
 
 def shown(text: object, most: int = SHOWN) -> str:

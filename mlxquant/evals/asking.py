@@ -1,7 +1,8 @@
 """Ask one side on behalf of one item: the request's settings, repeats after transport errors, timing, the trace.
 
-Only what went wrong on the way is asked again, after 1, 2, 4, … seconds, a minute at most. A timeout is not: the
-answer may have been minutes long, and it is told as what it is. A request is the same each time it is sent.
+Only what went wrong on the way is asked again, after 1, 2, 4, … seconds, a minute at most; where a server says how long
+to wait (`Retry-After`), after that, ten minutes at most. A timeout is not asked again: the answer may have been minutes
+long, and it is told as what it is. A request is the same each time it is sent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .sides import EvalSide, Request, worth_repeating
 from .trace import Trace, TraceSpan
 
 _LONGEST_WAIT = 60.0  # seconds between attempts
+_LONGEST_ASKED = 600.0  # seconds between attempts where the server asks for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,16 @@ class Asking:
             self.sampling.template,
             f"{self.item.suite}/{self.item.id}/{self.trial}",
         )
+        asked_s = 0.0
         for attempt in range(self.retries + 1):
             if attempt:
-                self.sleep(min(_LONGEST_WAIT, self.backoff_s * 2 ** (attempt - 1)))
+                self.sleep(max(asked_s, min(_LONGEST_WAIT, self.backoff_s * 2 ** (attempt - 1))))
             try:
                 return self._once(request, attempt, depth)
             except MeasurementError as error:
                 if attempt == self.retries or not worth_repeating(error):
                     raise
+                asked_s = min(_LONGEST_ASKED, getattr(error, "wait_s", None) or 0.0)
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, request: Request, attempt: int, depth: int | None) -> Reply:

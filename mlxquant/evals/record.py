@@ -81,7 +81,7 @@ def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Map
         if requests and visible < len(requests):
             yield (
                 f"{name}: the first token of {len(requests) - visible} of {len(requests)} answers could not be seen"
-                " (calls that the server hands out whole); times to it are of the others"
+                " (calls or answers that the server hands out whole); times to it are of the others"
             )
     settings = record["settings"]
     if settings["trials"] > 1 and not settings["temperature"]:

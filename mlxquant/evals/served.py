@@ -52,7 +52,7 @@ class Served:
     def ask(self, request: Request) -> Reply:
         """Send one request and read its answer to the end. Raises StreamError."""
         where = self.server.url + _PATH
-        feed = events(self.server, _PATH, self._body(request))
+        feed = events(self.server, _PATH, self._body(request), unstreamed=True)
         gathered = Gathered(asked=next(feed)[0])
         done = False
         for at, event in feed:

@@ -53,6 +53,7 @@ class Gathered:
     first: float | None = None
     begun_by: tuple[_Call, str] | None = None  # a call that came as the first piece, and its arguments then
     pieces: int = 0
+    unseen: bool = False  # the whole answer came at once
     usage: dict[str, int] = field(default_factory=dict)
     model: str | None = None
     ways: dict[str, None] = field(default_factory=dict)
@@ -65,6 +66,9 @@ class Gathered:
         self.text += [event.text] if event.text else []
         self.reasoning += [event.reasoning] if event.reasoning else []
         self._take_calls(event.calls, where)
+        if event.at_once and self.pieces == 0 and event.finish_reason is not None:
+            self.unseen = True
+            self.ways["answers whole, though a stream was asked for, so no token can be timed"] = None
         if event.text or event.reasoning or event.calls:
             self.pieces += 1
             self.first = at if self.first is None else self.first
@@ -116,10 +120,10 @@ class Gathered:
             self.calls.sort(key=lambda call: call.index or 0)
         calls = tuple(ToolCall(whole(c.name), whole(c.arguments), whole(c.id)) for c in self.calls)
         text, reasoning = whole("".join(self.text)), whole("".join(self.reasoning))
-        if not reasoning:
-            text, reasoning = reasoning_within(text)
-            if reasoning:
-                self.ways["leaves reasoning in the text, from which it was taken"] = None
+        text, within = reasoning_within(text)
+        if within:
+            reasoning += within
+            self.ways["leaves reasoning in the text, from which it was taken"] = None
         tokens = self.usage.get("completion_tokens")
         broken = broken_calls(text)
         shown = bool(calls or broken or text.strip() or reasoning.strip())
@@ -149,7 +153,7 @@ class Gathered:
         if self.begun_by is not None and self.begun_by[0].arguments == self.begun_by[1]:
             first = None  # it came whole: its first token was long before
         seconds = self.ended - self.asked
-        if first is None:
+        if first is None or self.unseen:
             return Timing(seconds)
         took = self.ended - first
         rate = (tokens - 1) / took if tokens and tokens > 1 and took > (tokens - 1) * _AT_ONCE else None

@@ -9,7 +9,8 @@ import pytest
 
 from mlxquant.endpoint.client import StreamError, is_other_model
 from mlxquant.errors import MeasurementError, UsageError
-from mlxquant.evals.items import Reply, ToolCall
+from mlxquant.evals.asking import Asking, Sampling
+from mlxquant.evals.items import Item, Reply, ToolCall
 from mlxquant.evals.served import Served, the_model
 from mlxquant.evals.sides import Request, worth_repeating
 from mlxquant.evals.suites.scoring import judged
@@ -298,3 +299,134 @@ def test_reasons_hold_no_part_of_a_key_that_a_model_repeats():
     for spec in ({"kind": "exact", "answer": "x"}, {"kind": "json_schema", "schema": {"maxLength": 3}}):
         score = judged(spec, Reply(text if spec["kind"] == "exact" else json.dumps(text)))
         assert score.said and "sk-SE" not in score.said
+
+
+# --- what servers do differently ---
+
+
+def document(value, status=b"200 OK"):
+    text = json.dumps(value).encode()
+    head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(text))
+    return [head, text]
+
+
+def failed(*parts):
+    with server(list(parts)) as running, pytest.raises(StreamError) as error:
+        Served(address(running), "tiny", "tiny").ask(ASK)
+    return error.value
+
+
+def test_an_answer_that_is_whole_in_place_of_a_stream_is_read_named_and_not_timed():
+    message = {"role": "assistant", "content": "42", "reasoning_content": "17+25"}
+    whole_answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "model": "tiny"}
+    with server(document(whole_answer | {"usage": {"prompt_tokens": 9, "completion_tokens": 8}})) as running:
+        reply = Served(address(running), "tiny", "tiny").ask(ASK)
+    assert (reply.text, reply.reasoning, reply.finish_reason, reply.usage.output_tokens) == ("42", "17+25", "stop", 8)
+    assert reply.ways == ("answers whole, though a stream was asked for, so no token can be timed",)
+    assert reply.timing.ttft_s is None and reply.timing.decode_tok_s is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "out of memory"}}, {"error": "out of memory"}, {"detail": "out of memory"},
+        {"object": "error", "message": "out of memory"}, {"type": "error", "message": "out of memory"},
+        {"code": 500, "message": "out of memory"},
+    ],
+)  # fmt: skip
+def test_an_error_is_the_servers_in_a_stream_and_in_a_document_of_status_200(body):
+    for parts in ([SSE, f"data: {json.dumps(body)}\n\n".encode()], document(body)):
+        error = failed(*parts)
+        assert error.kind == "server" and "the server reports an error: out of memory" in str(error)
+
+
+def test_a_page_in_place_of_an_answer_is_no_answer():
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
+    assert "an event stream expected, text/html found" in str(failed(page))
+    assert failed(*document([1, 2])).kind == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("parts", "text", "reasoning"),
+    [
+        ([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], "42", ""),
+        ([{"type": "thinking", "thinking": "17+25"}, {"type": "text", "text": "42"}], "42", "17+25"),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "17+25"}]}, "42"], "42", "17+25"),
+        ([{"type": "output_text", "text": "42"}], "42", ""),
+        ([{"type": "refusal", "refusal": "No."}], "No.", ""),
+    ],
+)  # fmt: skip
+def test_content_as_a_list_of_parts_is_put_together_and_its_reasoning_kept_apart(parts, text, reasoning):
+    reply, _, _ = asked(chunk({"content": parts}), chunk({}, "stop"), DONE)
+    assert (reply.text, reply.reasoning) == (text, reasoning)
+    assert reply.ways == ("sends `content` as a list of parts",)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_taken_from_whatever_field_a_server_has_for_it(key):
+    reply, _, _ = asked(chunk({key: "17+25", "content": None}), chunk({"content": "42"}), chunk({}, "stop"), DONE)
+    assert (reply.text, reply.reasoning) == ("42", "17+25")
+
+
+def test_marks_of_reasoning_in_the_text_are_taken_out_beside_a_field_of_reasoning():
+    reply, _, _ = asked(chunk({"reasoning": "17"}), chunk({"content": "+25</think>42"}), chunk({}, "stop"), DONE)
+    assert (reply.text, reply.reasoning) == ("42", "17+25")
+
+
+@pytest.mark.parametrize(
+    ("reason", "known", "named"),
+    [
+        ("stop", "stop", False), ("eos", "stop", True), ("end_turn", "stop", True), ("max_tokens", "length", True),
+        ("MAX_TOKENS", "length", True), ("model_length", "length", True), ("tool_use", "tool_calls", True),
+        ("content_filter", "content_filter", False), ("abort", "abort", False),
+    ],
+)  # fmt: skip
+def test_a_finish_reason_of_another_name_is_known_and_named(reason, known, named):
+    delta = {"tool_calls": [{"index": 0, "function": {"name": "find", "arguments": "{}"}}]}
+    reply, _, _ = asked(chunk(delta), chunk({}, reason), DONE)
+    assert reply.finish_reason == known
+    assert any(f"says finish_reason `{reason}` for `{known}`" in way for way in reply.ways) == named
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        ": keepalive\n\n{}", "event: message\nid: 7\n{}", "retry: 3000\n\n{}",
+    ],
+)  # fmt: skip
+def test_comments_other_fields_line_ends_and_a_missing_space_or_done_change_nothing(frame):
+    events = "".join(frame.format(part.decode()) for part in (chunk({"content": "42"}), chunk({}, "stop")))
+    for text in (events, events.replace("\n", "\r\n"), events.replace("data: ", "data:")):
+        for end in (DONE, b"data:[DONE]\r\n\r\n", b""):
+            reply, _, _ = asked(text.encode() + end)
+            assert (reply.text, reply.finish_reason, reply.ways) == ("42", "stop", ())
+
+
+@pytest.mark.parametrize("choices", [{"choices": None}, {"choices": []}, {}])
+def test_events_without_choices_carry_usage_alone(choices):
+    last = json.dumps({**choices, "usage": {"prompt_tokens": 9, "completion_tokens": 2}})
+    reply, _, _ = asked(chunk({"content": "42"}), chunk({}, "stop"), f"data: {last}\n\n".encode(), DONE)
+    assert (reply.text, reply.usage.output_tokens) == ("42", 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7), ("999999", 600, 600), ("soon", 0, 1), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 1),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 600, 600),
+    ],
+)  # fmt: skip
+def test_a_busy_server_is_asked_again_after_the_time_that_it_gives(header, low, high):
+    waits: list[float] = []
+
+    class Busy:
+        def ask(self, request):
+            with server(
+                [f"HTTP/1.1 503 Busy\r\nRetry-After: {header}\r\nContent-Length: 0\r\n\r\n".encode()]
+            ) as running:
+                return Served(address(running), "tiny", "tiny").ask(request)
+
+    asking = Asking(Busy(), Item("s", "i", "c"), 0, Sampling(), retries=1, backoff_s=0.5, sleep=waits.append)  # type: ignore[arg-type]
+    with pytest.raises(StreamError, match="status 503"):
+        asking([{"role": "user", "content": "x"}])
+    assert len(waits) == 1 and low <= waits[0] <= high
