@@ -8,7 +8,6 @@ arrays are those that the model wants is for `mismatches`; modules and roles com
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -33,33 +32,46 @@ from .views.view import Computed, Joined, View, constant, source_view
 def sanitized(model: Any, source: Checkpoint, provider: Provider, config: Mapping[str, Any]) -> dict[str, View]:
     """Run the provider's `sanitize` for a prepared config over views of the source's tensors.
 
-    Raises LayoutError where it cannot take them.
-
     Packed tensors whose bits mlx can use as they are stay so where the class takes them (Kimi K2's int4); elsewhere,
-    and all other packed tensors, are floats to it.
+    and all other packed tensors, are floats to it. So are those that it would take apart and quantize again
+    (deepseek_v3's kv_b_proj). Raises LayoutError where it cannot take them.
     """
-    packed = _packed_where_exact(source)
-    if packed is not None and hasattr(model, "sanitize"):
-        with suppress(LayoutError):
-            views = _sanitized(model, source, provider, config, packed)
-            if _taken(views, source):
-                return views
+    exact = _exact(source)
+    while exact and hasattr(model, "sanitize"):
+        try:
+            views = _sanitized(model, source, provider, config, _with_parts(source, exact))
+        except LayoutError:
+            break
+        if not _taken(views, source):
+            break
+        if not (again := _quantized_again(views, source) & exact):
+            return views
+        exact -= again
     return _sanitized(model, source, provider, config, source.weights)
 
 
-def _packed_where_exact(source: Checkpoint) -> dict[str, Tensor] | None:
-    """The tensors with those that mlx could use as they are in their stored parts; None where there are none.
+def _exact(source: Checkpoint) -> set[str]:
+    """Names of packed tensors whose bits mlx could use as they are.
 
     Of 4 bits alone: what classes of mlx-lm repack, they take for 4 bits with biases of -8 scales.
     """
     if quantization_of(source.config).get("quant_method") == MLX:  # its modules are to be quantized anew
-        return None
+        return set()
     forms = ((name, as_stored(tensor)) for name, tensor in source.decoded.items())
-    exact = {name for name, form in forms if isinstance(form, AsStored) and form.format.bits == 4}
-    if not exact:
-        return None
-    others = {n: t for n, t in source.weights.items() if n not in exact}
-    return others | {t.name: source.tensors[t.name] for n in exact for t in source.decoded[n].stored}
+    return {name for name, form in forms if isinstance(form, AsStored) and form.format.bits == 4}
+
+
+def _with_parts(source: Checkpoint, packed: set[str]) -> dict[str, Tensor]:
+    """The tensors as they are to be read, some of the `packed` ones in their stored parts."""
+    others = {n: t for n, t in source.weights.items() if n not in packed}
+    return others | {t.name: source.tensors[t.name] for n in packed for t in source.decoded[n].stored}
+
+
+def _quantized_again(views: Mapping[str, View], source: Checkpoint) -> set[str]:
+    """Names of the packed tensors of which a class computes integers: it dequantizes them and quantizes anew."""
+    owners = {t.name: name for name, tensor in source.decoded.items() for t in tensor.stored}
+    computed = [v for v in views.values() if isinstance(v.expr, Computed) and not mx.issubdtype(v.dtype, mx.floating)]
+    return {owners[t] for v in computed for t in tensors_of(v) if t in owners}
 
 
 def _taken(views: Mapping[str, View], source: Checkpoint) -> bool:

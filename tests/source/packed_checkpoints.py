@@ -192,6 +192,13 @@ def _float(bits: int, strategy: str, **more: Any) -> dict[str, Any]:
     return {"num_bits": bits, "type": "float", "strategy": strategy, "symmetric": True, **more}
 
 
+def _flat_scale(packed: tuple[Parts, Array]) -> tuple[Parts, Array]:
+    """The same with scales of one axis, (rows,)."""
+    parts, values = packed
+    dtype, shape, data = parts["weight_scale"]
+    return {**parts, "weight_scale": (dtype, shape[:1], data)}, values
+
+
 def _order(weight: Array) -> NDArray[np.int32]:
     groups = np.arange(weight.shape[1], dtype=np.int32) // 32
     return np.random.default_rng(7).permutation(groups)
@@ -243,6 +250,16 @@ PACKINGS: dict[str, Packing] = {
         {"quant_algo": "NVFP4", "ignore": ["lm_head"], "producer": {"name": "modelopt", "version": "0.47.0"}},
     ),
     "modelopt mxfp8": Packing(lambda w: mx(w, 8, "weight"), {"quant_method": "modelopt", "quant_algo": "MXFP8"}),
+    "modelopt mxfp4": Packing(
+        lambda w: mx(w, 4, "weight"), {"quant_method": "modelopt", "quant_algo": "W4A8_MXFP4_FP8"}
+    ),
+    "modelopt int8": Packing(
+        lambda w: _flat_scale(integers(w, 8, None, packed=False, scales="F32")),
+        {"quant_method": "modelopt", "quant_algo": "W8A16"},
+    ),
+    "modelopt fp8 in blocks": Packing(
+        lambda w: fp8(w, (128, 128), "F32"), {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}
+    ),
     "fp8 of vLLM": Packing(lambda w: fp8(w, None, "F32"), {"quant_method": "fp8", "activation_scheme": "static"}),
     "fbgemm fp8": Packing(lambda w: fp8(w, (1, w.shape[1]), "F32"), {"quant_method": "fbgemm_fp8"}),
 }  # fmt: skip

@@ -228,3 +228,15 @@ def test_each_group_of_a_mixed_config_has_the_modules_that_it_names(qwen, tmp_pa
 
 def _weights(packing: Packing) -> dict[str, Any]:
     return {"weights": packing.settings["config_groups"]["group_0"]["weights"]}
+
+
+def test_what_a_class_would_take_apart_and_quantize_again_is_read_as_floats(deepseek, tmp_path):
+    attention = re.compile(r"(experts\..*|kv_b)_proj\.weight$")
+    write_packed(deepseek, tmp_path / "packed", PACKINGS["int4 g32"], twin=tmp_path / "twin", chosen=attention)
+    build(tmp_path / "packed", tmp_path / "ours", "none")
+    build(tmp_path / "twin", tmp_path / "theirs", "none")
+    ours, theirs = stored(tmp_path / "ours"), stored(tmp_path / "theirs")
+    split = [n for n in theirs if "embed_q" in n or "unembed_out" in n]
+    assert len(split) == 4
+    assert all(ours[n] == theirs[n] for n in split)
+    assert "model.layers.1.mlp.switch_mlp.up_proj.scales" in ours

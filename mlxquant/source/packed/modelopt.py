@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
@@ -124,12 +125,14 @@ def _decoded(name: str, codes: Tensor, scale: Tensor, tensors: Mapping[str, Tens
 
 
 def _squeezed(scale: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, int] | None]:
-    """The scales without axes of length 1 between those of blocks, and the block: (8, 1, 4, 1) is (8, 4)."""
-    lengths = tuple(n for n in scale.shape if n != 1)
-    if len(shape) != 2 or len(lengths) != 2:
+    """The scales of 128 × 128 blocks as (lines, across), and the block: (8, 1, 4, 1) is (8, 4). Others as they are."""
+    if len(shape) != 2:
         return scale, None
-    flat = Tensor(scale.name, scale.dtype, lengths, scale.file, scale.start, scale.nbytes)
-    return flat, FP8_BLOCK
+    blocks = (-(-shape[0] // FP8_BLOCK[0]), -(-shape[1] // FP8_BLOCK[1]))
+    lengths = tuple(n for n in scale.shape if n != 1)
+    if not lengths or lengths == shape[:1] or lengths != tuple(n for n in blocks if n != 1):
+        return scale, None
+    return replace(scale, shape=blocks), FP8_BLOCK
 
 
 def _made(
