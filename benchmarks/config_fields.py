@@ -167,6 +167,7 @@ def write_model(config: Any, folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def compare(name: str, change: Mapping[str, Any]) -> dict[str, Any] | None:
     """One row of the table; None where the class has no such field or transformers cannot run it."""
+    from huggingface_hub.errors import StrictDataclassError
     from mlx_lm.utils import load_model
 
     with tempfile.TemporaryDirectory() as work:
@@ -176,7 +177,7 @@ def compare(name: str, change: Mapping[str, Any]) -> dict[str, Any] | None:
             if config is None:
                 return None
             tokens, expected = write_model(config, source)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, StrictDataclassError) as error:
             return {"outcome": "transformers cannot", "why": f"{type(error).__name__}: {error}"[:200]}
         options = ["-r", "none", "--dtype", "float32", "-o", str(out)]
         command = [sys.executable, "-m", "mlxquant", "convert", str(source), *options]

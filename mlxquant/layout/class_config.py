@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import LayoutError
 from ..source.headers import shown
@@ -31,15 +31,18 @@ from .class_fields import (
     DEFAULTS,
     DEVIATIONS,
     PLAIN_ROPE,
+    ROPE_TYPES,
     SWIGLU,
     TEXT_BY_TYPE,
     TEXT_CLASSES,
+    TEXT_TYPES,
     THETAS,
     UNCOUNTED,
 )
 from .mlx_lm import mlx_lm_module, mlx_lm_version, model_classes, module_name
 
-_MISSING: Any = object()
+# A field for which a class has no default.
+MISSING: Any = object()
 # Rotary position embeddings that are plain for text.
 _PLAIN = ("default", "mrope", "axial", None)
 # transformers' own words beside the scaling's in `rope_parameters`
@@ -60,7 +63,7 @@ class _Table:
 
     model_type: str
     module: str
-    fields: Mapping[str, Any]  # name -> the class's default, _MISSING where it has none
+    fields: Mapping[str, Any]  # name -> the class's default, MISSING where it has none
     values: Mapping[str, Any]
     prefix: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -73,13 +76,13 @@ class _Table:
 
     def takes(self, name: str) -> Any:
         """What the class will compute with: the config's value, else its default."""
-        return self.changes.get(name, self.values.get(name, self.fields.get(name, _MISSING)))
+        return self.changes.get(name, self.values.get(name, self.fields.get(name, MISSING)))
 
     def move(self, name: str, value: Any, origin: str) -> None:
         """Set a field that the class would take otherwise."""
         taken = self.takes(name)
-        if taken is _MISSING or taken != value or (type(taken) is not type(value) and isinstance(value, bool)):
-            without = "has no default for it" if taken is _MISSING else f"would take {shown(taken, 40)}"
+        if taken is MISSING or taken != value or (type(taken) is not type(value) and isinstance(value, bool)):
+            without = "has no default for it" if taken is MISSING else f"would take {shown(taken, 40)}"
             self.changes[name] = value
             self.notes.append(
                 f"config.json: {self.prefix}{name} = {shown(value, 60)} is written into the build, from {origin};"
@@ -168,6 +171,12 @@ def _text_class(module: str, text: Mapping[str, Any]) -> tuple[Any, str]:
     return getattr(mlx_lm_module(name), args, None), name
 
 
+def class_fields_of(model_type: str) -> dict[str, Any]:
+    """The fields that mlx-lm's class for a model_type takes, with their defaults; MISSING where it has none."""
+    module, name = TEXT_TYPES.get(model_type, (module_name({"model_type": model_type}), "ModelArgs"))
+    return _fields(getattr(mlx_lm_module(module), name))
+
+
 def _fields(args: Any) -> dict[str, Any]:
     """The names that a class takes, with their defaults."""
     fields = {}
@@ -175,7 +184,7 @@ def _fields(args: Any) -> dict[str, Any]:
         default = each.default
         if default is dataclasses.MISSING and each.default_factory is not dataclasses.MISSING:
             default = each.default_factory()
-        fields[each.name] = _MISSING if default is dataclasses.MISSING else default
+        fields[each.name] = MISSING if default is dataclasses.MISSING else default
     return fields
 
 
@@ -199,13 +208,13 @@ def _settle_names(table: _Table) -> None:
         other = next((o for o in others if table.values.get(o) is not None), None)
         if table.values.get(name) is None and other is not None:
             table.move(name, table.values[other], f"{table.prefix}{other}")
-    if table.fields.get("head_dim") is _MISSING and table.values.get("head_dim") is None:
+    if table.fields.get("head_dim") is MISSING and table.values.get("head_dim") is None:
         size, heads = table.get("hidden_size"), table.get("num_attention_heads")
         if _whole(size) and _whole(heads) and size % heads == 0:
             table.move("head_dim", size // heads, "hidden_size / num_attention_heads, as transformers computes it")
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -255,7 +264,7 @@ def _gather_rope(table: _Table, rope: Mapping[str, Any]) -> None:
     if isinstance(table.values.get("rope_parameters"), dict) and table.values["rope_parameters"].get("rope_theta"):
         return
     theta = table.values.get("rope_theta", THETAS.get(table.model_type, 10000.0))
-    if "rope_theta" in table.fields and table.fields["rope_parameters"] is not _MISSING and not rope:
+    if "rope_theta" in table.fields and table.fields["rope_parameters"] is not MISSING and not rope:
         return  # it reads rope_theta outside too
     if table.module in ("mellum", "laguna", "gemma4_text"):  # by layer type
         return
@@ -284,6 +293,10 @@ def _settle_scaling(table: _Table, rope: Mapping[str, Any], origin: str, *, read
         return
     if table.module in PLAIN_ROPE and not reads_field(table.module, "rope_scaling"):
         table.refuse(f"{origin.removeprefix(table.prefix)}.rope_type", kind, "computes plain RoPE")
+        return
+    if kind not in ROPE_TYPES.get(table.module, (kind,)):
+        computes = f"computes {ROPE_TYPES[table.module][0]} whatever it says"
+        table.refuse(f"{origin.removeprefix(table.prefix)}.rope_type", kind, computes)
         return
     name = "rope_parameters" if reads else "rope_scaling"
     if name not in table.fields:
@@ -330,7 +343,9 @@ def _check_computed(table: _Table) -> None:
     if table.module in SWIGLU:
         computed["hidden_act"] = ACTIVATIONS
     for name, values in computed.items():
-        value = table.values.get(name)
+        value, longest = table.values.get(name), table.values.get("max_position_embeddings")
+        if name == "sliding_window" and _whole(value) and _whole(longest) and value >= longest:
+            continue  # a window as long as any context is none
         if value not in values and not (name in table.fields and reads_field(table.module, name)):
             table.refuse(name, value, f"computes it as for {shown(values[0], 40)}")
 
@@ -350,7 +365,7 @@ def _check_required(table: _Table) -> None:
     lacking = [
         f"{table.prefix}{name}"
         for name, default in table.fields.items()
-        if default is _MISSING and name not in table.values and name not in table.changes
+        if default is MISSING and name not in table.values and name not in table.changes
     ]
     if lacking:
         table.problems.append(

@@ -38,12 +38,25 @@ TEXT_BY_TYPE: Mapping[tuple[str, str], tuple[str, str]] = {
     ("mistral3", "mistral4"): ("mistral4", "ModelArgs"),
 }
 
+# Text models that stand alone under a model_type of their own, with the class that reads them within a vision model.
+TEXT_TYPES: Mapping[str, tuple[str, str]] = {
+    "llama4_text": ("llama4", "TextArgs"),
+    "qwen3_vl_moe_text": ("qwen3_moe", "ModelArgs"),
+}
+
 # Classes that compute plain RoPE whatever the config says: a scaled one (YaRN, linear, ...) cannot be expressed.
 PLAIN_ROPE = frozenset({
     "Klear", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "gemma4_text", "glm4_moe", "granitemoehybrid", "jamba",
     "lfm2", "lfm2_moe", "llama4_text", "mimo_v2_flash", "minimax", "mixtral", "muse_spark", "qwen2_moe", "qwen3_5",
     "qwen3_moe", "qwen3_next", "solar_open",
 })  # fmt: skip
+
+# Classes that take any scaling for the one that they compute.
+ROPE_TYPES: Mapping[str, tuple[str, ...]] = {
+    "deepseek": ("linear",),
+    "deepseek_v2": ("yarn", "deepseek_yarn"),
+    "phimoe": ("longrope",),
+}
 
 # Other names that transformers 5 writes for a field.
 ALIASES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -83,7 +96,7 @@ COMPUTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "deepseek_v3": {"rope_interleave": (True, None)},
     "olmoe": {"clip_qkv": (None,)},
     "gpt_oss": {"swiglu_alpha": (1.702, None), "swiglu_limit": (7.0, None), "attention_bias": (True, None)},
-    "phimoe": {"attention_bias": (True, None)},
+    "phimoe": {"sliding_window": (None,), "attention_bias": (True, None)},
     "gemma4_text": {"attention_bias": (False, None), "hidden_activation": ("gelu_pytorch_tanh", None)},
 }  # fmt: skip
 # Classes whose MLPs are SwiGLU whatever `hidden_act` says.

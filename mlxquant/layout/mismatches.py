@@ -210,14 +210,20 @@ def _share(origins: Sequence[str], source: Checkpoint) -> str:
 def dropped_notes(
     dropped: Sequence[str], n_layers: int, source: Checkpoint, provider: Provider, config: Mapping[str, Any]
 ) -> list[str]:
-    """Tensors of the model's own layers that the class drops, and what transformers computes with: a note a kind."""
+    """Say which tensors the class drops that transformers computes with: a note for each kind, and for a tied head."""
     kinds: Counter[str] = Counter()
     for name in dropped:
         layer = layer_of(name)
         if name in source.weights and layer is not None and layer < n_layers and not _IDLE.search(name):
             kinds[_LAYER.sub(".layers.N.", name)] += 1
     who = _class_words(provider, config)
-    return [
+    heads = [
+        f"{name}: dropped by {who}, since config.json ties it to the embedding; where the two differ, set"
+        " tie_word_embeddings to false in config.json"
+        for name in dropped
+        if name.endswith("lm_head.weight") and _text(config).get("tie_word_embeddings") is True
+    ]
+    return heads + [
         f"{name}: {counted(count, 'tensor')} dropped by {who}; if the model computes with them, the build does not"
         for name, count in kinds.items()
     ]

@@ -16,6 +16,7 @@ from mlxquant.errors import LayoutError
 from mlxquant.layout.class_config import settle
 from mlxquant.layout.class_fields import ALIASES, COMPUTED, PLAIN_ROPE, SWIGLU, TEXT_BY_TYPE, TEXT_CLASSES
 from tests.checkpoints import write_tiny
+from tests.support import class_tables
 from tests.support.architectures import TABLE
 from tests.support.architectures import config_of as whole_config
 
@@ -44,6 +45,11 @@ def test_every_module_of_the_tables_is_one_of_mlx_lms(module):
 def test_the_classes_of_text_models_take_their_fields_from_a_table():
     for module, name in (*TEXT_CLASSES.values(), *TEXT_BY_TYPE.values()):
         assert fields(getattr(importlib.import_module(f"mlx_lm.models.{module}"), name))
+
+
+def test_the_page_on_configs_shows_the_tables_as_they_are():
+    page = class_tables.PAGE.read_text()
+    assert class_tables.refreshed(page) == page, "run python -m tests.support.class_tables"
 
 
 # --- what moves ---
@@ -90,6 +96,12 @@ def test_a_scaled_rope_that_the_class_does_not_compute_is_refused():
             settle(config_of("qwen3_moe", **{key: rope}))
 
 
+def test_a_scaled_rope_that_the_class_takes_for_another_is_refused():
+    rope = {"rope_theta": 500.0, "rope_type": "linear", "factor": 4.0}
+    with pytest.raises(LayoutError, match=r"rope_type is linear, but mlx-lm .*'s deepseek_v2 computes yarn whatever"):
+        settle(config_of("deepseek_v2", rope_parameters=rope))
+
+
 def test_other_names_of_transformers_5_are_taken():
     config = config_of("qwen3_moe", num_experts=None, num_local_experts=8)
     assert changed(config) == {"num_experts": 8}
@@ -126,13 +138,26 @@ def test_a_tie_at_the_top_reaches_the_text_model():
     assert settle(stated).config == stated
 
 
+def test_a_theta_of_a_text_model_is_written_into_its_own_table():
+    rope = {"rope_theta": 5e6, "rope_type": "default", "mrope_section": [24, 20, 20]}
+    text = config_of("qwen3_moe", rope_theta=None, rope_parameters=rope, model_type="qwen3_vl_moe_text")
+    settled = settle({"model_type": "qwen3_vl_moe", "tie_word_embeddings": False, "text_config": text})
+    assert settled.config["text_config"]["rope_theta"] == 5e6 and "rope_theta" not in settled.config
+
+
+def test_a_window_as_long_as_any_context_is_none():
+    settle(config_of("phimoe", sliding_window=256, max_position_embeddings=256))
+    with pytest.raises(LayoutError, match="sliding_window is 255"):
+        settle(config_of("phimoe", sliding_window=255, max_position_embeddings=256))
+
+
 # --- what is refused ---
 
 
 @pytest.mark.parametrize(
     ("architecture", "field", "value"),
     [
-        ("mixtral", "sliding_window", 4096),
+        ("mixtral", "sliding_window", 128),
         ("qwen2_moe", "norm_topk_prob", True),
         ("qwen3_moe", "hidden_act", "gelu"),
         ("qwen3_moe", "attention_bias", True),

@@ -158,6 +158,13 @@ def test_a_head_of_its_own_unties_a_config_that_ties_it(tmp_path):
     assert any(module.role == "lm_head" for module in layout.modules)
 
 
+def test_a_head_that_the_class_drops_for_a_tie_is_noted(tmp_path):
+    arrays = tiny_arrays(tmp_path, "qwen3_moe")
+    layout = lay(tmp_path, arrays, tie_word_embeddings=True)
+    assert "lm_head.weight" in layout.dropped
+    assert any(note.startswith("lm_head.weight: dropped by mlx-lm ") for note in layout.notes)
+
+
 def test_tensors_of_its_own_layers_that_a_class_drops_are_noted_by_kind(tmp_path, deepseek):
     layout = lay(tmp_path, deepseek, num_nextn_predict_layers=0)
     source, dropped = open_checkpoint(tmp_path), [f"model.layers.{n}.mlp.gate.weight" for n in (1, 2)]
