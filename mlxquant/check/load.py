@@ -56,8 +56,8 @@ def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS)
 
 
 def loads(record: dict[str, Any]) -> bool:
-    """Whether every library that is installed loads the build, and one is."""
-    installed = [answer for answer in record["libraries"] if answer["installed"]]
+    """Whether every library that is installed and has the model loads the build, and one does."""
+    installed = [a for a in record["libraries"] if a["installed"] and not a.get("unsupported")]
     return bool(installed) and all(answer["loaded"] for answer in installed)
 
 

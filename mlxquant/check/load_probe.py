@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import signal
 import sys
@@ -30,6 +31,7 @@ from typing import Any
 
 PROMPT = "The capital of France is"
 SEEN = "Describe this image."
+_NO_SUCH_MODEL = re.compile(r"Model type \S+ not supported")  # mlx-lm and mlx-vlm say so alike
 TEMPLATE_S = 10  # what rendering a build's chat template may take
 
 
@@ -71,7 +73,8 @@ def probe(library: str, build: str, tokens: int, tokenizer: str, refusal: str) -
     try:
         model = _load(library, Path(build))
     except Exception as error:  # noqa: BLE001 - whatever keeps a build from loading is the answer
-        return {**answer, "error": _one_line(error), "warnings": warnings.messages}
+        lacking = {"unsupported": True} if _NO_SUCH_MODEL.match(str(error)) else {}
+        return {**answer, **lacking, "error": _one_line(error), "warnings": warnings.messages}
     answer |= {"loaded": True, "strict": True, "load_s": round(time.monotonic() - began, 3), **_look(model)}
     if tokens and library == "mlx-lm":
         answer |= _generate_text(model, Path(tokenizer), tokens)

@@ -5,6 +5,7 @@
     mlx_lm      mlx-lm's model classes, without the cost of importing mlx_lm
     mlx_vlm     mlx-vlm's, likewise
     class_config  a config as the class has to read it; class_fields and class_derived: what is known of classes
+    text_model  a build of mlx-vlm's, loaded and called as mlx-lm's models are
     arrays      the arrays of the model, and which tensors each is made of
     expert_stacks  forms of experts that a class does not know
     mismatches  arrays that the model wants and a checkpoint has not, and why

@@ -15,6 +15,7 @@ import ast
 import importlib
 import importlib.util
 import io
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from .mlx_lm import check_counts, unusual
 
 NAME = "mlx-vlm"
 INSTALL = "pip install 'mlxquant[vlm]'"
+_QUIET = {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 _PARTS = ("text", "vision", "perceiver", "projector", "audio")
 
 # The `model_type` of mixtures of experts that mlx-vlm 0.7.10 has and mlx-lm 0.32.2 lacks, so that they can be named
@@ -113,6 +115,12 @@ class MlxVlm:
     def forward(self, model: Any, tokens: Any, cache: list[Any] | None = None) -> Any:
         return _text_model(model)(tokens, cache=cache).logits
 
+    def load(self, folder: Path, config: Mapping[str, Any]) -> Any:
+        """Load a build as a text model, without running a file of its folder."""
+        from .text_model import load_with_mlx_vlm
+
+        return load_with_mlx_vlm(folder, config, self)
+
 
 def _text_model(model: Any) -> Any:
     """The part that mlx-vlm generates text with."""
@@ -181,8 +189,12 @@ def model_remapping() -> dict[str, str]:
 
 @contextmanager
 def _light_package() -> Iterator[None]:
-    """While inside, `mlx_vlm.models` can be imported without running mlx_vlm/__init__.py (see mlx_lm, likewise)."""
-    placed = "mlx_vlm" not in sys.modules
+    """While inside, `mlx_vlm.models` can be imported without running mlx_vlm/__init__.py (see mlx_lm, likewise).
+
+    Transformers, which some models import, is told to be quiet, as mlx_vlm/__init__.py tells it.
+    """
+    placed, before = "mlx_vlm" not in sys.modules, {name: os.environ.get(name) for name in _QUIET}
+    os.environ.update(_QUIET)
     if placed:
         package = types.ModuleType("mlx_vlm")
         package.__path__ = [str(_folder())]
@@ -192,6 +204,11 @@ def _light_package() -> Iterator[None]:
     finally:
         if placed:
             del sys.modules["mlx_vlm"]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _folder() -> Path:

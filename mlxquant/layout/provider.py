@@ -12,6 +12,7 @@ converter would quantize. How arrays are grouped into modules, and all that foll
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import LayoutError, UsageError
@@ -61,6 +62,12 @@ class Provider(Protocol):
     def forward(self, model: Any, tokens: Any, cache: list[Any] | None = None) -> Any:
         """Logits (batch, n, vocabulary) of the model's own forward on tokens (batch, n) of text."""
 
+    def load(self, folder: Path, config: Mapping[str, Any]) -> Any:
+        """Load a build for text: called with tokens (batch, n) and `cache`, it gives logits.
+
+        No file of the folder's is run. What the library raises is passed on.
+        """
+
 
 class MlxLm:
     """mlx-lm: text models, each a class with a `sanitize` of its own."""
@@ -98,6 +105,10 @@ class MlxLm:
 
     def forward(self, model: Any, tokens: Any, cache: list[Any] | None = None) -> Any:
         return model(tokens) if cache is None else model(tokens, cache=cache)
+
+    def load(self, folder: Path, config: Mapping[str, Any]) -> Any:
+        # the oldest versions run the file that this key names
+        return mlx_lm.mlx_lm_utils().load_model(folder, model_config={"model_file": None})[0]
 
 
 MLX_LM: Provider = MlxLm()

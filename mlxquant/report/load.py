@@ -19,7 +19,10 @@ from .verdict import name
 def check_load_text(record: Mapping[str, Any]) -> str:
     """Write a check-load record for a reader: a paragraph for each library."""
     vision = record["vision"]
-    route = f"LM Studio loads it through {library_of(vision=vision)}"
+    used = library_of(vision=vision)
+    route = f"LM Studio loads it through {used}"
+    if used in [answer["library"] for answer in record["libraries"] if answer.get("unsupported")]:
+        route = f"LM Studio would take {used}, which has no such model"
     lines = [f"{record['build']}: {'with' if vision else 'without'} a vision_config, so {route}"]
     for answer in record["libraries"]:
         lines += ["", *_library_lines(answer)]
@@ -34,7 +37,8 @@ def _library_lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"  used by    {used}"
         return
     on = f"mlx {answer.get('mlx', '?')}, {answer.get('device', '?')}, Python {answer['python']}"
-    yield f"{library} {answer.get('version', '?')} on {on}: {'loads' if answer['loaded'] else 'DOES NOT LOAD'}"
+    verdict = "loads" if answer["loaded"] else "has no such model" if answer.get("unsupported") else "DOES NOT LOAD"
+    yield f"{library} {answer.get('version', '?')} on {on}: {verdict}"
     yield f"  used by    {used}"
     if answer["loaded"]:
         yield from _loaded_lines(answer)

@@ -14,7 +14,7 @@ from ..records.modules import Module, is_unaligned, stored_as
 from ..words.modules import ROLES
 from ..words.text import filled, table
 from ..words.units import show_bytes, show_count
-from .common import recipe_text, short_layer, smaller_groups_text, source_text, unaligned_text
+from .common import provider_text, recipe_text, short_layer, smaller_groups_text, source_text, unaligned_text
 
 _INDENT = 12
 
@@ -100,17 +100,18 @@ def _protected_modules(record: Record) -> str:
 def _remarks(record: Record) -> str:
     return "\n".join(
         [
-            *_dropped(record["dropped"]["by_kind"]),
+            *_dropped(record["dropped"]["by_kind"], provider_text(record["source"])),
             *(filled("note", note) for note in record["notes"]),
             *(filled("warning", warning) for warning in record["warnings"]),
         ]
     )
 
 
-def _dropped(kinds: Record) -> Iterator[str]:
+def _dropped(kinds: Record, library: str) -> Iterator[str]:
     if kinds:
         counts = [f"{k['tensors']:,} {kind} tensors ({show_bytes(k['bytes'])})" for kind, k in kinds.items()]
-        yield filled("dropped", f"{', '.join(counts)}, which mlx-lm's text model has no place for")
+        model = f"{library}'s model" if library else "mlx-lm's text model"
+        yield filled("dropped", f"{', '.join(counts)}, which {model} has no place for")
 
 
 def _percent(part: int, whole: int) -> str:

@@ -80,6 +80,8 @@ class _Probe:
             raise self._no(f"layer {i} is given {len(states)} hidden states; one is expected")
         place = states[0]
         hidden = args[place] if isinstance(place, int) else kwargs[place]
+        if hidden.ndim != 3:
+            raise self._no(f"layer {i} is given a hidden state of {hidden.ndim} axes; three are expected")
         if i and hidden is not self._handed:
             raise self._no(f"its forward computes something between layers {i - 1} and {i}")
         for a in (*args, *kwargs.values()):

@@ -1,5 +1,6 @@
-"""Builds and tokenizers loaded by mlx-lm, the one way in which mlxquant does it: without code of theirs, and unasked.
+"""Builds loaded by mlx-lm or their other provider, tokenizers by mlx-lm, the one way in which mlxquant does it.
 
+Without code of theirs, and unasked.
 The oldest mlx-lm that is allowed (0.31.3) runs config.json's `model_file`, and transformers asks on stdout whether to
 run a tokenizer's code unless it is told not to. Here both are told, whatever is in the files by the time that they are
 read. What cannot be had without that code is refused (see `remote_code`). Nothing is downloaded: the folder is there.
@@ -17,9 +18,11 @@ from typing import Any
 
 from ...errors import BuildError, SourceError
 from ...layout.mlx_lm import mlx_lm_utils, module_name
+from ...layout.provider import MLX_LM, Provider, provider_of, provider_stated
 from ...source.checkpoint import read_config, refuse_unloadable
 from ...source.headers import shown
 from ...source.remote_code import named_code, plain_folder, tokenizer_code
+from ..manifest import read_manifest
 from .templates import bound_template
 
 _TOKENIZER = "tokenizer.json"
@@ -27,23 +30,38 @@ _log = logging.getLogger(__name__)
 
 
 def load_build(folder: Path) -> tuple[Any, Any]:
-    """Load a build: mlx-lm's model, weights not evaluated yet where mlx is lazy, and tokenizer. Raises BuildError."""
-    load_model = mlx_lm_utils().load_model
+    """Load a build: its provider's model, weights not evaluated yet where mlx is lazy, and tokenizer.
+
+    Raises BuildError.
+    """
+    mlx_lm_utils()  # which must be imported with care, before anything imports it without
     try:
         refuse_unloadable(folder)
         config = read_config(folder / "config.json", folder / "generation_config.json")  # refuses model_file
-        module_name(config)
+        provider = _provider(folder, config)
     except SourceError as error:
         raise BuildError(f"{folder}: {error}") from error
     try:
-        # a file that changes meanwhile is not run either
-        model = load_model(folder, model_config={"model_file": None})[0]
+        model = provider.load(folder, config)  # a file that changes meanwhile is not run either
     except Exception as error:  # third parties' code
-        raise BuildError(f"{folder}: mlx-lm cannot load it ({_said(error)})") from error
+        raise BuildError(f"{folder}: {provider.name} cannot load it ({_said(error)})") from error
     try:
         return model, load_tokenizer(folder, str(folder), config)
     except SourceError as error:
         raise BuildError(str(error)) from error
+
+
+def _provider(folder: Path, config: Mapping[str, Any]) -> Provider:
+    """The provider that a build's manifest states, else the first that has its model.
+
+    Raises LayoutError, BuildError.
+    """
+    manifest = read_manifest(folder)
+    stated = provider_stated(manifest["source"]).name if manifest else None
+    provider = provider_of(config, stated)
+    if provider is MLX_LM:
+        module_name(config)  # mlx-lm would import any name
+    return provider
 
 
 def load_tokenizer(folder: Path, name: str, config: Mapping[str, Any]) -> Any:
