@@ -216,9 +216,10 @@ def test_mlx_vlm_makes_the_same_head_of_a_build_as_of_its_source(tiny, tmp_path)
 
 
 @THERE
+@pytest.mark.skipif(not mlx_vlm.is_installed() or MLX_VLM.version() != "0.7.10", reason="the list is of mlx-vlm 0.7.10")
 def test_the_names_that_are_listed_are_those_that_the_installed_versions_tell():
-    from benchmarks.mlx_vlm_models import entries
+    from benchmarks.mlx_vlm_models import entries, table
 
-    if MLX_VLM.version() != "0.7.10":
-        pytest.skip("the list is of mlx-vlm 0.7.10")
+    page = (ROOT / "docs/models.md").read_text()
+    assert table().partition("\n")[2].strip() in page
     assert {name for entry in entries() for name in entry.names} == mlx_vlm.LISTED
