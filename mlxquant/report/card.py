@@ -16,7 +16,7 @@ from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes, show_count
 from .audit_markdown import by_role, sqnr
 from .bench import bench_markdown
-from .common import error_text, recipe_text
+from .common import error_text, provider_text, recipe_text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -101,6 +101,11 @@ def _facts(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
 
 
 def _loading(repository: str, manifest: Mapping[str, Any]) -> str:
+    if library := provider_text(manifest["source"]):
+        return (
+            f"With [mlx-vlm](https://github.com/Blaizzy/mlx-vlm) (made with the model class of {library}):\n\n"
+            f"```bash\npip install -U mlx-vlm\nmlx_vlm.generate --model {repository} --prompt 'Hello'\n```"
+        )
     versions = manifest["versions"]
     vision = "vision" in manifest["options"].get("keep", ())
     parts = [

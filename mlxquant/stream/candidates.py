@@ -8,16 +8,19 @@ between steps, with the modules quantized that its recipe or build quantizes. Wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
 
+from ..builds.manifest import read_manifest
 from ..builds.read.build import read_build
 from ..errors import BuildError
 from ..layout.arrays import parameters_of, sanitized, tensors_of
 from ..layout.layout import Layout
+from ..layout.provider import MLX_LM, provider_stated
 from ..layout.roles import layer_paths
 from ..layout.views.bytes import MLX_DTYPES
 from ..plan.decide import Decision
@@ -167,6 +170,17 @@ class RecipeCandidate:
         return any(candidate.format_of(path) == fmt for candidate in self.later)
 
 
+def stated_provider(candidates: Sequence[Candidate]) -> str | None:
+    """The provider that a build's manifest states, for the source to be laid out likewise; None if it is mlx-lm."""
+    for candidate in candidates:
+        if candidate.build is not None:
+            with suppress(BuildError):  # a damaged manifest is named when the build is read
+                provider = provider_stated((read_manifest(candidate.build) or {}).get("source", {}))
+                if provider is not MLX_LM:
+                    return provider.name
+    return None
+
+
 class BuildCandidate:
     """A build on disk as a model, read layer by layer as mlx-lm would load it."""
 
@@ -178,6 +192,11 @@ class BuildCandidate:
         config = provider.prepared(build.checkpoint.config)
         model = provider.build_model(config)
         views = sanitized(model, build.checkpoint, provider, config)
+        if provider is not source.layout.provider:
+            raise BuildError(
+                f"{folder}: made with {provider.name}'s class, {source.checkpoint.name} is laid out with"
+                f" {source.layout.provider.name}'s here; compare builds of one provider at a time"
+            )
         _check_same_model(folder, model, source)
         if build.disagreements:
             raise BuildError(f"{folder}: its files disagree, so it is not compared:\n{listed(build.disagreements, 5)}")

@@ -36,7 +36,7 @@ from ..source.hub.reader import Arriving, HubReader
 from ..source.stamps import source_signature
 from ..words.formats import TORCH_DTYPES
 from ..words.progress import Progress, Watch, unwatched
-from .candidates import Candidate, Source, Step, StreamedCandidate, open_candidates
+from .candidates import Candidate, Source, Step, StreamedCandidate, open_candidates, stated_provider
 from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
@@ -68,7 +68,7 @@ def compare(
     ranks = ranks or Ranks.join()
     folder = ranks.folder(options.work)
     check_work(folder, [("the source", source.folder), *(("--build", c.build) for c in candidates)])
-    layout = read_layout(source, dtype=options.dtype)
+    layout = read_layout(source, dtype=options.dtype, provider=stated_provider(candidates))
     src = Source(source, layout, computing)
     quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite)
     try:

@@ -23,6 +23,7 @@ from mlxquant.layout.provider import MLX_VLM
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.predicate import quant_predicate, quantize_arguments
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
+from mlxquant.report.card import card
 from mlxquant.source.checkpoint import open_checkpoint
 from tests.builds.cases import RECIPES
 from tests.support.builds import build, config_of, stored
@@ -167,6 +168,13 @@ def test_plan_audit_and_manifest_name_the_provider(checkpoint, flint):
 
 
 @THERE
+def test_a_model_card_says_how_it_loads_in_mlx_vlm(flint):
+    manifest, audit = (json.loads((flint / name).read_text()) for name in ("mlxquant.json", "audit.json"))
+    text = card("me/flint", manifest, audit)
+    assert "mlx_vlm.generate --model me/flint" in text and "mlx_lm.generate" not in text
+
+
+@THERE
 def test_a_build_is_verified_against_its_source(checkpoint, flint):
     run = CliRunner().invoke(main, ["verify", str(flint), "--source", str(checkpoint("flint"))])
     assert run.exit_code == 0 and "whole" in run.output
@@ -185,6 +193,16 @@ def test_compare_streams_a_model_of_mlx_vlm(checkpoint, flint, tmp_path):
     arguments = ["--build", str(flint), "--data", str(tmp_path / "texts.jsonl"), "--dtype", "float32"]
     run = CliRunner().invoke(main, ["compare", str(checkpoint("flint")), *arguments, "-o", str(tmp_path / "record")])
     assert run.exit_code in (0, 4), run.output
+
+
+@THERE
+def test_compare_lays_a_source_out_as_a_build_of_mlx_vlm_was(checkpoint, tmp_path):
+    build(checkpoint(SEEING), tmp_path / "out", provider="mlx-vlm")
+    (tmp_path / "texts.jsonl").write_text('{"text": "One text of a few words."}\n')
+    arguments = ["--build", str(tmp_path / "out"), "--data", str(tmp_path / "texts.jsonl"), "--dtype", "float32"]
+    run = CliRunner().invoke(main, ["compare", str(checkpoint(SEEING)), *arguments, "--json"])
+    assert run.exit_code in (0, 4), run.output
+    assert json.loads(run.stdout)["source"]["provider"]["name"] == "mlx-vlm"
 
 
 @THERE
