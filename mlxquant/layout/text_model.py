@@ -8,19 +8,26 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
-if TYPE_CHECKING:
-    from .provider import Provider
+
+class Runs(Protocol):
+    """What is asked here of a provider (see `provider.Provider`)."""
+
+    def prepared(self, config: Mapping[str, Any]) -> dict[str, Any]: ...
+    def build_model(self, config: Mapping[str, Any]) -> Any: ...
+    def sanitize(self, model: Any, config: Mapping[str, Any], weights: dict[str, Any]) -> dict[str, Any]: ...
+    def new_cache(self, model: Any) -> list[Any]: ...
+    def forward(self, model: Any, tokens: Any, cache: list[Any] | None = None) -> Any: ...
 
 
 class TextModel(nn.Module):
     """A model of another provider than mlx-lm; images are not passed to it."""
 
-    def __init__(self, model: Any, provider: Provider) -> None:
+    def __init__(self, model: Any, provider: Runs) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
         self._provider = provider
@@ -38,7 +45,7 @@ class TextModel(nn.Module):
         return self._provider.new_cache(self.model)
 
 
-def load_with_mlx_vlm(folder: Path, config: Mapping[str, Any], provider: Provider) -> TextModel:
+def load_with_mlx_vlm(folder: Path, config: Mapping[str, Any], provider: Runs) -> TextModel:
     """Load a build as `mlx_vlm.utils.load_model` does, which would run a `model_file`: sanitized, with strict names."""
     prepared = provider.prepared(config)
     model = provider.build_model(prepared)
