@@ -17,7 +17,16 @@ from . import INTERRUPTED
 from .bars import progress_bar
 from .convert_texts import next_lines, opening_text
 from .mlx_lm_words import MlxLmWords, mlx_lm_options, take
-from .options import carried, dtype_option, json_option, keep_options, output_option, override_options, shipped
+from .options import (
+    carried,
+    dtype_option,
+    json_option,
+    keep_options,
+    output_option,
+    override_options,
+    refuse_no_vision,
+    shipped,
+)
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -98,6 +107,7 @@ def command(
 
     options = _options(**own)
     opened = open_source(_begun(request, fresh=options.fresh), weights=True, keep=keep_source)
+    unseeing = keep_vision is False
     if keep_vision is None and request.models is not None:
         from ..publish.lm_studio import vision_of
 
@@ -105,6 +115,8 @@ def command(
         echo(f"mlxquant: {why}", err=True)
     keep = carried(keep_vision=keep_vision, keep_mtp=keep_mtp)
     layout = read_layout(opened, dtype=options.dtype, keep=keep, provider=provider)
+    if unseeing:
+        refuse_no_vision(layout)
     plans, results = _convert(request, opened, layout, options)
     _report(request, plans, results, as_json=as_json)
 

@@ -11,6 +11,7 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..layout.layout import Layout
     from ..plan.recipe.recipe import Recipe
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -82,6 +83,15 @@ class _GroupSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         return value if isinstance(value, tuple) else parse_numbers(value, "--group-size")
+
+
+def refuse_no_vision(layout: Layout) -> None:
+    """Raise UsageError where --no-vision was given for a class that holds a tower itself."""
+    if any(module.tower for module in layout.modules):
+        raise UsageError(
+            f"--no-vision: the tower is part of {layout.provider.name}'s class; leave --no-vision out"
+            ", or give --provider mlx-lm where mlx-lm has the model"
+        )
 
 
 def override_options(function: _Function) -> _Function:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from .options import carried, dtype_option, json_option, keep_options, load, recipe_options, source_argument
+from .options import (
+    carried,
+    dtype_option,
+    json_option,
+    keep_options,
+    load,
+    recipe_options,
+    refuse_no_vision,
+    source_argument,
+)
 from .printing import echo
 
 if TYPE_CHECKING:
+    from ..layout.layout import Layout
     from ..plan.fits import Fit
     from ..plan.recipe.recipe import Recipe
+    from ..source.checkpoint import Checkpoint
 
 DEFAULT_CONTEXT = "32k"
 
@@ -50,38 +62,54 @@ def command(
     mlxquant plan Qwen/Qwen3.5-122B-A10B -r gates-8bit --keep-vision --keep-mtp
     """
     layout = {"dtype": dtype, "keep": carried(keep_vision=keep_vision, keep_mtp=keep_mtp), "provider": provider}
+    laid_out = _LaidOut(layout, unseeing=keep_vision is False)
     if fits is not None:
-        _fits(source, recipe, layout, fits, context or DEFAULT_CONTEXT, as_json, overrides)
+        _fits(source, recipe, laid_out, fits, context or DEFAULT_CONTEXT, as_json, overrides)
         return
     if context is not None:
         raise UsageError("--context goes with --fits SIZE")
-    _plan(source, load(recipe, **overrides), layout, as_json)
+    _plan(source, load(recipe, **overrides), laid_out, as_json)
 
 
-def _plan(source: str, recipe: Recipe, layout: dict[str, Any], as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _LaidOut:
+    """How a source is to be laid out; `unseeing` says that --no-vision was given."""
+
+    arguments: dict[str, Any]
+    unseeing: bool
+
+    def read(self, source: Checkpoint) -> Layout:
+        """Lay it out. Raises LayoutError, UsageError."""
+        from ..layout.layout import read_layout
+
+        layout = read_layout(source, **self.arguments)
+        if self.unseeing:
+            refuse_no_vision(layout)
+        return layout
+
+
+def _plan(source: str, recipe: Recipe, laid_out: _LaidOut, as_json: bool) -> None:
     """Plan one recipe and print it."""
-    from ..layout.layout import read_layout
     from ..plan.plan import make_plan
     from ..records.files import record_text
     from ..report.plan import plan_text
     from ..source.hub.open import open_source
 
     opened = open_source(source)
-    record = make_plan(read_layout(opened, **layout), recipe, opened).as_dict()
+    record = make_plan(laid_out.read(opened), recipe, opened).as_dict()
     echo(record_text(record) if as_json else plan_text(record))
 
 
 def _fits(
     source: str,
     recipe: str | None,
-    layout: dict[str, Any],
+    laid_out: _LaidOut,
     size: str,
     context: str,
     as_json: bool,
     overrides: dict[str, Any],
 ) -> None:
     """Hold one or every shipped recipe against a machine's memory and print it."""
-    from ..layout.layout import read_layout
     from ..plan.fits import Memory, find_fits, shipped_recipes
     from ..records.files import record_text
     from ..report.plan import fits_text
@@ -91,5 +119,5 @@ def _fits(
     memory, tokens = Memory(parse_memory(size)), parse_tokens(context)
     recipes: list[Recipe | Fit] = [*shipped_recipes(**overrides)] if recipe is None else [load(recipe, **overrides)]
     opened = open_source(source)
-    record = find_fits(read_layout(opened, **layout), opened, recipes, memory, tokens).as_dict()
+    record = find_fits(laid_out.read(opened), opened, recipes, memory, tokens).as_dict()
     echo(record_text(record) if as_json else fits_text(record))

@@ -153,6 +153,13 @@ def test_keep_vision_asks_for_nothing_more_of_a_class_with_a_tower(checkpoint):
     assert kept.modules == plain.modules
 
 
+@THERE
+@pytest.mark.parametrize("more", [["-r", "none"], ["--fits", "96GB"]])
+def test_a_tower_that_is_part_of_the_class_cannot_be_left_out(checkpoint, more):
+    run = CliRunner().invoke(main, ["plan", str(checkpoint(SEEING)), "--provider", "mlx-vlm", "--no-vision", *more])
+    assert run.exit_code == 2 and "the tower is part of mlx-vlm's class" in run.output
+
+
 # --- records and checks ---
 
 
