@@ -136,24 +136,33 @@ def _routers(tree: Mapping[str, Any], block: str, containers: Mapping[str, int])
     wide: list[str] = []
     named: list[str] = []
     for path, module in tree.items():
-        if not path.startswith(prefix) or any(path == c or path.startswith(c + ".") for c in containers):
+        inside = any(path == c or path.startswith(c + ".") for c in containers)
+        if not path.startswith(prefix) or (inside and not _beside_stacks(path, module, containers)):
             continue
         rel, weight = path.removeprefix(prefix), module.get("weight")
         if (
             weight is None
             or weight.ndim != 2
             or _SHARED_NAME.search(rel)
-            or _inside_mlp(tree, block, path)
+            or (not inside and _inside_mlp(tree, block, path))
             or _in_mixer(rel)
         ):
             continue
         if int(weight.shape[0]) in experts:
             wide.append(path)
-        elif _ROUTER_NAME.search(rel) and int(weight.shape[0]) >= max(experts):
+        elif _ROUTER_NAME.search(rel) and 2 * int(weight.shape[0]) > max(experts):  # a shared one may be in the stack
             named.append(path)
     if len(wide) > 1:
         wide = [p for p in wide if _ROUTER_NAME.search(p.removeprefix(prefix))] or wide
     return wide or named
+
+
+def _beside_stacks(path: str, module: Any, containers: Mapping[str, int]) -> bool:
+    """Whether it is a router that the module which holds the stacked projections holds too (moondream3)."""
+    parent, _, name = path.rpartition(".")
+    weight = module.get("weight")
+    wide = weight is not None and weight.ndim == 2 and int(weight.shape[0]) == containers.get(parent)
+    return wide and bool(_ROUTER_NAME.search(name))
 
 
 def _in_mixer(rel: str) -> bool:
@@ -164,7 +173,7 @@ def _inside_mlp(tree: Mapping[str, Any], block: str, path: str) -> bool:
     """Whether a module lies in a smaller MLP within the block, such as a shared expert."""
     parent = path.rpartition(".")[0]
     while len(parent) > len(block):
-        if parent in tree and _MLP_CHILDREN & set(tree[parent]):
+        if parent in tree and _MLP_CHILDREN & set(tree[parent]) and not _ROUTER_NAME.search(parent.rpartition(".")[2]):
             return True
         parent = parent.rpartition(".")[0]
     return False
@@ -236,10 +245,10 @@ class _RoleFinder:
         return self._in_layer(path, layer)
 
     def _in_block(self, path: str, owner: str, block: str, *, at_layer: bool) -> str | None:
-        if any(path.startswith(c + ".") for c in self.blocks[block]):
-            return "expert"
         if owner in self.routers:
             return "router"
+        if any(path.startswith(c + ".") for c in self.blocks[block]):
+            return "expert"
         if at_layer:  # the whole layer is the block: the rest of it does not belong to the experts
             return "router" if _ROUTER_NAME.search(path.removeprefix(block + ".").split(".")[0]) else None
         rel, weight = path.removeprefix(block + "."), self.tree[owner].get("weight")

@@ -24,7 +24,7 @@ from mlxquant.plan.plan import make_plan
 from mlxquant.plan.predicate import quant_predicate, quantize_arguments
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.report.card import card
-from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.source.checkpoint import Checkpoint, open_checkpoint
 from tests.builds.cases import RECIPES
 from tests.support.builds import build, config_of, stored
 from tests.support.environments import environment
@@ -125,6 +125,21 @@ def test_experts_and_routers_are_found(checkpoint, model_type):
     assert roles["router"] and roles["expert"] and roles["embedding"] == 1
     assert set(layout.expert_shares.values()) == {(2, 8)}
     assert layout.dropped == ()
+
+
+@THERE
+@pytest.mark.parametrize(
+    ("model_type", "routers"),
+    [
+        ("minimax_m3", {"gate", "e_score_correction_bias"}),  # its stack of experts has one more, which is shared
+        ("moondream3", {"router"}),  # it lies beside the stacks themselves
+        ("zaya1_vl", {"down_proj", "0", "2", "4", "router_states_scale", "balancing_biases"}),  # it is an MLP
+    ],
+)
+def test_a_router_is_one_however_it_is_built(model_type, routers):
+    config = {"model_type": model_type, "torch_dtype": "bfloat16"}
+    modules = read_layout(Checkpoint("test", None, config, {}, {}), provider="mlx-vlm").modules
+    assert {m.path.rpartition(".")[2] for m in modules if m.role == "router"} == routers
 
 
 @THERE
