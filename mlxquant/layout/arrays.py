@@ -87,7 +87,11 @@ def _sanitized(
 ) -> dict[str, View]:
     unread = sorted({t.dtype for t in tensors.values()} - set(MLX_DTYPES))
     if unread:
-        raise SourceError(f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load")
+        raise SourceError(
+            f"{source.name}: tensors of dtype {', '.join(unread)}, which mlx cannot load;"
+            " use a repository in bf16, f16 or f32, or write one with transformers:"
+            " AutoModelForCausalLM.from_pretrained(SOURCE, dtype='bfloat16').save_pretrained(OUT)"
+        )
     weights = turned(config.get("model_type"), {n: source_view(t) for n, t in tensors.items()})
     if not weights:
         return weights

@@ -144,7 +144,7 @@ def _tensor(name: str, entry: Any, file: str, data_start: int) -> Tensor:
         raise SourceError(f"{where}: its entry is not a table", advice=DOWNLOAD_AGAIN)
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise SourceError(f"{where}: dtype {shown(dtype)} is unknown; known are {', '.join(DTYPES)}")
+        raise SourceError(f"{where}: dtype {shown(dtype)} is unknown; use a repository in one of {', '.join(DTYPES)}")
     if not _naturals(shape, MAX_AXES):
         raise SourceError(f"{where}: shape {shown(shape)} is not a list of lengths", advice=DOWNLOAD_AGAIN)
     if not _naturals(offsets, 2) or len(offsets) != 2:

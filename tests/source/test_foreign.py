@@ -96,7 +96,16 @@ def test_a_file_of_another_kind_is_named(tmp_path):
         open_source(str(tmp_path / "m.gguf"))
 
 
-@pytest.mark.parametrize("text", ["https://huggingface.co/org/name", "https://huggingface.co/org/name/tree/main"])
+@pytest.mark.parametrize("text", ["https://huggingface.co/datasets/org/name", "hf://spaces/org/name"])
+def test_an_address_of_a_data_set_or_space_is_called_so(text):
+    with pytest.raises(UsageError, match="the address of a data set or Space; a model expected"):
+        open_source(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://huggingface.co/org/name", "https://huggingface.co/org/name/tree/main", "hf://org/name", "https://x"],
+)
 def test_an_address_of_the_hub_gives_the_id_to_type(text):
     with pytest.raises(UsageError, match="an address; give the Hub id alone: org/name"):
         open_source(text)

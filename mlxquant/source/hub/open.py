@@ -34,7 +34,9 @@ from .repository import Repository, look_up
 
 # As huggingface_hub has it: "--" stands for the slash in names of its cache, and ".." is refused.
 _ID = re.compile(r"(?P<id>(?!\S*(?:--|\.\.)\S*)\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
-_ADDRESS = re.compile(r"(?:https?|hf)://(?:[^/]+/(?P<id>[\w.-]+/[\w.-]+))?", re.ASCII)
+_ADDRESS = re.compile(
+    r"(?:https?://[^/]+/?|hf://(?:models/)?)(?P<other>datasets/|spaces/)?(?P<id>[\w.-]+/[\w.-]+)?", re.ASCII
+)
 # Most headers are shorter (huggingface_hub counts 97 % of files under 100 kB), so that one request is enough.
 FIRST_READ = 100_000
 CONNECTIONS = 8
@@ -48,6 +50,8 @@ def open_source(text: str, *, weights: bool = False, keep: bool = False) -> Chec
     if not text:
         raise UsageError("SOURCE is empty; a folder, a config.json or a Hub id (org/name) is expected")
     if address := _ADDRESS.match(text):
+        if address["other"]:
+            raise UsageError(f"{shown(text)}: the address of a data set or Space; a model expected, as org/name")
         raise UsageError(f"{shown(text)}: an address; give the Hub id alone: {address['id'] or 'org/name'}")
     path, hub = Path(text).expanduser(), _ID.fullmatch(text)
     if path.exists() or hub is None or text.endswith(".json"):

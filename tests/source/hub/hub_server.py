@@ -49,7 +49,7 @@ class Repository:
         return revision if re.fullmatch("[0-9a-f]{40}", revision) else self.commit
 
     def files(self) -> list[Path]:
-        return sorted(p for p in self.folder.iterdir() if p.is_file())
+        return sorted(p for p in self.folder.rglob("*") if p.is_file())
 
 
 @dataclass
@@ -213,7 +213,10 @@ class _Handler(Uploads):
 
     def _info(self, name: str, revision: str) -> None:
         if repository := self._repository(name, revision):
-            siblings = [sibling(p, hashed=repository.hashed) for p in repository.files()]
+            siblings = [
+                {**sibling(p, hashed=repository.hashed), "rfilename": p.relative_to(repository.folder).as_posix()}
+                for p in repository.files()
+            ]
             commit = repository.at(revision)
             record = {"id": name, "sha": commit, "siblings": siblings, "gated": repository.gated}
             record["private"] = repository.private

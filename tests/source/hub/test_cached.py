@@ -35,7 +35,8 @@ def download(hub: HubServer, revision: str = "main", without: str = "") -> None:
 
     for file in hub.repositories["org/tiny"].files():
         if file.name != without:
-            hf_hub_download("org/tiny", file.name, revision=revision)
+            name = file.relative_to(hub.repositories["org/tiny"].folder).as_posix()
+            hf_hub_download("org/tiny", name, revision=revision)
 
 
 def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +151,25 @@ def test_a_link_whose_file_is_gone_counts_as_missing(hub, cache, monkeypatch):
     config.resolve().unlink()
     go_offline(monkeypatch)
     assert "lacks config.json" in refused()
+
+
+def test_named_templates_come_from_the_hub_and_from_its_cache(hub, monkeypatch, tiny_qwen, tmp_path):
+    folder, name = tmp_path / "named", "additional_chat_templates/tool_use.jinja"
+    shutil.copytree(tiny_qwen, folder)
+    (folder / name).parent.mkdir()
+    (folder / name).write_text("{{ tools }}")
+    (folder / "other").mkdir()
+    (folder / "other" / "x.json").write_text("{}")
+    hub.repositories["org/tiny"].folder = folder
+    source = open_source("org/tiny", weights=True)
+    assert (
+        source.reader is not None and name in source.reader.listing() and "other/x.json" not in source.reader.listing()
+    )
+    assert source.reader.read_whole(name) == b"{{ tools }}"
+    download(hub)
+    go_offline(monkeypatch)
+    source = open_source("org/tiny", weights=True)
+    assert source.reader is not None and source.reader.read_whole(name) == b"{{ tools }}"
 
 
 def test_without_a_copy_the_refusal_says_so(hub, monkeypatch):

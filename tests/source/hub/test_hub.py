@@ -172,6 +172,27 @@ def test_a_repository_without_weights_says_so(hub, tiny_qwen, tmp_path):
     assert "no model*.safetensors" in refused("org/bare")
 
 
+def test_a_repository_that_holds_something_else_says_what_and_what_to_do(hub, tiny_qwen, tmp_path):
+    (tmp_path / "gguf").mkdir()
+    shutil.copy(tiny_qwen / "config.json", tmp_path / "gguf")
+    (tmp_path / "gguf/model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    hub.add("org/gguf", tmp_path / "gguf")
+    assert "but GGUF files (model-Q4_K_M.gguf)" in refused("org/gguf")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    hub.add("org/adapter", tmp_path / "adapter")
+    assert "but a LoRA adapter of org/base" in refused("org/adapter")
+
+
+def test_a_wrong_index_on_the_hub_is_settled_by_the_headers_too(hub, tiny_qwen, tmp_path):
+    shutil.copytree(tiny_qwen, tmp_path / "stale")
+    (tmp_path / "stale" / "model.safetensors.index.json").write_text("{}")
+    hub.add("org/stale", tmp_path / "stale")
+    source = open_source("org/stale")
+    assert dict(source.tensors) == dict(open_checkpoint(tiny_qwen).tensors)
+    assert any("it has no weight_map" in note for note in source.notes)
+
+
 def test_a_shard_of_the_index_that_is_missing_is_named(hub, tiny_qwen, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_qwen, copy)
