@@ -9,10 +9,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from mlxquant.builds.read.build import read_build
 from mlxquant.check.against_source import compare_with_source
 from mlxquant.check.audit import audit_build
+from mlxquant.cli import main
 from mlxquant.errors import PlanError
 from mlxquant.layout.layout import read_layout
 from mlxquant.layout.views.bytes import MLX_DTYPES, to_mlx
@@ -22,7 +24,7 @@ from mlxquant.plan.recipe.recipe import Recipe, load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from tests.checkpoints import Size, write_tiny
 from tests.source.packed_checkpoints import PACKINGS, write_packed
-from tests.support.builds import build, config_of, stored
+from tests.support.builds import build, config_of, patch, stored
 
 EXACT = ["int4 g32", "int2 g32", "mxfp4", "mxfp8"]
 
@@ -63,7 +65,7 @@ def dequantized(folder: Path, path: str, dtype: mx.Dtype) -> mx.array:
     return values.astype(dtype)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", EXACT[:1] + [pytest.param(n, marks=pytest.mark.slow) for n in EXACT[1:]])
 def test_a_build_that_keeps_the_bits_dequantizes_to_the_source_bit_for_bit(name, qwen, tmp_path):
     write_packed(qwen, tmp_path / "packed", PACKINGS[name], twin=tmp_path / "twin")
     build(tmp_path / "packed", tmp_path / "kept", kept())
@@ -142,8 +144,6 @@ def test_an_audit_against_the_source_finds_its_own_bits(qwen, tmp_path):
 
 
 def test_a_bit_that_differs_from_the_source_is_found(qwen, tmp_path):
-    from tests.support.builds import patch
-
     write_packed(qwen, tmp_path / "packed", PACKINGS["int4 g32"])
     build(tmp_path / "packed", tmp_path / "kept", kept())
     patch(tmp_path / "kept", "model.layers.0.self_attn.q_proj.weight", b"\xff\x00\xff\x00", at=200)
@@ -166,9 +166,24 @@ def test_mlx_lm_cannot_convert_it(qwen, tmp_path):
         quant_predicate(kept(), layout.modules, n_layers=layout.n_layers)
 
 
-# --- bytes of the source ---
+@pytest.mark.slow
+def test_a_comparison_streams_the_bits_that_a_recipe_keeps(qwen, tmp_path):
+    write_packed(qwen, tmp_path / "packed", PACKINGS["int4 g32"])
+    lines = [json.dumps({"text": "one two three four five six seven eight nine ten"})] * 2
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    arguments = ["compare", str(tmp_path / "packed"), "-r", "none", "--set", "role=expert,attention:use=source"]
+    run = CliRunner().invoke(main, [*arguments, "--data", str(tmp_path / "data.jsonl"), "-o", str(tmp_path / "c.json")])
+    assert run.exit_code in (0, 4), run.output
+    assert json.loads((tmp_path / "c.json").read_text())["schema"].startswith("mlxquant.compare/")
 
-TOLD = [n for n in PACKINGS if not n.startswith(("fp8 of", "fbgemm")) and n not in ("int4 g64, f16",)]
+
+def test_a_plan_says_that_the_sources_own_error_stays(qwen, tmp_path):
+    write_packed(qwen, tmp_path, PACKINGS["nvfp4"])
+    notes = planned(tmp_path, load_recipe("none")).as_dict()["notes"]
+    assert any(note.startswith("the source is quantized itself (32 weights in FP4): its error") for note in notes)
+
+
+# --- bytes of the source ---
 
 
 @pytest.mark.parametrize("name", ["int4 g32", "int4 g32 with zero points", "nvfp4", "fp8 in blocks", "modelopt nvfp4"])
@@ -179,8 +194,11 @@ def test_the_bytes_of_the_source_are_what_its_shards_hold(name, qwen, tmp_path):
     assert totals["source_bytes"] == held
 
 
-@pytest.mark.parametrize("name", ["int4 g32", "int4 g32 with zero points", "int8 for each row", "w8a8 int8", "nvfp4",
-                                  "mxfp4", "mxfp8", "fp8 for each row", "fp8 in blocks", "modelopt nvfp4"])  # fmt: skip
+QUICK = ["int4 g32 with zero points", "nvfp4", "fp8 in blocks", "modelopt nvfp4"]
+OTHERS = ["int4 g32", "int8 for each row", "w8a8 int8", "mxfp4", "mxfp8", "fp8 for each row"]
+
+
+@pytest.mark.parametrize("name", QUICK + [pytest.param(n, marks=pytest.mark.slow) for n in OTHERS])
 def test_a_config_alone_tells_the_same_bytes(name, qwen, tmp_path):
     settings = dict(PACKINGS[name].settings)
     settings["ignore"] = [*settings["ignore"], "*mlp.gate"]

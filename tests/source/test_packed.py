@@ -42,7 +42,11 @@ def deepseek(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", PACKINGS)
+# the others, whose numbers `test_any_run_of_values_can_be_read_by_itself` holds too, take a build each in the slow run
+QUICK = ("int4 g32", "int4 g32 with zero points", "nvfp4", "fp8 in blocks", "modelopt nvfp4")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in PACKINGS])
 def test_a_packed_checkpoint_becomes_the_build_of_the_values_it_stands_for(name, qwen, tmp_path):
     write_packed(qwen, tmp_path / "packed", PACKINGS[name], twin=tmp_path / "twin")
     build(tmp_path / "packed", tmp_path / "ours", "none")
@@ -51,7 +55,10 @@ def test_a_packed_checkpoint_becomes_the_build_of_the_values_it_stands_for(name,
     assert config_of(tmp_path / "ours") == config_of(tmp_path / "theirs")
 
 
-@pytest.mark.parametrize("name", ["int4 g32", "int4 g64, f16", "int8 for each row", "mxfp4"])
+@pytest.mark.parametrize(
+    "name",
+    ["int4 g32", "int8 for each row", *(pytest.param(n, marks=pytest.mark.slow) for n in ("int4 g64, f16", "mxfp4"))],
+)
 def test_where_the_class_repacks_what_mlx_has_it_stays_and_all_else_is_read_as_floats(name, deepseek, tmp_path):
     experts = re.compile(r"mlp\.experts\..*_proj\.weight$")
     write_packed(deepseek, tmp_path / "packed", PACKINGS[name], twin=tmp_path / "twin", chosen=experts)

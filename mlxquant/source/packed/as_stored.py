@@ -100,7 +100,7 @@ def _parts(tensor: Grouped, form: Format) -> AsStored | str:
     packed, grid = shapes["weight"][1], shapes["scales"][1]
     if tensor.codes.nbytes != nbytes("U32", packed):
         return f"its rows of {tensor.shape[-1]} values end within a word"
-    parts = {"weight": replace(tensor.codes, name=tensor.name, dtype="U32", shape=packed)}
+    parts = {"weight": replace(tensor.codes, dtype="U32", shape=packed)}
     if form.mode != "affine":
         return AsStored(form, {**parts, "scales": replace(scales, dtype="U8", shape=grid)})
     assert scales.dtype in FLOATS

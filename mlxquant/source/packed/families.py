@@ -7,6 +7,7 @@ of shards. Some methods are left to mlx-lm's classes, which read them themselves
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,16 @@ def ignored_names(config: Mapping[str, Any], tensors: Iterable[str]) -> frozense
 def notes_of(config: Mapping[str, Any], decoded: Mapping[str, Decoded]) -> tuple[str, ...]:
     """What a reader of plan and audit should know of a quantized source."""
     settings = quantization_of(config)
-    return (mlx_builds.note(settings, decoded),) if method_of(settings) == MLX else ()
+    if method_of(settings) == MLX:
+        return (mlx_builds.note(settings, decoded),)
+    if not decoded:
+        return ()
+    counts = Counter(tensor.storage for tensor in decoded.values())
+    held = ", ".join(f"{count:,} weights in {storage}" for storage, count in counts.most_common())
+    return (
+        f"the source is quantized itself ({held}): its error against the model that it was made of stays, and the"
+        " errors here are those that are added to it",
+    )
 
 
 def _float_dtype(config: Mapping[str, Any]) -> str | None:
