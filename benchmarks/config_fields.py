@@ -22,6 +22,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def config_of(name: str, change: Mapping[str, Any]) -> Any | None:
 
     kind = CONFIG_MAPPING[name]
     fields = kind().to_dict().keys() | getattr(kind, "__dataclass_fields__", {}).keys()
-    usable = {key: value for key, value in change.items() if key in fields}
+    usable = {key: deepcopy(value) for key, value in change.items() if key in fields}  # transformers adds to tables
     if change and not usable:
         return None
     small = {key: value for key, value in SMALL.items() if key in fields}

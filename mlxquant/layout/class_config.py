@@ -38,6 +38,7 @@ from .class_fields import (
     TEXT_TYPES,
     THETAS,
     UNCOUNTED,
+    WHOLE_HEADS,
 )
 from .mlx_lm import mlx_lm_module, mlx_lm_version, model_classes, module_name
 
@@ -278,12 +279,14 @@ def _settle_partial(table: _Table, rope: Mapping[str, Any], origin: str) -> None
     part = rope.get("partial_rotary_factor", table.values.get("partial_rotary_factor"))
     if not isinstance(part, int | float) or isinstance(part, bool):
         return
-    if {"partial_rotary_factor", "rope_parameters"} & table.fields.keys():
+    if "rope_parameters" in table.fields or (
+        "partial_rotary_factor" in table.fields and table.module not in WHOLE_HEADS
+    ):
         return
     if "rotary_dim" in table.fields:
         if table.get("rotary_dim") is None and _whole(table.get("head_dim")):
             table.move("rotary_dim", int(table.get("head_dim") * part), f"{origin}.partial_rotary_factor")
-    elif part != 1.0 and "qk_rope_head_dim" not in table.fields:
+    elif part != 1.0:
         table.refuse("partial_rotary_factor", part, "rotates whole heads")
 
 

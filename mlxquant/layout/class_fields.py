@@ -51,6 +51,9 @@ PLAIN_ROPE = frozenset({
     "qwen3_moe", "qwen3_next", "solar_open",
 })  # fmt: skip
 
+# Classes that have a field for the part of each head that is rotated, and rotate all of it.
+WHOLE_HEADS = frozenset({"glm4_moe_lite"})
+
 # Classes that take any scaling for the one that they compute.
 ROPE_TYPES: Mapping[str, tuple[str, ...]] = {
     "deepseek": ("linear",),

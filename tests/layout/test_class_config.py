@@ -102,6 +102,15 @@ def test_a_scaled_rope_that_the_class_takes_for_another_is_refused():
         settle(config_of("deepseek_v2", rope_parameters=rope))
 
 
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "deepseek_v3", "glm4_moe_lite"])
+def test_a_part_of_each_head_that_the_class_would_rotate_whole_is_refused(architecture):
+    rope = {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}
+    with pytest.raises(
+        LayoutError, match=rf"partial_rotary_factor is 0\.5, but mlx-lm .*'s {architecture} rotates whole"
+    ):
+        settle(config_of(architecture, rope_parameters=rope))
+
+
 def test_other_names_of_transformers_5_are_taken():
     config = config_of("qwen3_moe", num_experts=None, num_local_experts=8)
     assert changed(config) == {"num_experts": 8}
