@@ -2,7 +2,8 @@
 
     .venv/bin/python -m benchmarks.source_formats.parity --producer ENV/bin/python -o results.json
 
-Tiny bf16 checkpoints are packed by the producers' own libraries in an environment of their own (`produce.py`), which
+Tiny bf16 checkpoints are packed by the producers' own libraries in an environment of their own (`produce.py`, or for
+GPTQ and AWQ `produce_transposed.py`, whose libraries want other versions), which
 dequantize them with their own code too. mlxquant converts the packed checkpoint and the dequantized one with the recipe
 `none`; both builds must be the same, byte for byte, or the largest difference is given. Where a class of mlx-lm keeps
 the packed bits as they are, those are dequantized by mlx in float32 and rounded to bf16 first.
@@ -77,12 +78,11 @@ def row(architecture: str, folder: Path, producer: str) -> dict[str, Any]:
     }
 
 
-def rows(producer: Path, work: Path) -> Iterator[dict[str, Any]]:
-    """Every format of every architecture."""
+def rows(producer: Path, script: Path, work: Path) -> Iterator[dict[str, Any]]:
+    """Every format of every architecture that a script makes."""
     for architecture in ARCHITECTURES:
         source, folder = work / architecture, work / f"{architecture}-packed"
         write_tiny(source, architecture, Size(layers=2, experts=4))
-        script = Path(__file__).with_name("produce.py")
         folder.mkdir()
         subprocess.run([producer, script, source, folder], check=True)
         made = json.loads((folder / "producers.json").read_text())
@@ -94,10 +94,12 @@ def main() -> None:
     """Print the table, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--producer", type=Path, required=True, help="python of an environment with the libraries")
+    parser.add_argument("--script", default="produce.py", help="what makes the checkpoints, in this folder")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        results = list(rows(arguments.producer.absolute(), Path(work)))
+        script = Path(__file__).with_name(arguments.script)
+        results = list(rows(arguments.producer.absolute(), script, Path(work)))
     print("| architecture | format | by | arrays | |\n|---|---|---|--:|---|")
     for r in results:
         verdict = (

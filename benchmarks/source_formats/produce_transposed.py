@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-import shutil
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -23,11 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from produce import Tensors, write  # beside this script
 
-Tensors = dict[str, torch.Tensor]
 Pack = Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
-LINEAR = re.compile(r"layers\.\d+\..*_proj\.weight$")
 # name -> bits, group size, symmetric, act-order, checkpoint_format
 GPTQ: dict[str, tuple[int, int, bool, bool, str]] = {
     "gptq-2bit-g64": (2, 64, True, False, "gptq"),
@@ -71,7 +67,9 @@ def gptq(bits: int, size: int, symmetric: bool, act_order: bool, form: str) -> t
         packed.post_init()
         values = packed.dequantize_weight().T.contiguous()
         if form == "gptq":
-            config = QuantizeConfig(bits=bits, group_size=size, sym=symmetric, quant_method=METHOD.GPTQ, format=FORMAT.GPTQ)
+            config = QuantizeConfig(
+                bits=bits, group_size=size, sym=symmetric, quant_method=METHOD.GPTQ, format=FORMAT.GPTQ
+            )
             convert_gptq_v2_to_v1_format_module(packed, config)
         parts = {name: getattr(packed, name).detach().clone() for name in ("qweight", "qzeros", "scales", "g_idx")}
         return parts, values
@@ -105,30 +103,6 @@ def awq(size: int, symmetric: bool) -> tuple[dict[str, Any], Pack]:
 
     settings = {"bits": 4, "group_size": size, "version": "gemm", "zero_point": not symmetric}
     return {"quant_method": "awq", **settings}, pack
-
-
-def write(source: Path, folder: Path, config: dict[str, Any], pack: Pack) -> None:
-    """Write a packed checkpoint and the bf16 one of its values."""
-    tensors: Tensors = {}
-    for shard in sorted(source.glob("*.safetensors")):
-        tensors |= load_file(shard)
-    packed, meant = Tensors(), Tensors()
-    for name, tensor in tensors.items():
-        if not LINEAR.search(name):
-            packed[name] = meant[name] = tensor
-            continue
-        parts, values = pack(tensor)
-        packed |= {name.removesuffix("weight") + part: value.contiguous() for part, value in parts.items()}
-        meant[name] = values.to(torch.bfloat16).contiguous()
-    plain = json.loads((source / "config.json").read_text())
-    for side, held, own in (("packed", packed, {**plain, "quantization_config": config}), ("meant", meant, plain)):
-        out = folder / side
-        out.mkdir(parents=True)
-        for file in source.iterdir():
-            if file.suffix != ".safetensors" and file.name not in ("config.json", "model.safetensors.index.json"):
-                shutil.copy(file, out)
-        (out / "config.json").write_text(json.dumps(own))
-        save_file(held, out / "model.safetensors", metadata={"format": "pt"})
 
 
 def main(source: Path, folder: Path) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 
 from mlxquant.check.audit import audit_build, read_build
 from mlxquant.check.recipe import recipe_of_build
 from mlxquant.errors import BuildError
+from mlxquant.layout.mlx_lm import build_model
 from mlxquant.words.formats import Format
 from tests.builds.read.audit_builds import Tensors, copied, edit_json, edit_tensors, made_by_mlx_lm
+from tests.support import architectures
 
 EXPERTS = "model.layers.0.mlp.switch_mlp"
 Tiny = Callable[..., Path]
@@ -134,3 +140,38 @@ def test_formats_that_only_quantization_config_names_are_read_and_that_is_one_di
     assert len(read.disagreements) == 1, read.disagreements
     assert "has quantization_config, but no quantization" in read.disagreements[0]
     assert read.claims.top == Format(4, 64)
+
+
+MLA = ("deepseek_v32", "glm4_moe_lite", "kimi_k3", "kimi_linear", "longcat_flash", "mistral4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MLA)
+def test_every_class_that_takes_a_quantized_kv_b_proj_apart_is_read_as_it_loads(name: str, tmp_path: Path) -> None:
+    config = architectures.config_of(architectures.TABLE[name]["config"])
+    model = build_model(config)
+    nn.quantize(model, 32, 4, class_predicate=lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % 32 == 0)
+    arrays: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    paths = [n.removesuffix("embed_q.weight") for n in arrays if n.endswith("embed_q.weight")]
+    block: dict[str, Any] = {"group_size": 32, "bits": 4, "mode": "affine"}
+    for path in paths:
+        keys, values = (_taken(arrays, path + part) for part in ("embed_q", "unembed_out"))
+        whole = mx.concatenate([keys.swapaxes(-1, -2), values], 1).reshape(-1, values.shape[-1])
+        for part, array in zip(("weight", "scales", "biases"), mx.quantize(whole, 32, 6), strict=True):
+            arrays[f"{path}kv_b_proj.{part}"] = array
+        block[f"{path}kv_b_proj"] = {**block, "bits": 6}
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays, {"format": "mlx"})
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization": block, "quantization_config": block}))
+    read = read_build(tmp_path)
+    assert read.disagreements == ()
+    assert {read.formats[f"{path}embed_q"] for path in paths} == {Format(6, 32)}
+    assert sum(s.nbytes for s in read.stored.values()) == read.checkpoint.nbytes
+    assert "bits = 6" in recipe_of_build(tmp_path, "again", "")[0]
+
+
+def _taken(arrays: dict[str, mx.array], path: str) -> mx.array:
+    """The floats of a module, quantized or not, which is taken out of the arrays."""
+    parts = [arrays.pop(f"{path}.{part}", None) for part in ("weight", "scales", "biases")]
+    weight, scales, biases = parts
+    assert weight is not None
+    return weight if scales is None else mx.dequantize(weight, scales, biases, 32, 4)
