@@ -165,7 +165,7 @@ def test_mlx_lms_default_place_and_its_mixed_recipes(folder):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--hf-path", "source", "-d"], "-d: mlxquant does not dequantize"),
+        (["--hf-path", "source", "-d"], "-d: no such option here; the recipe none makes floats"),
         (["--hf-path", "source", "-q", "--upload-repo", "me/x"], "run mlxquant upload OUT me/x"),
         (["--hf-path", "source", "-q", "--quant-predicate", "mixed_3_4"], "--quant-predicate mixed_3_4: no such"),
         (["source", "--hf-path", "source", "-q"], "SOURCE is given twice"),
