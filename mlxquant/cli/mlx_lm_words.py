@@ -45,8 +45,8 @@ class MlxLmWords:
         """Raise UsageError for what `mlxquant convert` does not do, with what does."""
         if self.dequantize:
             raise UsageError(
-                "-d: no such option here; the recipe none makes floats of a quantized source, an MLX build too: leave -d"
-                " out and give -r none"
+                "-d: no such option here; the recipe none makes floats of a quantized source, of an MLX build too:"
+                " leave -d out and give -r none"
             )
         if self.upload_repo is not None:
             raise UsageError(
