@@ -208,3 +208,9 @@ def test_a_config_alone_tells_the_same_bytes(name, qwen, tmp_path):
     whole = planned(tmp_path, load_recipe("none")).totals
     alone = planned(tmp_path / "config.json", load_recipe("none")).totals
     assert alone == whole
+
+
+def test_an_mlx_build_as_a_source_can_keep_its_bits_too(qwen, tmp_path):
+    build(qwen, tmp_path / "first", load_recipe("none", sets=("role=expert:bits=4,group_size=32",)))
+    build(tmp_path / "first", tmp_path / "again", kept("role=expert:use=source"))
+    assert stored(tmp_path / "again") == stored(tmp_path / "first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from mlxquant.errors import MlxquantError, SourceError
 from mlxquant.layout.layout import read_layout
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.headers import Tensor
-from mlxquant.source.packed import decoded_tensors
+from mlxquant.source.packed import check_config, declared_storage, decoded_tensors
+from mlxquant.source.packed.compressed_tensors import matches_pattern
 from tests.checkpoints import Size, write_tiny
 from tests.source.fp8_checkpoints import edit
 from tests.source.packed_checkpoints import PACKINGS, Packing, bf16, compressed, write_packed
@@ -247,3 +249,36 @@ def test_what_a_class_would_take_apart_and_quantize_again_is_read_as_floats(deep
     assert len(split) == 4
     assert all(ours[n] == theirs[n] for n in split)
     assert "model.layers.1.mlp.switch_mlp.up_proj.scales" in ours
+
+
+WORDS = st.sampled_from(["group", "int", "float", "re:(a+)+$", "re:[", ""])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "weights", "targets"]), inner),
+    max_leaves=6,
+)  # fmt: skip
+KEYS = ("format", "config_groups", "ignore", "sparsity_config", "quant_algo", "quantized_layers", "exclude_modules")
+
+
+@given(st.sampled_from(sorted(PACKINGS)), st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1), st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_config_says_it_is_read_or_refused(name, damage, data):
+    stated = {**PACKINGS[name].settings, **damage}
+    groups = stated.get("config_groups")
+    if isinstance(groups, dict) and isinstance(group := groups.get("group_0"), dict) and "weights" in group:
+        key = data.draw(st.sampled_from(["num_bits", "type", "strategy", "group_size", "symmetric", "block_structure"]))
+        weights = {**group["weights"], key: data.draw(JSON)}
+        stated["config_groups"] = {**groups, "group_0": {**group, "weights": weights}}
+    config = {"quantization_config": stated, "torch_dtype": "bfloat16"}
+    parts, _ = PACKINGS[name].pack(np.random.default_rng(3).normal(size=(96, 64)).astype(np.float32))
+    tensors = {f"m.{s}": Tensor(f"m.{s}", d, shape, f"m.{s}", 0, len(b)) for s, (d, shape, b) in parts.items()}
+    with suppress(SourceError):
+        check_config(config, "test")
+        declared_storage(config, ("model.layers.0.mlp.experts.0.up_proj",), (4, 96, 64))
+        decoded_tensors(config, tensors)
+
+
+def test_a_pattern_that_takes_for_ever_is_not_tried():
+    assert not matches_pattern("(a+)+$", "a" * 60 + "b")
+    assert not matches_pattern(".*.*.*.*.*x", "a" * 999)
+    assert matches_pattern(".*mlp\\.(gate|up)_proj.*", "model.layers.0.mlp.up_proj")

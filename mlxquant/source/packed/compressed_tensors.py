@@ -173,26 +173,38 @@ def _pair(block: object) -> tuple[int, int] | None:
     return None
 
 
-def scheme_for(module: str, targets: list[Targets]) -> Scheme | None:
-    """The scheme of a module: names win over patterns, patterns over names of classes; None where none is sure."""
-    if len({t.scheme for t in targets}) == 1:
-        return targets[0].scheme
-    for matches in (_is_name, _is_pattern, _is_class):
-        chosen = {t.scheme for t in targets if any(matches(module, target) for target in t.names)}
-        if chosen:
-            return chosen.pop() if len(chosen) == 1 else None
-    return None
+class Matching:
+    """Finds the scheme of a module: names win over patterns, patterns over names of classes."""
 
+    def __init__(self, targets: list[Targets]) -> None:
+        self._schemes = {t.scheme for t in targets}
+        self._names: dict[str, set[Scheme]] = {}
+        for t in targets:
+            for name in t.names:
+                self._names.setdefault(name, set()).add(t.scheme)
+        self._patterns = [(name, chosen) for name, chosen in self._names.items() if name.startswith("re:")]
+        self._classes = {scheme for name, chosen in self._names.items() if _is_class(name) for scheme in chosen}
 
-def _is_name(module: str, target: str) -> bool:
-    return target == module
+    def scheme(self, module: str) -> Scheme | None:
+        """The scheme of a module that is packed; None where no group names it, or several do."""
+        if len(self._schemes) == 1:
+            return next(iter(self._schemes))
+        return self.targeted(module)
+
+    def targeted(self, module: str) -> Scheme | None:
+        """The scheme of a module that a group names; None where none does, or several do."""
+        matching = {s for pattern, chosen in self._patterns if _is_pattern(module, pattern) for s in chosen}
+        for chosen in (self._names.get(module, set()), matching, self._classes):
+            if chosen:
+                return next(iter(chosen)) if len(chosen) == 1 else None
+        return None
 
 
 def _is_pattern(module: str, target: str) -> bool:
     return target.startswith("re:") and matches_pattern(target[3:], module)
 
 
-def _is_class(module: str, target: str) -> bool:
+def _is_class(target: str) -> bool:
     return target.isidentifier()  # which class a module is of, shards do not say; it is a Linear wherever it is packed
 
 
@@ -217,7 +229,7 @@ def decoded(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: s
 
     Raises SourceError listing what is lacking or contradicts the config.
     """
-    targets, problems = schemes(settings), list[str]()
+    groups, problems = Matching(schemes(settings)), list[str]()
     result: dict[str, Decoded] = {}
     for name in tensors:
         base, mark, _ = name.rpartition("weight_scale")
@@ -225,7 +237,7 @@ def decoded(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: s
             continue
         try:
             module = base.rstrip(".")
-            scheme = scheme_for(module, targets)
+            scheme = groups.scheme(module)
             if scheme is None:
                 raise SourceError(
                     f"config.json: config_groups: one group expected for {module}, none or several match;"
@@ -371,19 +383,14 @@ def declared(
 ) -> Declared | None:
     """How a Linear module is stored; None where `ignore` names it, or no group or several do."""
     ignore = settings.get("ignore")
-    patterns = [str(pattern) for pattern in ignore] if isinstance(ignore, list) else []
-    if any(_is_name(name, p) or _is_pattern(name, p) or p == "Linear" for name in names for p in patterns):
+    left = [str(pattern) for pattern in ignore] if isinstance(ignore, list) else []
+    if any(name == each or _is_pattern(name, each) or each == "Linear" for name in names for each in left):
         return None
-    targets = schemes(settings)
-    scheme = next((s for name in names if (s := scheme_for(name, targets))), None)
-    if scheme is None or not any(_is_target(name, targets) for name in names):
+    groups = Matching(schemes(settings))
+    scheme = next((s for name in names if (s := groups.targeted(name))), None)
+    if scheme is None:
         return None
     return Declared(_storage(scheme), stored_bytes(scheme, shape, dtype), _format(scheme, shape[-1]))
-
-
-def _is_target(name: str, targets: list[Targets]) -> bool:
-    every = [target for t in targets for target in t.names]
-    return any(_is_name(name, t) or _is_pattern(name, t) or _is_class(name, t) for t in every)
 
 
 def _storage(scheme: Scheme) -> str:
