@@ -140,6 +140,8 @@ class WorkFolder:
 
     def leave(self) -> bool:
         """Take the marker away, and the folder if it was made for this and is empty. Says whether it is gone."""
+        if not self.path.is_dir():  # it was left before
+            return True
         self._remove_litter(self.path)
         self._remove_file(self.lock)
         return self._marker.made_folder and disk.remove_empty(self.path)  # not if another run has just moved in
