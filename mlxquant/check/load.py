@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..source.checkpoint import read_config, refuse_unloadable
 from ..source.links import own_files
 from ..source.remote_code import named_code, plain_folder, tokenizer_code
 from ..source.tokenizer import NO_TOKENIZER, has_tokenizer
+from ..words.progress import Progress, Watch, unwatched
 
 SCHEMA = "mlxquant.check_load/1"
 LIBRARIES = ("mlx-lm", "mlx-vlm")
@@ -31,10 +33,13 @@ TOKENS = 8
 _OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
-def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS) -> dict[str, Any]:
+def check_load(
+    build: Path, *, python: Path | None = None, tokens: int = TOKENS, watch: Watch = unwatched
+) -> dict[str, Any]:
     """Load a build in every library that an environment has (this one's, unless `python` is another's).
 
-    Gives the record. Raises BuildError for a folder that is no build, UsageError for a `python` that is none.
+    Gives the record; progress is in libraries. Raises BuildError for a folder that is no build, UsageError for a
+    `python` that is none.
     """
     if not (build / "config.json").is_file():
         raise BuildError(
@@ -51,7 +56,7 @@ def check_load(build: Path, *, python: Path | None = None, tokens: int = TOKENS)
         **head(SCHEMA),
         "build": build.absolute().name,
         "vision": bool(config.get("vision_config")),
-        "libraries": [_probe(library, build, python, tokens) for library in LIBRARIES],
+        "libraries": list(_answers(build, python, tokens, watch)),
     }
 
 
@@ -59,6 +64,12 @@ def loads(record: dict[str, Any]) -> bool:
     """Whether every library that is installed and has the model loads the build, and one does."""
     installed = [a for a in record["libraries"] if a["installed"] and not a.get("unsupported")]
     return bool(installed) and all(answer["loaded"] for answer in installed)
+
+
+def _answers(build: Path, python: Path | None, tokens: int, watch: Watch) -> Iterator[dict[str, Any]]:
+    for number, library in enumerate(LIBRARIES):
+        watch(Progress(number, len(LIBRARIES), f"loading in {library}"))
+        yield _probe(library, build, python, tokens)
 
 
 def _probe(library: str, build: Path, python: Path | None, tokens: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..words.secrets import redact
 from ..words.text import cut
 from .printing import echo
 
-_SUBJECT, _ITEM = 24, 28  # columns; both are paths or names, which differ at their ends
+_SUBJECT, _ITEM = 24, 36  # columns; both are paths or names, which differ at their ends
 _BYTES = "B"
 
 
@@ -37,7 +37,7 @@ def progress_bar(unit: str = _BYTES) -> Iterator[Watch]:
         bar = bars[0]
         bar.total = progress.total
         bar.set_postfix_str(_at_hand(progress), refresh=False)
-        bar.update(progress.done - bar.n)
+        bar.update((round(progress.done + progress.part, 2) if progress.part else progress.done) - bar.n)
         if unit != _BYTES:  # bytes come many times a second; a step may take minutes and is shown at once
             bar.refresh()
 

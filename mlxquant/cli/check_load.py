@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .bars import progress_bar
 from .options import json_option
 from .printing import echo
 
@@ -32,7 +33,8 @@ def command(build: Path, python: Path | None, tokens: int, as_json: bool) -> Non
     from ..records.files import record_text
     from ..report.load import check_load_text
 
-    record = check_load(build, python=python, tokens=tokens)
+    with progress_bar("library") as watch:
+        record = check_load(build, python=python, tokens=tokens, watch=watch)
     echo(record_text(record) if as_json else check_load_text(record))
     if not loads(record):
         sys.exit(3)

@@ -35,7 +35,7 @@ from ..source.checkpoint import Checkpoint
 from ..source.hub.reader import Arriving, HubReader
 from ..source.stamps import source_signature
 from ..words.formats import TORCH_DTYPES
-from ..words.progress import Progress, Watch, unwatched
+from ..words.progress import Progress, Watch, Within, unwatched
 from .candidates import Candidate, Source, Step, StreamedCandidate, open_candidates, stated_provider
 from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
@@ -133,6 +133,8 @@ def _go(
         earlier = figures["bytes_read"]  # by the runs before this one
         for number in range(first, len(steps)):
             began, step = time.monotonic(), steps[number]
+            within = Within(progress, number, len(steps), _name(step), run.tokens_of_layer(), "tokens")
+            run.advance = within.advance
             _run_step(run, step)
             quantizer.forget()
             mx.clear_cache()  # else mlx holds the memory of a layer that is gone while the next one is read

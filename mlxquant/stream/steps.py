@@ -17,7 +17,7 @@ accumulated are one computation. Which step comes when, and what is kept of it, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -86,11 +86,17 @@ class Running:
     taps: dict[str, Taps]
     streams: Streams
     hidden: Hidden
+    advance: Callable[[int], None] = lambda _: None  # called with tokens that went through a layer
 
     def chunks(self, document: int) -> list[slice]:
         """The parts in which a document goes through a layer."""
         n = len(self.documents[document])
         return [slice(at, min(at + self.chunk, n)) for at in range(0, n, self.chunk)]
+
+    def tokens_of_layer(self) -> int:
+        """Tokens that go through one layer in all its cases, at most."""
+        cases = 1 + self.streams.noise_floor + len(self.candidates) * (1 + self.own + self.streams.forced)
+        return cases * sum(len(document) for document in self.documents)
 
     def caches(self, streamed: Streamed, document: int) -> list[Any] | None:
         """Caches for a document of more than one chunk, or for a model that cannot do without; else None."""
@@ -112,6 +118,7 @@ class Running:
                 out = streamed.layer(self.source.forward, layer, tokens, state[:, part], caches)
                 mx.eval(out, seen.arrays())  # chunk by chunk: a graph over all of them would hold every activation
             parts.append(out)
+            self.advance(len(tokens))
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
     def fill(self, candidate: StreamedCandidate, step: Step, reference: Arrays) -> Arrays:

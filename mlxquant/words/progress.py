@@ -6,6 +6,7 @@ whoever watches gets the counts and the names of what is at hand. Alone in its m
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ class Progress:
 
     `subject` is what the item is done for, where an operation has several: a build, a side of an evaluation.
     `seconds` is how long the item took, where that was measured; `resumed` says that an earlier run did the work.
+    `part` is the share of the unit at hand that is done already, where a unit takes long.
     """
 
     done: int
@@ -24,9 +26,34 @@ class Progress:
     subject: str = ""
     seconds: float | None = None
     resumed: bool = False
+    part: float = 0.0
 
 
 Watch = Callable[[Progress], None]
+
+
+class Within:
+    """Reports how far one long unit is: `advance` by whatever it is made of, `EVERY_S` seconds apart at most often.
+
+    `total` is how much of that there is, `noun` what it is called: layer 3, 4,096 of 40,960 tokens.
+    """
+
+    EVERY_S = 0.5
+
+    def __init__(self, watch: Watch, done: int, units: int, item: str, total: int, noun: str) -> None:
+        self._watch, self._done, self._units, self._item = watch, done, units, item
+        self._total, self._noun, self._count = max(1, total), noun, 0
+        self._shown_at = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Say that `count` more are done."""
+        self._count += count
+        now = time.monotonic()
+        if now - self._shown_at < self.EVERY_S or self._count >= self._total:
+            return
+        self._shown_at = now
+        item = f"{self._item}, {self._count:,} of {self._total:,} {self._noun}"
+        self._watch(Progress(self._done, self._units, item, part=self._count / self._total))
 
 
 def unwatched(_: Progress) -> None:

@@ -31,6 +31,12 @@ def test_on_a_terminal_it_shows_what_is_done_and_what_is_at_hand():
     assert "build-8bit trial 1" in text
 
 
+def test_a_step_that_takes_long_shows_how_far_it_is():
+    text = shown("step", Progress(1, 6, "layer 0, 4,096 of 40,960 tokens", part=0.1))
+    assert "1.1/6" in text
+    assert "layer 0, 4,096 of 40,960 tokens" in text
+
+
 def test_long_names_are_cut_at_their_beginning():
     text = shown("step", Progress(1, 2, "model.language_model.layers.17.mlp.experts.gate_up_proj"))
     assert "…ers.17.mlp.experts.gate_up_proj"[-20:] in text

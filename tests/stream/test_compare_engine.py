@@ -14,7 +14,7 @@ from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.stream.candidates import Candidate
 from mlxquant.stream.engine import compare
 from mlxquant.stream.options import NOISE_FLOOR, CompareOptions
-from mlxquant.words.progress import Progress
+from mlxquant.words.progress import Progress, Within
 from tests.checkpoints import ARCHITECTURES, Size, write_tiny
 from tests.stream.compare_pass import Keeper, distance, logits_of_pass, narrow, ordinary_logits, run_pass, texts
 from tests.support.builds import build as converted
@@ -294,3 +294,14 @@ def test_a_sources_nan_is_refused_as_convert_refuses_it(tiny, tmp_path):
     patch(folder, "model.layers.1.mlp.down_proj.weight", b"\xc0\x7f")
     with pytest.raises(MlxquantError, match="NaN"):
         run_pass(folder, [Candidate("8", recipe=narrow("uniform-8bit"))], texts((5,)))
+
+
+def test_a_layer_says_how_many_tokens_went_through_it(tiny, monkeypatch):
+    monkeypatch.setattr(Within, "EVERY_S", 0.0)
+    events: list[Progress] = []
+    source = open_checkpoint(tiny("qwen3_moe"))
+    candidates = [Candidate("a", recipe=narrow("gates-8bit"))]
+    compare(source, candidates, texts(), Keeper(), CompareOptions(), events.append)
+    within = [e for e in events if e.part]
+    assert {e.done for e in within} == set(range(1, len({e.done for e in within}) + 1))
+    assert all(0 < e.part < 1 and " tokens" in e.item for e in within)
