@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from ..words.jit import when_compiling
 from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redact
 from ..words.text import cut
@@ -41,6 +42,7 @@ def progress_bar(unit: str = _BYTES) -> Iterator[Watch]:
         if unit != _BYTES:  # bytes come many times a second; a step may take minutes and is shown at once
             bar.refresh()
 
+    when_compiling(lambda: tqdm.write("mlxquant: compiling kernels, once on this machine", file=sys.stderr))
     try:
         yield watch
     finally:
