@@ -24,6 +24,7 @@ COMMANDS = {
     "validate --junit": "validate {record} -t {gate} --junit {out}",
     "validate --since": "validate --since {build} -o {out}",
     "report": "report {record} -o {out}",
+    "plan": "plan {source} -r {recipe} -o {out}",
     "tau2": "tau2 {tau2} -o {out}",
     "compare --from": "compare --from {record} -o {out}",
     "compare": "compare {source} -r {recipe} --data {data} -o {out}",

@@ -11,8 +11,11 @@ What they reach is told well by
 τ is the time that a layer takes whatever its size (launches, routing), β the share of bandwidth that weights are
 read at, κ the one for the cache. The points are in throughput.json, each with its page. Bounded least squares on the
 logarithm of time fits a chip's numbers; each point is then predicted from all others, and these errors, widened by
-Student's t, are the interval. κ is held to 0.20 to 0.45, which is what pairs of points that differ in depth alone show,
-since a fit to shallow points would leave it to chance. One τ for all layers fails: errors of 20 to 40 %.
+Student's t, are the interval. One τ for all layers fails (see benchmarks/throughput.py).
+
+Most points are shallow and leave κ to chance, so it is held to 0.20 to 0.45. Points that differ in depth alone give it
+directly, from 0.18 to 0.67, the middle ones 0.28 to 0.41; M2 Ultra's deep points give 0.31. Where a build has more
+cache than any point, the interval takes in both ends.
 
 A chip without points takes the numbers of one of its tier (Max, Ultra), with the worst error that was seen when one
 chip's points were predicted from another's; other chips have none. A machine's own `bench` record takes the place of
@@ -154,8 +157,11 @@ class Calibration:
         seconds = self.rates.seconds(load, bandwidth)
         if seconds is None:
             return None
+        slow, fast = seconds, seconds
+        if load.cache_bytes > max(p.cache_bytes for p in self.points):  # where no point holds kappa to a value
+            slow, fast = (replace(self.rates, kappa=kappa).seconds(load, bandwidth) or seconds for kappa in KAPPA)
         widened = exp(self.spread)
-        return Speed(1 / seconds, 1 / seconds / widened, widened / seconds, tuple(_outside(load, self.points)))
+        return Speed(1 / seconds, 1 / slow / widened, widened / fast, tuple(_outside(load, self.points)))
 
     def as_dict(self) -> dict[str, Any]:
         """Its entry in a record."""

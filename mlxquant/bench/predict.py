@@ -128,6 +128,27 @@ def prediction(
     }
 
 
+def speed_of(traffic: Traffic, chip: Chip, depth: int, own: Sequence[Point] = ()) -> dict[str, Any]:
+    """A build's speed on one chip at one depth: `ceiling_tok_s`, and what to `expect` (None where nothing tells)."""
+    expected = decode_speed(traffic, chip, calibrate(chip, own), depth)
+    return {
+        "ceiling_tok_s": round(decode_ceiling(traffic, chip.bandwidth, depth), 3),
+        "expected": None if expected is None else expected.as_dict(),
+    }
+
+
+def describe_chip(chip: Chip, own: Sequence[Point] = ()) -> dict[str, Any]:
+    """A chip in a record: its figures, their source, and its calibration."""
+    calibration = calibrate(chip, own)
+    return {
+        "chip": chip.name,
+        "gpu_cores": chip.gpu_cores,
+        "bandwidth_gbs": chip.bandwidth_gbs,
+        "source": chip.source,
+        "calibration": None if calibration is None else calibration.as_dict(),
+    }
+
+
 def _published(traffic: Traffic) -> dict[str, Any] | None:
     p = published(traffic)
     if p is None:

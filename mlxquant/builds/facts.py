@@ -139,11 +139,15 @@ class Traffic:
         }
 
 
-def traffic_of_plan(plan: Plan, source: Checkpoint, name: str | None = None) -> Traffic:
-    """Count a plan, from its source's config."""
+def traffic_of_plan(
+    plan: Plan, source: Checkpoint | None, name: str | None = None, *, cost: ContextCost | None = None
+) -> Traffic:
+    """Count a plan; what a context costs is `cost`, or found from its source's config."""
     uses = [_Use(m.module, stored_as(m.format, m.module.weight.dtype), m.nbytes, m.share) for m in plan.modules]
-    provider = provider_stated(plan.source)
-    return _traffic(name or plan.recipe.name, str(plan.source["model_type"]), uses, source.config, provider)
+    context = (cost, cost.note if cost else None)
+    if cost is None and source is not None:
+        context = _cost(source.config, uses, provider_stated(plan.source))
+    return _traffic(name or plan.recipe.name, str(plan.source["model_type"]), uses, *context)
 
 
 def traffic_of_build(build: Build) -> Traffic:
@@ -159,7 +163,7 @@ def traffic_of_build(build: Build) -> Traffic:
         for s in build.stored.values()
         if s.module.kind not in ("stored", UNREAD)
     ]
-    return _traffic(build.name, layout.model_type, uses, bare_config(build), layout.provider)
+    return _traffic(build.name, layout.model_type, uses, *_cost(bare_config(build), uses, layout.provider))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,17 +179,18 @@ class _Use:
         return amount * self.share[0] // self.share[1]
 
 
-def _traffic(
-    name: str, model_type: str, uses: Sequence[_Use], config: Mapping[str, Any], provider: Provider
-) -> Traffic:
+def _cost(config: Mapping[str, Any], uses: Sequence[_Use], provider: Provider) -> tuple[ContextCost | None, str | None]:
+    """What a context costs, with a remark; None where nobody tells, and why."""
+    try:
+        cost = context_cost(config, [u.module for u in uses], provider)
+    except LayoutError as error:
+        return None, str(error)
+    return cost, cost.note
+
+
+def _traffic(name: str, model_type: str, uses: Sequence[_Use], cache: ContextCost | None, note: str | None) -> Traffic:
     tied = not any(u.module.role == "lm_head" for u in uses)
     heads = ("embedding",) if tied else ("lm_head",)
-    cache, note = None, None
-    try:
-        cache = context_cost(config, [u.module for u in uses], provider)
-        note = cache.note
-    except LayoutError as error:
-        note = str(error)
     layers = {u.module.layer for u in uses if u.module.layer is not None}
     routed = {u.module.layer for u in uses if u.module.role == "expert" and u.module.layer is not None}
     experts: Counter[tuple[int, int]] = Counter()

@@ -38,6 +38,15 @@ def sizes_of(point: Point) -> list[Chip]:
     return [chip for chip in sizes if chip.gpu_cores == point.gpu_cores] or sizes
 
 
+def this_chip() -> Chip | None:
+    """The chip of this machine, None where it is not in the table."""
+    from ..bench.chips import find_chip
+    from ..bench.conditions import gpu_cores
+    from ..records.head import describe_machine
+
+    return find_chip(describe_machine()["chip"], gpu_cores())
+
+
 def own_points(records: Sequence[Path]) -> list[Point]:
     """Decode speeds of `bench` records of Apple chips. Raises RecordError for a record that has none."""
     from ..bench.calibration import points_of_record

@@ -22,7 +22,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import MODEL_ERRORS, LayoutError
+from ..errors import MODEL_ERRORS, LayoutError, UsageError
 from ..words.formats import DTYPES, FLOATS
 from ..words.modules import Module
 from .provider import MLX_LM, Provider
@@ -80,6 +80,41 @@ def context_cost(config: Mapping[str, Any], modules: Sequence[Module], provider:
         why = f"its forward pass failed: {type(error).__name__}: {error}"
     growth = _from_config(prepared, modules)
     return ContextCost((growth,), "formula", f"the cache is layers × 2 × KV heads × head size from config.json; {why}")
+
+
+# The names under which configs state the longest context, in the order in which they are looked for
+_LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx", "model_max_length")
+
+
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """The most tokens that a model was made for, by its config; stretched positions (yarn and the like) included.
+
+    None where the config does not say.
+    """
+    tables = [t for t in (config.get("text_config"), config.get("llm_config"), config) if isinstance(t, Mapping)]
+    for table in tables:
+        stated = next((v for key in _LONGEST if type(v := table.get(key)) is int and v > 0), None)
+        if stated is not None:
+            return max(stated, *_stretched(table))
+    return None
+
+
+def check_context(config: Mapping[str, Any], tokens: int, name: str) -> None:
+    """Raise UsageError where a model was made for fewer tokens than these."""
+    longest = longest_context(config)
+    if longest is not None and tokens > longest:
+        raise UsageError(f"--context {tokens:,}: {name} was made for {longest:,} tokens at most, by its config")
+
+
+def _stretched(table: Mapping[str, Any]) -> Iterator[int]:
+    """Lengths to which a config stretches the positions that a model was trained with."""
+    yield 0
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = table.get(key)
+        if isinstance(rope, Mapping):
+            factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+            if isinstance(factor, int | float) and type(original) is int:
+                yield int(factor * original)
 
 
 # --- from the model ---

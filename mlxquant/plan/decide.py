@@ -170,8 +170,8 @@ def _unaligned_faults(
     faults = []
     for (label, width, size), members in groups.items():
         rule = winner.get(members[0].path)
-        asked = _asked(recipe, rule) if rule and rule.use != "model" else recipe.default
-        mode, sizes = (asked.mode, asked.group_sizes) if asked else ("affine", (size,))
+        choice = _asked(recipe, rule) if rule and rule.use != "model" else recipe.default
+        mode, sizes = (choice.mode, choice.group_sizes) if choice else ("affine", (size,))
         tried = sizes if size in sizes else (size,)  # not where a class's own predicate asked for it
         fitting = [str(g) for g in MODES[mode][0] if width % g == 0]
         advice = f"group size {' or '.join(fitting)} would" if fitting else f"no group size of {mode} does"

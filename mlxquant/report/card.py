@@ -13,7 +13,7 @@ from typing import Any
 
 from ..records.modules import grouped, nonfinite_note, not_a_number, stored_as
 from ..words.text import code, markdown, markdown_table
-from ..words.units import show_bytes, show_count
+from ..words.units import show_bytes, show_count, show_size
 from .audit_markdown import by_role, sqnr
 from .bench import bench_markdown
 from .common import error_text, provider_text, recipe_text
@@ -83,7 +83,7 @@ def _facts(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
     totals, quantized = manifest["totals"], audit["totals"]["quantized"]
     errors = audit["totals"]["errors"]
     rows = [
-        ("size", f"{show_bytes(totals['bytes'])} ({totals['bytes']:,} bytes)"),
+        ("size", show_size(totals["bytes"])),
         ("parameters", f"{show_count(totals['parameters'])} ({totals['parameters']:,})"),
         ("bits per weight", f"{totals['bpw']:.4f}"),
         ("quantized", f"{quantized['modules']:,} modules, {show_count(quantized['parameters'])} parameters"),

@@ -15,6 +15,7 @@ from ..words.modules import ROLES
 from ..words.text import filled, table
 from ..words.units import show_bytes, show_count
 from .common import provider_text, recipe_text, short_layer, smaller_groups_text, source_text, unaligned_text
+from .predict import calibration_text, speed_text
 
 _INDENT = 12
 
@@ -25,8 +26,9 @@ Record = Mapping[str, Any]
 
 
 def plan_text(record: Record) -> str:
-    """Write a plan's record for a reader: head, table, totals, what is protected, dropped, noted and warned of."""
-    parts = (_head(record), part_table(record["modules"]), _totals(record), _protected(record), _remarks(record))
+    """Write a plan's record for a reader: head, table, totals, what is protected, dropped, noted, warned of; speed."""
+    speed = speed_text(record["speed"], record["recipe"]["name"]) if "speed" in record else ""
+    parts = (_head(record), part_table(record["modules"]), _totals(record), _protected(record), _remarks(record), speed)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -138,26 +140,47 @@ def _fits_head(record: Record) -> str:
     cache = f"{context['tokens']:,} tokens of one sequence: {show_bytes(context['bytes'])} of KV and state cache, {how}"
     rest = "the working memory of a pass, up to a few GB while a long prompt is read"
     lines = [("source", source_text(record["source"])), ("memory", room), ("context", cache), ("not counted", rest)]
+    if chip := record.get("chip"):
+        lines.append(("speed", _chip_text(chip, context["tokens"])))
     if record["overrides"]:
         lines.insert(1, ("overrides", " ".join(record["overrides"])))
     return "\n".join(filled(label, text) for label, text in lines)
 
 
+def _chip_text(chip: Record, tokens: int) -> str:
+    """Which chip the speeds are of, and how sure they are."""
+    calibration = chip["calibration"]
+    where = f"decode in tok/s on {chip['chip']} after {tokens:,} tokens, one sequence"
+    if calibration is None:
+        return f"{where}: at most, by its memory bandwidth; no published points to say what it reaches"
+    return f"{where}: {calibration_text(calibration)}"
+
+
 def _fits_table(recipes: Sequence[Record]) -> str:
-    heads = ("recipe", "bpw", "weights", "with cache", "spare", "fits")
-    return table(heads, [_row(recipe) for recipe in recipes], "lrrrrl")
+    heads: tuple[str, ...] = ("recipe", "bpw", "weights", "with cache", "spare", "fits")
+    rows: list[tuple[str, ...]] = [_row(recipe) for recipe in recipes]
+    if any("speed" in recipe for recipe in recipes):
+        heads = (*heads, "tok/s")
+        rows = [(*row, _speed(recipe.get("speed"))) for row, recipe in zip(rows, recipes, strict=True)]
+    return table(heads, rows, "lrrrrlr"[: len(heads)])
+
+
+def _speed(speed: Record | None) -> str:
+    if speed is None:
+        return "-"
+    return f"{speed['expected']['tok_s']:.1f}" if speed["expected"] else f"≤ {speed['ceiling_tok_s']:.1f}"
 
 
 def _row(recipe: Record) -> tuple[str, ...]:
     name, size, needed, spare = (recipe[key] for key in ("recipe", "bytes", "needed_bytes", "spare_bytes"))
     if size is None or needed is None or spare is None:
-        return name, "-", "-", "-", "-", "cannot be had"
-    sizes = (show_bytes(size), show_bytes(needed), _signed(spare))
+        return name, "-", "-", "-", "-", "refused"
+    sizes = (show_bytes(size, 1), show_bytes(needed, 1), _signed(spare, 1))
     return name, f"{recipe['bpw']:.3f}", *sizes, "yes" if recipe["fits"] else "no"
 
 
-def _signed(n: int) -> str:
-    return show_bytes(n) if n >= 0 else f"-{show_bytes(-n)}"
+def _signed(n: int, digits: int = 2) -> str:
+    return show_bytes(n, digits) if n >= 0 else f"-{show_bytes(-n, digits)}"
 
 
 def _verdict(record: Record) -> str:
@@ -165,11 +188,13 @@ def _verdict(record: Record) -> str:
     lines = [filled("note", f"{', '.join(names)}: {reason}") for reason, names in _reasons(recipes).items()]
     possible = [r for r in recipes if r["needed_bytes"] is not None]
     if best := next((r for r in recipes if r["recipe"] == record["best"]), None):
-        name = best["recipe"]
-        text = f"{name}, the least quantized of these that fits" if len(recipes) > 1 else name
-        if pitfalls := [r["recipe"] for r in recipes if r["fits"] and (r["bpw"] or 0) > (best["bpw"] or 0)]:
-            text += f" ({', '.join(pitfalls)} stands here for comparison only)"
-        lines.append(filled("best", text))
+        # records of version 1 name the least quantized, and give no reason
+        lines.append(
+            filled("best", f"{best['recipe']}: {record.get('why') or 'the least quantized of these that fits'}")
+        )
+        lines += [filled("measured by" if i == 0 else "", s) for i, s in enumerate(record.get("sources", ()))]
+        lines += [filled("not known" if i == 0 else "", s) for i, s in enumerate(record.get("not_known", ()))]
+        lines += _speed_lines(best)
     elif possible:
         least = min(possible, key=lambda r: r["needed_bytes"] or 0)
         missing = _signed(-(least["spare_bytes"] or 0))
@@ -177,6 +202,15 @@ def _verdict(record: Record) -> str:
     else:
         lines.append(filled("best", "nothing fits: no recipe suits this model"))
     return "\n".join(lines)
+
+
+def _speed_lines(best: Record) -> Iterator[str]:
+    """The recommended build's speed with its interval, and in what it lies outside the points."""
+    if expected := (best.get("speed") or {}).get("expected"):
+        ends = f"95 % interval {expected['low']:.1f} to {expected['high']:.1f}"
+        yield filled("speed", f"{expected['tok_s']:.1f} tok/s, {ends}")
+        for i, words in enumerate(expected["extrapolates"]):
+            yield filled("" if i else "outside", words)
 
 
 def _reasons(recipes: Sequence[Record]) -> dict[str, list[str]]:

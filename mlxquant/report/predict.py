@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..words.text import WIDTH, cut, table
@@ -22,6 +22,14 @@ def prediction_text(record: dict[str, Any]) -> str:
         "\n".join(_remarks(record)),
     )
     return "\n\n".join(part for part in parts if part)
+
+
+def speed_text(speed: Mapping[str, Any], name: str) -> str:
+    """Write the speeds that a plan's record holds: ceilings and what to expect, for each depth."""
+    record = {**speed, "builds": [{"name": name}]}
+    depths = [str(depth) for depth in record["settings"]["depths"]]
+    tables = [part for depth in depths for part in (_decodetable(record, depth), _expectedtable(record, depth))]
+    return "\n\n".join(part for part in (*tables, "\n".join(calibration_lines(record["chips"]))) if part)
 
 
 _TIER = "another chip's points"  # as bench.calibration names it
@@ -75,7 +83,7 @@ def _expectedtable(record: dict[str, Any], depth: str) -> str:
         speeds = chip.get("decode_tok_s", {}).get(depth, [])
         if any(speeds):
             rates = [f"{s['tok_s']:.1f}" if s else "-" for s in speeds]
-            rows.append((_title(chip).replace(" GPU ", " "), interval_text(chip["calibration"]), *rates))
+            rows.append((_title(chip).replace(" GPU ", " "), interval_text([s for s in speeds if s]), *rates))
     if not rows:
         return ""
     names = [_short(b["name"], _room(record)) for b in record["builds"]]
@@ -88,34 +96,35 @@ def _expectedtable(record: dict[str, Any], depth: str) -> str:
 
 def extrapolation_lines(chips: Sequence[dict[str, Any]], depth: str) -> Iterator[str]:
     """In what builds lie outside of the points that their speed is predicted from, chips alike in one line."""
-    said: dict[str, list[str]] = {}
+    chips_by_text: dict[str, list[str]] = {}
     for chip in chips:
         for speed in chip["decode_tok_s"].get(depth, []):
             for words in speed["extrapolates"] if speed else ():
-                names = said.setdefault(words, [])
+                names = chips_by_text.setdefault(words, [])
                 names += [] if chip["chip"] in names else [chip["chip"]]
-    for words, names in said.items():
+    for words, names in chips_by_text.items():
         yield textwrap.fill(f"outside the points of {', '.join(names)}: {words}", WIDTH)
 
 
-def interval_text(calibration: dict[str, Any]) -> str:
-    """The interval beside a speed, in per cent of it. ``"-9 +10 %"``."""
-    factor = calibration["interval_factor"]
-    return f"-{100 * (1 - 1 / factor):.0f} +{100 * (factor - 1):.0f} %"
+def interval_text(speeds: Sequence[Mapping[str, Any]]) -> str:
+    """The widest interval of some speeds, in per cent of each. ``"-9 +10 %"``."""
+    low, high = min(s["low"] / s["tok_s"] for s in speeds), max(s["high"] / s["tok_s"] for s in speeds)
+    return f"-{100 * (1 - low):.0f} +{100 * (high - 1):.0f} %"
 
 
 def calibration_lines(chips: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Where the expected speeds of these chips come from, and how well they predict, chips alike in one sentence."""
-    said: dict[str, list[str]] = {}
+    chips_by_text: dict[str, list[str]] = {}
     for chip in chips:
         if "calibration" in chip:
-            names = said.setdefault(_origin(chip["calibration"]), [])
+            names = chips_by_text.setdefault(calibration_text(chip["calibration"]), [])
             names += [] if chip["chip"] in names else [chip["chip"]]
-    for words, names in said.items():
+    for words, names in chips_by_text.items():
         yield textwrap.fill(f"{', '.join(names)}: {words}", WIDTH)
 
 
-def _origin(calibration: dict[str, Any] | None) -> str:
+def calibration_text(calibration: Mapping[str, Any] | None) -> str:
+    """Where a chip's numbers come from, and how well they predict its points."""
     if calibration is None:
         return "no points, so the ceiling alone"
     left, note = calibration["left_out"], calibration["note"]

@@ -56,6 +56,15 @@ def show_bytes(n: int, digits: int = 2) -> str:
     return f"{n} B"
 
 
+def show_size(n: int) -> str:
+    """Write bytes for a reader who may need each one of them.
+
+    >>> show_size(125966246400)
+    '117.32 GiB (125,966,246,400 bytes)'
+    """
+    return f"{show_bytes(n)} ({n:,} bytes)" if n >= 1024 else f"{n} bytes"
+
+
 def show_count(n: int) -> str:
     """Write a number of parameters for a reader, in decimal units. ``show_count(122111526912) == "122.1 B"``."""
     for unit, power in (("B", 3), ("M", 2), ("k", 1)):

@@ -70,8 +70,8 @@ def test_points_left_out_are_predicted_from_the_others(
     assert (calibration.method, len(calibration.errors)) == (PUBLISHED, n)
     assert calibration.worst <= worst and calibration.median <= middle
     assert calibration.rates.beta == pytest.approx(beta, abs=0.01)
-    found = (1e6 * calibration.rates.tau_dense, 1e6 * calibration.rates.tau_moe)
-    assert found == pytest.approx(taus, abs=2)
+    fitted_taus = (1e6 * calibration.rates.tau_dense, 1e6 * calibration.rates.tau_moe)
+    assert fitted_taus == pytest.approx(taus, abs=2)
     assert KAPPA[0] <= calibration.rates.kappa <= KAPPA[1]
 
 

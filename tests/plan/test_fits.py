@@ -217,8 +217,91 @@ def test_weights_and_cache_must_find_room(paper_fits):
         assert fit.fits == (fit.needed <= 72 * GiB)
 
 
-def test_the_best_is_the_least_quantized_that_fits(paper_fits):
-    assert paper_fits.best.recipe == "mixed-4-6"
+def test_the_best_is_what_measurements_speak_for_and_not_merely_the_most_bits(shared, paper_fits):
+    assert paper_fits.best.recipe == "gates-4bit"  # though mixed-4-6 and deepseek-4bit fit
+    source = open_checkpoint(shared / "reference/configs/Qwen3.5-122B-A10B.json")
+    roomy = find_fits(read_layout(source), source, [*shipped_recipes()], Memory(512 * GiB), 32_768)
+    record = roomy.as_dict()
+    assert all(fit["fits"] for fit in record["recipes"])
+    assert record["best"] == "gates-8bit"
+    assert "cost 5.3 % of decode and 30.4 % of prefill" in record["why"]
+    assert any("Ahmed 2026" in source for source in record["sources"])
+    assert len(record["not_known"]) == 1 and "no unquantized baseline" in record["not_known"][0]
+
+
+def test_of_another_model_it_is_said_that_the_measurements_are_not_of_it(shared):
+    source = open_checkpoint(shared / "reference/configs/Qwen3-30B-A3B.json")
+    record = find_fits(read_layout(source), source, [*shipped_recipes()], Memory(512 * GiB), 4096).as_dict()
+    assert record["best"] == "gates-8bit"
+    assert record["not_known"][-1] == "all of this is of other models: `mlxquant compare` and `eval` measure yours"
+
+
+def test_overrides_make_other_builds_for_which_nothing_was_measured(tiny_qwen):
+    record = json.loads(typed(tiny_qwen, "--fits", "8GB", "--bits", "6", "--json"))
+    assert record["best"] == "deepseek-4bit"  # as changed: 6 bits in groups of 64
+    assert record["why"].startswith("the least quantized of these that fits; nothing was measured of any of them with")
+    assert record["not_known"] == ["`mlxquant compare` and `eval` measure yours"]
+
+
+def test_without_a_context_it_is_at_most_what_the_model_was_made_for(tiny_qwen):
+    longest = context.longest_context(json.loads((tiny_qwen / "config.json").read_text()))
+    tokens = json.loads(typed(tiny_qwen, "--fits", "8GB", "-r", "none", "--json"))["context"]["tokens"]
+    assert longest is not None and tokens == min(longest, 32_768)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"text_config": {"max_position_embeddings": 262144}, "max_position_embeddings": 8}, 262144),
+        ({"n_positions": 2048}, 2048),
+        ({"max_position_embeddings": 40960, "rope_scaling": {"factor": 4, "original_max_position_embeddings": 32768}},
+         131072),
+        ({"max_position_embeddings": "many"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_the_longest_context_is_the_configs_with_stretched_positions(config, longest):
+    assert context.longest_context(config) == longest
+
+
+def test_a_context_beyond_the_models_is_refused(tiny_qwen):
+    longest = context.longest_context(json.loads((tiny_qwen / "config.json").read_text()))
+    assert longest is not None
+    for words in (["--fits", "8GB"], ["-r", "none", "--chip", "M3 Ultra"]):
+        result = CliRunner().invoke(main, ["plan", str(tiny_qwen), *words, "--context", str(longest + 1)])
+        assert result.exit_code == 2
+        assert f"was made for {longest:,} tokens at most" in result.output
+        assert CliRunner().invoke(main, ["plan", str(tiny_qwen), *words, "--context", str(longest)]).exit_code == 0
+
+
+def test_speeds_stand_with_the_recipes_in_80_columns(shared):
+    config = shared / "reference/configs/Qwen3.5-122B-A10B.json"
+    text = typed(config, "--fits", "96GB", "--chip", "M3 Ultra")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "95 % interval" in text and "outside     context: 32,768 tokens" in text
+    bounds = typed(config, "--fits", "96GB", "--chip", "M4", "-r", "gates-4bit")
+    assert "≤ " in bounds and "no published points" in " ".join(bounds.split())
+
+
+def test_a_plan_says_how_fast_it_decodes_on_the_chips_asked_for(tiny_qwen, tmp_path):
+    record = json.loads(typed(tiny_qwen, "-r", "none", "--chip", "M3 Ultra", "--context", "64", "--json"))
+    assert record["speed"]["settings"]["depths"] == [0, 64]
+    first = record["speed"]["chips"][0]
+    assert first["calibration"]["points"] == 18
+    assert first["decode_tok_s"]["64"][0]["tok_s"] < first["decode_ceiling_tok_s"]["64"][0]
+    assert "speed" not in json.loads(typed(tiny_qwen, "-r", "none", "--json"))
+    assert "Decode expected in tok/s at depth 64" in typed(
+        tiny_qwen, "-r", "none", "--chip", "M3 Ultra", "--context", "64"
+    )
+
+
+@pytest.mark.parametrize("words", [["-r", "none"], ["--fits", "8GB", "--context", "1k"], ["-r", "none", "--json"]])
+def test_plan_writes_what_it_prints_and_never_over_a_file(tiny_qwen, tmp_path, words):
+    out = tmp_path / "plan.txt"
+    assert typed(tiny_qwen, *words, "-o", out) == out.read_text()
+    again = CliRunner().invoke(main, ["plan", str(tiny_qwen), *words, "-o", str(out)])
+    assert (again.exit_code, "already exists" in again.output) == (3, True)
 
 
 def test_a_recipe_that_is_shipped_as_a_warning_is_never_the_best(shared):
@@ -250,7 +333,7 @@ def test_a_pitfall_that_fits_is_said_to_be_passed_over(paper_fits):
     text = " ".join(
         fits_text(Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, recipes).as_dict()).split()
     )
-    assert "best a, the least quantized of these that fits (naive-linear-8bit stands here for comparison only)" in text
+    assert "best a: the least quantized of these that fits; nothing was measured of any of them" in text
 
 
 def test_the_text_fits_80_columns(paper_fits):
@@ -267,15 +350,15 @@ def typed(*args: object) -> str:
 
 
 def test_plan_fits_prints_the_table_and_the_best(tiny_qwen):
-    output = typed(tiny_qwen, "--fits", "8GB", "--context", "4k", "--unaligned", "keep")
-    assert "4,096 tokens of one sequence" in output
+    output = typed(tiny_qwen, "--fits", "8GB", "--context", "1k")
+    assert "1,024 tokens of one sequence" in output
     assert "5.33 GiB for weights and cache" in output
-    assert "best        none, the least quantized of these that fits" in output
+    assert "best        gates-8bit: 8 bits with the routers kept" in output
 
 
 def test_plan_fits_as_json_is_one_record(tiny_qwen):
     record = json.loads(typed(tiny_qwen, "-r", "gates-8bit", "--fits", "8GB", "--json"))
-    assert record["schema"] == "mlxquant.fits/1"
+    assert record["schema"] == "mlxquant.fits/2"
     assert record["context"]["tokens"] == 32_768
     assert [fit["recipe"] for fit in record["recipes"]] == ["gates-8bit"]
     assert record["best"] == "gates-8bit"

@@ -24,7 +24,7 @@ from ...report.audit_markdown import audit_markdown
 from ...source.checkpoint import Checkpoint
 from ...source.hub.reader import HubReader
 from ...source.index import INDEX
-from ...words.units import show_bytes
+from ...words.units import show_bytes, show_size
 from ..audit_record import entries_of, make_record
 from ..manifest import MANIFEST, describe_origin, is_build_of
 from ..side_files import config_text, read_sides, side_notes
@@ -135,10 +135,10 @@ def check_outs(builds: Sequence[tuple[Work, Partial]]) -> Opening:
     free = disk.free_bytes(folder)
     shards = work.hub.check_room(partial.out, total, held) if work.hub is not None else 0
     if total + shards + SLACK - held > free:
-        also = f" and the shards that it is made from {shards:,} at a time" if shards else ""
+        also = f" and the shards that it is made from {show_size(shards)} at a time" if shards else ""
         what = "the build takes" if len(builds) == 1 else f"the {len(builds)} builds take"
         raise OutputError(
-            f"{partial.out}: {what} {total:,} bytes{also}; {free + held:,} are free there;"
+            f"{partial.out}: {what} {show_size(total)}{also}; {show_size(free + held)} are free there;"
             " make room or choose another disk"
         )
     return Opening(sum(work.source.files.values()), total, free, folder, work.hub is not None)

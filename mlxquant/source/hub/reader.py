@@ -23,7 +23,7 @@ from pathlib import Path
 from ...disk import files as disk
 from ...errors import OutputError
 from ...words.interrupts import asked_to_end
-from ...words.units import show_bytes
+from ...words.units import show_bytes, show_size
 from ..checkpoint import LARGEST_SMALL, Reader, read_at
 from .client import Stopped
 from .errors import hub_constants
@@ -83,8 +83,8 @@ class HubReader:
         free = disk.free_bytes(cache)
         if missing + (total - held if same else 0) > free:
             raise OutputError(
-                f"{cache}: --keep-source downloads {missing:,} bytes there and {free:,} are free"
-                f"{f', of which the build takes {total - held:,}' if same else ''};"
+                f"{cache}: --keep-source downloads {show_size(missing)} there and {show_size(free)} are free"
+                f"{f', of which the build takes {show_size(total - held)}' if same else ''};"
                 " make room, set HF_HOME to another disk, or leave --keep-source out"
             )
         return 0

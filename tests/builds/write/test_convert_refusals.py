@@ -138,7 +138,9 @@ def test_folders_above_out_go_again_where_the_disk_fails_before_the_first_byte(s
 def test_too_little_disk_is_known_beforehand(source, tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda path: 60 << 20)
     text = refused(OutputError, source, tmp_path / "new" / "out")
-    assert re.search(r"the build takes [\d,]+ bytes.* 62,914,560 are free there; make room", text)
+    assert re.search(
+        r"the build takes .* \([\d,]+ bytes\).* 60.00 MiB \(62,914,560 bytes\) are free there; make room", text
+    )
 
 
 # --- options and source ---

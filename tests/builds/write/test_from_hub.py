@@ -216,7 +216,7 @@ def test_the_disk_that_shards_need_is_known_beforehand(needs, ahead, peak):
 
 def test_a_disk_too_small_for_the_build_and_the_shards_is_refused_first(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("mlxquant.disk.files.free_bytes", lambda _: 65 << 20)
-    with pytest.raises(OutputError, match=r"and the shards that it is made from [\d,]+ at a time"):
+    with pytest.raises(OutputError, match=r"and the shards that it is made from .* \([\d,]+ bytes\) at a time"):
         from_hub(tmp_path / "out")
     assert downloaded(hub) == []
 
@@ -245,7 +245,7 @@ def test_keep_source_leaves_every_shard_in_the_usual_cache(hub, tmp_path, expect
 
 def test_keep_source_is_refused_where_the_cache_has_no_room(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("mlxquant.disk.files.free_bytes", lambda path: 1 << 20 if "hub" in path.parts else 1 << 30)
-    with pytest.raises(OutputError, match=r"--keep-source downloads [\d,]+ bytes there and 1,048,576 are free"):
+    with pytest.raises(OutputError, match=r"--keep-source downloads .* there and 1.00 MiB \(1,048,576 bytes\)"):
         from_hub(tmp_path / "out", keep=True)
     assert downloaded(hub) == []
 
