@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxquant.builds.write import opening
 from mlxquant.builds.write.convert import Converted, ConvertOptions, convert, convert_together
 from mlxquant.builds.write.partial import Partial
 from mlxquant.disk import files as disk
@@ -206,3 +207,19 @@ def test_the_command_is_killed_again_and_again_and_its_builds_are_those_of_separ
         process.wait()
     assert subprocess.run(words, env=env, check=False).returncode == 0
     assert built(tmp_path / "out") == built(tmp_path / "alone")
+
+
+def test_how_long_it_takes_is_measured_before_it_begins_and_leaves_nothing(source, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "LEAST", 0)
+    monkeypatch.setattr(opening, "_SECONDS", 0.05)
+    monkeypatch.setattr(opening, "_WRITE", 1 << 20)
+    layout, plans = planned(source)
+    openings: list[opening.Opening] = []
+    outs = {tmp_path / name: plan for name, plan in plans.items()}
+    options = ConvertOptions(threads=2, sizes=SMALL)
+    convert_together(open_checkpoint(source), layout, outs, options, opening=openings.append)
+    assert built(tmp_path) == alone
+    (takes,) = openings
+    assert takes.seconds is not None and 0 < takes.seconds < 60
+    assert takes.left is None
+    assert takes.write_bytes == sum(r.nbytes for r in together(source, tmp_path))
