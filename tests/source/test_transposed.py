@@ -151,3 +151,9 @@ def source_bytes(place: Path) -> int:
     source = open_checkpoint(place)
     size: int = make_plan(read_layout(source), load_recipe("none"), source).totals["source_bytes"]
     return size
+
+
+def test_the_source_is_said_to_be_quantized_itself(qwen: Path, tmp_path: Path) -> None:
+    write_transposed(qwen, tmp_path / "packed", FORMS["gptq 3 bits"], twin=tmp_path / "twin")
+    notes = open_checkpoint(tmp_path / "packed").notes
+    assert any(note.startswith("the source is quantized itself (16 weights in INT3): its error") for note in notes)

@@ -80,7 +80,7 @@ def declared(
     *lead, out, width = (1, *shape)[-3:]
     groups = 1 if group == -1 else -(-width // group)
     order = 0 if settings.get("quant_method") == "awq" else 4 * width
-    return Declared("I32", lead[0] * (out * (width + groups) * bits // 8 + 2 * groups * out + order), None)
+    return Declared(f"INT{bits}", lead[0] * (out * (width + groups) * bits // 8 + 2 * groups * out + order), None)
 
 
 def _all(tensors: Mapping[str, Tensor], make: Any) -> dict[str, Decoded]:

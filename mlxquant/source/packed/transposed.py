@@ -61,6 +61,11 @@ class Transposed(Decoded):
         """The tensors in the files that its values are made of, the codes first."""
         return tuple(t for t in (self.codes, self.scales, self.zeros, self.order) if t is not None)
 
+    @property
+    def storage(self) -> str:
+        """What its values are stored in: "INT4" of 4 bits."""
+        return f"INT{self.bits}"
+
     def _together(self, row: int, most: int) -> int:
         """How many whole rows from `row` on are decoded at once."""
         return max(1, min(most, max(32, _AT_ONCE // self.shape[-1])))
