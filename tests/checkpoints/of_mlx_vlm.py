@@ -8,14 +8,16 @@ experts one by one, gate and up apart, latent attention's kv_b_proj whole, no `l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlx.utils import tree_flatten
 
 from mlxquant.layout.provider import MLX_VLM
-from tests.checkpoints.blueprint import Blueprint, Tensor
+from tests.checkpoints.blueprint import Blueprint, Size, Tensor
 from tests.checkpoints.files import write
+from tests.checkpoints.qwen3_5_moe import qwen3_5_moe
 
 _SIZES = {
     "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "moe_intermediate_size": 64, "head_dim": 32,
@@ -53,8 +55,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+MODEL_TYPES = (*CONFIGS, "qwen3_5_moe_text")
+
+
 def write_of_mlx_vlm(folder: Path, model_type: str) -> None:
-    """Write one of CONFIGS, about 1.5 MB, in three shards."""
+    """Write one of MODEL_TYPES, about 1.5 MB, in three shards."""
+    if model_type == "qwen3_5_moe_text":  # Qwen3.5-MoE whose config is its text_config
+        plan = qwen3_5_moe(Size(), mtp=False)
+        config = {**plan.config["text_config"], "model_type": model_type, "torch_dtype": "bfloat16"}
+        write(folder, replace(plan, config=config), shards=3)
+        return
     config = {"model_type": model_type, **_SIZES, **CONFIGS[model_type]}
     model = MLX_VLM.build_model(MLX_VLM.prepared(config))
     arrays: Any = tree_flatten(model.parameters())

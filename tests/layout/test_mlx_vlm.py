@@ -30,9 +30,9 @@ from tests.support.builds import build, config_of, stored
 from tests.support.environments import environment
 
 if mlx_vlm.is_installed():
-    from tests.checkpoints.of_mlx_vlm import CONFIGS, write_of_mlx_vlm
+    from tests.checkpoints.of_mlx_vlm import MODEL_TYPES, write_of_mlx_vlm
 else:
-    CONFIGS = {}
+    MODEL_TYPES = ()
 
 ROOT = Path(__file__).resolve().parents[2]
 THERE = pytest.mark.skipif(not mlx_vlm.is_installed(), reason="mlx-vlm is not installed")
@@ -55,7 +55,7 @@ def test_the_tests_of_mlx_vlm_pass_where_it_is_installed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny, tmp_path_factory):
-    """Give a function from a model_type of CONFIGS, or SEEING, to a tiny checkpoint of it."""
+    """Give a function from one of MODEL_TYPES, or SEEING, to a tiny checkpoint of it."""
     written: dict[str, Path] = {}
 
     def source(model_type: str) -> Path:
@@ -101,7 +101,7 @@ def formats(folder: Path) -> dict[str, Any]:
 
 @THERE
 @pytest.mark.parametrize("recipe", ["default", "deepseek"])
-@pytest.mark.parametrize("model_type", [*CONFIGS, SEEING])
+@pytest.mark.parametrize("model_type", [*MODEL_TYPES, SEEING])
 def test_a_build_has_mlx_vlms_bytes_formats_and_index(checkpoint, model_type, recipe, tmp_path):
     source = checkpoint(model_type)
     build(source, tmp_path / "ours", RECIPES[recipe](), provider="mlx-vlm")
@@ -117,7 +117,7 @@ def test_a_build_has_mlx_vlms_bytes_formats_and_index(checkpoint, model_type, re
 
 
 @THERE
-@pytest.mark.parametrize("model_type", list(CONFIGS))
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_experts_and_routers_are_found(checkpoint, model_type):
     layout = read_layout(open_checkpoint(checkpoint(model_type)))
     assert layout.provider is MLX_VLM
