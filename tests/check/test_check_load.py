@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from mlxquant.check.load import loads
 from mlxquant.cli import main
+from mlxquant.report.load import check_load_text
 from tests.support.builds import build, config_of
 from tests.support.environments import environment
 
@@ -106,6 +109,18 @@ def test_an_environment_without_any_of_them_is_no_success(text_build, tmp_path):
     run = check_load(text_build, "--python", tmp_path / "empty/bin/python")
     assert run.exit_code == 3
     assert run.output.count("not installed, so not tried") == 2
+
+
+def test_a_library_that_has_no_such_model_does_not_count(text_build, tmp_path):
+    shutil.copytree(text_build, tmp_path / "out")
+    config = config_of(tmp_path / "out") | {"model_type": "no_such_model"}
+    (tmp_path / "out/config.json").write_text(json.dumps(config))
+    answer, _ = found_in(tmp_path / "out", "mlx-lm")
+    assert answer["unsupported"] and not answer["loaded"]
+    other = {"library": "mlx-vlm", "installed": True, "loaded": True}
+    assert loads({"libraries": [answer, other]}) and not loads({"libraries": [answer]})
+    text = check_load_text({"build": "out", "vision": False, "libraries": [answer]})
+    assert text.startswith("out: without a vision_config, so LM Studio would take mlx-lm, which has no such model")
 
 
 def test_an_interpreter_that_is_none_is_a_usage_error(text_build, tmp_path):
