@@ -141,7 +141,7 @@ def require(config: Mapping[str, Any]) -> None:
     """Raise LayoutError unless mlx-vlm is installed and has a class for the config."""
     model_type = shown(config["model_type"])
     if not is_installed():
-        raise LayoutError(f"config.json: mlx-vlm is asked for a {model_type} model and not installed; {INSTALL}")
+        raise LayoutError(f"config.json: {model_type} was to be read with mlx-vlm, which is not installed; {INSTALL}")
     if _package_of(config) is None:
         raise LayoutError(
             f"config.json: mlx-vlm {MlxVlm().version()} has no model_type {model_type!r};"
