@@ -301,6 +301,7 @@ def _settle_scaling(table: _Table, rope: Mapping[str, Any], origin: str, *, read
         computes = f"computes {ROPE_TYPES[table.module][0]} whatever it says"
         table.refuse(f"{origin.removeprefix(table.prefix)}.rope_type", kind, computes)
         return
+    reads = reads and table.module not in PLAIN_ROPE  # exaone_moe takes but the theta from rope_parameters
     name = "rope_parameters" if reads else "rope_scaling"
     if name not in table.fields:
         return

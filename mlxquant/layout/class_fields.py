@@ -97,6 +97,7 @@ COMPUTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "qwen3_moe": {"attention_bias": (False, None), "use_sliding_window": (False, None)},
     "deepseek_v2": {"mlp_bias": (False, None)},
     "deepseek_v3": {"rope_interleave": (True, None)},
+    "glm4_moe_lite": {"rope_interleave": (True, None)},
     "olmoe": {"clip_qkv": (None,)},
     "gpt_oss": {"swiglu_alpha": (1.702, None), "swiglu_limit": (7.0, None), "attention_bias": (True, None)},
     "phimoe": {"sliding_window": (None,), "attention_bias": (True, None)},
@@ -124,6 +125,7 @@ UNCOUNTED: Mapping[str, Mapping[str, tuple[str, str]]] = {
 
 # Where a class computes otherwise whatever the config says: noted with every source.
 DEVIATIONS: Mapping[str, str] = {
+    "glm4_moe_lite": "takes 1e-06 for rms_norm_eps in the norms of its latent attention, whatever config.json says",
     "jamba": "weighs the chosen experts to a sum of 1, which transformers does not",
 }
 

@@ -96,6 +96,12 @@ def test_a_scaled_rope_that_the_class_does_not_compute_is_refused():
             settle(config_of("qwen3_moe", **{key: rope}))
 
 
+def test_a_class_that_reads_the_theta_alone_of_rope_parameters_gets_the_scaling_beside_them():
+    rope = {"rope_theta": 500.0, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    assert changed(config_of("exaone_moe", rope_parameters=rope))["rope_scaling"] == scaling
+
+
 def test_a_scaled_rope_that_the_class_takes_for_another_is_refused():
     rope = {"rope_theta": 500.0, "rope_type": "linear", "factor": 4.0}
     with pytest.raises(LayoutError, match=r"rope_type is linear, but mlx-lm .*'s deepseek_v2 computes yarn whatever"):
