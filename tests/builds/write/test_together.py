@@ -200,8 +200,8 @@ def test_the_command_is_killed_again_and_again_and_its_builds_are_those_of_separ
         process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not list((tmp_path / "out").glob("*.partial/build/*.safetensors")):
             time.sleep(0.005)
-        if kills < 6:
-            time.sleep(0.02 * (kills + 1))
+        if kills < 3:
+            time.sleep(0.03 * (kills + 1))
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait()
