@@ -45,7 +45,7 @@ def test_a_model_that_mlx_vlm_alone_has_is_told_with_how_to_install_it(tmp_path)
 
 @WITHOUT
 def test_asking_for_mlx_vlm_without_it_says_how_to_install_it(tiny):
-    with pytest.raises(LayoutError, match=r"was to be read with mlx-vlm, which is not installed; pip install 'mlxquant\[vlm\]'"):
+    with pytest.raises(LayoutError, match=r"with mlx-vlm, which is not installed; pip install 'mlxquant\[vlm\]'"):
         read_layout(open_checkpoint(tiny("qwen3_moe")), provider="mlx-vlm")
 
 
