@@ -44,7 +44,16 @@ def group_errors(values: np.ndarray[Any, Any], q: Quantized, dtype: str, fmt: Fo
     return (exact**2 * weights).reshape(len(values), -1, fmt.group_size).sum(-1)
 
 
-@pytest.mark.parametrize("fmt", AFFINE[::4], ids=str)
+def often(cases: list[Any], *default: Any) -> list[Any]:
+    """Mark the cases that are not run by default as slow: each compiles kernels of its own."""
+    return [c if c in default else pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=SLOW) for c in cases]
+
+
+SLOW = pytest.mark.slow
+FALLING = [(dtype, bits) for dtype in DTYPES for bits in MODES["affine"][1]]
+
+
+@pytest.mark.parametrize("fmt", often(AFFINE[::4], Format(3, 64), Format(8, 64)), ids=str)
 @settings(max_examples=15)
 @given(names=styles, seed=seeds)
 def test_no_group_is_worse_than_rounded(fmt, names, seed):
@@ -55,8 +64,7 @@ def test_no_group_is_worse_than_rounded(fmt, names, seed):
     assert (searched <= rounded * (1 + 1e-4) + 1e-36)[np.isfinite(rounded)].all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bits", MODES["affine"][1])
+@pytest.mark.parametrize(("dtype", "bits"), often(FALLING, ("BF16", 3), ("BF16", 8), ("F16", 4)))
 def test_errors_of_ordinary_weights_fall(dtype, bits):
     values, fmt = model_block(dtype, 32), Format(bits, 64)
     rounded, searched = (
@@ -84,7 +92,7 @@ def arrays(q: Quantized) -> list[np.ndarray[Any, Any]]:
     return [q.packed, q.scales, q.biases]
 
 
-@pytest.mark.parametrize("fmt", AFFINE[1::4], ids=str)
+@pytest.mark.parametrize("fmt", often(AFFINE[1::4], Format(3, 128)), ids=str)
 def test_integers_are_the_nearest_under_the_stored_scale_and_bias(fmt):
     values = model_block("F32", 5)
     q = encoded(Searching(), values, "F32", fmt)
