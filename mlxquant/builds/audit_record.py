@@ -122,13 +122,7 @@ def make_record(
 def _module(entry: Entry) -> dict[str, Any]:
     m = entry.module
     return {
-        "path": m.path,
-        "kind": m.kind,
-        "role": m.role,
-        "layer": m.layer,
-        "layer_type": m.layer_type,
-        "shape": list(m.shape),
-        "parameters": m.parameters,
+        **m.facts(),
         "format": entry.format.as_dict() if entry.format else None,
         "dtype": entry.dtype,
         "bytes": entry.nbytes,

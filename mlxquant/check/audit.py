@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..builds.audit_record import Entry, make_record
-from ..builds.read.build import Build, read_build
+from ..builds.read.build import Build
 from ..builds.read.formats import Stored
 from ..disk.files import read_regular
 from ..errors import RecordError
@@ -25,7 +25,7 @@ from ..words.formats import Format
 from ..words.modules import CARRIED, Module, unaligned_reason
 from .against_source import Comparison
 
-__all__ = ["Build", "audit_build", "read_build"]
+__all__ = ["audit_build"]
 
 RECORD = "audit.json"
 _UNKNOWN = "kept; the build does not say why"

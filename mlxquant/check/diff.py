@@ -57,7 +57,7 @@ def read_sides(a: str, b: str, source: Callable[[], Checkpoint] | None) -> tuple
     kinds = [kind_of(text) for text in (a, b)]
     if source is None and "recipe" in kinds:
         which = a if kinds[0] == "recipe" else b
-        raise UsageError(f"{which} is a recipe, which means something only for a model: give --source SOURCE")
+        raise UsageError(f"{which} is a recipe, which needs a model to apply to: give --source SOURCE")
     if source is not None and "recipe" not in kinds:
         raise UsageError("--source goes with recipes; neither A nor B is one")
     opened = _Source(source) if source is not None else None
@@ -89,7 +89,8 @@ def _read(text: str, kind: str, source: _Source | None) -> DiffSide:
     path = Path(text).expanduser()
     if kind == "build":
         from ..builds.facts import active_bytes
-        from .audit import audit_build, read_build
+        from ..builds.read.build import read_build
+        from .audit import audit_build
 
         build = read_build(path)
         record = audit_build(build)

@@ -14,7 +14,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,13 @@ def verify_source(
     ]
     if differences:
         notes += _versions(build)
-    return replace(
-        verified,
-        differences=tuple(dict.fromkeys((*verified.differences, *differences))),
-        notes=tuple(dict.fromkeys((*verified.notes, *notes))),
-        sample=sample,
-    )
+    differences, notes = [*verified.differences, *differences], [*verified.notes, *notes]
+    return replace(verified, differences=_once(differences), notes=_once(notes), sample=sample)
+
+
+def _once(texts: Iterable[str]) -> tuple[str, ...]:
+    """Each text where it stands first."""
+    return tuple(dict.fromkeys(texts))
 
 
 def choose(todo: Sequence[Piece], plan: Plan, seed: int, at_least: int = AT_LEAST) -> list[Piece]:

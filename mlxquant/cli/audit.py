@@ -12,8 +12,8 @@ from .options import json_option, markdown_flag
 from .printing import echo
 
 if TYPE_CHECKING:
+    from ..builds.read.build import Build
     from ..check.against_source import Comparison
-    from ..check.audit import Build
 
 
 @click.command()
@@ -44,7 +44,8 @@ def command(
     """
     if as_json + as_csv + as_md > 1:
         raise UsageError("--json, --csv and --md exclude each other; give one")
-    from ..check.audit import audit_build, read_build
+    from ..builds.read.build import read_build
+    from ..check.audit import audit_build
 
     opened = read_build(build)
     against = _measure(opened, source, jobs) if source is not None else None

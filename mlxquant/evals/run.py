@@ -208,6 +208,15 @@ class EvalFiles:
     content: bool = False
 
 
+def _described(sides: Sequence[EvalSide]) -> list[dict[str, Any]]:
+    """What the record says of each side, the baseline first; and what of a candidate is the baseline itself."""
+    described = [side.describe() for side in sides]
+    for side, description in zip(sides[1:], described[1:], strict=True):
+        if what := same_as(sides[0].variant, side.variant):
+            description["same_as_baseline"] = what
+    return described
+
+
 def evaluate(
     sides: Sequence[EvalSide],
     suites: Sequence[Suite],
@@ -223,10 +232,7 @@ def evaluate(
     check(sides, suites)
     date = utc_date()
     about = [_suite(suite) for suite in suites]
-    described = [side.describe() for side in sides]
-    for side, description in zip(sides[1:], described[1:], strict=True):
-        if what := same_as(sides[0].variant, side.variant):
-            description["same_as_baseline"] = what
+    described = _described(sides)
     signature = {
         "schema": SCHEMA,
         "sides": described,

@@ -444,12 +444,16 @@ def _kernel(kind: int, stored: int, group: int, bits: int, task: int) -> Any:
                     if not (np.isfinite(sums[r, 0]) and np.isfinite(sums[r, 3])):
                         flags[r] |= INEXACT
 
-    signature = types.void(
+    return jit(run, _signature(kind, stored, bits, encodes))
+
+
+def _signature(kind: int, stored: int, bits: int, encodes: bool) -> Any:
+    """Types of a kernel's arguments; numba compiles for them at once."""
+    return types.void(
         _flat(_bits(kind)), _flat("u4"), _flat("f4", written=True),
         _flat(_PACKED[bits], written=encodes), *[_flat(_bits(stored), written=encodes)] * 2,
         types.Array(types.float64, 2, "C"), _flat("u1", written=True), *[types.int64] * 3,
     )  # fmt: skip
-    return jit(run, signature)
 
 
 def _bits(kind: int) -> str:

@@ -103,13 +103,7 @@ class PlannedModule:
         """The module's entry in a plan record."""
         m, total = self.module, self.nbytes
         return {
-            "path": m.path,
-            "kind": m.kind,
-            "role": m.role,
-            "layer": m.layer,
-            "layer_type": m.layer_type,
-            "shape": list(m.shape),
-            "parameters": m.parameters,
+            **m.facts(),
             "source_dtype": m.weight.source_dtype,
             "format": self.format.as_dict() if self.format else None,
             "dtype": m.weight.dtype,

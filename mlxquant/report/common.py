@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..words.text import counted, percent_digits
+from ..words.text import counted, cut, percent_digits
 
+# What changes a recipe, and what stands for it in a narrow column
+_LETTERS = (("bits=", "b"), (",group_size=", "g"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", ""))
 _MACHINE = ("chip", "gpu", "device", "cores", "memory_bytes", "os", "power_mode")
 
 
@@ -54,6 +56,17 @@ def machine_text(machine: Any) -> str | None:
         elif isinstance(value, str):
             parts.append(value)
     return ", ".join(parts) or None
+
+
+def short_name(name: str, width: int) -> str:
+    """A candidate's name in so many columns: changes by a letter each where it is too long, then cut in the middle.
+
+    >>> short_name("gates-8bit:bits=4,group_size=64", 17)
+    'gates-8bit:b4g64'
+    """
+    for word, letter in _LETTERS:
+        name = name.replace(word, letter) if len(name) > width else name
+    return cut(name, width)
 
 
 def unaligned_text(roles: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from ..records.measurements import Figures, Measured, figures_of
 from ..records.metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
 from ..words.text import WIDTH, cut, ends, labelled, narrow_table, plus_minus
 from ..words.units import show_bytes
+from .common import short_name
 
 _SHORTEST = 12  # columns that a candidate's name has at least
 _WORDS = {WITHIN: "within", ABOVE: "above", OPEN: "open"}
@@ -125,7 +126,8 @@ def _layers(record: Mapping[str, Any]) -> str:
 
 def _pairs(record: Mapping[str, Any]) -> str:
     rows = [
-        (_name(c["name"], 22), v["verdict"], _name(v["against"], 22), with_half(v["kl_nats_difference"], 1000.0),
+        (short_name(c["name"], 22), v["verdict"], short_name(v["against"], 22),
+         with_half(v["kl_nats_difference"], 1000.0),
          f"{v['documents_needed']:,}" if v.get("documents_needed") else "")
         for c in record["candidates"]
         for v in c.get("beside", ())
@@ -210,17 +212,4 @@ def _why_open(verdict: Mapping[str, Any]) -> str:
 def _named(heads: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Cut the names in the first column to what the others leave of 80 columns."""
     taken = sum(max(len(line[i]) for line in (heads, *rows)) + 2 for i in range(1, len(heads)))
-    return [(_name(row[0], max(WIDTH - taken, _SHORTEST)), *row[1:]) for row in rows]
-
-
-def _name(name: str, width: int) -> str:
-    """A candidate's name in a column: changes in a letter each where it is too long, cut if that is not enough."""
-    for word, letter in (
-        ("bits=", "b"),
-        (",group_size=", "g"),
-        ("group_size=", "g"),
-        ("mode=", ""),
-        ("unaligned=", ""),
-    ):
-        name = name.replace(word, letter) if len(name) > width else name
-    return cut(name, width)
+    return [(short_name(row[0], max(WIDTH - taken, _SHORTEST)), *row[1:]) for row in rows]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..records.measurements import measurement
 from ..words.text import WIDTH, cut, filled, narrow_table
+from .common import short_name
 from .compare import mnat, percent
 from .verdict import place
 
@@ -163,13 +164,6 @@ def _remarks(record: Mapping[str, Any]) -> str:
     lines = [filled("WARNING", text, 13) for text in record["warnings"]]
     lines += [filled("note", text, 13) for text in (*record["notes"], *record["caveats"])]
     return "\n".join(lines)
-
-
-def short_name(name: str, width: int) -> str:
-    """A candidate's name in so many columns: changes in a letter each where it is too long, then cut in the middle."""
-    for word, letter in (("bits=", "b"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", "")):
-        name = name.replace(word, letter) if len(name) > width else name
-    return cut(name, width)
 
 
 def _scaled(size: int | None, one: int) -> str:

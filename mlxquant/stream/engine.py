@@ -76,37 +76,24 @@ def compare(
         share = ranks.share([len(d.tokens) for d in documents])
         run, notes = _prepare(src, streamed, documents, share, sink, options, folder)
         signature = _signature(source, streamed, documents, options, ranks)
-        work = Work(
-            folder,
-            signature,
-            every_s=options.keep_every_s,
-            fresh=options.fresh,
-            shards=source.files if isinstance(source.reader, HubReader) else (),
-        )
+        shards = source.files if isinstance(source.reader, HubReader) else ()
+        work = Work(folder, signature, every_s=options.keep_every_s, fresh=options.fresh, shards=shards)
         with work:
             figures, resumed = _go(run, work, quantizer, progress, lambda: ranks.begin(_common(signature)))
             merged = ranks.merge(sink, figures)
             work.finish()
     finally:
         quantizer.close()
+    floor = [{"name": NOISE_FLOOR}] if options.noise_floor else []
     return Pass(
-        source=source_record(layout, source),
-        candidates=[c.entry() for c in streamed] + ([{"name": NOISE_FLOOR}] if options.noise_floor else []),
-        layers=len(src.paths),
-        compute=options.compute,
-        compute_reason=_reason(options),
-        source_bytes=src.expected_bytes(),
-        bytes_read=merged["bytes_read"],
-        seconds=round(time.monotonic() - began, 3),
-        tokens=sum(len(d.tokens) for d in documents),
-        peak_memory_bytes=peak_memory(),
-        mlx_peak_bytes=mx.get_peak_memory(),
-        resumed_at=resumed,
-        ranks=ranks.size,
-        step_seconds=figures["step_seconds"],
-        rank=ranks.rank,
+        source=source_record(layout, source), candidates=[*(c.entry() for c in streamed), *floor],
+        layers=len(src.paths), compute=options.compute, compute_reason=_reason(options),
+        source_bytes=src.expected_bytes(), bytes_read=merged["bytes_read"],
+        seconds=round(time.monotonic() - began, 3), tokens=sum(len(d.tokens) for d in documents),
+        peak_memory_bytes=peak_memory(), mlx_peak_bytes=mx.get_peak_memory(), resumed_at=resumed,
+        ranks=ranks.size, step_seconds=figures["step_seconds"], rank=ranks.rank,
         notes=[*source.notes, *layout.notes, *notes],
-    )
+    )  # fmt: skip
 
 
 def _go(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from .formats import Format, nbytes
 from .text import either
@@ -108,6 +109,18 @@ class Module:
     def parameters(self) -> int:
         """Number of values in all its arrays, before quantization; 0 where nothing tells it (UNREAD)."""
         return 0 if self.kind == UNREAD else sum(prod(a.shape) for a in self.arrays)
+
+    def facts(self) -> dict[str, Any]:
+        """What plan and audit records alike say of a module, whatever becomes of it."""
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "role": self.role,
+            "layer": self.layer,
+            "layer_type": self.layer_type,
+            "shape": list(self.shape),
+            "parameters": self.parameters,
+        }
 
 
 def stored_as(fmt: Format | None, dtype: str) -> str:

@@ -8,10 +8,11 @@ from collections import Counter
 
 import pytest
 
+from mlxquant.builds.read.build import read_build
 from mlxquant.builds.side_files import config_text
 from mlxquant.builds.write.shards import index, place
 from mlxquant.check.against_source import compare_with_source
-from mlxquant.check.audit import audit_build, read_build
+from mlxquant.check.audit import audit_build
 from mlxquant.check.recipe import recipe_of_build
 from mlxquant.errors import BuildError
 from mlxquant.layout.layout import read_layout

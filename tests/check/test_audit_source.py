@@ -9,8 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlxquant.builds.read.build import read_build
 from mlxquant.check.against_source import compare_with_source
-from mlxquant.check.audit import audit_build, read_build
+from mlxquant.check.audit import audit_build
 from mlxquant.errors import SourceError
 from mlxquant.source.hub.open import open_source
 from mlxquant.words.progress import Progress

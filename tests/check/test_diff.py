@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 
 import mlxquant.check.distance as build_distance
 from mlxquant.builds.facts import active_bytes
-from mlxquant.check.audit import audit_build, read_build
+from mlxquant.builds.read.build import read_build
+from mlxquant.check.audit import audit_build
 from mlxquant.check.diff import read_sides
 from mlxquant.check.distance import compare_builds
 from mlxquant.cli import main
@@ -232,7 +233,7 @@ def test_two_models_are_compared_with_a_word_of_warning(tiny: Callable[[str], Pa
 def test_a_build_that_contradicts_itself_is_compared_with_a_note() -> None:
     good = plan_of(module("a"))
     record = diff_records(good, {**good, "disagreements": ["config.json says 4-bit"]}, ("good", "bad"))
-    assert record["notes"] == ["bad: 1 disagreement in this build; `mlxquant audit` tells which"]
+    assert record["notes"] == ["bad: 1 disagreement in this build; `mlxquant audit` lists them"]
     assert "note: bad: 1 disagreement" in diff_text(record)
 
 
@@ -280,7 +281,7 @@ def test_layers_are_told_as_a_whole_where_they_are_all_of_a_type() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["gates-8bit", "deepseek-8bit"], 2, "gates-8bit is a recipe, which means something only for a model: give"),
+        (["gates-8bit", "deepseek-8bit"], 2, "gates-8bit is a recipe, which needs a model to apply to: give"),
         (
             [AUDITS / "base.plan.json", "gates-8bti", "--source", "x"],
             2,

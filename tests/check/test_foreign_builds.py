@@ -12,7 +12,8 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
-from mlxquant.check.audit import audit_build, read_build
+from mlxquant.builds.read.build import read_build
+from mlxquant.check.audit import audit_build
 from mlxquant.check.recipe import recipe_of_build
 from mlxquant.errors import BuildError
 from mlxquant.layout.mlx_lm import build_model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import socket
 from pathlib import Path
 
@@ -15,28 +14,7 @@ from mlxquant.builds.manifest import manifest_text, read_manifest, seal_holds
 from mlxquant.check.verify import verify
 from mlxquant.errors import BuildError
 from tests.builds.cases import RECIPES, made_with_mlx_lm
-from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build, flip, place_of, stored
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("verify") / "source"
-    write_tiny(folder, "qwen3_5_moe", Size(layers=2, experts=2))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def own_build(source: Path) -> Path:
-    """Give a whole build; it is read-only by agreement."""
-    out = source.parent / "made"
-    build(source, out, "gates-8bit")
-    return out
-
-
-@pytest.fixture
-def copy(own_build: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(own_build, tmp_path / "build"))
 
 
 def test_a_whole_build_has_no_differences_and_says_what_was_read(own_build):

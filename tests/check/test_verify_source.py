@@ -19,28 +19,7 @@ from mlxquant.layout.layout import Layout, read_layout
 from mlxquant.source.checkpoint import Checkpoint, open_checkpoint
 from mlxquant.words.progress import Progress
 from tests.builds.cases import RECIPES, Halved, made_with_mlx_lm
-from tests.checkpoints import Size, write_tiny
 from tests.support.builds import build, flip, place_of
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("verify") / "source"
-    write_tiny(folder, "qwen3_5_moe", Size(layers=2, experts=2))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def own_build(source: Path) -> Path:
-    """Give a whole build; it is read-only by agreement."""
-    out = source.parent / "made"
-    build(source, out, "gates-8bit")
-    return out
-
-
-@pytest.fixture
-def copy(own_build: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(own_build, tmp_path / "build"))
 
 
 def run(*words: object) -> Result:

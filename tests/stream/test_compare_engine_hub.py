@@ -15,7 +15,7 @@ from mlxquant.stream.engine import compare
 from mlxquant.stream.options import CompareOptions
 from mlxquant.words.progress import Progress
 from tests.checkpoints import write_tiny_qwen3_5_moe
-from tests.source.hub.hub_server import HubServer, use_hub
+from tests.source.hub.hub_server import HubServer, hub_with
 from tests.stream.compare_pass import Keeper, narrow, run_pass, texts
 
 SHARDS = 12
@@ -29,10 +29,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> Iterator[HubServer]:
-    monkeypatch.setattr("mlxquant.source.hub.repository.LONGEST_WAIT", 0.01)
-    with HubServer() as server:
-        server.add("org/many", checkpoint)
-        use_hub(server, monkeypatch, tmp_path / "hub")
+    with hub_with("org/many", checkpoint, monkeypatch, tmp_path / "hub") as server:
         yield server
 
 

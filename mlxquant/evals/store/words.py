@@ -2,6 +2,7 @@
 
 Few on purpose. A model of two million parameters with a vocabulary of a thousand tokens has to read and write all of
 them, while ids, amounts and their combinations are new in every task: what is asked for is copying and procedure.
+Data alone: another word here would make another vocabulary, and another model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The suites that `eval` knows, by name, each made when it is asked for; a path is a suite of the user's own."""
+"""The suites that `eval` knows, by name, each made when it is asked for; a path is a suite of the user's own.
+
+Alone in its module because it imports every suite, and none of them may import it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""JSONL as tables with their line numbers; some files hold one JSON list instead, which is read alike."""
+"""JSONL as tables with their line numbers; some files hold one JSON list instead, which is read alike.
+
+Alone in its module because a suite of the user's own and BFCL's are both read so.
+"""
 
 from __future__ import annotations
 

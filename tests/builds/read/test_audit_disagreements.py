@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxquant.check.audit import audit_build, read_build
+from mlxquant.builds.read.build import read_build
+from mlxquant.check.audit import audit_build
 from mlxquant.words.formats import Format
 from tests.builds.read.audit_builds import INDEX, copied, edit_json, edit_quantization, edit_tensors, made_by_mlx_lm
 

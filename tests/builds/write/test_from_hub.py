@@ -33,7 +33,7 @@ from mlxquant.source.hub.errors import HubError
 from mlxquant.source.hub.open import open_source
 from mlxquant.words.progress import Progress
 from tests.checkpoints import write_tiny_qwen3_5_moe
-from tests.source.hub.hub_server import PATIENCE, HubServer, use_hub
+from tests.source.hub.hub_server import PATIENCE, HubServer, hub_with
 from tests.support.builds import build, contents
 
 SHARDS = 8
@@ -59,10 +59,7 @@ def expected(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> Iterator[HubServer]:
-    monkeypatch.setattr("mlxquant.source.hub.repository.LONGEST_WAIT", 0.01)
-    with HubServer() as server:
-        server.add("org/many", checkpoint)
-        use_hub(server, monkeypatch, tmp_path / "hub")
+    with hub_with("org/many", checkpoint, monkeypatch, tmp_path / "hub") as server:
         yield server
 
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -334,3 +334,13 @@ def use_hub(server: HubServer, patch: pytest.MonkeyPatch, cache: Path) -> None:
     patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE)
     patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE)
     close_session()
+
+
+@contextmanager
+def hub_with(name: str, folder: Path, patch: pytest.MonkeyPatch, cache: Path, **how: Any) -> Iterator[HubServer]:
+    """Serve a checkpoint as repository `name` to huggingface_hub; waits before another try are short."""
+    patch.setattr("mlxquant.source.hub.repository.LONGEST_WAIT", 0.01)
+    with HubServer() as server:
+        server.add(name, folder, **how)
+        use_hub(server, patch, cache)
+        yield server

@@ -15,17 +15,15 @@ import pytest
 from mlxquant.errors import SourceError, UsageError
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.hub.open import open_source
-from tests.source.hub.hub_server import INVALID, PATIENCE, HubServer, use_hub
+from tests.source.hub.hub_server import INVALID, PATIENCE, HubServer, hub_with
 
 TOKEN = "hf_SECRETxSECRETxSECRET"
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_qwen: Path) -> Iterator[HubServer]:
-    monkeypatch.setattr("mlxquant.source.hub.repository.LONGEST_WAIT", 0.01)
-    with HubServer() as server:
-        server.add("org/tiny", tiny_qwen, revisions=("main", "v1", "refs/pr/1"))
-        use_hub(server, monkeypatch, tmp_path / "hub")
+    revisions = ("main", "v1", "refs/pr/1")
+    with hub_with("org/tiny", tiny_qwen, monkeypatch, tmp_path / "hub", revisions=revisions) as server:
         yield server
 
 

@@ -24,17 +24,14 @@ from mlxquant.source.hub.client import Stopped
 from mlxquant.source.hub.errors import HubError
 from mlxquant.source.hub.open import open_source
 from mlxquant.source.hub.reader import HubReader
-from tests.source.hub.hub_server import HubServer, use_hub
+from tests.source.hub.hub_server import HubServer, hub_with
 
 TOKEN = "hf_SECRETxSECRETxSECRET"
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_qwen: Path) -> Iterator[HubServer]:
-    monkeypatch.setattr("mlxquant.source.hub.repository.LONGEST_WAIT", 0.01)
-    with HubServer() as server:
-        server.add("org/tiny", tiny_qwen)
-        use_hub(server, monkeypatch, tmp_path / "hub")
+    with hub_with("org/tiny", tiny_qwen, monkeypatch, tmp_path / "hub") as server:
         yield server
 
 
