@@ -102,7 +102,7 @@ class Endpoint:
         answer, extra = self._request(n_prompt, 1)
         if "prompt_tokens" not in extra:
             raise MeasurementError(
-                "uncounted", f"{self.server.url}: sends no usage, so nobody knows the prompt's tokens"
+                "uncounted", f"{self.server.url}: sends no usage, so the number of prompt tokens is unknown"
             )
         cached = extra.get("cached_tokens", 0)
         if cached > _CACHED * extra["prompt_tokens"]:
@@ -183,8 +183,8 @@ def model_notes(builds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for build in builds:
         if others := build.get("answers_as"):
             yield (
-                f"{build['name']}: the server answers as {', '.join(others[:3])}; its figures are of what answered,"
-                " which may be another model"
+                f"{build['name']}: the server answers as {', '.join(others[:3])}; the figures are those"
+                " of the model that answered, which may be another"
             )
 
 

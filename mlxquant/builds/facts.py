@@ -154,7 +154,7 @@ def traffic_of_build(build: Build) -> Traffic:
     """Count a build's bytes on disk. Raises LayoutError where mlx-lm has no class for the model."""
     if not build.known:
         raise LayoutError(
-            f"{build.name}: mlx-lm has no class for {build.config.get('model_type')!r}, so nobody can run it"
+            f"{build.name}: mlx-lm has no class for {build.config.get('model_type')!r}, so it cannot run the build"
         )
     layout = bare_layout(build)
     shares = shares_of(layout)

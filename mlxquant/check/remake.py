@@ -157,7 +157,7 @@ def _plan_again(build: Build, source: Checkpoint, notes: list[str]) -> tuple[Lay
         layout = read_layout(source, dtype=options.get("dtype"), keep=keep, provider=library)
         return layout, make_plan(layout, recipe, source)
     recipe = parse_recipe(recipe_of(build.modules, build.formats, n_layers=build.n_layers))
-    notes.append("the recipe was found from the build's formats, and files beside the weights were not compared")
+    notes.append("the recipe was inferred from the build's formats, and files beside the weights were not compared")
     layout = _layout_in_dtype_of(build, source)
     return layout, make_plan(layout, recipe, source)
 

@@ -127,11 +127,11 @@ def _manifest(folder: Path, differences: list[str], notes: list[str]) -> dict[st
         differences.append(f"{MANIFEST}: missing, yet audit.json says that mlxquant made this build")
     elif manifest is None:
         notes.append(
-            f"no {MANIFEST}: another tool made this build, or it was lost; that files are whole"
-            " can be told by --source alone"
+            f"no {MANIFEST}: another tool made this build, or it was lost; only --source can show"
+            " whether the files are whole"
         )
     elif not seal_holds(read_regular(folder / MANIFEST)):
-        differences.append(f"{MANIFEST}: its own checksum (run.manifest_sha256) does not fit it; it was changed")
+        differences.append(f"{MANIFEST}: its own checksum (run.manifest_sha256) does not match it; it was changed")
     return manifest
 
 

@@ -191,7 +191,7 @@ def _sides(arguments: EvalArguments) -> list[EvalSide]:
         targets.append(EvalTarget("candidate", where, model, build, key if served else None))
     if models or builds:
         left = "--candidate-model" if models else "--candidate-build"
-        raise UsageError(f"{left} {(models or builds)[0]}: there are not so many candidates that are servers")
+        raise UsageError(f"{left} {(models or builds)[0]}: more of these than candidates that are servers")
     return open_sides(targets, arguments.timeout)
 
 

@@ -53,7 +53,7 @@ class SweepArguments(PassArguments):
 
 @click.command()
 @click.argument("source", metavar="[SOURCE]", required=False)
-@click.option("--recipes", multiple=True, metavar="RECIPE,…", help="What to try at all --bits; again for more.")
+@click.option("--recipes", multiple=True, metavar="RECIPE,…", help="Recipes to try at each of --bits; again for more.")
 @click.option("--bits", default="8,6,5,4,3,2", show_default=True, metavar="N,…",
               help="For each recipe that does not name its own (gates-8bit:bits=4).")  # fmt: skip
 @click.option("--group-size", "group_sizes", metavar="N,…", help="For every recipe; several multiply the candidates.")
@@ -72,7 +72,7 @@ class SweepArguments(PassArguments):
     help="Tolerance file, as validate --init writes one.",
 )
 @click.option("--from", "earlier", multiple=True, type=_PATH, metavar="RECORD",
-              help="Judge what was measured before: compare's record, and others' of its candidates.")  # fmt: skip
+              help="Judge earlier records: compare's, and others of the same candidates.")  # fmt: skip
 @click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
 @click.option("--margin", type=float, metavar="NATS", help="The smallest difference in KL that matters.  [0.001]")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("results", metavar="RESULTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--name", "names", multiple=True, metavar="NAME", help="Call the next RESULTS so; once for each, in order."
+    "--name", "names", multiple=True, metavar="NAME", help="Name of a RESULTS in the tables; once for each, in order."
 )
 @click.option(
     "--drop",

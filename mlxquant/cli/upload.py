@@ -14,7 +14,7 @@ from .printing import echo
 @click.command()
 @click.argument("build", metavar="BUILD", type=click.Path(path_type=Path))
 @click.argument("repository", metavar="ORG/NAME")
-@click.option("--public", is_flag=True, help="Let everybody see it; a new repository is private otherwise.")
+@click.option("--public", is_flag=True, help="Make the repository public; a new one is private otherwise.")
 @click.option("--base-model", metavar="ORG/NAME", help="What it was made from, if it was converted from a folder.")
 @click.option(
     "--bench",

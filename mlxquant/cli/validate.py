@@ -58,10 +58,10 @@ class ValidateArguments:
     "--md",
     metavar="FILE",
     type=_PATH,
-    help="Write the verdict as Markdown, for a pull request; the same holds for FILE.",
+    help="Write the verdict as Markdown, for a pull request; replaces an earlier one only.",
 )
 @click.option(
-    "--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI; the same holds for FILE."
+    "--junit", metavar="FILE", type=_PATH, help="Write the verdict as JUnit XML, for CI; replaces an earlier one only."
 )
 def command(**options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.

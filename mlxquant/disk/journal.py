@@ -103,14 +103,12 @@ class Journal:
 
     def _compare(self, before: Mapping[str, Any] | None, signature: Mapping[str, Any]) -> None:
         if before is None:
-            raise OutputError(
-                f"{self.path}: damaged, so what it belongs to cannot be known; pass --fresh to start over"
-            )
+            raise OutputError(f"{self.path}: damaged, so it cannot be matched to a command; pass --fresh to start over")
         problems = list(differences(before, json.loads(json.dumps(signature))))
         if problems:
             raise OutputError(
                 f"{self.path.parent}: holds the unfinished work of another conversion; it differs in\n"
-                f"{listed(problems)}\nthe command that began it finishes it;"
+                f"{listed(problems)}\nrun the command that began it to finish it;"
                 " --fresh throws it away and starts over with this one"
             )
 
@@ -141,7 +139,7 @@ class RunJournal:
             problems = list(differences(lines[0], signature))
             raise OutputError(
                 f"{path}: holds the unfinished run of another evaluation; it differs in\n{listed(problems)}\n"
-                "the command that began it finishes it; --fresh throws it away and starts over"
+                "run the command that began it to finish it; --fresh throws it away and starts over"
             )
         self.entries: list[dict[str, Any]] = lines[1:]
         if not lines:

@@ -209,7 +209,7 @@ def _alike(documents: Documents, tally: Tally) -> list[str]:
     shared, tokens = shared_tokens(texts), sum(len(d.tokens) for d in texts)
     if shared > _MUCH_SHARED * tokens:
         notes.append(
-            f"{shared / tokens:.0%} of the tokens stand in beginnings that documents share (a system prompt, say):"
+            f"{shared / tokens:.0%} of the tokens stand in prefixes that documents share (a system prompt, say):"
             " intervals take them as independent and are too narrow there"
         )
     return notes

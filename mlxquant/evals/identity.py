@@ -61,8 +61,8 @@ def answers_as(record: Mapping[str, Any]) -> Iterator[str]:
 def _answers_as(side: Mapping[str, Any]) -> Iterator[str]:
     if others := side.get("answers_as"):
         yield (
-            f"{side['name']}: asked for {side['model']}, the server answers as {', '.join(others[:3])}; its figures are"
-            " of what answered, which may be another model"
+            f"{side['name']}: asked for {side['model']}, the server answers as {', '.join(others[:3])}; the figures are"
+            " those of the model that answered, which may be another"
         )
 
 

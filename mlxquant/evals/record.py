@@ -68,7 +68,7 @@ def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Map
         if failed:
             kinds = ", ".join(f"{n} × {kind}" for kind, n in Counter(f["kind"] for f in failed).most_common())
             yield (
-                f"{name}: {len(failed)} of {len(trials)} trials had no answer ({kinds}) and count nowhere:"
+                f"{name}: {len(failed)} of {len(trials)} trials had no answer ({kinds}) and are left out:"
                 f" {failed[0]['message']}"
             )
         if broken := sum(f["kind"] == "truncated" for f in failed):
@@ -85,7 +85,7 @@ def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Map
             )
     settings = record["settings"]
     if settings["trials"] > 1 and not settings["temperature"]:
-        yield "at temperature 0 trials of one item repeat each other; pass^k says what --temperature would vary"
+        yield "at temperature 0 trials of one item repeat each other; give --temperature above 0 for pass^k"
 
 
 def read_eval(path: Path) -> dict[str, Any]:

@@ -142,11 +142,11 @@ class Gathered:
         if any(broken):
             self.ways["leaves calls in the text that its parser did not read"] = None
         elif broken:
-            self.ways["shows nothing of a call that it says was made"] = None
+            self.ways["reports a call that it does not show"] = None
         elif not text.strip() and not calls and reasoning.strip():
             self.ways["shows reasoning and no answer"] = None
         elif not text.strip() and not calls and tokens > 1:
-            self.ways["counts tokens of answers of which it shows nothing"] = None
+            self.ways["counts tokens of answers that it does not show"] = None
 
     def _timing(self, tokens: int | None) -> Timing:
         first = self.first if self.first is not None else (self.ended if tokens == 1 else None)

@@ -161,7 +161,7 @@ def _vision_views(source: Checkpoint, dropped: Collection[str]) -> dict[str, Vie
     for name in seeing:
         placed = tower.place(name)
         if placed is None:
-            strangers.append(f"{weights[name].file}: {name}: mlx-vlm's {model_type} has no place that is known")
+            strangers.append(f"{weights[name].file}: {name}: mlx-vlm's {model_type} has no known place for it")
         else:
             views[placed] = tower.turn(placed, source_view(weights[name]))
     if strangers:

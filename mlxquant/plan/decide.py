@@ -306,7 +306,7 @@ def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, misfi
     """Say which part of a match this model lacks."""
     match, typed = rule.match, rule.origin == SET_ORIGIN
     if rule.optional:
-        misfits.add(rule, "matches nothing in this model, as it may", mistake=False)
+        misfits.add(rule, "matches nothing in this model, which is allowed", mistake=False)
         return
     if _dead_patterns(rule, modules, misfits):
         return
@@ -319,7 +319,7 @@ def _matches_nothing(rule: Rule, modules: Sequence[Module], n_layers: int, misfi
     elif match.layers and not select_layers(match.layers, n_layers):
         text = f"its layers lie outside this model's {n_layers}, 0 to {n_layers - 1}"
     else:
-        text = "no module of this model meets all of it"
+        text = "no module of this model meets all its conditions"
     misfits.add(rule, text, mistake=typed)
 
 

@@ -246,7 +246,7 @@ def _source_notes(source: Checkpoint) -> list[str]:
     stored = source.config.get("quantization_config")
     if source.tensors or not isinstance(stored, dict) or stored.get("quant_method") != "fp8":
         return []
-    return ["config.json says the source is FP8; its bytes are counted at 16 bits here, its headers would tell"]
+    return ["config.json says the source is FP8; its bytes are counted at 16 bits here, the shards' headers would say"]
 
 
 def shares_of(layout: Layout) -> dict[str, tuple[int, int]]:

@@ -63,7 +63,7 @@ def quant_predicate(
 
     def predicate(path: str, module: Any) -> bool | dict[str, Any]:
         if path not in by_path:
-            raise PlanError(f"{path}: recipe {recipe} was laid over a model that has no such module")
+            raise PlanError(f"{path}: recipe {recipe} was planned for a model that has no such module")
         _check_shape(recipe, by_name[path], module)
         chosen = by_path[path].format
         return False if chosen is None or by_name[path].prequantized else chosen.as_dict()
@@ -77,7 +77,7 @@ def _check_shape(recipe: Recipe, expected: Module, module: Any) -> None:
     if weight is not None and not expected.prequantized and tuple(weight.shape) != expected.shape:
         raise PlanError(
             f"{expected.path}: shape {list(expected.shape)} expected, {list(weight.shape)} found; recipe {recipe} was"
-            " laid over another model: read the layout of the one that is converted"
+            " planned for another model: read the layout of the one that is converted"
         )
 
 

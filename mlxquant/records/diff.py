@@ -155,7 +155,7 @@ def _doubts(records: Iterable[Record], names: Iterable[str]) -> Iterator[str]:
         disagreements = record.get("disagreements")
         if isinstance(disagreements, list) and disagreements:
             many = "s" if len(disagreements) > 1 else ""
-            yield f"{name}: {len(disagreements):,} disagreement{many} in this build; `mlxquant audit` tells which"
+            yield f"{name}: {len(disagreements):,} disagreement{many} in this build; `mlxquant audit` lists them"
 
 
 def _minus(b: Any, a: Any) -> Any:

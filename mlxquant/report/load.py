@@ -89,7 +89,7 @@ def since_text(record: Mapping[str, Any]) -> str:
     for t in record["tolerances"]:
         lines.append(filled("tolerance", f"{t['tolerance']}: {name(t)} rests on {t['figures']}"))
     if not record["again"]:
-        lines.append(filled("holds", "nothing must be measured again"))
+        lines.append(filled("holds", "nothing has to be measured again"))
     lines.append(
         filled(
             "note",

@@ -60,8 +60,8 @@ def stated(interval: Interval, confidence: float) -> Interval:
     if again.low is None or again.high is None:
         return again
     if not holds_estimate(again.estimate, again.low, again.high, again.clusters, again.method):
-        why = f"stated at {confidence:.4g} it would not hold its estimate: it does not fit its method, {again.method}"
-        return replace(again, low=None, high=None, reason=why)
+        why = f"stated at {confidence:.4g} the interval would not contain its estimate: it does not fit its method,"
+        return replace(again, low=None, high=None, reason=f"{why} {again.method}")
     return again
 
 

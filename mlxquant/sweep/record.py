@@ -129,7 +129,7 @@ def _explained(check: Check, sides: Sequence[tuple[Evidence, MeasuredSide]], evi
         and t.record in (None, e.kind)
         and any(f.metric in names for side in e.candidates for f in side.figures)
     ]
-    return replace(check, reason=f"measured in {files[0]}, but not of this candidate") if files else check
+    return replace(check, reason=f"measured in {files[0]}, but not for this candidate") if files else check
 
 
 def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[Evidence, MeasuredSide]]]) -> list[str]:

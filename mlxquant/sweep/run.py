@@ -62,7 +62,7 @@ def load_trials(words: Sequence[str], **overrides: Any) -> tuple[list[Trial], li
         recipe = load_variation(word, **overrides)
         name = name_of(word, recipe)
         if (same := trials.get(recipe.sha256)) is not None:
-            notes.append(f"{name} decides the same as {same.name} and was not tried again")
+            notes.append(f"{name} gives the same formats as {same.name} and was not tried again")
         else:
             trials[recipe.sha256] = Trial(name, recipe)
     return list(trials.values()), notes

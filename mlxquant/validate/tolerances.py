@@ -209,7 +209,7 @@ def _limits(entry: Mapping[str, Any], where: str, problems: list[str]) -> tuple[
         ends.append(None if value is None else float(value))
     low, high = ends
     if low is not None and high is not None and low > high:
-        problems.append(f"{where}: from {low:g} to {high:g} lies nothing")
+        problems.append(f"{where}: from {low:g} to {high:g} no value lies")
     return kinds[0], low, high
 
 

@@ -149,7 +149,7 @@ def test_a_server_that_answers_as_another_model_is_told_in_the_record():
     with server(other) as running:
         record = Bench([model(running)], BenchSettings(prompts=(), generate=(2,), repetitions=1), served=True).run()
     assert record["builds"][0]["answers_as"] == ["totally-other"]
-    assert any(n.startswith("tiny: the server answers as totally-other; its figures") for n in record["notes"])
+    assert any(n.startswith("tiny: the server answers as totally-other; the figures") for n in record["notes"])
 
 
 # --- answers that are none ---

@@ -58,7 +58,7 @@ def test_fused_projections_are_counted_once_and_named(build: Path, whole: Path) 
     fused = read.stored[f"{EXPERTS}.gate_up_proj"]
     assert (fused.format, fused.module.role, fused.fused) == (Format(4, 64), "expert", True)
     assert f"{EXPERTS}.gate_proj" not in read.stored
-    assert any("hold several of mlx-lm's in one" in note for note in read.notes)
+    assert any("hold several of mlx-lm's tensors in one" in note for note in read.notes)
     text, left_out = recipe_of_build(build, "again", "")
     assert "model.layers.*.mlp.switch_mlp.gate_up_proj (4)" in left_out
     assert text.startswith("# left out")

@@ -97,7 +97,7 @@ def test_a_confidence_is_that_of_all_intervals(url):
         (("--chat-template-args", "[1]"), "a JSON object expected"),
         (("--trials", "0"), "--trials: 0 is less than 1"),
         (("--candidate-key-env", "NOT_SET_ANYWHERE"), "that variable is not set"),
-        (("--candidate-model", "a", "--candidate-model", "b"), "not so many candidates"),
+        (("--candidate-model", "a", "--candidate-model", "b"), "more of these than candidates that are servers"),
         (("--baseline-build", "nowhere"), "nowhere: no such folder"),
     ],
 )
@@ -195,8 +195,8 @@ def test_a_server_that_answers_as_another_model_is_told_in_the_record_and_on_std
     result = run(*words, "--json", "-o", tmp_path / "e.json")
     record = json.loads((tmp_path / "e.json").read_text())
     assert record["candidates"][0]["answers_as"] == ["oracle"] and "answers_as" not in record["baseline"]
-    told = "totally-other: asked for totally-other, the server answers as oracle; its figures are of what answered"
-    assert told in result.stderr and any(note.startswith(told) for note in record["notes"])
+    warning = "totally-other: asked for totally-other, the server answers as oracle; the figures are those of the model"
+    assert warning in result.stderr and any(note.startswith(warning) for note in record["notes"])
 
 
 def test_what_a_server_does_otherwise_is_counted_in_the_record(tmp_path):

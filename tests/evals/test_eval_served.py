@@ -224,11 +224,11 @@ def test_reasoning_in_the_text_is_taken_out_and_named(content, text, reasoning):
 
 def test_an_answer_of_which_nothing_is_shown_is_named():
     ways = asked(chunk({"role": "assistant"}), chunk({}, "stop"), counted(completion=8), DONE)[0].ways
-    assert ways == ("counts tokens of answers of which it shows nothing",)
+    assert ways == ("counts tokens of answers that it does not show",)
     assert asked(chunk({}, "stop"), counted(completion=1), DONE)[0].ways == ()
     ways = asked(chunk({"reasoning_content": "42", "content": None}), chunk({}, "stop"), counted(), DONE)[0].ways
     assert ways == ("shows reasoning and no answer",)
-    assert asked(chunk({}, "tool_calls"), counted(), DONE)[0].ways == ("shows nothing of a call that it says was made",)
+    assert asked(chunk({}, "tool_calls"), counted(), DONE)[0].ways == ("reports a call that it does not show",)
 
 
 def test_more_calls_than_anyone_makes_are_no_answer():

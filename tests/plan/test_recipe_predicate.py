@@ -106,7 +106,7 @@ def test_a_recipe_answers_as_a_quant_predicate() -> None:
 
 
 def test_a_quant_predicate_refuses_another_models_modules() -> None:
-    with pytest.raises(PlanError, match="elsewhere: recipe gates-8bit was laid over a model that has no such module"):
+    with pytest.raises(PlanError, match="elsewhere: recipe gates-8bit was planned for a model that has no such module"):
         quant_predicate(load_recipe("gates-8bit"), tiny(), n_layers=2)("elsewhere", None)
 
 

@@ -73,7 +73,7 @@ def test_several_group_sizes_multiply_and_one_does_not_stand_in_names():
 def test_recipes_that_decide_the_same_are_tried_once_and_that_is_said():
     trials, notes = load_trials(["uniform-8bit:bits=8", "uniform-8bit", "uniform-8bit:bits=4"], group_size=64)
     assert [t.name for t in trials] == ["uniform-8bit:bits=8", "uniform-8bit:bits=4"]
-    assert notes == ["uniform-8bit decides the same as uniform-8bit:bits=8 and was not tried again"]
+    assert notes == ["uniform-8bit gives the same formats as uniform-8bit:bits=8 and was not tried again"]
 
 
 # --- families ---
@@ -274,7 +274,7 @@ def test_an_evaluation_counts_for_the_candidate_of_its_name_or_of_its_recipe_s_h
     assert statuses["gates-8bit:bits=4", "right_call"] == "FAIL"
     assert statuses["gates-8bit:bits=5", "right_call"] == "MISSING"
     reasons = [c["reason"] for c in record["checks"] if c["status"] == "MISSING"]
-    assert reasons == ["measured in r1.json, but not of this candidate"]
+    assert reasons == ["measured in r1.json, but not for this candidate"]
     assert record["recommendation"]["name"] is None
     by_name = played(five["name"], 0.0, sha=five["recipe"]["sha256"])
     assert judged(tmp_path, comparison(five, four), by_name, gate=CALLS)["recommendation"]["name"] == five["name"]

@@ -79,7 +79,7 @@ def test_init_writes_the_file_once(tmp_path: Path) -> None:
         ("[[tolerance]]\nmax = 1", ["metric is missing; valid: kl_nats"]),
         ('[[tolerance]]\nmetric = "pass"', ["no limit"]),
         (GOOD + "max_difference = 1", ["limits of several kinds"]),
-        (GOOD + "min = 1", ["from 1 to 0.02 lies nothing"]),
+        (GOOD + "min = 1", ["from 1 to 0.02 no value lies"]),
         (GOOD.replace("0.02", '"0.02"'), ["max is '0.02', a number expected"]),
         (GOOD.replace("0.02", "true"), ["max is True, a number expected"]),
         (GOOD.replace("0.02", "inf"), ["which limits nothing"]),
@@ -232,7 +232,7 @@ def here(**changed: Any) -> dict[str, Any]:
 def test_since_an_unchanged_stack_nothing_must_be_measured_again(tmp_path: Path) -> None:
     (path,) = write(tmp_path, mlxquant={"schema": "mlxquant.manifest/1", **here()})
     done = run("--since", tmp_path)
-    assert done.exit_code == 0 and "nothing must be measured again" in done.stdout
+    assert done.exit_code == 0 and "nothing has to be measured again" in done.stdout
     assert run("--since", path).exit_code == 0
 
 

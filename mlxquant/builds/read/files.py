@@ -58,7 +58,7 @@ def read_files(folder: Path) -> Files:
     if (folder / INDEX).is_file():
         index = _read_index(folder, disagreements)
     else:
-        notes.append(f"{INDEX}: not there; mlx-lm does without, other tools may not")
+        notes.append(f"{INDEX}: missing; mlx-lm loads the build without it, other tools may not")
     if index is not None:
         disagreements += _against_index(index, tensors, set(names))
     checkpoint = Checkpoint(folder.name or str(folder), folder, config, tensors, sizes)
@@ -78,7 +78,9 @@ def _read_shards(folder: Path, names: list[str], disagreements: list[str]) -> tu
         for tensor in header:
             if tensor.name in tensors:
                 where = tensors[tensor.name].file
-                disagreements.append(f"{tensor.name}: stands in {where} and in {name}; which one loads is chance")
+                disagreements.append(
+                    f"{tensor.name}: stands in {where} and in {name}; which one is loaded is undefined"
+                )
             tensors[tensor.name] = tensor
     if problems:
         raise BuildError(listed(problems))

@@ -66,7 +66,7 @@ def packed_format(shape: Sequence[int], views: Mapping[str, View]) -> Format | s
     bits, group = 32 * words // width, width // groups
     if SAFETENSORS_DTYPES[scales.dtype] in FLOATS:
         if biases is None or biases.shape != scales.shape or biases.dtype != scales.dtype:
-            return f"{seen}: affine biases like the scales expected, {shown(biases)} found"
+            return f"{seen}: affine biases of the scales' shape and dtype expected, {shown(biases)} found"
         fmt = Format(bits, group)
         return f"{seen}: {problem}" if (problem := fmt.problem()) else fmt
     named = next((m for m, (g, b) in MODES.items() if m != "affine" and (bits, group) == (b[0], g[0])), None)

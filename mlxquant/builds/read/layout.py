@@ -249,7 +249,7 @@ def _computed_note(stored: Sequence[Stored], checkpoint: Checkpoint) -> list[str
     first = stored[0]
     note = (
         f"{counted(len(stored), 'module')} are computed by mlx-lm each time it loads the build, from tensors of an"
-        f" older layout (the first: {first.module.path} from {some(first.origins, 1)}); listed is what it makes"
+        f" older layout (the first: {first.module.path} from {some(first.origins, 1)}); listed is the result"
     )
     names = {name for s in stored for view in s.views.values() for name in tensors_of(view)}
     loaded, held = sum(s.nbytes for s in stored), sum(checkpoint.tensors[name].nbytes for name in names)
@@ -262,7 +262,7 @@ def _fused_note(stored: Sequence[Stored]) -> list[str]:
     if not fused:
         return []
     return [
-        f"{counted(len(fused), 'module')} hold several of mlx-lm's in one, which its class does not take apart:"
+        f"{counted(len(fused), 'module')} each hold several of mlx-lm's tensors in one, which its class does not split:"
         f" {some(fused, 3)}"
     ]
 

@@ -155,7 +155,7 @@ class Partial:
         disk.flush_folder(self.build)
         if os.path.lexists(self.out):
             raise OutputError(
-                f"{self.out}: somebody else made it meanwhile; the finished build is kept in {self.folder}:"
+                f"{self.out}: another process made it meanwhile; the finished build is kept in {self.folder}:"
                 " move that OUT away and run the same command again"
             )
         disk.rename(self.build, self.out)

@@ -166,7 +166,7 @@ def _check_out(partial: Partial, work: Work) -> None:
     folder = work.source.folder
     if folder is not None and parent.resolve().is_relative_to(folder.resolve()):
         raise OutputError(
-            f"{out}: lies in the checkpoint's own folder, and would be taken along by whoever copies or uploads that;"
+            f"{out}: lies in the checkpoint's own folder, so copying or uploading that would include it;"
             " choose a folder beside it"
         )
     if folder is not None:

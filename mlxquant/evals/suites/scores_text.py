@@ -94,7 +94,7 @@ def number(spec: Mapping[str, Any], reply: Reply, _tools: Any = ()) -> Score:
         return verdict(False, f"no number in {said(reply.text)}")
     last = (numbers[0] if text is not reply.text else numbers[-1]).replace(",", "").replace("−", "-")
     if len(last) > _LONGEST:
-        return verdict(False, f"{said(last)} is no number that anyone asked for")
+        return verdict(False, f"{said(last)} is not a number that was asked for")
     answer = Decimal(last)
     off = abs(answer - Decimal(str(spec["answer"])))
     return verdict(off <= Decimal(str(spec.get("tolerance", 0))), f"{spec['answer']} expected, {answer} found")

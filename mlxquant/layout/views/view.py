@@ -36,7 +36,7 @@ from .strided import Strided
 # --- array like ---
 
 
-NO_VALUE = "the value of a weight decides what sanitize does, which headers cannot tell"
+NO_VALUE = "what sanitize does depends on a weight's value, which headers do not hold"
 
 
 class ArrayLike(ABC):

@@ -320,6 +320,6 @@ def _unsupported(recipe: Recipe) -> list[Fault]:
             faults.append(Fault(rule.place, f"use = {rule.use!r} needs a default; give [quantize] bits"))
         elif not rule.use and (problem := (own := rule.format(recipe.default)).problem()):
             meant = not rule.mode and replace(own, mode="affine").problem() is None
-            hint = "; the rule leaves its mode to the default, which may not be what it means" if meant else ""
+            hint = "; the rule names no mode, so the default's holds, which may not be meant" if meant else ""
             faults.append(Fault(rule.place, f"{problem}{hint}"))
     return faults

@@ -360,7 +360,7 @@ def parse_set(text: str, *, index: int, problems: list[str]) -> Rule | None:
     action: dict[str, Any] = {}
     for key, values in _pairs(action_text, where, mistakes, flags=("keep", "optional")):
         if key in ("match", "reason"):
-            mistakes.append(f"{where}: {key} cannot stand behind the colon")
+            mistakes.append(f"{where}: {key} cannot stand after the colon")
         words = [_value(word) for word in values]
         action[key] = words[0] if len(words) == 1 else words
     if mistakes:

@@ -237,7 +237,7 @@ def _dialogue(messages: Any, place: str, problems: list[str]) -> tuple[int | Non
 def _whole(table: Mapping[str, Any], key: str, place: str, problems: list[str]) -> int | None:
     value = table.get(key)
     if value is not None and type(value) is not int:
-        problems.append(f"{place}: {key} is {_shown(value)}, a whole number expected; taken as not told")
+        problems.append(f"{place}: {key} is {_shown(value)}, a whole number expected; taken as not recorded")
         return None
     return value
 
@@ -245,7 +245,7 @@ def _whole(table: Mapping[str, Any], key: str, place: str, problems: list[str]) 
 def _text(table: Mapping[str, Any], key: str, place: str, problems: list[str]) -> str | None:
     value = table.get(key)
     if value is not None and type(value) is not str:
-        problems.append(f"{place}: {key} is {_shown(value)}, a text expected; taken as not told")
+        problems.append(f"{place}: {key} is {_shown(value)}, a text expected; taken as not recorded")
         return None
     return value
 

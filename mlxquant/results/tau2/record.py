@@ -95,7 +95,7 @@ def _pair_notes(first: Results, other: Results, pairing: Pairing) -> Iterator[st
     for key in _SAME:
         a, b = first.about.get(key), other.about.get(key)
         if a is not None and b is not None and a != b:
-            yield f"{first.name} and {other.name} differ in {key}: {a} and {b}; the difference is of that too"
+            yield f"{first.name} and {other.name} differ in {key}: {a} and {b}; the difference may come from that too"
     if not pairing.shared_tasks:
         yield f"{first.name} and {other.name} share no task: no difference can be told"
     elif not pairing.pairs:

@@ -249,7 +249,7 @@ class Arriving:
         free = disk.free_bytes(self._folder)
         if room > free:
             raise OutputError(
-                f"{self._folder}: shards on their way and hidden states take up to {show_bytes(room)};"
+                f"{self._folder}: shards being downloaded and hidden states take up to {show_bytes(room)};"
                 f" {show_bytes(free)} are free there; choose a work folder on another disk"
             )
         self._reader.start(self._folder / FOLDER, range(first))

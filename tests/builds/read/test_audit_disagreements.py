@@ -168,7 +168,7 @@ def test_an_index_that_cannot_be_used_is_said(build, text, message):
 def test_a_build_without_an_index_is_only_noted(build):
     (build / INDEX).unlink()
     assert disagreements(build) == []
-    assert any("mlx-lm does without" in note for note in read_build(build).notes)
+    assert any("mlx-lm loads the build without it" in note for note in read_build(build).notes)
 
 
 def test_a_shard_that_is_not_in_the_index_is_caught(build):
@@ -195,7 +195,7 @@ def test_a_missing_tensor_is_named(build, index):
         ("weight", f"{HEAD}.weight: not in the shards"),
         ("scales", f"{HEAD}: weight U32 [512, 16] without scales, where a matrix [512, 128] is expected"),
         ("biases", f"{HEAD}: weight U32 [512, 16] and scales BF16 [512, 2] for a matrix [512, 128]: affine biases"
-                   " like the scales expected, none found"),
+                   " of the scales' shape and dtype expected, none found"),
     ],
 )  # fmt: skip
 def test_a_quantized_module_that_lacks_a_part_is_named(build, part, message):
@@ -240,7 +240,8 @@ def test_packed_shapes_that_fit_no_format_are_named(build, words, groups, dtype,
 
 def test_biases_of_another_dtype_than_the_scales_are_caught(build):
     edit_tensors(build, lambda t: t.update({f"{HEAD}.biases": ("F32", [512, 2], bytes(4096))}))
-    assert any("affine biases like the scales expected, F32 [512, 2] found" in d for d in disagreements(build))
+    expected = "affine biases of the scales' shape and dtype expected, F32 [512, 2] found"
+    assert any(expected in d for d in disagreements(build))
 
 
 def test_scales_of_another_dtype_than_the_config_names_are_noted(build):

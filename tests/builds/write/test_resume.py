@@ -172,7 +172,7 @@ def test_a_recipe_file_that_was_changed_is_told_as_one_and_not_by_its_hashes(sou
     assert worded.splitlines()[1:-1] == [
         "  recipe: mine was worded otherwise then (name, summary, reasons), with the same rules"
     ]
-    assert "the command that began it finishes it; --fresh" in other
+    assert "run the command that began it to finish it; --fresh" in other
 
 
 def test_every_option_that_changes_a_byte_is_part_of_the_signature(source, out):
@@ -319,7 +319,7 @@ def test_an_out_that_appears_meanwhile_is_left_alone_and_the_work_is_kept(source
             out.mkdir()
 
     with hooked(appear):
-        assert "somebody else made it meanwhile" in refusal(source, out)
+        assert "another process made it meanwhile" in refusal(source, out)
     assert list(out.iterdir()) == []
     out.rmdir()
     build(source, out)

@@ -204,7 +204,7 @@ def test_a_view_made_on_one_thread_has_values_on_another():
     ],
 )
 def test_what_needs_a_value_is_refused(needs):
-    with pytest.raises(TypeError, match="the value of a weight decides what sanitize does, which headers cannot tell"):
+    with pytest.raises(TypeError, match="what sanitize does depends on a weight's value, which headers do not hold"):
         recorded(needs, A)
 
 

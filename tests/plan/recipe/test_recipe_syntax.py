@@ -259,7 +259,7 @@ def test_set_reads(text: str, match: dict[str, object], action: dict[str, object
         ("role=attention:bits=6,bits=4", "bits is given twice"),
         ("role=attention,role=expert:keep", "role is given twice"),
         ("role=attention:mode=mxfp4,bits=8", "mode mxfp4 has 4 bits, not 8"),
-        ("role=attention:keep,reason=x", "reason cannot stand behind the colon"),
+        ("role=attention:keep,reason=x", "reason cannot stand after the colon"),
         ("layers=x:keep", "'x' is not a layer"),
     ],
 )
@@ -321,7 +321,7 @@ def test_the_issues_recipes_are_shipped() -> None:
 
 
 def test_the_mode_is_doubted_only_where_another_would_do() -> None:
-    doubt = "leaves its mode to the default"
+    doubt = "the rule names no mode"
     with pytest.raises(RecipeError, match=doubt):
         load_recipe("uniform-8bit", mode="mxfp4", sets=["role=lm_head:bits=8,group_size=64"])
     with pytest.raises(RecipeError) as caught:
