@@ -53,7 +53,7 @@ SLOW = pytest.mark.slow
 FALLING = [(dtype, bits) for dtype in DTYPES for bits in MODES["affine"][1]]
 
 
-@pytest.mark.parametrize("fmt", often(AFFINE[::4], Format(3, 64), Format(8, 64)), ids=str)
+@pytest.mark.parametrize("fmt", often(AFFINE[::4], Format(3, 64)), ids=str)
 @settings(max_examples=15)
 @given(names=styles, seed=seeds)
 def test_no_group_is_worse_than_rounded(fmt, names, seed):
@@ -64,7 +64,7 @@ def test_no_group_is_worse_than_rounded(fmt, names, seed):
     assert (searched <= rounded * (1 + 1e-4) + 1e-36)[np.isfinite(rounded)].all()
 
 
-@pytest.mark.parametrize(("dtype", "bits"), often(FALLING, ("BF16", 3), ("BF16", 8), ("F16", 4)))
+@pytest.mark.parametrize(("dtype", "bits"), often(FALLING, ("BF16", 3), ("F16", 4)))
 def test_errors_of_ordinary_weights_fall(dtype, bits):
     values, fmt = model_block(dtype, 32), Format(bits, 64)
     rounded, searched = (
