@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One chip, in one of its sizes. `tflops_fp32` is None where nobody seems to know."""
+    """One chip, in one of its sizes. `tflops_fp32` is None where no source states it."""
 
     name: str
     gpu_cores: int

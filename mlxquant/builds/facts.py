@@ -107,7 +107,7 @@ class Traffic:
         return read + sum(nbytes * (1 - (1 - k / n) ** tokens) for nbytes, k, n in self.experts)
 
     def cache_bytes(self, depth: int) -> int | None:
-        """Bytes of the cache that decoding at this depth reads, for one sequence; None where nobody tells."""
+        """Bytes of the cache that decoding at this depth reads, for one sequence; None where it is unknown."""
         if self.cache is None:
             return None
         return sum(

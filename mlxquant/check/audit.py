@@ -165,7 +165,7 @@ def _inferred(build: Build, stored: Stored) -> Decision:
 
 
 def _why_not_kept(build: Build, stored: Stored) -> str:
-    """Why a module is as it is, where nobody chose to keep it; empty where it could have been quantized and is not."""
+    """Why a module is as it is, where no rule chose to keep it; empty where it could have been quantized and is not."""
     module, claims = stored.module, build.claims
     rule = module.model_rule
     if stored.trouble:

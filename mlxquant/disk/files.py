@@ -156,7 +156,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool) -> None:
 
 
 def open_new(folder: Path) -> tuple[int, Path]:
-    """Create a file in `folder` under a name that nobody else holds; gives its handle and its path."""
+    """Create a file in `folder` under a name that is not taken; gives its handle and its path."""
     path = folder / f".mlxquant-{secrets.token_hex(16)}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     return _guard("open", path, lambda: os.open(path, flags, 0o666)), path

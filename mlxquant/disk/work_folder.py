@@ -199,7 +199,7 @@ class WorkFolder:
         return entry in folders and not (self.path / entry).is_symlink() and (self.path / entry).is_dir()
 
     def _is_litter(self, entry: str) -> bool:
-        """Whether an entry is what Finder left, or a marker that a crash let nobody finish."""
+        """Whether an entry is what Finder left, or a marker that a crash left unfinished."""
         path = self.path / entry
         return path.name == LITTER or ("/" not in entry and _is_unfinished_marker(path))
 

@@ -216,7 +216,7 @@ def _alike(documents: Documents, tally: Tally) -> list[str]:
 
 
 def _unseen_margins(tally: Tally) -> list[str]:
-    """Say which routers show no logits, so that nobody takes an absent margin for a safe one."""
+    """Say which routers show no logits, so that an absent margin is not taken for a safe one."""
     routed = [layer for layer, sums in tally.layer_sums(0, ACCUMULATED).items() if sums[:, _ROUTED].any()]
     hidden = [layer for layer in routed if layer not in tally.margins()]
     if not hidden:

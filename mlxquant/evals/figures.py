@@ -267,7 +267,7 @@ def _failures(trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
 
 
 def totals(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Requests, repeats after transport errors, tokens and seconds of a side; None for tokens nobody counted."""
+    """Requests, repeats after transport errors, tokens and seconds of a side; None for tokens that were not counted."""
     requests = [r for t in trials for r in t["requests"]]
     counts = {key: [r[key] for r in requests if r[key] is not None] for key in _TOKENS}
     return {

@@ -168,7 +168,7 @@ class Played:
 
 
 class Ask(Protocol):
-    """Asks the side that is being played. Raises MeasurementError where no answer could be had."""
+    """Asks the side that is being played. Raises MeasurementError where there is no answer."""
 
     def __call__(
         self,

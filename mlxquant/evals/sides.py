@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a side is. `facts` are a build's, as bench records have them; empty where nobody told.
+    """What a side is. `facts` are a build's, as bench records have them; empty where unknown.
 
     `provider` is OpenTelemetry's gen_ai.provider.name; `address` and `port` are None in this process.
     `place` is where it is, so that one of the same place is known: a folder, or a server and its model.

@@ -26,7 +26,7 @@ _KL, _TOP = "kl_nats", "same_top"
 class SweepPoint:
     """One candidate of a comparison: its size and what it costs. `kl` and `same_top` are measurements.
 
-    `active` are the bytes that are read for one token; None where nobody counted them.
+    `active` are the bytes that are read for one token; None where they are unknown.
     """
 
     name: str

@@ -52,7 +52,7 @@ UNQUANTIZED = "unquantized"
 
 
 def load_trials(words: Sequence[str], **overrides: Any) -> tuple[list[Trial], list[str]]:
-    """Load recipes (see `variations`); of those that decide the same the first is kept, and a note tells of the others.
+    """Load recipes (see `variations`); of those that decide the same the first is kept, and a note names the others.
 
     Raises RecipeError.
     """

@@ -159,7 +159,7 @@ def _status(t: Tolerance, i: Interval, low: float | None, high: float | None) ->
 def _needed(i: Interval, low: float | None, high: float | None, confidence: float) -> int | None:
     """Clusters to add. An estimate within must get clear of every end that its interval holds, one outside of its own.
 
-    None where nobody can say, as for an estimate on the end itself.
+    None where it cannot be said, as for an estimate on the end itself.
     """
     if low is not None and i.estimate < low:
         return _to_clear(i, low, confidence)

@@ -205,7 +205,7 @@ class Pairing:
 
 
 def pair(baseline: Results, candidate: Results, dropped: Collection[str]) -> Pairing:
-    """Find the trials that both files have evaluated; trials without a number are nobody's pair."""
+    """Find the trials that both files have evaluated; trials without a number are not paired."""
     mine, theirs = (_trials(results.evaluated(dropped)) for results in (baseline, candidate))
     shared = [key for key in mine if key in theirs]
     tasks = [{s.task for s in results.evaluated(dropped)} for results in (baseline, candidate)]

@@ -181,7 +181,7 @@ class _Request(threading.Thread):
         self.start()
 
     def abandon(self) -> None:
-        """Let the thread end when it next has something: nobody waits for it any more."""
+        """Let the thread end when it next has something: nothing waits for it any more."""
         self._abandoned.set()
 
     def run(self) -> None:

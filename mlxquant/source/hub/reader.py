@@ -260,6 +260,6 @@ class Arriving:
             self._reader.release(step)
 
     def stop(self) -> None:
-        """End downloads that nobody waits for any more."""
+        """End downloads that nothing waits for any more."""
         if self._reader is not None:
             self._reader.close()
