@@ -106,8 +106,8 @@ def test_a_file_that_is_there_is_not_replaced(inputs: dict[str, Path], tmp_path:
         out = tmp_path / f"{number}"
         out.write_text(text)
         before = contents(tmp_path)
-        said = refused(run(command, inputs, out), 3)
-        assert "already exists" in said or "is no trace" in said
+        message = refused(run(command, inputs, out), 3)
+        assert "already exists" in message or "is no trace" in message
         assert contents(tmp_path) == before
 
 

@@ -39,9 +39,9 @@ def test_labels_are_llama_benchs():
 def test_all_that_is_wrong_with_settings_is_told_at_once():
     with pytest.raises(UsageError) as error:
         BenchSettings(prompts=(0,), generate=(0,), repetitions=0, batch=0, delay_s=-1)
-    told = str(error.value)
-    assert all(f"{option}:" in told for option in ("-r", "-b", "--delay"))
-    assert "nothing to measure" in told
+    message = str(error.value)
+    assert all(f"{option}:" in message for option in ("-r", "-b", "--delay"))
+    assert "nothing to measure" in message
 
 
 def test_numbers_come_with_commas():

@@ -94,7 +94,7 @@ def test_a_build_is_predicted_without_a_recipe_for_any_bandwidth(llama):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((), "nothing to measure: give the folder of a build"),
         (("x", "--csv", "--sql"), "one of --md, --csv, --json, --jsonl, --sql at a time"),
@@ -112,10 +112,10 @@ def test_a_build_is_predicted_without_a_recipe_for_any_bandwidth(llama):
         (("x", "--bandwidth", "-1"), "--bandwidth"),
     ],
 )
-def test_a_request_that_cannot_mean_anything_is_refused(arguments, told):
+def test_a_request_that_cannot_mean_anything_is_refused(arguments, message):
     run = bench(*arguments)
     assert run.exit_code in (2, 3)
-    assert told in run.stderr
+    assert message in run.stderr
 
 
 def test_an_unknown_chip_is_told_with_the_known_ones(llama):

@@ -66,7 +66,7 @@ def test_a_record_is_read_back_as_it_was_written(record, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"schema": "mlxquant.plan/1"}, "a record of bench expected, schema 'mlxquant.plan/1' found"),
         ({"samples": None}, "samples: a list expected, null found"),
@@ -86,12 +86,12 @@ def test_a_record_is_read_back_as_it_was_written(record, tmp_path):
         ({"settings": {}}, "settings.batch: a whole number expected, nothing found"),
     ],
 )
-def test_a_damaged_record_is_refused_with_the_reason(record, tmp_path, change, told):
+def test_a_damaged_record_is_refused_with_the_reason(record, tmp_path, change, message):
     path = tmp_path / "bench.json"
     path.write_text(record_text({**record, **change}))
     with pytest.raises(RecordError) as error:
         read_bench(path)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_records_of_one_machine_are_pooled_round_after_round(record):
@@ -105,7 +105,7 @@ def test_records_of_one_machine_are_pooled_round_after_round(record):
 
 
 @pytest.mark.parametrize(
-    ("machine", "told"),
+    ("machine", "message"),
     [
         ({"chip": "Apple M4 Max"}, "machine, chip: Apple M3 Ultra and Apple M4 Max"),
         ({"gpu_cores": 60}, "machine, gpu_cores: 80 and 60"),
@@ -113,11 +113,11 @@ def test_records_of_one_machine_are_pooled_round_after_round(record):
         ({"unknown": "the server's"}, "machine: the server's"),
     ],
 )
-def test_records_of_two_machines_never_meet_in_one_ratio(record, machine, told):
+def test_records_of_two_machines_never_meet_in_one_ratio(record, machine, message):
     other = record_of({b["name"]: {"pp512": BASE} for b in record["builds"]}, **machine)
     with pytest.raises(RecordError, match="must not be merged into one ratio") as error:
         pool([record, other], ["a.json", "b.json"])
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_other_versions_settings_or_builds_are_not_pooled_either(record):
@@ -126,10 +126,10 @@ def test_other_versions_settings_or_builds_are_not_pooled_either(record):
     other["settings"]["batch"] = 4
     with pytest.raises(RecordError) as error:
         pool([record, other], ["a.json", "b.json"])
-    told = str(error.value)
-    assert "version of mlx: 0.32.4 and 0.33.0" in told
-    assert "settings, batch: 1 and 4" in told
-    assert "are not the same builds in the same order" in told
+    message = str(error.value)
+    assert "version of mlx: 0.32.4 and 0.33.0" in message
+    assert "settings, batch: 1 and 4" in message
+    assert "are not the same builds in the same order" in message
 
 
 def test_a_record_given_twice_counts_once(record):

@@ -156,7 +156,7 @@ def test_a_server_that_answers_as_another_model_is_told_in_the_record():
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "told"),
+    ("answer", "kind", "message"),
     [
         ([b"HTTP/1.1 404 Not Found\r\nContent-Length: 36\r\n\r\n" + b'{"error": {"message": "no such one"}}'[:36]],
          "http", "status 404 Not Found"),
@@ -172,11 +172,11 @@ def test_a_server_that_answers_as_another_model_is_told_in_the_record():
         ([], "truncated", "closed the connection"),
     ],
 )  # fmt: skip
-def test_what_is_no_answer_is_told_and_gives_no_figure(answer, kind, told):
+def test_what_is_no_answer_is_told_and_gives_no_figure(answer, kind, message):
     with server(answer) as running, pytest.raises(StreamError) as error:
         stream(address(running), "/completions", {})
     assert error.value.kind == kind
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_refused_connection_is_told():
@@ -252,15 +252,15 @@ def test_notes_tell_of_short_answers_merged_pieces_and_odd_prompts():
 
 
 @pytest.mark.parametrize(
-    ("settings", "builds", "models", "told"),
+    ("settings", "builds", "models", "message"),
     [
         (BenchSettings(), ("a",), ("m",), "measured apart"),
         (BenchSettings(), (), (), "--model NAME"),
         (BenchSettings(batch=2), (), ("m",), "-b: several"),
     ],
 )
-def test_what_a_server_cannot_be_asked_is_refused(settings, builds, models, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_a_server_cannot_be_asked_is_refused(settings, builds, models, message):
+    with pytest.raises(UsageError, match=message):
         check_endpoint(settings, builds, models)
 
 

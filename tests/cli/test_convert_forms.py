@@ -39,21 +39,21 @@ def run(*words: str) -> Result:
 
 
 def test_several_recipes_are_as_many_builds_in_out(folder):
-    made = run("source", "-r", "gates-8bit", "-r", "gates-8bit:bits=4", *GROUP, "-o", "builds")
-    assert made.exit_code == 0, made.stderr
-    assert [line.split(": ")[0] for line in made.stdout.splitlines()] == [
+    done = run("source", "-r", "gates-8bit", "-r", "gates-8bit:bits=4", *GROUP, "-o", "builds")
+    assert done.exit_code == 0, done.stderr
+    assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [
         "builds/gates-8bit", "builds/gates-8bit:bits=4",
     ]  # fmt: skip
-    assert "mlxquant: builds/gates-8bit: " in made.stderr  # what the plan says, before the work begins
-    assert made.stderr.index("mlxquant: builds/gates-8bit: ") < made.stderr.index("mlxquant: reads ")
-    assert "mlxquant diff builds/gates-8bit builds/gates-8bit:bits=4\n" in made.stderr
+    assert "mlxquant: builds/gates-8bit: " in done.stderr  # what the plan says, before the work begins
+    assert done.stderr.index("mlxquant: builds/gates-8bit: ") < done.stderr.index("mlxquant: reads ")
+    assert "mlxquant diff builds/gates-8bit builds/gates-8bit:bits=4\n" in done.stderr
     assert run("source", "-r", "gates-8bit", *GROUP, "--bits", "4", "-o", "alone").exit_code == 0
     assert contents(folder / "alone") == contents(folder / "builds" / "gates-8bit:bits=4")
 
 
 def test_json_of_several_builds_is_one_list(folder):
-    made = run("source", "-r", "uniform-8bit", "-r", "gates-8bit", *GROUP, "--unaligned", "keep", "-o", "b", "--json")
-    assert [m["recipe"]["name"] for m in json.loads(made.stdout)] == ["uniform-8bit", "gates-8bit"]
+    done = run("source", "-r", "uniform-8bit", "-r", "gates-8bit", *GROUP, "--unaligned", "keep", "-o", "b", "--json")
+    assert [m["recipe"]["name"] for m in json.loads(done.stdout)] == ["uniform-8bit", "gates-8bit"]
 
 
 def test_the_same_recipe_twice_is_refused(folder):
@@ -74,12 +74,12 @@ def test_the_same_recipe_twice_is_refused(folder):
     ],
 )
 def test_lm_studio_finds_the_build_in_its_folder(folder, word, place):
-    made = run("source", "-r", "gates-8bit", *GROUP, "--to", "lmstudio", *(("-o", word) if word else ()))
-    assert made.exit_code == 0, made.stderr
+    done = run("source", "-r", "gates-8bit", *GROUP, "--to", "lmstudio", *(("-o", word) if word else ()))
+    assert done.exit_code == 0, done.stderr
     out = folder / "home" / ".lmstudio" / "models" / place
     assert (out / "config.json").is_file()
     assert [p.name for p in out.parent.iterdir()] == [out.name]
-    assert made.stderr.splitlines()[-1] == f"      LM Studio: My Models, {out.name}; or lms load {place}"
+    assert done.stderr.splitlines()[-1] == f"      LM Studio: My Models, {out.name}; or lms load {place}"
     again = run("source", "-r", "gates-8bit", *GROUP, "--to", "lmstudio", *(("-o", word) if word else ()))
     assert (again.exit_code, "exists already" in again.stderr) == (3, True)
 
@@ -143,8 +143,8 @@ def test_mlx_lms_own_command_line_gives_mlx_lms_bytes(folder, words, monkeypatch
     parsed = vars(theirs.configure_parser().parse_args([*form, "theirs", *words]))
     with mx.stream(mx.cpu):
         theirs.convert(**parsed)
-    made = run(*form, "ours", *words)
-    assert made.exit_code == 0, made.stderr
+    done = run(*form, "ours", *words)
+    assert done.exit_code == 0, done.stderr
     assert stored(folder / "ours") == stored(folder / "theirs")
     assert with_modes(config_of(folder / "ours")) == with_modes(config_of(folder / "theirs"))
 
@@ -156,9 +156,9 @@ def with_modes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_mlx_lms_default_place_and_its_mixed_recipes(folder):
-    made = run("--model", "source", "-q", "--quant-predicate", "mixed_4_6", "--unaligned", "keep")
-    assert made.exit_code == 0, made.stderr
-    assert "--quant-predicate mixed_4_6 is -r mixed-4-6: as mlx-lm's, but routers are kept" in made.stderr
+    done = run("--model", "source", "-q", "--quant-predicate", "mixed_4_6", "--unaligned", "keep")
+    assert done.exit_code == 0, done.stderr
+    assert "--quant-predicate mixed_4_6 is -r mixed-4-6: as mlx-lm's, but routers are kept" in done.stderr
     assert json.loads((folder / "mlx_model" / "mlxquant.json").read_text())["recipe"]["name"] == "mixed-4-6"
 
 

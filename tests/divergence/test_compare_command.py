@@ -105,7 +105,7 @@ def test_a_kept_record_is_shown_again(made: tuple[Result, Path], by: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["-r", "gates-8bit:bits=x"], 2, "bits is a whole number, not 'x'"),
         (["-r", "gates-8bit", "-r", "gates-8bit"], 2, "gates-8bit: given twice"),
@@ -115,10 +115,10 @@ def test_a_kept_record_is_shown_again(made: tuple[Result, Path], by: str) -> Non
         (["-r", "gates-8bit", "--data", "/no/such.jsonl"], 3, "/no/such.jsonl: cannot be read"),
     ],
 )
-def test_wrong_words_are_told_in_a_line(source: Path, words: list[str], code: int, said: str) -> None:
+def test_wrong_words_are_told_in_a_line(source: Path, words: list[str], code: int, message: str) -> None:
     done = run(source, *words)
     assert done.exit_code == code, done.output
-    assert said in done.stderr and done.stdout == ""
+    assert message in done.stderr and done.stdout == ""
     assert done.stderr.count("\n") == 1
 
 

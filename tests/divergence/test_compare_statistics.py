@@ -81,10 +81,10 @@ def llama(candidate: int = 1, noise: float = 0.5) -> dict[str, tuple[float, floa
 
 @pytest.mark.parametrize("metric", llama())
 def test_a_statistic_and_its_iid_error_are_llama_cpps(metric):
-    found, (value, error) = find(measured(), metric), llama()[metric]
-    assert found["estimate"] == pytest.approx(value, rel=1e-6)
+    figure, (value, error) = find(measured(), metric), llama()[metric]
+    assert figure["estimate"] == pytest.approx(value, rel=1e-6)
     if not np.isnan(error):
-        assert found["se_iid"] == pytest.approx(error, rel=1e-5)
+        assert figure["se_iid"] == pytest.approx(error, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -104,15 +104,15 @@ def test_percentiles_of_the_change_in_probability_are_those_of_single_tokens(met
 
 def test_documents_that_differ_widen_the_interval_beyond_the_iid_one():
     """Odd documents have twice the noise: tokens of one document are not independent."""
-    found = find(measured(), "kl_nats")
-    assert found["se"] > 2 * found["se_iid"]
-    assert found["low"] < found["estimate"] < found["high"]
-    assert (found["n"], found["clusters"]) == (len(all_tokens().kl), len(documents()))
+    figure = find(measured(), "kl_nats")
+    assert figure["se"] > 2 * figure["se_iid"]
+    assert figure["low"] < figure["estimate"] < figure["high"]
+    assert (figure["n"], figure["clusters"]) == (len(all_tokens().kl), len(documents()))
 
 
 def test_the_reference_has_a_perplexity_of_its_own():
-    found = find(list(reference_measurements(filled(), 0.95)), "perplexity")
-    assert found["estimate"] == pytest.approx(np.exp(all_tokens().nll_reference.mean()))
+    figure = find(list(reference_measurements(filled(), 0.95)), "perplexity")
+    assert figure["estimate"] == pytest.approx(np.exp(all_tokens().nll_reference.mean()))
 
 
 def test_every_figure_has_an_interval_or_says_why_not():
@@ -152,8 +152,8 @@ def mean_over(mask_of: Any, noise: float = 0.5) -> tuple[float, int]:
     ],
 )  # fmt: skip
 def test_a_group_holds_the_tokens_that_are_predicted_in_it(over, mask):
-    found, (mean, n) = find(measured(), "kl_nats", **over), mean_over(mask)
-    assert (found["estimate"], found["n"]) == (pytest.approx(mean, rel=1e-6), n)
+    figure, (mean, n) = find(measured(), "kl_nats", **over), mean_over(mask)
+    assert (figure["estimate"], figure["n"]) == (pytest.approx(mean, rel=1e-6), n)
 
 
 @pytest.mark.parametrize("over", [{"slice": "json"}, {"slice": "in:json"}, {"depth": "1-256"}, {"turn": "2"}])
@@ -182,9 +182,9 @@ def test_a_slice_of_few_documents_has_no_interval():
     few = [dataclasses.replace(d, slices=("rare",) if i < 3 else ()) for i, d in enumerate(documents())]
     tally = Tally(few)
     fill(tally, few, (0.1,), forced=False)
-    found = find(measured(0, tally), "kl_nats", slice="rare")
-    assert (found["low"], found["clusters"]) == (None, 3)
-    assert found["reason"] == "3 clusters; an interval needs at least 5"
+    figure = find(measured(0, tally), "kl_nats", slice="rare")
+    assert (figure["low"], figure["clusters"]) == (None, 3)
+    assert figure["reason"] == "3 clusters; an interval needs at least 5"
 
 
 def test_copies_of_a_document_say_no_more_than_one():
@@ -217,11 +217,11 @@ def test_tokens_that_documents_begin_with_alike_are_counted():
 def test_the_second_half_is_llama_cpps():
     tally = Tally(documents(), second_half=True)
     fill(tally, documents(), (0.5,), forced=False)
-    found = find(measured(0, tally), "kl_nats")
+    figure = find(measured(0, tally), "kl_nats")
     halves = [token_scores(i, d.tokens, 0.5, 0).kl[len(d.tokens) // 2 :] for i, d in enumerate(documents())]
-    assert found["estimate"] == pytest.approx(np.concatenate(halves).mean())
+    assert figure["estimate"] == pytest.approx(np.concatenate(halves).mean())
     # n_ctx - 1 - n_ctx / 2 of each chunk
-    assert found["n"] == sum(len(d.tokens) - 1 - len(d.tokens) // 2 for d in documents())
+    assert figure["n"] == sum(len(d.tokens) - 1 - len(d.tokens) // 2 for d in documents())
 
 
 # Chunks, resuming, ranks
@@ -239,8 +239,8 @@ def test_chunks_give_what_the_whole_gives():
         for start in range(0, len(scores.kl), 64):
             chunked.tokens(0, "accumulated", i, start, part(scores, start, start + 64))
     for over in ({}, {"depth": "257-1024"}, {"turn": "3-4"}, {"slice": "in:json"}):
-        whole, found = find(measured(), "kl_nats", **over), find(measured(0, chunked), "kl_nats", **over)
-        assert [found[k] for k in ("estimate", "low", "high", "n")] == pytest.approx(
+        whole, figure = find(measured(), "kl_nats", **over), find(measured(0, chunked), "kl_nats", **over)
+        assert [figure[k] for k in ("estimate", "low", "high", "n")] == pytest.approx(
             [whole[k] for k in ("estimate", "low", "high", "n")]
         )
 
@@ -309,51 +309,51 @@ def routed(case_noise: float, mask: Any = None) -> dict[str, float]:
 
 @pytest.mark.parametrize(("case", "noise"), [(None, 0.5), ("own", 0.125)])
 def test_flips_are_shares_of_tokens_and_layers(case, noise):
-    found = list(layer_measurements(filled(), 1, 0.95))
+    figures = list(layer_measurements(filled(), 1, 0.95))
     for metric, share in routed(noise).items():
-        assert find(found, metric, case=case)["estimate"] == pytest.approx(share, rel=1e-6)
+        assert find(figures, metric, case=case)["estimate"] == pytest.approx(share, rel=1e-6)
 
 
 def test_a_layers_group_holds_the_tokens_that_are_read_in_it():
-    found = list(layer_measurements(filled(), 1, 0.95))
+    figures = list(layer_measurements(filled(), 1, 0.95))
     shares = routed(0.5, lambda d, t: d.turns[t] == 2)
-    assert find(found, "expert_set_changed", turn="2")["estimate"] == pytest.approx(shares["expert_set_changed"])
+    assert find(figures, "expert_set_changed", turn="2")["estimate"] == pytest.approx(shares["expert_set_changed"])
     shares = routed(0.5, lambda d, t: t + 1 > 256)
-    assert find(found, "expert_set_changed", depth="257-1024")["estimate"] == (
+    assert find(figures, "expert_set_changed", depth="257-1024")["estimate"] == (
         pytest.approx(shares["expert_set_changed"])
     )
 
 
 def test_a_layer_that_routes_nothing_has_errors_but_no_flips():
-    found = list(layer_measurements(filled(), 1, 0.95))
-    assert find(found, "hidden_error_out", layer=LAYERS - 1)["estimate"] > 0
-    assert not any(m["metric"] == "expert_set_changed" and m.get("layer") == LAYERS - 1 for m in found)
+    figures = list(layer_measurements(filled(), 1, 0.95))
+    assert find(figures, "hidden_error_out", layer=LAYERS - 1)["estimate"] > 0
+    assert not any(m["metric"] == "expert_set_changed" and m.get("layer") == LAYERS - 1 for m in figures)
 
 
 def test_what_a_case_fixes_at_zero_is_not_measured():
-    found = list(layer_measurements(filled(), 1, 0.95))
-    assert not any(m["metric"] == "hidden_error_in" and m.get("case") == "own" for m in found)
+    figures = list(layer_measurements(filled(), 1, 0.95))
+    assert not any(m["metric"] == "hidden_error_in" and m.get("case") == "own" for m in figures)
 
 
 def test_no_flip_at_all_is_not_proof_of_none():
     tally = Tally(documents())
     fill(tally, documents(), (0.0,), forced=False)
-    found = find(list(layer_measurements(tally, 0, 0.95)), "expert_set_changed")
-    assert found["estimate"] == 0 and found["high"] == pytest.approx(1 - 0.025 ** (1 / 12))
+    figure = find(list(layer_measurements(tally, 0, 0.95)), "expert_set_changed")
+    assert figure["estimate"] == 0 and figure["high"] == pytest.approx(1 - 0.025 ** (1 / 12))
 
 
 def test_an_identical_candidate_differs_nowhere():
     tally = Tally(documents())
     fill(tally, documents(), (0.0,), forced=False)
-    found = measured(0, tally)
-    kl = find(found, "kl_nats")
+    figures = measured(0, tally)
+    kl = find(figures, "kl_nats")
     assert (kl["estimate"], kl["low"], kl["high"]) == (0, 0, 0)
-    assert find(found, "log_perplexity_correlation")["reason"] == "equal at every token"
-    assert find(found, "same_top")["low"] < 1
+    assert find(figures, "log_perplexity_correlation")["reason"] == "equal at every token"
+    assert find(figures, "same_top")["low"] < 1
 
 
 def test_margins_are_the_references_by_layer():
-    found = list(margin_measurements(filled(), 0.95))
+    figures = list(margin_measurements(filled(), 0.95))
     margins = np.concatenate(
         [
             r.margin
@@ -361,9 +361,9 @@ def test_margins_are_the_references_by_layer():
             if (r := layer_scores(i, d.tokens, 0, 0.0).routing) and r.margin is not None
         ]
     )
-    assert find(found, "router_margin", layer=0)["estimate"] == pytest.approx(margins.mean(), rel=1e-5)
-    assert find(found, "router_margin_p10", layer=0)["estimate"] == pytest.approx(np.quantile(margins, 0.1), rel=1e-4)
-    assert not any(m["layer"] == LAYERS - 1 for m in found)
+    assert find(figures, "router_margin", layer=0)["estimate"] == pytest.approx(margins.mean(), rel=1e-5)
+    assert find(figures, "router_margin_p10", layer=0)["estimate"] == pytest.approx(np.quantile(margins, 0.1), rel=1e-4)
+    assert not any(m["layer"] == LAYERS - 1 for m in figures)
 
 
 def test_damage_through_weights_and_through_routing_add_up():
@@ -384,10 +384,10 @@ def test_a_score_that_is_not_a_number_gives_no_interval():
     tally = Tally(documents())
     for i, d in enumerate(documents()):
         tally.tokens(0, "accumulated", i, 0, broken if i == 0 else token_scores(i, d.tokens, 0.1))
-    found = measured(0, tally)
-    assert find(found, "kl_nats")["low"] is None
-    assert find(found, "kl_median_nats")["reason"] == "1 values are not a number"
-    assert find(found, "kl_nats", slice="json")["low"] is not None
+    figures = measured(0, tally)
+    assert find(figures, "kl_nats")["low"] is None
+    assert find(figures, "kl_median_nats")["reason"] == "1 values are not a number"
+    assert find(figures, "kl_nats", slice="json")["low"] is not None
 
 
 # Verdicts
@@ -397,8 +397,8 @@ def test_differences_are_paired_by_token():
     a, b = all_tokens(1, 0.5).kl, all_tokens(0, 0.1).kl
     found = kl_difference(filled(), 1, 0, 0.95)
     assert found.estimate == pytest.approx((a - b).mean())
-    told = find(list(difference_measurements(filled(), 1, ["x", "y", "z"], 0.95)), "kl_nats_difference", against="x")
-    assert told["estimate"] == pytest.approx(found.estimate, rel=1e-6)
+    figure = find(list(difference_measurements(filled(), 1, ["x", "y", "z"], 0.95)), "kl_nats_difference", against="x")
+    assert figure["estimate"] == pytest.approx(found.estimate, rel=1e-6)
 
 
 def test_a_bad_candidate_is_above_the_noise_floor_and_the_floor_within_itself():

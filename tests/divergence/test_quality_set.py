@@ -117,11 +117,11 @@ def test_the_script_makes_these_very_bytes(root, tmp_path):
     """But for the store's tool loops, which follow that package: those are a snapshot."""
     script = "import sys, json; sys.path.insert(0, sys.argv[1]); from benchmarks.quality_set.make import documents\n"
     script += "for d in documents(): print(json.dumps(d, ensure_ascii=False, separators=(',', ':')))"
-    made = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-X", "utf8", "-c", script, str(root)], capture_output=True, check=True, cwd=tmp_path
     ).stdout.decode().splitlines()  # fmt: skip
     kept = BUILTIN_FILE.read_text(encoding="utf-8").splitlines()
-    assert made == [line for line in kept if '"store"' not in line[:120]]
+    assert done == [line for line in kept if '"store"' not in line[:120]]
 
 
 @pytest.mark.slow

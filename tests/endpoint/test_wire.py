@@ -157,7 +157,7 @@ def test_an_endless_list_of_models_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("head", "kind", "told"),
+    ("head", "kind", "message"),
     [
         (b"HTTP/1.1 OK\r\n\r\n", "malformed", "answers no HTTP"),
         (b"HTTP/1.1 2000 OK\r\n\r\n", "malformed", "answers no HTTP"),
@@ -170,9 +170,9 @@ def test_an_endless_list_of_models_is_an_error():
         (SSE.replace(b"Connection: close", b"Transfer-Encoding: chunked") + b"ff\r\nab", "truncated", ""),
     ],
 )
-def test_a_head_that_is_none_is_told_in_one_line(head, kind, told):
+def test_a_head_that_is_none_is_told_in_one_line(head, kind, message):
     error, _ = failure([head], timeout=5)
-    assert error.kind == kind and told in str(error), error
+    assert error.kind == kind and message in str(error), error
 
 
 def test_wrong_lengths_do_not_matter_where_the_answer_is_whole():
@@ -204,7 +204,7 @@ def test_what_a_server_says_is_cut_without_control_characters_and_without_keys()
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("http://a b/v1", "a space or control character"),
         ("http://a/v 1", "a space or control character"),
@@ -227,10 +227,10 @@ def test_what_a_server_says_is_cut_without_control_characters_and_without_keys()
         ("file:///etc/passwd", "begins with neither"),
     ],
 )
-def test_an_address_that_is_none_is_told_before_anything_is_sent(url, told):
+def test_an_address_that_is_none_is_told_before_anything_is_sent(url, message):
     with pytest.raises(UsageError, match="--endpoint") as error:
         parse_server(url, 5)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e300])

@@ -88,7 +88,7 @@ def test_a_confidence_is_that_of_all_intervals(url):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--calls", "5,x"), "--calls '5,x': whole numbers"),
         (("--tasks", "0"), "--tasks: 0: a number above 0"),
@@ -101,9 +101,9 @@ def test_a_confidence_is_that_of_all_intervals(url):
         (("--baseline-build", "nowhere"), "nowhere: no such folder"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(url, words, told):
+def test_what_cannot_be_meant_is_refused(url, words, message):
     result = run("--baseline", url, "--candidate", url, *words, code=3 if "nowhere" in words else 2)
-    assert told in result.stderr, result.stderr
+    assert message in result.stderr, result.stderr
 
 
 def test_an_address_that_is_none_is_told_with_its_option(url):

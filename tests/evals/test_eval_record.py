@@ -23,17 +23,17 @@ def of(record, metric, **where):
 
 
 def found_in(side, metric, **where):
-    found = measurement(side, metric, **where)
-    assert found is not None, (metric, where)
-    return found
+    figure = measurement(side, metric, **where)
+    assert figure is not None, (metric, where)
+    return figure
 
 
 def test_damage_shows_with_its_interval_by_depth_and_slice():
     record = damaged()
     for where in ({}, {"depth": "1-20"}, {"depth": "21-50"}, {"slice": "read"}):
-        found = of(record, "right_call_difference", **where)
-        assert found["low"] <= found["estimate"] <= found["high"] < 0, where
-        assert found["clusters"] == 20
+        figure = of(record, "right_call_difference", **where)
+        assert figure["low"] <= figure["estimate"] <= figure["high"] < 0, where
+        assert figure["clusters"] == 20
     shallow, deep = (of(record, "right_call_difference", depth=d)["estimate"] for d in ("1-20", "21-50"))
     assert deep < shallow
     assert of(record, "pass_difference")["high"] < 0

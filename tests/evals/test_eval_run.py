@@ -104,9 +104,9 @@ def test_a_torn_last_line_is_dropped_and_its_item_played_again(tmp_path):
         whole = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
         data = path.read_bytes()
         path.write_bytes(data[:-40])
-        asked = len(oracle.seen)
+        before = len(oracle.seen)
         again = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
-    assert len(oracle.seen) - asked == len(whole["trials"][-1]["requests"])
+    assert len(oracle.seen) - before == len(whole["trials"][-1]["requests"])
     assert [t["calls"] for t in again["trials"]] == [t["calls"] for t in whole["trials"]]
     assert len(path.read_bytes().splitlines()) == len(data.splitlines())
 
@@ -130,23 +130,23 @@ def test_a_run_that_an_earlier_version_began_is_gone_on_with(tmp_path):
         whole = evaluate(two(url), [SUITE], QUICK, EvalFiles(path))
         entries = read_entries(path)[0]
         path.write_text("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries))
-        asked = len(oracle.seen)
+        before = len(oracle.seen)
         assert evaluate(two(url), [SUITE], QUICK, EvalFiles(path))["trials"] == whole["trials"]
-    assert len(oracle.seen) == asked
+    assert len(oracle.seen) == before
 
 
 @pytest.mark.parametrize(
-    ("settings", "suite", "told"),
+    ("settings", "suite", "message"),
     [
         (EvalSettings(Sampling(seed=1)), SUITE, "settings.seed: 0 then, 1 now"),
         (EvalSettings(Sampling(temperature=0.5)), SUITE, "settings.temperature"),
         (QUICK, ToolLoop((5,), 2), "suites"),
     ],
 )
-def test_unfinished_work_of_other_settings_is_not_gone_on_with(tmp_path, settings, suite, told):
+def test_unfinished_work_of_other_settings_is_not_gone_on_with(tmp_path, settings, suite, message):
     with serving(Oracle(TASKS)) as url:
         evaluate(two(url), [SUITE], QUICK, EvalFiles(tmp_path / "e.partial"))
-        with pytest.raises(OutputError, match=told) as error:
+        with pytest.raises(OutputError, match=message) as error:
             evaluate(two(url), [suite], settings, EvalFiles(tmp_path / "e.partial"))
         assert "--fresh" in str(error.value)
         evaluate(two(url), [suite], settings, EvalFiles(tmp_path / "e.partial", fresh=True))
@@ -222,9 +222,9 @@ def test_a_killed_run_goes_on_without_asking_twice(tmp_path):
         process.communicate()
         finished = {key_of(trial) for trial in read_entries(partial)[0][1:-1] if trial is not None}
         assert 0 < len(finished) < 6 and not (tmp_path / "e.json").exists()
-        oracle.wait, asked = 0.0, len(oracle.seen)
+        oracle.wait, before = 0.0, len(oracle.seen)
         subprocess.run(command, check=True, capture_output=True)
-        asked_again = len(oracle.seen) - asked
+        asked_again = len(oracle.seen) - before
         reference = evaluate(two(url), [SUITE], QUICK)
     trials = json.loads((tmp_path / "e.json").read_text())["trials"]
     assert not partial.exists()

@@ -35,9 +35,9 @@ def folders(tmp_path_factory):
 
 
 def of(side, metric, **where):
-    found = measurement(side, metric, **where)
-    assert found is not None and found["low"] is not None, (metric, where, found)
-    return found
+    figure = measurement(side, metric, **where)
+    assert figure is not None and figure["low"] is not None, (metric, where, figure)
+    return figure
 
 
 def test_damage_shows_through_two_servers_and_the_baseline_beside_itself_shows_none(folders, tmp_path):

@@ -296,7 +296,7 @@ def test_a_builds_folder_stands_for_its_audit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         ("nonsense", "a JSON record expected"),
@@ -323,17 +323,19 @@ def test_a_builds_folder_stands_for_its_audit(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused_and_nothing_is_written(tmp_path: Path, content: str | None, said: str) -> None:
+def test_what_cannot_be_read_is_refused_and_nothing_is_written(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
     path = tmp_path / "record.json"
     if content is not None:
         path.write_text(content)
     result = run(path, "-o", tmp_path / "r.html")
-    assert (result.exit_code, said in result.stderr) == (3, True), result.stderr
+    assert (result.exit_code, message in result.stderr) == (3, True), result.stderr
     assert not (tmp_path / "r.html").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ([], 2, "Missing argument"),
         ([PAPER[0]], 2, "Missing option '-o'"),
@@ -341,6 +343,6 @@ def test_what_cannot_be_read_is_refused_and_nothing_is_written(tmp_path: Path, c
         ([PAPER[0], "-o", "no/such/folder/x.html"], 3, "no/such/folder/x.html: cannot be written"),
     ],
 )
-def test_wrong_words_are_told_apart(words: list[object], code: int, said: str) -> None:
+def test_wrong_words_are_told_apart(words: list[object], code: int, message: str) -> None:
     result = run(*words)
-    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+    assert (result.exit_code, message in result.stderr) == (code, True), result.stderr

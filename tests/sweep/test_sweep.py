@@ -168,40 +168,44 @@ def test_an_interval_on_the_edge_leaves_before_it_fails(tmp_path):
     edge = member("gates", 5, kl=0.019, half=0.002)
     record = judged(tmp_path, comparison(member("gates", 8), edge, member("gates", 4)), gate=GATE.partition("[[")[0] + (
         '[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n'))  # fmt: skip
-    found = line(record, "gates-8bit", "kl_nats")
-    assert (found["leaves_at"], found["leaves_as"], found["fails_at"]) == (5, "INCONCLUSIVE", 4)
+    figure = line(record, "gates-8bit", "kl_nats")
+    assert (figure["leaves_at"], figure["leaves_as"], figure["fails_at"]) == (5, "INCONCLUSIVE", 4)
 
 
 def test_bits_that_pass_below_one_that_does_not_are_told(tmp_path):
     members = [member("gates", 8), member("gates", 6, kl=0.5), member("gates", 5)]
     gate = '[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n'
     record = judged(tmp_path, comparison(*members), gate=gate)
-    found = line(record, "gates-8bit", "kl_nats")
-    assert (found["holds_to"], found["leaves_at"], found["regained"]) == (8, 6, [5])
+    figure = line(record, "gates-8bit", "kl_nats")
+    assert (figure["holds_to"], figure["leaves_at"], figure["regained"]) == (8, 6, [5])
     assert record["recommendation"]["name"] == "gates-8bit:bits=5"
     (remark,) = record["recommendation"]["remarks"]
     assert remark.startswith("gates-8bit:bits=6 has more bits and is not inside (FAIL: kl_nats, overall)")
 
 
 def test_a_family_that_fails_everywhere_holds_to_nothing(tmp_path):
-    found = line(judged(tmp_path, comparison(*walk(factor=100.0))), "gates-8bit", "kl_nats")
-    assert (found["holds_to"], found["leaves_at"], found["fails_at"]) == (None, 8, 8)
+    figure = line(judged(tmp_path, comparison(*walk(factor=100.0))), "gates-8bit", "kl_nats")
+    assert (figure["holds_to"], figure["leaves_at"], figure["fails_at"]) == (None, 8, 8)
 
 
 def test_a_family_that_never_leaves_says_so(tmp_path):
-    found = line(judged(tmp_path, comparison(*walk(bits=(8, 6)))), "gates-8bit")
-    assert (found["holds_to"], found["leaves_at"], found["fails_at"]) == (6, None, None)
+    figure = line(judged(tmp_path, comparison(*walk(bits=(8, 6)))), "gates-8bit")
+    assert (figure["holds_to"], figure["leaves_at"], figure["fails_at"]) == (6, None, None)
 
 
 # --- the recommendation ---
 
 
 def test_the_smallest_inside_every_tolerance_is_recommended_with_reasons_against_the_next(tmp_path):
-    found = judged(tmp_path, comparison(*walk()))["recommendation"]
-    assert (found["name"], found["bytes"], found["inside"]) == ("gates-8bit:bits=5", 5_050_000, 2)
-    assert [s["name"] for s in found["smaller"]] == [f"gates-8bit:bits={b}" for b in (4, 3, 2)]
-    assert found["smaller"][0]["reasons"] == ["FAIL: kl_nats ≤ 0.02: 0.03 [0.027, 0.033]"]
-    assert found["remarks"] == []
+    recommendation = judged(tmp_path, comparison(*walk()))["recommendation"]
+    assert (recommendation["name"], recommendation["bytes"], recommendation["inside"]) == (
+        "gates-8bit:bits=5",
+        5_050_000,
+        2,
+    )
+    assert [s["name"] for s in recommendation["smaller"]] == [f"gates-8bit:bits={b}" for b in (4, 3, 2)]
+    assert recommendation["smaller"][0]["reasons"] == ["FAIL: kl_nats ≤ 0.02: 0.03 [0.027, 0.033]"]
+    assert recommendation["remarks"] == []
 
 
 def test_inconclusive_is_not_inside_however_near(tmp_path):
@@ -215,20 +219,20 @@ def test_inconclusive_is_not_inside_however_near(tmp_path):
 
 def test_a_slice_that_nobody_measured_lets_none_pass(tmp_path):
     gate = GATE.replace('["json"]', '["json", "numeric"]')
-    found = judged(tmp_path, comparison(*walk()), gate=gate)["recommendation"]
-    assert found["name"] is None
-    assert found["why"] == "3 of 6 candidates are outside a tolerance, 3 not settled or not measured"
-    assert found["nearest"]["name"] == "gates-8bit:bits=8"
-    assert found["nearest"]["reasons"] == [
+    recommendation = judged(tmp_path, comparison(*walk()), gate=gate)["recommendation"]
+    assert recommendation["name"] is None
+    assert recommendation["why"] == "3 of 6 candidates are outside a tolerance, 3 not settled or not measured"
+    assert recommendation["nearest"]["name"] == "gates-8bit:bits=8"
+    assert recommendation["nearest"]["reasons"] == [
         "MISSING: kl_nats, slice numeric ≤ 0.1: kl_nats was not measured there; measured at slice: json"
     ]
 
 
 def test_where_all_fail_the_nearest_is_the_one_with_the_fewest_failures_and_it_is_no_recommendation(tmp_path):
-    found = judged(tmp_path, comparison(*walk(factor=100.0)))["recommendation"]
-    assert found["name"] is None and found["why"] == "all 6 candidates are outside a tolerance"
-    assert found["nearest"]["name"] == "gates-8bit:bits=8"
-    assert found["nearest"]["verdict"] == "FAIL"
+    recommendation = judged(tmp_path, comparison(*walk(factor=100.0)))["recommendation"]
+    assert recommendation["name"] is None and recommendation["why"] == "all 6 candidates are outside a tolerance"
+    assert recommendation["nearest"]["name"] == "gates-8bit:bits=8"
+    assert recommendation["nearest"]["verdict"] == "FAIL"
 
 
 def test_of_two_of_one_size_the_one_that_reads_less_a_token_then_the_one_with_less_damage_is_taken(tmp_path):
@@ -369,7 +373,7 @@ def test_the_exit_code_is_0_with_a_recommendation_1_where_all_fail_and_4_where_s
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["-t", "{gate}"], "SOURCE is missing"),
         (["-t", "{gate}", "--from", "{good}", "--recipes", "gates-8bit"], "it measures nothing"),
@@ -380,13 +384,13 @@ def test_the_exit_code_is_0_with_a_recommendation_1_where_all_fail_and_4_where_s
         (["-t", "{gate}", "{tmp}", "--recipes", "gates-8bit", "--bits", "7"], "bits"),
     ],
 )
-def test_what_cannot_be_swept_is_refused_before_anything_is_measured(tmp_path, words, said):
+def test_what_cannot_be_swept_is_refused_before_anything_is_measured(tmp_path, words, message):
     paths = write(tmp_path, good=comparison(*walk()), other=played("b", 0.0), gate=GATE,
                   wrong=GATE.replace("kl_nats", "kl_nat"))  # fmt: skip
     names = {p.stem: str(p) for p in paths} | {"tmp": str(tmp_path)}
     done = run(*(word.format(**names) for word in words))
     assert done.exit_code in (2, 3)
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_kept_records_are_judged_where_there_is_no_mlx(tmp_path):

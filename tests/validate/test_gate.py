@@ -87,8 +87,8 @@ def test_the_figure_without_a_contradiction_passes(tmp_path: Path) -> None:
 
 def test_a_difference_that_every_task_shows_alike_is_not_stated_again_as_none(tmp_path: Path) -> None:
     """Each of 1,000 tasks is passed by the baseline and failed by the candidate: -1 at any confidence."""
-    found = measure("pass_difference", -1.0, None, clusters=1000, method="Clopper-Pearson on clusters")
-    record = evaluation(found | {"low": -1.0, "high": -0.996, "se": 0.0})
+    figure = measure("pass_difference", -1.0, None, clusters=1000, method="Clopper-Pearson on clusters")
+    record = evaluation(figure | {"low": -1.0, "high": -0.996, "se": 0.0})
     for confidence in (0.9, 0.95, 0.99):
         text = f'[[tolerance]]\nmetric = "pass"\nmin_difference = -0.05\nconfidence = {confidence}\n'
         assert judged(tmp_path, text, record).exit_code == 1

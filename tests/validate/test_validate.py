@@ -121,8 +121,8 @@ def test_too_few_observations_are_no_pass_either(tmp_path: Path) -> None:
 
 
 def test_a_figure_without_an_interval_is_not_settled(tmp_path: Path) -> None:
-    found = measure("kl_max_nats", 0.5, None, reason="an extreme; it has no interval")
-    check = only(verdict(tmp_path, tolerance('metric = "kl_max_nats"\nmax = 1'), compare(found)))
+    figure = measure("kl_max_nats", 0.5, None, reason="an extreme; it has no interval")
+    check = only(verdict(tmp_path, tolerance('metric = "kl_max_nats"\nmax = 1'), compare(figure)))
     assert (check["status"], check["reason"]) == ("INCONCLUSIVE", "an extreme; it has no interval")
 
 
@@ -144,10 +144,10 @@ def test_a_higher_confidence_asks_for_more(tmp_path: Path) -> None:
 
 
 def test_an_interval_that_cannot_be_stated_again_serves_lower_confidences_only(tmp_path: Path) -> None:
-    found = measure("kl_p99_nats", 0.1, 0.01, method="Woodruff on clusters")
+    figure = measure("kl_p99_nats", 0.1, 0.01, method="Woodruff on clusters")
     text = 'metric = "kl_p99_nats"\nmax = 0.2\nconfidence = {}'
-    assert only(verdict(tmp_path, tolerance(text.format(0.9)), compare(found)))["status"] == "PASS"
-    check = only(verdict(tmp_path, tolerance(text.format(0.99)), compare(found)))
+    assert only(verdict(tmp_path, tolerance(text.format(0.9)), compare(figure)))["status"] == "PASS"
+    check = only(verdict(tmp_path, tolerance(text.format(0.99)), compare(figure)))
     assert check["status"] == "INCONCLUSIVE" and "cannot be restated" in check["reason"]
 
 
@@ -198,9 +198,9 @@ def test_an_unpaired_ratio_is_worked_out_on_logarithms(tmp_path: Path) -> None:
 
 
 def test_a_figure_is_held_against_the_noise_floor_of_its_own_run(tmp_path: Path) -> None:
-    found = measure("kl_nats_difference", 0.0005, 0.0001, against="bf16 noise floor")
+    figure = measure("kl_nats_difference", 0.0005, 0.0001, against="bf16 noise floor")
     text = tolerance('metric = "kl_nats"\nagainst = "bf16 noise floor"\nmax_difference = 0.001')
-    assert only(verdict(tmp_path, text, compare(measure("kl_nats", 0.1), found)))["status"] == "PASS"
+    assert only(verdict(tmp_path, text, compare(measure("kl_nats", 0.1), figure)))["status"] == "PASS"
 
 
 def test_without_a_baseline_a_difference_is_missing_and_says_so(tmp_path: Path) -> None:
@@ -307,9 +307,9 @@ def test_memory_and_cores_part_speeds_but_not_quality(tmp_path: Path) -> None:
 def test_a_record_that_does_not_say_which_build_or_machine_it_is_of_is_warned_of(tmp_path: Path) -> None:
     text = tolerance('metric = "pass_hat_1"\nmin = 0.1')
     record = verdict(tmp_path, text, evaluation(), tau2(measure("pass_hat_1", 0.5, 0.01)))
-    told = "\n".join(record["warnings"])
-    assert "r1.json does not say on which machine" in told
-    assert "nothing in r1.json says which build it measured" in told
+    warnings = "\n".join(record["warnings"])
+    assert "r1.json does not say on which machine" in warnings
+    assert "nothing in r1.json says which build it measured" in warnings
 
 
 def test_several_candidates_are_all_judged_or_the_one_that_is_named(tmp_path: Path) -> None:
@@ -384,16 +384,16 @@ def test_the_verdict_keeps_the_tolerances_hash_and_the_way_back(tmp_path: Path) 
 def test_a_baseline_that_nobody_can_find_is_warned_of(tmp_path: Path) -> None:
     record = compare(measure("kl_nats", 0.01))
     del record["source"]
-    told = verdict(tmp_path, tolerance('metric = "kl_nats"\nmax = 1'), record)["warnings"]
-    assert any("--baseline-at" in w for w in told)
+    warnings = verdict(tmp_path, tolerance('metric = "kl_nats"\nmax = 1'), record)["warnings"]
+    assert any("--baseline-at" in w for w in warnings)
 
 
 def test_different_baselines_are_warned_of(tmp_path: Path) -> None:
     other = bench()
     other["builds"][0] |= {"name": "uniform", "manifest_sha256": "9" * 64}
     text = tolerance('metric = "pass"\nmin = 0.1')
-    told = verdict(tmp_path, text, evaluation(measure("pass", 0.5)), other)["warnings"]
-    assert any("different baselines: bf16 in r0.json, uniform in r1.json" in w for w in told)
+    warnings = verdict(tmp_path, text, evaluation(measure("pass", 0.5)), other)["warnings"]
+    assert any("different baselines: bf16 in r0.json, uniform in r1.json" in w for w in warnings)
 
 
 def test_tolerances_newer_than_the_measurements_are_warned_of(tmp_path: Path) -> None:

@@ -98,18 +98,18 @@ def test_init_writes_the_file_once(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_what_would_be_valid(tmp_path: Path, text: str, words: list[str]) -> None:
-    said = mistakes(tmp_path, text)
+    message = mistakes(tmp_path, text)
     for word in words:
-        assert word in said, (word, said)
+        assert word in message, (word, message)
 
 
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     text = (
         'nmae = "x"\n' + '[[tolerance]]\nmetric = "kl"\nslice = 1.5\n' + '[[tolerance]]\nmetric = "pass"\nlimit = 3\n'
     )
-    said = mistakes(tmp_path, text).splitlines()
-    assert len(said) == 6, said
-    assert [line.split(":")[1].strip() for line in said] == [
+    message = mistakes(tmp_path, text).splitlines()
+    assert len(message) == 6, message
+    assert [line.split(":")[1].strip() for line in message] == [
         "unknown key 'nmae' (did you mean 'name'?); valid", *["tolerance 1"] * 3, *["tolerance 2"] * 2,
     ]  # fmt: skip
 

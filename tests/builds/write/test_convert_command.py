@@ -106,7 +106,7 @@ def test_a_terminal_without_our_signs_gets_question_marks_not_a_traceback(source
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["source", "-r", "gates-8bit"], 2, "Missing option '-o'"),
         (["source", "-o", "out"], 2, "a recipe is missing: give -r with one of"),
@@ -123,10 +123,10 @@ def test_a_terminal_without_our_signs_gets_question_marks_not_a_traceback(source
         (["source", "-r", "gates-8bit", "-o", "out", "--set", "role=atention:keep"], 2, "attention"),
     ],
 )
-def test_what_cannot_be_done_says_so_and_leaves_nothing(source, tmp_path, words, code, said):
+def test_what_cannot_be_done_says_so_and_leaves_nothing(source, tmp_path, words, code, message):
     done = run(*words)
     assert (done.exit_code, done.stdout) == (code, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 

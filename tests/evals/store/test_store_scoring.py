@@ -331,7 +331,7 @@ def test_a_reply_has_to_begin_with_its_word_and_tell_the_facts(reply, missing, w
 
 
 @pytest.mark.parametrize(
-    ("text", "fact", "told"),
+    ("text", "fact", "message"),
     [
         ("It is 1,240.", "1240", True),
         ("It is 240.00 euros.", "240", True),
@@ -342,8 +342,8 @@ def test_a_reply_has_to_begin_with_its_word_and_tell_the_facts(reply, missing, w
         ("to Oak Street 123", "Oak Street 12", False),
     ],
 )
-def test_a_fact_is_found_as_a_whole_word(text, fact, told):
-    assert tells(text, fact) == told
+def test_a_fact_is_found_as_a_whole_word(text, fact, message):
+    assert tells(text, fact) == message
 
 
 def test_a_turn_ends_after_three_calls_and_twice_those_expected():
