@@ -45,8 +45,8 @@ def run_program(
         why = "took too long" if isinstance(error, subprocess.TimeoutExpired) else f"cannot be run ({error.strerror})"
         raise ProgramError(f"{command[0]} {why}") from error
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise ProgramError(f"{command[0]} failed ({said[:200] or f'exit {done.returncode}'})")
+        complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise ProgramError(f"{command[0]} failed ({complaint[:200] or f'exit {done.returncode}'})")
     return done.stdout.decode(errors="replace")
 
 

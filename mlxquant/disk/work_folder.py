@@ -101,9 +101,9 @@ class WorkFolder:
     def claimed(self) -> Iterator[None]:
         """Hold the folder against other runs, making it if need be. Raises OutputError."""
         self.check()
-        made = not self.path.exists()
+        is_new = not self.path.exists()
         try:
-            self._handle = self._hold(made)
+            self._handle = self._hold(is_new)
             marker = self._owned()
             if marker is None:  # begun before there were markers
                 marker = _Marker(self.command, self._named, frozenset(self._earlier(self.path) or ()))
@@ -111,7 +111,7 @@ class WorkFolder:
             self._marker = marker
         except BaseException:
             self._release()
-            if made:
+            if is_new:
                 with suppress(OutputError):
                     disk.remove_empty(self.path)
             raise
@@ -216,7 +216,7 @@ class WorkFolder:
 
     # --- the lock ---
 
-    def _hold(self, made: bool) -> int:
+    def _hold(self, is_new: bool) -> int:
         """Open the lock and hold it, making folder and marker where they are missing."""
         while True:
             disk.make_folder(self.path)
@@ -227,7 +227,7 @@ class WorkFolder:
                     raise
                 try:
                     names = self.names | frozenset(self._earlier(self.path) or ())
-                    return self._mark(_Marker(self.command, made or self._named, names), new=True)
+                    return self._mark(_Marker(self.command, is_new or self._named, names), new=True)
                 except OutputError as taken:
                     # another run made the lock, or took the folder away, just now
                     if isinstance(taken.__cause__, FileExistsError | FileNotFoundError):

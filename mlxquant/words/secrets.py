@@ -119,7 +119,7 @@ def redact(text: str) -> str:
             text = _long.sub(REDACTED, text)
         text = _without_beginnings(text)
     if _short is not None:
-        text = _short.sub(lambda found: (found[found.lastindex] if found.lastindex else "") + REDACTED, text)
+        text = _short.sub(lambda match: (match[match.lastindex] if match.lastindex else "") + REDACTED, text)
     return text
 
 

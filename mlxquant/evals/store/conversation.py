@@ -69,7 +69,7 @@ class Conversation:
         """Close the turn: keep it, and move on what "the same" and "the first" mean."""
         word = reply.split(":", 1)[0] + ":"
         self.slices |= {kind} | ({"refusal"} if refuse else set())
-        told = (word, *(str(fact) for fact in facts))
+        facts_due = (word, *(str(fact) for fact in facts))
         turn = Turn(
             user[0].upper() + user[1:],
             tuple(self.calls),
@@ -77,7 +77,7 @@ class Conversation:
             reply,
             kind,
             refuse,
-            told,
+            facts_due,
             self.customer,
             tuple(sorted(self.slices)),
         )

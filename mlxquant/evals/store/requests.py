@@ -232,8 +232,8 @@ def user_request(talk: Conversation, budget: int) -> None:
         return whose_id(talk)
     who = user_reference(talk, budget - 1)
     user = str(talk.now_user)
-    asked = talk.rng.choice(("count", "level"))
-    if asked == "count":
+    subject = talk.rng.choice(("count", "level"))
+    if subject == "count":
         talk.slices.add("numeric")
         orders = talk.do("list_orders", user_id=user)["orders"]
         question = talk.pick(f"how many orders does {who} have?", f"count the orders of {who}.")

@@ -217,7 +217,16 @@ def contracts(name: str = NAME, each: int = EACH, max_tokens: int | None = None)
 
 
 def _item(suite: str, kind: str, make: Callable[[Random, int], dict[str, Any]], n: int, limit: int | None) -> Item:
-    made = make(Random(f"{SEED} {kind} {n}"), n)
-    messages = ({"role": "user", "content": made["asked"]},)
-    tokens = limit or made.get("max_tokens", MAX_TOKENS)
-    return Item(f"{kind}-{n}", suite, messages, made["slices"], (), tokens, made["score"], cluster=made.get("cluster"))
+    contract = make(Random(f"{SEED} {kind} {n}"), n)
+    messages = ({"role": "user", "content": contract["asked"]},)
+    tokens = limit or contract.get("max_tokens", MAX_TOKENS)
+    return Item(
+        f"{kind}-{n}",
+        suite,
+        messages,
+        contract["slices"],
+        (),
+        tokens,
+        contract["score"],
+        cluster=contract.get("cluster"),
+    )

@@ -96,12 +96,12 @@ class Answer:
 
     def check_range(self, start: int, stop: int, size: int) -> None:
         """Raise HubError unless the answer says that it is bytes `start` to `stop` of a file of `size` bytes."""
-        said = self.headers.get("content-range", "")
-        span = _RANGE.fullmatch(said.strip())
+        content_range = self.headers.get("content-range", "")
+        span = _RANGE.fullmatch(content_range.strip())
         if span is None or (int(span[1]), int(span[2]) + 1) != (start, stop) or span[3] not in ("*", str(size)):
             raise HubError(
                 f"{self._about}: bytes {start:,} to {stop:,} of {size:,} asked for,"
-                f" {shown(said or 'no range', 60)} came; try again later"
+                f" {shown(content_range or 'no range', 60)} came; try again later"
             )
 
     def _next(self, limit: float) -> tuple[object, float]:
@@ -254,8 +254,8 @@ def own_headers(login: str | None = None, *, with_token: bool = True) -> dict[st
 
 def check_token(token: str) -> None:
     """Raise HubError for a token that no header can carry; keep it out of all messages from here on."""
-    given = next((v for n in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if (v := os.environ.get(n))), token)
-    for text in (given, token):
+    environment_token = next((v for n in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if (v := os.environ.get(n))), token)
+    for text in (environment_token, token):
         register(text)
         if not (text.strip().isascii() and text.strip().isprintable()) or len(text.split()) != 1:
             raise HubError(

@@ -100,8 +100,8 @@ class Repository:
 
         # the cache's place is asked for when it is needed: tests and callers may have moved it
         cache = hub_constants().HF_HUB_CACHE
-        found = try_to_load_from_cache(self.id, file, cache_dir=cache, revision=self.commit)
-        path = Path(found) if isinstance(found, str) else None
+        place = try_to_load_from_cache(self.id, file, cache_dir=cache, revision=self.commit)
+        path = Path(place) if isinstance(place, str) else None
         return path if path is not None and path.is_file() and path.stat().st_size == self.size(file) else None
 
     def from_cache(self, file: str, stopped: threading.Event) -> Path | None:
