@@ -66,6 +66,7 @@ def load_recipe(
     bits: int | None = None,
     group_size: int | Sequence[int] | None = None,
     mode: str | None = None,
+    method: str | None = None,
     sets: Sequence[str] = (),
     unaligned: str | None = None,
 ) -> Recipe:
@@ -73,17 +74,20 @@ def load_recipe(
 
     `bits` (2, 3, 4, 5, 6, 8 a weight), `group_size` (32, 64, 128 weights to a scale) and `mode` ("affine", "mxfp4",
     "mxfp8", "nvfp4") replace the recipe's default, where of several group sizes a module takes the first that divides
-    its input; `sets` are rules such as "role=attention:bits=6", which win over
-    the recipe's; `unaligned` is "error" or "keep", for modules whose input width no group size divides.
+    its input; `method` is how values become integers ("rtn" rounds, "mse" searches, "imatrix" needs a calibration);
+    `sets` are rules such as "role=attention:bits=6", which win over the recipe's; `unaligned` is "error" or "keep",
+    for modules whose input width no group size divides.
 
     Raises RecipeError with every mistake, one a line.
 
     >>> load_recipe("gates-8bit", bits=4, group_size=64).default
-    FormatChoice(bits=4, group_sizes=(64,), mode='affine')
+    FormatChoice(bits=4, group_sizes=(64,), mode='affine', method='rtn')
     """
     from .plan.recipe.variation import load_variation
 
-    return load_variation(str(recipe), sets=sets, bits=bits, group_size=group_size, mode=mode, unaligned=unaligned)
+    return load_variation(
+        str(recipe), sets=sets, bits=bits, group_size=group_size, mode=mode, method=method, unaligned=unaligned
+    )
 
 
 def make_plan(

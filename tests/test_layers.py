@@ -29,7 +29,7 @@ TOP = {"__init__", "__main__", "errors"}  # the only modules at the root: errors
 UPWARD: dict[str, str] = {}
 
 SEES_MLX = "layout.views layout.roles layout.arrays layout.context layout.layout layout.text_model"
-RUN_MODELS = "builds.read.loading bench.local stream divergence evals cli.demo"
+RUN_MODELS = "builds.read.loading bench.local stream calibrate divergence evals cli.demo"
 # package -> the modules that may import it, at the top or inside a function
 MAY_IMPORT = {
     "mlx": f"{SEES_MLX} kernels builds check {RUN_MODELS}",

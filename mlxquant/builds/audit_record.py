@@ -30,7 +30,7 @@ from ..kernels import ErrorSums
 from ..plan.plan import Plan, PlannedModule
 from ..records.head import head
 from ..records.modules import grouped, nonfinite_note, not_a_number, pooled_errors, relative_rms
-from ..words.formats import Format
+from ..words.formats import RTN, Format
 from ..words.modules import ROLES, Module
 
 SCHEMA = "mlxquant.audit/1"
@@ -46,7 +46,7 @@ class Entry:
     `rule` is the label of the recipe's rule that decided, None where none did or none is known. `errors` is None
     where nothing was quantized or nothing was measured. `unaligned` is the group size that does not divide the
     module's input dimension, where that is why it is unquantized. `preferred` is the one that the recipe names first,
-    where that does not divide it and a smaller one was taken.
+    where that does not divide it and a smaller one was taken. `method` is how values became integers.
     """
 
     module: Module
@@ -59,6 +59,7 @@ class Entry:
     errors: ErrorSums | None = None
     unaligned: int | None = None
     preferred: int | None = None
+    method: str = RTN
 
 
 def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
@@ -75,6 +76,7 @@ def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
             errors.get(m.module.path),
             m.decision.unaligned,
             m.decision.preferred,
+            m.decision.method,
         )
         for m in plan.modules
     ]
@@ -132,6 +134,7 @@ def _module(entry: Entry) -> dict[str, Any]:
         "reason": entry.reason,
         **({"unaligned": entry.unaligned} if entry.unaligned else {}),
         **({"preferred_group_size": entry.preferred} if entry.preferred else {}),
+        **({"method": entry.method} if entry.method != RTN else {}),
         "errors": _errors(entry.errors) if entry.errors else None,
     }
 

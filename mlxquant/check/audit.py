@@ -21,7 +21,7 @@ from ..plan.decide import Decision, unquantizable
 from ..records.files import parse_record
 from ..records.modules import nonfinite_note, not_a_number
 from ..records.schemas import check
-from ..words.formats import Format
+from ..words.formats import METHODS, RTN, Format
 from ..words.modules import CARRIED, Module, unaligned_reason
 from .against_source import Comparison
 
@@ -120,7 +120,8 @@ def _entry(build: Build, stored: Stored, own: Mapping[str, Any] | None, against:
     if own is not None:
         protected = own.get("protected") is True
         unaligned, preferred = own.get("unaligned"), own.get("preferred_group_size")
-        decision = Decision(stored.format, protected, own["reason"], own["rule"], unaligned, preferred)
+        method = own["method"] if own.get("method") in METHODS else RTN
+        decision = Decision(stored.format, protected, own["reason"], own["rule"], unaligned, preferred, method=method)
     else:
         decision = _inferred(build, stored)
     return Entry(
@@ -134,6 +135,7 @@ def _entry(build: Build, stored: Stored, own: Mapping[str, Any] | None, against:
         errors,
         decision.unaligned,
         decision.preferred,
+        decision.method,
     )
 
 

@@ -14,7 +14,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import mlx.core as mx
 from numpy.typing import NDArray
 
 from ..builds.manifest import MANIFEST
+from ..builds.methods import encoder_of
 from ..builds.read.build import Build, read_build
 from ..builds.side_files import config_text, read_sides
 from ..builds.write.making import Maker, Target
@@ -30,7 +31,7 @@ from ..builds.write.pieces import SIZES, Output, Piece, Sizes, outputs, pieces
 from ..builds.write.workers import ordered_map
 from ..disk.files import read_regular
 from ..errors import BuildError, SourceError
-from ..kernels import Encoder, Rounding
+from ..kernels import ColumnWeights, Encoder, Rounding
 from ..layout.carried import MTP_FILE
 from ..layout.layout import Layout, read_layout
 from ..plan.plan import OutputArray, Plan, make_plan
@@ -57,13 +58,15 @@ def verify_source(
     threads: int | None = None,
     watch: Watch = unwatched,
     encoder: Encoder | None = None,
+    calibration: Callable[[Layout], ColumnWeights | None] | None = None,
     sizes: Sizes = SIZES,
     at_least: int = AT_LEAST,
 ) -> Verified:
     """Make pieces again from the source, and add what they give to the result of `verify`.
 
-    `encoder` is `Rounding` unless one is given. A sample has at least `at_least` bytes; progress is in output bytes.
-    Raises SourceError or BuildError where either cannot be read at all.
+    `encoder` is what the plan's methods ask for unless one is given; `calibration` gives the column weights of a
+    layout, for methods that need them. A sample has at least `at_least` bytes; progress is in output bytes.
+    Raises SourceError or BuildError where either cannot be read at all, UsageError without weights that are needed.
     """
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to hold the build against")
@@ -78,7 +81,9 @@ def verify_source(
     comparable = [p for p in todo if all(_fits(part, tensors) for part in p.output.parts)]
     chosen = comparable if everything else choose(comparable, plan, seed, at_least)
     target = _Comparing({}, tensors, build.checkpoint.read_into)
-    encoder = encoder or Rounding(allow_nonfinite=True, device=_device(build, notes))
+    rounding = Rounding(allow_nonfinite=True, device=_device(build, notes))
+    columns = calibration(layout) if calibration is not None else None
+    encoder = encoder or encoder_of(plan, rounding, columns, allow_nonfinite=True)
     maker = Maker(source.read_into, target, encoder, errors=False, allow_nonfinite=True)
     stop = source.reader.stop if source.reader is not None else lambda: None
     done, total = 0, sum(p.nbytes for p in chosen)

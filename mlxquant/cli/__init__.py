@@ -31,6 +31,7 @@ COMMANDS = {
     "verify": "Check every byte of a build against its manifest, and against its source.",
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
+    "calibrate": "Measure what enters every module on texts, for methods that weigh errors by it.",
     "compare": "Judge recipes and builds against full precision in one streamed pass.",
     "tau2": "Compare τ²-bench result files: pass^k, rewards, actions, depth, with intervals.",
     "eval": "Judge builds or servers against a baseline: tool loops at depth, contracts.",

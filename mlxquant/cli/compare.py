@@ -16,7 +16,15 @@ from ..disk.outputs import OutputFile, check_outputs
 from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
 from .bars import pass_bar
-from .options import dtype_option, json_option, output_option, override_options, recipe_files, shipped
+from .options import (
+    calibration_option,
+    dtype_option,
+    json_option,
+    output_option,
+    override_options,
+    recipe_files,
+    shipped,
+)
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -71,6 +79,8 @@ class CompareArguments(PassArguments):
     mode: str | None
     sets: tuple[str, ...]
     unaligned: str | None
+    method: str | None
+    calibration: Path | None
     teacher_forced_routing: bool
     no_own: bool
     no_noise_floor: bool
@@ -87,6 +97,7 @@ class CompareArguments(PassArguments):
 @click.option("--build", "builds", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="A build on disk to judge, any tool's; again for several.")  # fmt: skip
 @override_options
+@calibration_option
 @click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
 @click.option("--margin", type=float, metavar="NATS", help="The smallest difference in KL that matters.  [0.001]")
@@ -179,6 +190,7 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
         inputs = [("the source", source), *builds, *data, *recipe_files(arguments.recipes)]
         check_outputs([OutputFile("-o", arguments.output)], inputs, arguments.work)
     candidates = list(_candidates(arguments))
+    from ..calibrate.record import read_calibration
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
@@ -195,9 +207,11 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
         fresh=arguments.fresh,
     )
     opened = open_source(source, weights=True)
+    file = arguments.calibration
+    calibration = None if file is None else lambda layout: read_calibration(file, opened, layout.modules)
     try:
         with pass_bar() if ranks.rank == 0 else nullcontext(lambda _: None) as watch:
-            record, tells = run_comparison(opened, candidates, arguments.question(), options, watch, ranks)
+            record, tells = run_comparison(opened, candidates, arguments.question(), options, watch, ranks, calibration)
     except KeyboardInterrupt:
         if ranks.rank != 0:
             sys.exit(INTERRUPTED)
@@ -220,6 +234,7 @@ def _candidates(arguments: CompareArguments) -> Iterator[Candidate]:
             bits=arguments.bits,
             group_size=arguments.group_size,
             mode=arguments.mode,
+            method=arguments.method,
             unaligned=arguments.unaligned,
             sets=arguments.sets,
         )

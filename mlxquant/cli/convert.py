@@ -18,6 +18,8 @@ from .bars import progress_bar
 from .convert_texts import next_lines, opening_text
 from .mlx_lm_words import MlxLmWords, mlx_lm_options, take
 from .options import (
+    calibrated,
+    calibration_option,
     carried,
     dtype_option,
     json_option,
@@ -31,6 +33,7 @@ from .printing import echo
 
 if TYPE_CHECKING:
     from ..builds.write.convert import Converted, ConvertOptions
+    from ..kernels import ColumnWeights
     from ..layout.layout import Layout
     from ..plan.plan import Plan
     from ..plan.recipe.recipe import Recipe
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
               help="A shipped recipe's name or a .toml file's path, also with changes: gates-8bit:bits=4. Several make"
               " as many builds from one reading, each in OUT/RECIPE.")  # fmt: skip
 @override_options
+@calibration_option
 @output_option("The build's folder; must not exist. With several recipes the folder above.", metavar="OUT", name="out")
 @click.option(
     "--to",
@@ -72,6 +76,7 @@ def command(
     recipes: tuple[str, ...],
     out: Path | None,
     place: str | None,
+    calibration: Path | None,
     keep_vision: bool | None,
     keep_mtp: bool,
     provider: str | None,
@@ -117,7 +122,8 @@ def command(
     layout = read_layout(opened, dtype=options.dtype, keep=keep, provider=provider)
     if unseeing:
         refuse_no_vision(layout)
-    plans, results = _convert(request, opened, layout, options)
+    columns = calibrated(calibration, layout, opened)
+    plans, results = _convert(request, opened, layout, options, columns)
     _report(request, plans, results, as_json=as_json)
 
 
@@ -178,7 +184,7 @@ def _base_name(source: str) -> str:
 
 
 def _convert(
-    request: _Request, opened: Checkpoint, layout: Layout, options: ConvertOptions
+    request: _Request, opened: Checkpoint, layout: Layout, options: ConvertOptions, columns: ColumnWeights | None
 ) -> tuple[dict[Path, Plan], list[Converted]]:
     """Plan every build, say what it is, and write them all."""
     from ..builds.side_files import read_sides, side_notes
@@ -203,7 +209,7 @@ def _convert(
     try:
         with progress_bar() as watch:
             results = convert_together(
-                opened, layout, plans, options, watch,
+                opened, layout, plans, options, watch, columns=columns,
                 opening=lambda opening: echo(f"mlxquant: {opening_text(opening)}", err=True),
             )  # fmt: skip
     except KeyboardInterrupt:

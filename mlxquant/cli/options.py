@@ -11,8 +11,10 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..kernels import ColumnWeights
     from ..layout.layout import Layout
     from ..plan.recipe.recipe import Recipe
+    from ..source.checkpoint import Checkpoint
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -95,7 +97,9 @@ def refuse_no_vision(layout: Layout) -> None:
 
 
 def override_options(function: _Function) -> _Function:
-    """Add the options that change a recipe: `bits`, `group_size`, `mode`, `sets`, `unaligned`, for `load_recipe`."""
+    """Add the options that change a recipe: `bits`, `group_size`, `mode`, `method`, `sets`, `unaligned`, for
+    `load_recipe`.
+    """
     for option in reversed(
         (
             click.option(
@@ -118,6 +122,11 @@ def override_options(function: _Function) -> _Function:
                 "--mode", "--q-mode", "mode", help="Change the default's mode: affine, mxfp4, mxfp8 or nvfp4."
             ),
             click.option(
+                "--method",
+                help="Change the default's method: rtn (rounds, as mlx-lm does), mse (searches scales for the least"
+                " error) or imatrix (weighs errors by what enters the columns).",
+            ),
+            click.option(
                 "--set",
                 "sets",
                 multiple=True,
@@ -133,6 +142,23 @@ def override_options(function: _Function) -> _Function:
     ):
         function = option(function)
     return function
+
+
+calibration_option = click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="CAL",
+    help="What `calibrate` wrote for this source; the method imatrix needs it.",
+)
+
+
+def calibrated(calibration: Path | None, layout: Layout, source: Checkpoint) -> ColumnWeights | None:
+    """The column weights of a calibration file, where one is given. Raises what `read_calibration` raises."""
+    if calibration is None:
+        return None
+    from ..calibrate.record import read_calibration
+
+    return read_calibration(calibration, source, layout.modules)
 
 
 def recipe_options(function: _Function) -> _Function:

@@ -11,7 +11,7 @@ import click
 from ..errors import BuildError, MlxquantError, UsageError
 from ..words.units import show_bytes
 from .bars import progress_bar
-from .options import json_option
+from .options import calibrated, calibration_option, json_option
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -23,9 +23,18 @@ if TYPE_CHECKING:
 @click.option("--source", metavar="SOURCE", help="Make a sample again from this folder or Hub id, and compare bytes.")
 @click.option("--all", "everything", is_flag=True, help="With --source: make everything again, not a sample.")
 @click.option("--seed", type=int, default=0, show_default=True, help="With --source: seed of the random sample.")
+@calibration_option
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Workers; by default one for each core.")
 @json_option
-def command(build: Path, source: str | None, everything: bool, seed: int, jobs: int | None, as_json: bool) -> None:
+def command(
+    build: Path,
+    source: str | None,
+    everything: bool,
+    seed: int,
+    calibration: Path | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
     """Check every byte of a build against what was written.
 
     Files and tensors are compared with mlxquant.json; headers, index and config with each other, also in builds
@@ -44,22 +53,23 @@ def command(build: Path, source: str | None, everything: bool, seed: int, jobs: 
     with progress_bar() as watch:
         result = verify(build, threads=jobs, watch=watch)
     if source is not None:
-        result = _against_source(result, build, source, everything=everything, seed=seed, threads=jobs)
+        result = _against_source(result, build, source, calibration, everything=everything, seed=seed, threads=jobs)
     echo(record_text(result.as_dict()) if as_json else _text(result, build))
     count = len(result.differences)
     if count:
         raise BuildError(f"{build}: {count:,} difference{'s' if count > 1 else ''}, listed above")
 
 
-def _against_source(result: Verified, build: Path, source: str, **how: Any) -> Verified:
+def _against_source(result: Verified, build: Path, source: str, calibration: Path | None, **how: Any) -> Verified:
     """Make a sample again and compare; where a damaged build does not allow it, the earlier differences are kept."""
     from ..check.remake import verify_source
     from ..source.hub.open import open_source
 
     opened = open_source(source, weights=True)
+    columns = None if calibration is None else lambda layout: calibrated(calibration, layout, opened)
     try:
         with progress_bar() as watch:
-            return verify_source(result, build, opened, watch=watch, **how)
+            return verify_source(result, build, opened, watch=watch, calibration=columns, **how)
     except MlxquantError as error:
         if not result.differences:
             raise

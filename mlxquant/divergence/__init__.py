@@ -8,4 +8,4 @@ texts       documents: read, rendered by the chat template, tokenized, with span
 Nothing is generated, and the pass itself is `stream`'s. What damage is acceptable is judged in `validate`.
 """
 
-__all__ = ["record", "statistics"]
+__all__ = ["record", "statistics", "texts"]

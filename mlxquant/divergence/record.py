@@ -8,12 +8,14 @@ pass read and took. Figures of the candidate as served have no `case`; those ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
+from ..kernels import ColumnWeights
+from ..layout.layout import Layout
 from ..records.head import describe_machine, describe_versions, head, utc_date
 from ..records.metrics import CAVEAT
 from ..source.checkpoint import Checkpoint
@@ -66,6 +68,7 @@ def run_comparison(
     options: CompareOptions = DEFAULTS,
     progress: Watch = unwatched,
     ranks: Ranks | None = None,
+    calibration: Callable[[Layout], ColumnWeights] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to show it.
 
@@ -79,7 +82,9 @@ def run_comparison(
         check_work(ranks.folder(options.work), [*inputs, ("--data", data)])
         documents = read_documents(question.data, open_tokenizer(source), max_tokens=question.max_tokens)
         tally = Tally(documents.documents, second_half=question.second_half)
-        done = compare(source, candidates, documents.documents, tally, options, progress, ranks)
+        done = compare(
+            source, candidates, documents.documents, tally, options, progress, ranks, calibration=calibration
+        )
     if done.rank != 0:
         return {}, False
     return make_record(source, candidates, documents, tally, done, question, options), True

@@ -6,12 +6,13 @@ writing a build asks for, with rounding to nearest and the search for least squa
 chooses a format.
 """
 
-from .encoder import ColumnWeights, Encoder, Rounding, Rows, Searching
+from .encoder import ByModule, ColumnWeights, Encoder, Rounding, Rows, Searching
 from .error_sums import ErrorSums, merged_sums
 from .rows import BlockFault, Quantized, dequantize_rows, has_fast_path, measure_rows, quantize_rows
 
 __all__ = [
     "BlockFault",
+    "ByModule",
     "ColumnWeights",
     "Encoder",
     "ErrorSums",

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..words.formats import Format
+from ..words.formats import Format, widen
 from .error_sums import ErrorSums
-from .rows import Quantized, has_fast_path, measure_rows, quantize_rows
+from .rows import Quantized, dequantize_rows, has_fast_path, measure_rows, quantize_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +89,33 @@ class Rounding:
 
 
 class ColumnWeights(Protocol):
-    """Weights of a module's input columns, a set for each of its experts: mean squares of what enters it, say."""
+    """Weights of modules' input columns, a set for each expert: mean squares of what enters them, say.
+
+    A set is (columns,) positive and finite; sets come as (experts or 1, columns), with the rows of the weight that use
+    each of them. None stands for a module that has no weights.
+    """
 
     @property
     def signature(self) -> Mapping[str, Any]:
         """What the weights are and come from, as JSON."""
         ...
 
-    def of(self, module: str) -> tuple[NDArray[np.float32], int]:
-        """The sets (experts or 1, columns), positive and finite, and how many rows of the weight use each."""
+    def of(self, module: str) -> tuple[NDArray[np.float32], int] | None:
+        """The sets that errors are weighed by."""
+        ...
+
+    def held_out(self, module: str) -> tuple[NDArray[np.float32], int] | None:
+        """Sets of other data, by which what the first ones chose is judged."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Searching:
-    """Searches scale and bias of each group for the least squared error, weighted by column where `columns` are given.
+    """Searches scale and bias of each group for the least squared error, weighed by column where `columns` are given.
 
-    Never worse than rounding in that error, group by group. The bytes are the same on every CPU; see `search`. Modes
-    that have no biases, and rows with NaN or infinity, are rounded.
+    Without columns no group is worse than rounded. With them a row stays rounded where it would be worse under the
+    columns of the data held out. The bytes are the same on every CPU; see `search`. Modes that have no biases, and
+    groups with NaN or infinity, are rounded.
     """
 
     columns: ColumnWeights | None = None
@@ -130,14 +139,53 @@ class Searching:
             return sums
         from .search import search
 
-        sets, which = self._columns(rows)
-        search(dtype, fmt.group_size, fmt.bits, values, out.packed, out.scales, out.biases, sets, which)
+        weights = None if self.columns is None else _of_rows(self.columns.of(rows.module), rows)
+        judges = None if self.columns is None else _of_rows(self.columns.held_out(rows.module), rows)
+        rounded = None if judges is None else Quantized(out.packed.copy(), out.scales.copy(), out.biases.copy())
+        search(dtype, fmt.group_size, fmt.bits, values, out.packed, out.scales, out.biases, *(weights or (None, None)))
+        if rounded is not None and judges is not None:
+            _restore_worse(rows, rounded, out, judges[0][judges[1]])
         return measure_rows(values, dtype, out, fmt) if errors else None
 
-    def _columns(self, rows: Rows) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
-        """The sets of column weights of the rows' module, and which set each row uses."""
-        if self.columns is None:
-            return None, None
-        sets, rows_each = self.columns.of(rows.module)
-        numbers = np.arange(rows.first_row, rows.first_row + len(rows.values), dtype=np.int64)
-        return sets, numbers // rows_each
+
+def _of_rows(
+    sets: tuple[NDArray[np.float32], int] | None, rows: Rows
+) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    """The sets of column weights of the rows' module, and which set each row uses."""
+    if sets is None:
+        return None
+    numbers = np.arange(rows.first_row, rows.first_row + len(rows.values), dtype=np.int64)
+    return sets[0], numbers // sets[1]
+
+
+def _restore_worse(rows: Rows, rounded: Quantized, out: Quantized, weights: NDArray[np.float32]) -> None:
+    """Put rounded rows back where their error is less under `weights` (rows, columns)."""
+    values = widen(rows.values, rows.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        losses = [
+            (weights * np.square(dequantize_rows(q, rows.dtype, rows.format) - values)).sum(1, dtype=np.float64)
+            for q in (out, rounded)
+        ]
+        worse = losses[0] > losses[1]
+    if worse.any() and out.biases is not None and rounded.biases is not None:
+        for ours, theirs in ((out.packed, rounded.packed), (out.scales, rounded.scales), (out.biases, rounded.biases)):
+            ours[worse] = theirs[worse]
+
+
+@dataclass(frozen=True, slots=True)
+class ByModule:
+    """Hands each module's rows to the encoder of its method; `others` encodes those that `encoders` does not name."""
+
+    encoders: Mapping[str, Encoder]
+    others: Encoder
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """The signatures of all encoders that are used, each once; which module has which is the recipe's to say."""
+        signatures = [dict(e.signature) for e in {id(e): e for e in (*self.encoders.values(), self.others)}.values()]
+        own = [s for s in signatures if s]
+        return {"encoders": own} if own else {}
+
+    def encode(self, rows: Rows, out: Quantized, *, errors: bool) -> ErrorSums | None:
+        """Encode by the module's own encoder."""
+        return self.encoders.get(rows.module, self.others).encode(rows, out, errors=errors)

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import version
 
 from ..errors import PlanError
-from ..words.formats import MODES, NEEDED, Format, FormatChoice
+from ..words.formats import MODES, NEEDED, RTN, Format, FormatChoice
 from ..words.layers import select_layers
 from ..words.modules import CARRIED, Module, is_raw_router, unaligned_reason
 from ..words.text import either, listed, nearest, some
@@ -40,8 +40,8 @@ class Decision:
     None where none matched or none was asked. `unaligned` is the group size that was to be (the smallest of several),
     where none divides the module's input dimension and the module therefore stays unquantized; else None.
     `preferred` is the group size that the recipe names first, where that does not divide the input dimension and the
-    module is quantized with a later one; else None. `kept` says that the bits
-    are the source's own.
+    module is quantized with a later one; else None. `kept` says that the bits are the source's own, `method` how values
+    become integers where they are not.
     """
 
     format: Format | None
@@ -51,6 +51,7 @@ class Decision:
     unaligned: int | None = None
     preferred: int | None = None
     kept: bool = False
+    method: str = RTN
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,12 @@ def _model_decision(recipe: Recipe, module: Module, rule: Rule) -> Decision:
     if answer is False:
         return Decision(None, True, f"{rule.reason} (the class says: keep)", rule.label)
     if isinstance(answer, Format):
-        return _aligned(module, FormatChoice.of(answer), f"{rule.reason} (the class says: {answer})", rule.label)
+        return _aligned(
+            module,
+            FormatChoice.of(answer, recipe.default.method),
+            f"{rule.reason} (the class says: {answer})",
+            rule.label,
+        )
     if answer is None:
         return _aligned(module, recipe.default, f"{rule.reason} (the class has no predicate: default)", rule.label)
     return fits
@@ -141,10 +147,11 @@ def _aligned(module: Module, choice: FormatChoice, reason: str, label: str | Non
     if chosen is None:
         unaligned = min(choice.group_sizes)
         return Decision(None, False, unaligned_reason(choice.group_sizes, width), label, unaligned=unaligned)
+    method = choice.method if chosen.mode == "affine" else RTN  # the other modes have no bias to choose
     if chosen.group_size == first:
-        return Decision(chosen, False, reason, label)
+        return Decision(chosen, False, reason, label, method=method)
     reason += f"; group size {chosen.group_size}, since {first} does not divide its input dimension {width}"
-    return Decision(chosen, False, reason, label, preferred=first)
+    return Decision(chosen, False, reason, label, preferred=first, method=method)
 
 
 def unquantizable(module: Module) -> str:

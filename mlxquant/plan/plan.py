@@ -21,7 +21,7 @@ from ..layout.mlx_lm import mlx_lm_version
 from ..layout.provider import stated_in_record
 from ..records.head import head
 from ..source.checkpoint import Checkpoint
-from ..words.formats import Format, nbytes
+from ..words.formats import RTN, Format, nbytes
 from ..words.modules import CARRIED, Module, is_raw_router
 from .decide import Decision, decide, unquantizable
 from .recipe.recipe import Recipe
@@ -45,6 +45,7 @@ class OutputArray:
     values: str
     part: str = "dense"
     format: Format | None = None
+    method: str = RTN
 
     @property
     def nbytes(self) -> int:
@@ -80,7 +81,7 @@ class PlannedModule:
                 elif module.prequantized:
                     yield OutputArray(stored, dtype, shape, stored, dtype)
                 else:
-                    yield OutputArray(stored, dtype, shape, name, array.dtype, part, fmt)
+                    yield OutputArray(stored, dtype, shape, name, array.dtype, part, fmt, self.decision.method)
 
     @property
     def nbytes(self) -> int:
@@ -106,6 +107,7 @@ class PlannedModule:
             **m.facts(),
             "source_dtype": m.weight.source_dtype,
             "format": self.format.as_dict() if self.format else None,
+            **({"method": self.decision.method} if self.decision.method != RTN else {}),
             "dtype": m.weight.dtype,
             "bytes": total,
             "bpw": 8 * total / m.parameters,

@@ -11,7 +11,7 @@ from math import gcd
 from typing import Any
 
 from ..errors import PlanError
-from ..words.formats import FormatChoice
+from ..words.formats import RTN, FormatChoice
 from ..words.modules import CARRIED, Module
 from .decide import decide
 from .recipe.recipe import Recipe
@@ -38,6 +38,13 @@ def quant_predicate(
     in another shape.
     """
     by_path = decide(recipe, modules, n_layers=n_layers).by_path
+    searched = [(path, decision.method) for path, decision in by_path.items() if decision.method != RTN]
+    if searched:
+        path, method = searched[0]
+        raise PlanError(
+            f"{path}: recipe {recipe} asks for method {method}, and mlx_lm.convert rounds every value (rtn); use"
+            " mlxquant's convert"
+        )
     carried = [m for m in modules if m.kind == CARRIED]
     if carried:
         raise PlanError(

@@ -23,9 +23,14 @@ Module = Mapping[str, Any]
 _SUMS = ("sum_sq_error", "sum_sq_weight", "max_abs_error", "max_range_share")
 
 
-def stored_as(module: Module) -> str:
+def format_of(module: Module) -> str:
     """How a module is stored: its format, or the dtype of its values. ``"8-bit g64"`` or ``"bf16"``."""
     return stored_in(Format.from_dict(module["format"]) if module["format"] else None, str(module["dtype"]))
+
+
+def stored_as(module: Module) -> str:
+    """The same with the method by which values became integers, unless they were rounded. ``"4-bit g64, mse"``."""
+    return f"{format_of(module)}, {module['method']}" if module.get("method") else format_of(module)
 
 
 # How records said it before they had the field `unaligned` (builds of mlxquant 0.1.0 before 2026-11-28)

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..records.modules import grouped, stored_as
+from ..records.modules import format_of, grouped
 from ..words.text import cut, filled, table
 from ..words.units import show_bytes
 from .audit_markdown import bits, by_role, protected_text, unaligned_of, worst_row
-from .common import error_text, provider_text, recipe_text, short_layer, smaller_groups_text
+from .common import error_text, methods_text, provider_text, recipe_text, short_layer, smaller_groups_text
 
 _SHOWN = 20
 _PATH = 36
@@ -66,7 +66,7 @@ def _role_table(record: Mapping[str, Any]) -> str:
     for g in by_role(record):
         m = g.first
         relative, share = (g.errors.relative, g.errors.max_range_share) if g.errors else (None, None)
-        cells = (f"{len(g.members):,}", stored_as(m), show_bytes(g.sum("bytes"), 1))
+        cells = (f"{len(g.members):,}", format_of(m), show_bytes(g.sum("bytes"), 1))
         rows.append((m["role"], short_layer(m["layer_type"]), *cells, error_text(relative), error_text(share)))
     headers = ("role", "layer", "modules", "format", "bytes", "rms err", "range")
     return table(headers, rows, "llrlrrr")
@@ -80,7 +80,7 @@ def _tensor_table(record: Mapping[str, Any]) -> str:
         errors = m["errors"] or {"relative_rms_error": None, "max_range_share": None}
         row = worst_row(m) if m["errors"] else "-"
         shown = (error_text(errors["relative_rms_error"]), error_text(errors["max_range_share"]), row)
-        rows.append((cut(m["path"].removeprefix(prefix), _PATH, at="start"), stored_as(m), *shown))
+        rows.append((cut(m["path"].removeprefix(prefix), _PATH, at="start"), format_of(m), *shown))
     headers = ("module", "format", "rms err", "range", "worst row")
     modules_table = table(headers, rows, "llrrr")
     return f"{filled('paths', f'in {prefix}*')}\n\n{modules_table}" if prefix else modules_table
@@ -130,6 +130,8 @@ def _kept(record: Mapping[str, Any]) -> str:
         lines.append(filled("unaligned", left))
     if smaller := smaller_groups_text(record["modules"]):
         lines.append(filled("group size", smaller))
+    if methods := methods_text(record["modules"]):
+        lines.append(filled("method", methods))
     return "\n".join(lines)
 
 

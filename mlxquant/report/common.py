@@ -92,6 +92,18 @@ def smaller_groups_text(modules: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
+def methods_text(modules: Iterable[Mapping[str, Any]]) -> str:
+    """How many modules of which roles are encoded otherwise than rounded; nothing where there are none."""
+    by_method: dict[str, Counter[str]] = {}
+    for m in modules:
+        if m.get("method"):
+            by_method.setdefault(str(m["method"]), Counter())[m["role"]] += 1
+    return "; ".join(
+        f"{method} in {counted(roles.total(), 'module')}: " + ", ".join(f"{n:,} {role}" for role, n in roles.items())
+        for method, roles in by_method.items()
+    )
+
+
 def error_text(relative: float | None) -> str:
     """A relative error in per cent, three digits. ``error_text(0.00512) == "0.512 %"``; a plain 0 where it is exact."""
     return "0" if relative == 0 else percent_digits(relative)

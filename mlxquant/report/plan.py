@@ -10,11 +10,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..records.modules import Module, is_unaligned, stored_as
+from ..records.modules import Module, format_of, is_unaligned
 from ..words.modules import ROLES
 from ..words.text import filled, table
 from ..words.units import show_bytes, show_count
-from .common import provider_text, recipe_text, short_layer, smaller_groups_text, source_text, unaligned_text
+from .common import (
+    methods_text,
+    provider_text,
+    recipe_text,
+    short_layer,
+    smaller_groups_text,
+    source_text,
+    unaligned_text,
+)
 from .predict import calibration_text, speed_text
 
 _INDENT = 12
@@ -36,7 +44,7 @@ def part_table(modules: Sequence[Module]) -> str:
     """Write the table by role, layer type and format, in the order of the roles; 79 columns at most."""
     groups: dict[tuple[int, str, str], list[Module]] = defaultdict(list)
     for m in modules:
-        groups[ROLES.index(m["role"]), short_layer(m["layer_type"]), stored_as(m)].append(m)
+        groups[ROLES.index(m["role"]), short_layer(m["layer_type"]), format_of(m)].append(m)
     whole = sum(m["bytes"] for m in modules)
     rows = []
     for (role, layer, stored), members in sorted(groups.items(), key=lambda item: item[0][:2]):
@@ -79,7 +87,8 @@ def _totals(record: Record) -> str:
 def _protected(record: Record) -> str:
     unaligned = unaligned_text(m["role"] for m in record["modules"] if is_unaligned(m))
     smaller = smaller_groups_text(record["modules"])
-    lines = [filled(label, text) for label, text in (("unaligned", unaligned), ("group size", smaller)) if text]
+    remarks = (("unaligned", unaligned), ("group size", smaller), ("method", methods_text(record["modules"])))
+    lines = [filled(label, text) for label, text in remarks if text]
     return "\n".join((_protected_modules(record), *lines))
 
 

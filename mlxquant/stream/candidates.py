@@ -16,6 +16,7 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from ..builds.manifest import read_manifest
+from ..builds.methods import methods_of
 from ..builds.read.build import read_build
 from ..errors import BuildError
 from ..layout.arrays import parameters_of, sanitized, tensors_of
@@ -28,7 +29,7 @@ from ..plan.plan import Plan, PlannedModule, make_plan
 from ..plan.recipe.recipe import Recipe
 from ..source.checkpoint import Checkpoint
 from ..source.stamps import source_signature
-from ..words.formats import Format
+from ..words.formats import RTN, Format
 from ..words.modules import Module
 from ..words.text import listed
 from .model import Forward, Streamed
@@ -129,6 +130,8 @@ class RecipeCandidate:
         self.plan: Plan = make_plan(source.layout, recipe, source.checkpoint)
         source.also(self.plan.modules)
         self._formats = {p.module.path: p.format for p in self.plan.modules if p.format}
+        self._methods = methods_of(self.plan.modules)
+        quantizer.check(self.plan)
         model = new_model(source.checkpoint, source.layout)
         self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name, source.layout.provider)
         self.later: Sequence[RecipeCandidate] = ()
@@ -165,9 +168,13 @@ class RecipeCandidate:
         recipe = self.plan.recipe
         return {"recipe": recipe.sha256, "overrides": list(recipe.overrides)}
 
-    def _is_wanted_later(self, name: str, fmt: Format) -> bool:
+    def method_of(self, path: str) -> str:
+        """How a module's values become integers."""
+        return self._methods.get(path, RTN)
+
+    def _is_wanted_later(self, name: str, fmt: Format, method: str) -> bool:
         path = name.rpartition(".")[0]
-        return any(candidate.format_of(path) == fmt for candidate in self.later)
+        return any(c.format_of(path) == fmt and c.method_of(path) == method for c in self.later)
 
 
 def stated_provider(candidates: Sequence[Candidate]) -> str | None:

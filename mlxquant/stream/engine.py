@@ -10,9 +10,9 @@ exactly what an ordinary forward with the same chunks would give it. Only scores
 the caller gives (see `scores`); what they mean is not known here. With a work folder a killed pass goes on at the layer
 that it was in, and under `mlx.launch` the documents are split over the ranks.
 
-A second rider, which needs what enters the modules of a layer, attaches at two places: to the model, as `Taps` do
-(`model.hook` on a module of `Source.streamed`, while `_prepare` has all models at hand), and to the sink, by a method
-of its own beside `layer` and `tokens`. Its sums travel with `Sink.state`, so they resume and merge as the others do.
+What enters the modules of a layer is taken down by a `Listener`: it hooks into the reference's model before the first
+step and hears which document comes next. Where it is the sink as well, its sums travel with `Sink.state`, so they
+resume and merge as scores do; a pass without candidates and with the noise floor off is the reference alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import numpy as np
 import xxhash
 
 from ..errors import UsageError
-from ..layout.layout import read_layout
+from ..kernels import ColumnWeights
+from ..layout.layout import Layout, read_layout
 from ..plan.plan import source_record
 from ..records.head import describe_machine, describe_versions, peak_memory
 from ..source.checkpoint import Checkpoint
@@ -40,7 +41,7 @@ from .candidates import Candidate, Source, Step, StreamedCandidate, open_candida
 from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
-from .scores import Sink
+from .scores import Listener, Sink
 from .state import SETS, Hidden, Work, check_work
 from .steps import Running, Streams, run_embedding, run_head, run_layer, width_of
 from .weights import Quantizer
@@ -54,11 +55,14 @@ def compare(
     options: CompareOptions | None = None,
     progress: Watch = unwatched,
     ranks: Ranks | None = None,
+    listener: Listener | None = None,
+    calibration: Callable[[Layout], ColumnWeights] | None = None,
 ) -> Pass:
     """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
 
     `progress` counts steps: the embedding, each layer, the head. `ranks` are the processes that share the documents,
-    found here if the caller has not.
+    found here if the caller has not. `listener` takes down what enters the reference's modules; `calibration` gives the
+    weights of input columns of a layout, for recipes whose method needs them.
 
     Raises LayoutError for an architecture that cannot be streamed, PlanError or BuildError for a candidate that does
     not fit the source, UsageError for options that this device cannot do, OutputError for the work folder.
@@ -70,12 +74,17 @@ def compare(
     check_work(folder, [("the source", source.folder), *(("--build", c.build) for c in candidates)])
     layout = read_layout(source, dtype=options.dtype, provider=stated_provider(candidates))
     src = Source(source, layout, computing)
-    quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite)
+    columns = calibration(layout) if calibration is not None else None
+    quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite, columns=columns)
     try:
         streamed = open_candidates(candidates, src, quantizer)
         share = ranks.share([len(d.tokens) for d in documents])
-        run, notes = _prepare(src, streamed, documents, share, sink, options, folder)
+        run, notes = _prepare(src, streamed, documents, share, sink, options, folder, listener)
         signature = _signature(source, streamed, documents, options, ranks)
+        if columns is not None:
+            signature["columns"] = dict(columns.signature)
+        if listener is not None:
+            signature["listens"] = True
         shards = source.files if isinstance(source.reader, HubReader) else ()
         work = Work(folder, signature, every_s=options.keep_every_s, fresh=options.fresh, shards=shards)
         with work:
@@ -158,12 +167,16 @@ def _prepare(
     sink: Sink,
     options: CompareOptions,
     folder: Path | None,
+    listener: Listener | None,
 ) -> tuple[Running, list[str]]:
     """Put together what all steps share; `share` are the numbers of this rank's documents. Gives notes, too."""
     places, notes = find_places(source.streamed.model, source.layout.modules, source.paths)
     models = {m.name: m for m in (source.streamed, *(c.streamed for c in candidates))}
     if len(models) != 1 + len(candidates):
         raise UsageError("two candidates have one name; give them names of their own")
+    width = width_of(source)
+    if listener is not None:  # last: what is computed to find out about the model is no input
+        listener.attach(source.streamed.model)
     tokens = [np.asarray(documents[i].tokens, np.int32) for i in share]
     streams = Streams(len(candidates), options.noise_floor, options.teacher_forced_routing)
     run = Running(
@@ -176,7 +189,8 @@ def _prepare(
         own=options.own,
         taps={name: Taps(m.model, places) for name, m in models.items()},
         streams=streams,
-        hidden=Hidden(folder, streams.count, [len(t) for t in tokens], width_of(source), source.dtype),
+        hidden=Hidden(folder, streams.count, [len(t) for t in tokens], width, source.dtype),
+        listener=listener,
     )
     return run, notes
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -87,6 +87,16 @@ class Sink(Protocol):
 
     def merge(self, states: Sequence[Mapping[str, NDArray[np.generic]]]) -> None:
         """Become the sum of these states, one from each rank, one's own among them."""
+
+
+class Listener(Protocol):
+    """Takes down what enters the reference's modules while it runs."""
+
+    def attach(self, model: Any) -> None:
+        """Hook into the reference's model, which holds no weights yet."""
+
+    def begin(self, document: int) -> None:
+        """Hear which of the documents given comes next."""
 
 
 # --- token scores ---

@@ -30,7 +30,7 @@ from ..errors import MlxquantError
 from .candidates import Source, Step, StreamedCandidate, nbytes_of
 from .model import Streamed, Tokens
 from .routing import RouterChoice, Seen, Taps, choice_of, compare_choices
-from .scores import LayerScores, Routing, Sink, TokenScores, joined, positions_at_once, token_scores
+from .scores import LayerScores, Listener, Routing, Sink, TokenScores, joined, positions_at_once, token_scores
 from .state import Hidden
 from .weights import Arrays
 
@@ -87,6 +87,12 @@ class Running:
     streams: Streams
     hidden: Hidden
     advance: Callable[[int], None] = lambda _: None  # called with tokens that went through a layer
+    listener: Listener | None = None
+
+    def begin(self, document: int) -> None:
+        """Tell the listener which document comes next."""
+        if self.listener is not None:
+            self.listener.begin(self.numbers[document])
 
     def chunks(self, document: int) -> list[slice]:
         """The parts in which a document goes through a layer."""
@@ -206,6 +212,7 @@ def run_layer(run: Running, layer: int) -> None:
 
 def _reference(run: Running, layer: int, d: int) -> _Reference:
     streamed = run.source.streamed
+    run.begin(d)
     out = run.through(streamed, layer, d, run.hidden.read(REFERENCE, d))
     check_finite(out, streamed.name, f"layer {layer}'s output on document {run.numbers[d]}")
     run.hidden.write(REFERENCE, d, out)
@@ -361,6 +368,8 @@ def run_head(run: Running) -> None:
             for _, member, own in group:
                 member.streamed.take_out(list(own))
             group = []
+    if run.listener is not None and not run.candidates:
+        _score(run, [])  # for what enters the head
     run.source.streamed.take_out(list(arrays))
     run.source.forget()
 
@@ -381,6 +390,7 @@ def _score(run: Running, tasks: list[_Task]) -> None:
     for d, tokens in enumerate(run.documents):
         if len(tokens) < 2:
             continue
+        run.begin(d)
         reference = run.hidden.read(REFERENCE, d)
         states = [run.hidden.read(stream, d) for _, _, stream, _ in tasks]
         parts: list[list[TokenScores]] = [[] for _ in tasks]

@@ -32,17 +32,19 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..builds.methods import needs_columns
 from ..builds.write.making import nonfinite_error
 from ..builds.write.pieces import SIZES
-from ..kernels import BlockFault, Quantized, has_fast_path, quantize_rows
+from ..errors import UsageError
+from ..kernels import BlockFault, ColumnWeights, Encoder, Quantized, Rounding, Rows, Searching, has_fast_path
 from ..layout.arrays import tensors_of
 from ..layout.views.bytes import MLX_DTYPES, SAFETENSORS_DTYPES, to_mlx, to_numpy
 from ..layout.views.read import read_rows, rows_in
 from ..layout.views.view import View
-from ..plan.plan import OutputArray, PlannedModule
+from ..plan.plan import OutputArray, Plan, PlannedModule
 from ..source.checkpoint import Checkpoint, Reader
 from ..source.headers import Tensor
-from ..words.formats import FLOATS, Format, carrier
+from ..words.formats import FLOATS, IMATRIX, MSE, RTN, Format, carrier
 
 # --- tensors, each read once ---
 
@@ -206,10 +208,29 @@ def reference_arrays(views: Views, raws: Mapping[str, Raw], planned: Iterable[Pl
 class Quantizer:
     """Makes a recipe's arrays; what a later recipe needs in the same format is kept for it until `forget`."""
 
-    def __init__(self, views: Views, *, allow_nonfinite: bool = False, device: str = "cpu") -> None:
-        self._views, self._allow, self._device = views, allow_nonfinite, device
+    def __init__(
+        self,
+        views: Views,
+        *,
+        allow_nonfinite: bool = False,
+        device: str = "cpu",
+        columns: ColumnWeights | None = None,
+    ) -> None:
+        self._views, self._device = views, device
+        rounding = Rounding(allow_nonfinite, device)
+        self._encoders: dict[str, Encoder] = {RTN: rounding, MSE: Searching(None, allow_nonfinite)}
+        if columns is not None:
+            self._encoders[IMATRIX] = Searching(columns, allow_nonfinite)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="quantize")
-        self._quantized: dict[tuple[str, str, Format], Arrays] = {}
+        self._quantized: dict[tuple[str, str, Format, str], Arrays] = {}
+
+    def check(self, plan: Plan) -> None:
+        """Raise UsageError for a method that there is no encoder for."""
+        if needs_columns(plan) and IMATRIX not in self._encoders:
+            raise UsageError(
+                f"recipe {plan.recipe}: method {IMATRIX} needs a calibration; give --calibration CAL, a file written by"
+                " `mlxquant calibrate`"
+            )
 
     def close(self) -> None:
         """Let the threads go."""
@@ -224,11 +245,11 @@ class Quantizer:
         planned: Sequence[PlannedModule],
         raws: Mapping[str, Raw],
         reference: Mapping[str, mx.array],
-        keep: Callable[[str, Format], bool] = lambda _name, _format: False,
+        keep: Callable[[str, Format, str], bool] = lambda _name, _format, _method: False,
     ) -> Arrays:
         """The arrays of modules as a recipe plans them. `reference` are the reference's, to share.
 
-        `keep` says which arrays a later recipe wants in the same format.
+        `keep` says which arrays a later recipe wants in the same format by the same method.
 
         Raises NonFiniteError as `convert` does.
         """
@@ -244,7 +265,7 @@ class Quantizer:
         out: OutputArray,
         raws: Mapping[str, Raw],
         reference: Mapping[str, mx.array],
-        keep: Callable[[str, Format], bool],
+        keep: Callable[[str, Format, str], bool],
     ) -> Arrays:
         raw = raws[out.source]
         if out.format is None:
@@ -254,10 +275,10 @@ class Quantizer:
             # two casts, as in a build: to the dtype that it would store, then to the one computed in
             cast = Raw(to_numpy(raw.array(out.values)).reshape(raw.data.shape[0], -1), raw.shape, out.values)
             return {out.name: cast.array(self._views.computed(out.values))}
-        key = (out.source, out.values, out.format)
+        key = (out.source, out.values, out.format, out.method)
         if (arrays := self._quantized.pop(key, None)) is None:
             arrays = self._quantize(out, raw)
-        if keep(out.source, out.format):
+        if keep(out.source, out.format, out.method):
             self._quantized[key] = arrays
         return arrays
 
@@ -272,17 +293,12 @@ class Quantizer:
             step = len(rows)  # mlx does it, on this thread
         cuts = [(at, min(at + step, len(rows))) for at in range(0, len(rows), step)]
 
+        encoder, path = self._encoders[out.method], out.source.rpartition(".")[0]
+
         def run(cut: tuple[int, int]) -> None:
             part = slice(*cut)
             try:
-                quantize_rows(
-                    rows[part],
-                    dtype,
-                    fmt,
-                    out=quantized.rows(part),
-                    allow_nonfinite=self._allow,
-                    device=self._device,
-                )
+                encoder.encode(Rows(path, cut[0], rows[part], dtype, fmt), quantized.rows(part), errors=False)
             except BlockFault as fault:
                 raise nonfinite_error(out.source, cut[0] + fault.row, fault.column, fault.kind) from None
 

@@ -77,6 +77,11 @@ MODE_DEFAULTS: dict[str, tuple[int, int]] = {
     "affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4),
 }  # fmt: skip
 
+# How values become integers, where a mode has biases: rounded to nearest as mlx does; scale and bias of each group
+# searched for the least squared error; the same with errors weighed by what enters the columns (see `kernels.encoder`)
+RTN, MSE, IMATRIX = "rtn", "mse", "imatrix"
+METHODS = (RTN, MSE, IMATRIX)
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -127,16 +132,20 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class FormatChoice:
-    """A format as a recipe asks for it: of several group sizes a module takes the first that divides its input."""
+    """A format as a recipe asks for it: of several group sizes a module takes the first that divides its input.
+
+    `method` is how values become integers of the format; what is stored is read the same whichever it was.
+    """
 
     bits: int
     group_sizes: tuple[int, ...]
     mode: str = "affine"
+    method: str = RTN
 
     @classmethod
-    def of(cls, fmt: Format) -> FormatChoice:
+    def of(cls, fmt: Format, method: str = RTN) -> FormatChoice:
         """The choice that leaves none: this format."""
-        return cls(fmt.bits, (fmt.group_size,), fmt.mode)
+        return cls(fmt.bits, (fmt.group_size,), fmt.mode, method)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -156,9 +165,10 @@ class FormatChoice:
         return next((problem for fmt in self.formats if (problem := fmt.problem())), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """The three keys as recipes have them: a list of group sizes only where there are several."""
+        """The keys as recipes have them: a list of group sizes only where there are several, a method unless rtn."""
         first = self.formats[0].as_dict()
-        return {**first, "group_size": list(self.group_sizes)} if len(self.group_sizes) > 1 else first
+        table = {**first, "group_size": list(self.group_sizes)} if len(self.group_sizes) > 1 else first
+        return {**table, "method": self.method} if self.method != RTN else table
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> FormatChoice:
@@ -166,10 +176,12 @@ class FormatChoice:
         sizes = value["group_size"] if isinstance(value["group_size"], list) else [value["group_size"]]
         if not sizes:
             raise ValueError("group_size is empty")
-        return cls(int(value["bits"]), tuple(int(size) for size in sizes), str(value.get("mode", "affine")))
+        mode, method = str(value.get("mode", "affine")), str(value.get("method", RTN))
+        return cls(int(value["bits"]), tuple(int(size) for size in sizes), mode, method)
 
     def __str__(self) -> str:
-        return "/".join((str(self.formats[0]), *(str(size) for size in self.group_sizes[1:])))
+        text = "/".join((str(self.formats[0]), *(str(size) for size in self.group_sizes[1:])))
+        return text if self.method == RTN else f"{text}, {self.method}"
 
 
 def shape_formats(words: int, groups: int, scales: str) -> list[Format]:

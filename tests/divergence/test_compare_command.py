@@ -14,26 +14,13 @@ from mlxquant.cli import main
 from mlxquant.records.measurements import Figures, read_comparison
 from mlxquant.stream.steps import run_layer
 from tests.checkpoints import write_tiny_qwen3_5_moe
+from tests.support.texts import write_data
 
 RECIPES = ("gates-8bit", "gates-8bit:bits=3")
 
 
 def run(*words: object) -> Result:
     return CliRunner().invoke(main, ["compare", *map(str, words)])
-
-
-def write_data(path: Path, documents: int = 6) -> Path:
-    """Texts of a few tokens and one conversation a document."""
-    lines = []
-    for i in range(documents):
-        if i % 2:
-            line: dict[str, Any] = {"id": f"t{i}", "text": f"order {i} has {i * 7} items", "slices": ["numeric"]}
-        else:
-            said = [("user", f"item {i}?"), ("assistant", f'{{"id": {i}}}'), ("user", "and?"), ("assistant", "no")]
-            line = {"id": f"c{i}", "messages": [{"role": r, "content": c} for r, c in said], "slices": ["json"]}
-        lines.append(json.dumps(line))
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ class Columns:
     def of(self, module: str) -> tuple[np.ndarray[Any, Any], int]:
         return self.sets, self.rows_each
 
+    held_out = of
+
 
 def encoded(encoder: Any, values: np.ndarray[Any, Any], dtype: str, fmt: Format, first_row: int = 0) -> Quantized:
     out = Quantized.empty(len(values), values.shape[1], dtype, fmt)

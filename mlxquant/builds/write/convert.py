@@ -20,12 +20,13 @@ from pathlib import Path
 from ...disk import files as disk
 from ...disk.journal import Journal
 from ...errors import MlxquantError, NonFiniteError, OutputError, SourceError
-from ...kernels import Encoder, Rounding
+from ...kernels import ColumnWeights, Encoder, Rounding
 from ...layout.layout import Layout
 from ...plan.plan import Plan
 from ...source.checkpoint import Checkpoint
 from ...words.progress import Watch, unwatched
 from ..manifest import MANIFEST, is_build_of, make_manifest, manifest_text
+from ..methods import encoder_of
 from .filling import Filling, fill
 from .hashing import sha256
 from .making import Maker, Target
@@ -54,15 +55,21 @@ def convert(
     watch: Watch = unwatched,
     *,
     encoder: Encoder | None = None,
+    columns: ColumnWeights | None = None,
     opening: Callable[[Opening], None] = lambda _: None,
 ) -> Converted:
-    """Write the build to `out`, which appears only when complete; `encoder` is `Rounding` unless one is given.
+    """Write the build to `out`, which appears only when complete.
+
+    `encoder` is what the plan's methods ask for (see `methods`), unless one is given; `columns` are the weights of its
+    modules' input columns, for methods that need them.
 
     `opening` is called once before the work begins, with what it takes. Raises OutputError (OUT exists, no room, held
     by another run), SourceError (a file that changed or ended early), NonFiniteError. What is finished stays in
     ``OUT.partial`` for the next run of the same command.
     """
-    return convert_together(source, layout, {out: plan}, options, watch, encoder=encoder, opening=opening)[0]
+    return convert_together(
+        source, layout, {out: plan}, options, watch, encoder=encoder, columns=columns, opening=opening
+    )[0]
 
 
 def convert_together(
@@ -73,6 +80,7 @@ def convert_together(
     watch: Watch = unwatched,
     *,
     encoder: Encoder | None = None,
+    columns: ColumnWeights | None = None,
     opening: Callable[[Opening], None] = lambda _: None,
 ) -> list[Converted]:
     """Write one build for each plan of `layout`, all from one reading of the source: `plans` by their OUT.
@@ -83,8 +91,12 @@ def convert_together(
     began = time.monotonic()
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to convert; give the checkpoint's folder")
-    encoder = encoder or Rounding(options.allow_nonfinite, options.device)
-    runs = [_Run(Work(source, layout, plan, options, encoder), out, began) for out, plan in plans.items()]
+    rounding = Rounding(options.allow_nonfinite, options.device)
+    encoders = {
+        out: encoder or encoder_of(plan, rounding, columns, allow_nonfinite=options.allow_nonfinite)
+        for out, plan in plans.items()
+    }
+    runs = [_Run(Work(source, layout, plan, options, encoders[out]), out, began) for out, plan in plans.items()]
     reuse = options.reuse or len(runs) > 1
     results = {run.out: run.result(run.work.nbytes) for run in runs if reuse and run.is_there()}
     todo = [run for run in runs if run.out not in results]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import RecipeError
-from ...words.formats import FormatChoice
+from ...words.formats import RTN, FormatChoice
 from ...words.text import listed, unknown_keys
 from .files import RecipeFile, Shipped, available, follow, parse_file, read_chain
 from .rules import (
@@ -40,9 +40,9 @@ from .rules import (
 __all__ = ["Recipe", "Shipped", "available", "load_recipe", "parse_recipe"]
 
 SCHEMA = "mlxquant.recipe/1"
-SCHEMA_OF_LISTS = "mlxquant.recipe/2"  # with a list of group sizes, which a reader of 1 does not understand
+SCHEMA_2 = "mlxquant.recipe/2"  # with a list of group sizes or a method, which a reader of 1 does not understand
 KEYS = ("name", "summary", "reference", "extends", "quantize", "rules")
-QUANTIZE_KEYS = ("bits", "group_size", "mode", "unaligned")
+QUANTIZE_KEYS = ("bits", "group_size", "mode", "method", "unaligned")
 UNALIGNED = ("error", "keep")
 MORE = "\n(fix these first; there may be more)"  # a rule with a mistake is not compared with others
 
@@ -80,8 +80,12 @@ class Recipe:
 
     @property
     def _schema(self) -> str:
-        lists = bool(self.default and len(self.default.group_sizes) > 1)
-        return SCHEMA_OF_LISTS if lists or any(isinstance(r.group_size, tuple) for r in self.rules) else SCHEMA
+        choices = [
+            *([self.default] if self.default else []),
+            *(r.format(self.default) for r in self.rules if not r.keep),
+        ]
+        newer = any(len(choice.group_sizes) > 1 or choice.method != RTN for choice in choices)
+        return SCHEMA_2 if newer else SCHEMA
 
     def _resolved(self, rule: Rule) -> dict[str, Any]:
         return rule.action() if rule.keep or rule.use else rule.format(self.default).as_dict()
@@ -105,8 +109,8 @@ class Recipe:
     def from_dict(cls, record: dict[str, Any]) -> Recipe:
         """Read what `as_dict` wrote. Raises RecipeError where it does not fit its own hash."""
         name = str(record.get("name", "?"))
-        if record.get("schema") not in (SCHEMA, SCHEMA_OF_LISTS):
-            expected = f"schema {SCHEMA} or {SCHEMA_OF_LISTS} expected"
+        if record.get("schema") not in (SCHEMA, SCHEMA_2):
+            expected = f"schema {SCHEMA} or {SCHEMA_2} expected"
             raise RecipeError(f"recipe {name}: {expected}, {record.get('schema')!r} found")
         problems: list[str] = []
         try:
@@ -157,6 +161,7 @@ def load_recipe(
     bits: int | None = None,
     group_size: int | Sequence[int] | None = None,
     mode: str | None = None,
+    method: str | None = None,
     sets: Sequence[str] = (),
     unaligned: str | None = None,
 ) -> Recipe:
@@ -168,7 +173,7 @@ def load_recipe(
     problems: list[str] = []
     chain = read_chain(name_or_path, problems)
     recipe = _resolved(chain, problems)
-    given = (("bits", bits), ("group_size", group_size), ("mode", mode))
+    given = (("bits", bits), ("group_size", group_size), ("mode", mode), ("method", method))
     changes: dict[str, Any] = {key: value for key, value in given if value is not None}
     if mistakes := format_problems(changes, "command line"):
         problems += mistakes
@@ -274,7 +279,9 @@ def _quantize(
     problems += faults
     if faults:
         return base, unaligned
-    default = merged(base, value.get("bits"), group_size_of(value.get("group_size")), value.get("mode"))
+    default = merged(
+        base, value.get("bits"), group_size_of(value.get("group_size")), value.get("mode"), value.get("method")
+    )
     return default, value.get("unaligned", unaligned)
 
 
@@ -290,7 +297,7 @@ def _overridden(
         reason = f"{recipe.name} has no default format to change; use another recipe or --set"
         faults.append(Fault(" ".join(flags), reason))
     elif changes:
-        default = merged(default, changes.get("bits"), sizes, changes.get("mode"))
+        default = merged(default, changes.get("bits"), sizes, changes.get("mode"), changes.get("method"))
     for key in changes:
         own = [rule.label for rule in recipe.rules if getattr(rule, key) is not None]
         if own:

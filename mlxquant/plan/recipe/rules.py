@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
 
-from ...words.formats import MODE_DEFAULTS, MODES, FormatChoice
+from ...words.formats import METHODS, MODE_DEFAULTS, MODES, RTN, FormatChoice
 from ...words.layers import Span, parse_layers, select_layers
 from ...words.modules import LAYER_TYPE_WORDS, LAYER_TYPES, ROLES, Module
 from ...words.text import nearest, unknown_keys
@@ -115,6 +115,7 @@ class Rule:
     bits: int | None = None
     group_size: GroupSize | None = None
     mode: str | None = None
+    method: str | None = None
     use: str | None = None
     optional: bool = False
     origin: str = ""
@@ -132,14 +133,14 @@ class Rule:
 
     def format(self, default: FormatChoice | None) -> FormatChoice:
         """The format it asks for where it gives bits, group size or mode."""
-        return merged(default, self.bits, self.group_size, self.mode)
+        return merged(default, self.bits, self.group_size, self.mode, self.method)
 
     def action(self) -> dict[str, Any]:
         """What it asks for, in the TOML form."""
         if self.keep:
             return {"keep": True}
         sizes = list(self.group_size) if isinstance(self.group_size, tuple) else self.group_size
-        keys = {"bits": self.bits, "group_size": sizes, "mode": self.mode, "use": self.use}
+        keys = {"bits": self.bits, "group_size": sizes, "mode": self.mode, "method": self.method, "use": self.use}
         return {key: value for key, value in keys.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
@@ -185,17 +186,23 @@ def _fields(match: Match) -> list[tuple[str, tuple[object, ...]]]:
     return [(name, tuple(values)) for name, values in fields if values]
 
 
-def merged(base: FormatChoice | None, bits: int | None, group_size: GroupSize | None, mode: str | None) -> FormatChoice:
+def merged(
+    base: FormatChoice | None,
+    bits: int | None,
+    group_size: GroupSize | None,
+    mode: str | None,
+    method: str | None = None,
+) -> FormatChoice:
     """Lay what is given over `base`. A change of mode takes the mode's own bits and group size, as in mlx.
 
     ``merged(FormatChoice(8, (128,)), None, None, "mxfp4") == FormatChoice(4, (32,), "mxfp4")``
     """
-    mode = mode or (base.mode if base else "affine")
+    mode, method = mode or (base.mode if base else "affine"), method or (base.method if base else RTN)
     if base is None or base.mode != mode:
         default_group, default_bits = MODE_DEFAULTS[mode]
         base = FormatChoice(default_bits, (default_group,), mode)
     sizes = (group_size,) if isinstance(group_size, int) else group_size
-    return FormatChoice(bits or base.bits, sizes or base.group_sizes, mode)
+    return FormatChoice(bits or base.bits, sizes or base.group_sizes, mode, method)
 
 
 def group_size_of(value: Any) -> GroupSize | None:
@@ -220,7 +227,7 @@ def glob_pattern(globs: Iterable[str]) -> re.Pattern[str]:
 
 USES = ("model", "default", "source")
 MATCH_KEYS = ("role", "layer_type", "layers", "path")
-RULE_KEYS = ("match", "keep", "bits", "group_size", "mode", "use", "reason", "optional")
+RULE_KEYS = ("match", "keep", "bits", "group_size", "mode", "method", "use", "reason", "optional")
 
 
 def parse_rule(table: object, *, origin: str, index: int, where: str, problems: list[str]) -> Rule | None:
@@ -251,6 +258,7 @@ def parse_rule(table: object, *, origin: str, index: int, where: str, problems: 
         bits=table.get("bits"),
         group_size=group_size_of(table.get("group_size")),
         mode=table.get("mode"),
+        method=table.get("method"),
         use=use,
         optional=table.get("optional", False),
         origin=origin,
@@ -259,7 +267,7 @@ def parse_rule(table: object, *, origin: str, index: int, where: str, problems: 
 
 
 def format_problems(table: Mapping[str, Any], where: str) -> list[str]:
-    """What is wrong with the types and names of bits, group_size and mode; their combination is checked later."""
+    """What is wrong with bits, group_size, mode and method by themselves; their combination is checked later."""
     mistakes = []
     bits = table.get("bits")
     if bits is not None and not _is_count(bits):
@@ -269,6 +277,9 @@ def format_problems(table: Mapping[str, Any], where: str) -> list[str]:
     mode = table.get("mode")
     if mode is not None and not (isinstance(mode, str) and mode in MODES):
         mistakes.append(f"{where}: unknown mode {mode!r}{nearest(mode, MODES)}; mlx has {', '.join(MODES)}")
+    method = table.get("method")
+    if method is not None and not (isinstance(method, str) and method in METHODS):
+        mistakes.append(f"{where}: unknown method {method!r}{nearest(method, METHODS)}; valid: {', '.join(METHODS)}")
     return mistakes
 
 
@@ -295,12 +306,12 @@ def _group_size_problem(value: object) -> str | None:
 
 def _action_problems(table: Mapping[str, Any], where: str) -> list[str]:
     keeps = table.get("keep") is True
-    formats = [key for key in ("bits", "group_size", "mode") if key in table]
+    formats = [key for key in ("bits", "group_size", "mode", "method") if key in table]
     actions = (["keep"] if keeps else []) + formats + (["use"] if "use" in table else [])
     if not actions and table.get("keep") is False:
         return [f"{where}: keep = false means nothing; use=default gives the default, whatever a later rule says"]
     if not actions:
-        return [f"{where}: it asks for nothing; give keep = true, bits, group_size, mode or use"]
+        return [f"{where}: it asks for nothing; give keep = true, bits, group_size, mode, method or use"]
     if len(actions) > len(formats) and len(actions) > 1:
         return [f"{where}: {' and '.join(actions)} exclude each other; give one"]
     return []

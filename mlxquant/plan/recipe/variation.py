@@ -17,7 +17,7 @@ from ...words.text import listed, nearest
 from .recipe import Recipe, load_recipe
 from .rules import group_size_of, group_size_text
 
-KEYS = ("bits", "group_size", "mode", "unaligned")
+KEYS = ("bits", "group_size", "mode", "method", "unaligned")
 
 
 def split_variation(text: str) -> tuple[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ def write(folder: Path, name: str, text: str) -> str:
         ("quantize = false\nrules = 3", "rules is a list of tables; write [[rules]]"),
         ("quantize = false\nsummary = 3", "summary is a text, not 3"),
         ("quantize = false\nextends = ['none']", "extends is one recipe's name or path"),
-        (HEAD, "rule 1: it asks for nothing; give keep = true, bits, group_size, mode or use"),
+        (HEAD, "rule 1: it asks for nothing; give keep = true, bits, group_size, mode, method or use"),
         (HEAD + "keep = false", "rule 1: keep = false means nothing; use=default"),
         (HEAD + "keep = true\nbits = 4", "rule 1: keep and bits exclude each other"),
         (HEAD + "use = 'model'\nbits = 4", "rule 1: bits and use exclude each other"),

@@ -43,7 +43,10 @@ def test_a_path_may_have_a_colon(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gates-8bit:bit=4", r"unknown key 'bit' \(did you mean 'bits'\?\); valid: bits, group_size, mode, unaligned"),
+        (
+            "gates-8bit:bit=4",
+            r"unknown key 'bit' \(did you mean 'bits'\?\); valid: bits, group_size, mode, method, unaligned",
+        ),
         ("gates-8bit:bits=four", "bits is a whole number, not 'four'"),
         ("gates-8bit:bits=4,bits=5", "bits is given twice"),
         ("gates-8bit:bits=7", "7"),

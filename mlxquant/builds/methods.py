@@ -1,0 +1,44 @@
+"""The encoder of a plan: each module by the method that its recipe gives it.
+
+Modules of the method `rtn` are rounded; those of `mse` are searched; those of `imatrix` are searched under column
+weights, which the caller brings (see `calibrate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import UsageError
+from ..kernels import ByModule, ColumnWeights, Encoder, Searching
+from ..plan.plan import Plan, PlannedModule
+from ..words.formats import IMATRIX, MSE, RTN
+
+
+def encoder_of(
+    plan: Plan, rounding: Encoder, columns: ColumnWeights | None, *, allow_nonfinite: bool = False
+) -> Encoder:
+    """The encoder of a plan; `rounding` itself where every module is rounded.
+
+    Raises UsageError for a module of `imatrix` without `columns`.
+    """
+    methods = methods_of(plan.modules)
+    if not methods:
+        return rounding
+    weighed = [path for path, method in methods.items() if method == IMATRIX]
+    if weighed and columns is None:
+        raise UsageError(
+            f"recipe {plan.recipe}: method {IMATRIX} ({weighed[0]} and {len(weighed) - 1:,} others) needs a"
+            " calibration; give --calibration CAL, a file written by `mlxquant calibrate`"
+        )
+    encoders = {MSE: Searching(None, allow_nonfinite), IMATRIX: Searching(columns, allow_nonfinite)}
+    return ByModule({path: encoders[method] for path, method in methods.items()}, rounding)
+
+
+def methods_of(modules: Iterable[PlannedModule]) -> dict[str, str]:
+    """The method of each module that is quantized otherwise than rounded, by path."""
+    return {m.module.path: m.decision.method for m in modules if m.format and m.decision.method != RTN}
+
+
+def needs_columns(plan: Plan) -> bool:
+    """Whether a module's method weighs errors by column."""
+    return IMATRIX in methods_of(plan.modules).values()
