@@ -214,7 +214,8 @@ def dropped_notes(
     kinds: Counter[str] = Counter()
     for name in dropped:
         layer = layer_of(name)
-        if name in source.weights and layer is not None and layer < n_layers and not _IDLE.search(name):
+        own = layer is not None and layer < n_layers and kind_of(name, n_layers) == "other"
+        if own and name in source.weights and not _IDLE.search(name):
             kinds[_LAYER.sub(".layers.N.", name)] += 1
     who = _class_words(provider, config)
     heads = [

@@ -131,7 +131,7 @@ def test_a_hub_id_in_offline_mode_is_told():
 
 
 def test_a_folder_without_a_config_is_told(tmp_path):
-    assert "config.json: cannot be read" in refused(tmp_path, "-r", "none")
+    assert "has no config.json" in refused(tmp_path, "-r", "none")
 
 
 @pytest.mark.parametrize(
