@@ -206,6 +206,22 @@ def _pack_group(values, lane, scale, bias, packed, at, top, group, bits):  # typ
             word, count = word + 1, count - 32
 
 
+@jit
+def _load(source, scales, biases, columns, column_rows, first, groups, group, kind, values, weights, lanes):  # type: ignore[no-untyped-def]
+    """Fill the lanes with 16 groups from `first` on: values, weights, and what rounding chose. The last one repeats."""
+    row_groups = columns.shape[1] // group
+    for lane in range(_LANES):
+        g = min(first + lane, groups - 1)
+        for i in range(group):
+            values[i * _LANES + lane] = _widened(np.uint32(source[g * group + i]), kind)
+        if column_rows.size:
+            row, at = column_rows[g // row_groups], g % row_groups * group
+            for i in range(group):
+                weights[i * _LANES + lane] = columns[row, at + i]
+        lanes[_S, lane] = _widened(np.uint32(scales[g]), kind)
+        lanes[_B, lane] = _widened(np.uint32(biases[g]), kind)
+
+
 @lru_cache
 def _kernel(kind: int) -> Any:
     """The kernel of a dtype: its key in numba's cache."""
@@ -213,18 +229,9 @@ def _kernel(kind: int) -> Any:
     def run(source, packed, scales, biases, columns, column_rows, groups, group, bits, shares):  # type: ignore[no-untyped-def]
         values, weights = np.zeros(group * _LANES, np.float32), np.ones(group * _LANES, np.float32)
         lanes = np.zeros((_SCALARS, _LANES), np.float32)
-        top, words, row_groups = np.float32((1 << bits) - 1), group * bits // 32, columns.shape[1] // group
+        top, words = np.float32((1 << bits) - 1), group * bits // 32
         for first in range(0, groups, _LANES):
-            for lane in range(_LANES):
-                g = min(first + lane, groups - 1)  # lanes beyond the last group repeat it
-                for i in range(group):
-                    values[i * _LANES + lane] = _widened(np.uint32(source[g * group + i]), kind)
-                if column_rows.size:
-                    row, at = column_rows[g // row_groups], g % row_groups * group
-                    for i in range(group):
-                        weights[i * _LANES + lane] = columns[row, at + i]
-                lanes[_S, lane] = _widened(np.uint32(scales[g]), kind)
-                lanes[_B, lane] = _widened(np.uint32(biases[g]), kind)
+            _load(source, scales, biases, columns, column_rows, first, groups, group, kind, values, weights, lanes)
             _describe(values, weights, lanes, group)
             _sum_errors(values, weights, lanes, top, group)
             lanes[_BEST], lanes[_BEST_S], lanes[_BEST_B] = lanes[_ERR], lanes[_S], lanes[_B]
