@@ -83,13 +83,7 @@ def read_layout(
     contradict the config; all of them at once.
     """
     chosen = provider_of(source.config, provider)
-    settles = chosen is MLX_LM and not as_it_is
-    settled = settle(source.config, source.tensors) if settles else Settled(source.config)
-    config, model, views = _sanitized_model(source, chosen, settled)
-    head = next((n for n in views if n.endswith("lm_head.weight") and n not in parameters_of(model)), None)
-    if settles and head is not None and (untied := untie(settled, head)) is not None:
-        settled = untied
-        config, model, views = _sanitized_model(source, chosen, settled)
+    settled, config, model, views = _laid_over(source, chosen, settles=chosen is MLX_LM and not as_it_is)
     notes = list(settled.notes)
     prequantized = stored_formats(model, views, config, bool(source.tensors))
     parameters = parameters_of(model, prequantized)
@@ -129,6 +123,19 @@ def read_layout(
         provider=chosen,
         config=settled.config,
     )
+
+
+def _laid_over(
+    source: Checkpoint, chosen: Provider, *, settles: bool
+) -> tuple[Settled, Mapping[str, Any], Any, dict[str, View]]:
+    """The config as the class reads it (as it is unless `settles`), the same prepared, the model and its views."""
+    settled = settle(source.config, source.tensors) if settles else Settled(source.config)
+    config, model, views = _sanitized_model(source, chosen, settled)
+    head = next((n for n in views if n.endswith("lm_head.weight") and n not in parameters_of(model)), None)
+    if settles and head is not None and (untied := untie(settled, head)) is not None:
+        settled = untied
+        config, model, views = _sanitized_model(source, chosen, settled)
+    return settled, config, model, views
 
 
 def _sanitized_model(

@@ -6,14 +6,14 @@ has no class for. What it would not make as the recipe says is refused here, bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import gcd
 from typing import Any
 
 from ..errors import PlanError
 from ..words.formats import RTN, FormatChoice
 from ..words.modules import CARRIED, Module
-from .decide import decide
+from .decide import Decision, decide
 from .recipe.recipe import Recipe
 
 
@@ -38,34 +38,7 @@ def quant_predicate(
     in another shape.
     """
     by_path = decide(recipe, modules, n_layers=n_layers).by_path
-    searched = [(path, decision.method) for path, decision in by_path.items() if decision.method != RTN]
-    if searched:
-        path, method = searched[0]
-        raise PlanError(
-            f"{path}: recipe {recipe} asks for method {method}, and mlx_lm.convert rounds every value (rtn); use"
-            " mlxquant's convert"
-        )
-    carried = [m for m in modules if m.kind == CARRIED]
-    if carried:
-        raise PlanError(
-            f"{carried[0].path}: mlx-lm's model has no {carried[0].role} part, so mlx_lm.convert would drop it;"
-            " read the layout without it, or use mlxquant's convert"
-        )
-    kept = [m for m in modules if by_path[m.path].kept]
-    if kept:
-        raise PlanError(
-            f"{kept[0].path}: recipe {recipe} keeps the bits that the source has, and mlx_lm.convert would round anew;"
-            " use mlxquant's convert"
-        )
-    dropped = [m for m in modules if q_group_size and by_path[m.path].format and m.shape[-1] % q_group_size]
-    if dropped:
-        width = gcd(*(m.shape[-1] for m in dropped))
-        smaller = next((size for size in (64, 32, 16) if width % size == 0), None)
-        raise PlanError(
-            f"{dropped[0].path}: q_group_size={q_group_size} does not divide its {dropped[0].shape[-1]} inputs, so"
-            f" mlx_lm.convert would leave it unquantized, and {len(dropped) - 1:,} others; "
-            + (f"give both q_group_size={smaller}" if smaller else "use mlxquant's convert")
-        )
+    _check_made_by_mlx_lm(recipe, modules, by_path, q_group_size)
     by_name = {m.path: m for m in modules}
 
     def predicate(path: str, module: Any) -> bool | dict[str, Any]:
@@ -76,6 +49,35 @@ def quant_predicate(
         return False if chosen is None or by_name[path].prequantized else chosen.as_dict()
 
     return predicate
+
+
+def _check_made_by_mlx_lm(
+    recipe: Recipe, modules: Sequence[Module], by_path: Mapping[str, Decision], q_group_size: int | None
+) -> None:
+    """Refuse what mlx_lm.convert would make otherwise than the recipe says. Raises PlanError with the first module."""
+    for module in modules:
+        path, decision = module.path, by_path[module.path]
+        ours = "use mlxquant's convert"
+        if decision.method != RTN:
+            why = f"recipe {recipe} asks for method {decision.method}, and mlx_lm.convert rounds every value (rtn)"
+            raise PlanError(f"{path}: {why}; {ours}")
+        if module.kind == CARRIED:
+            raise PlanError(
+                f"{path}: mlx-lm's model has no {module.role} part, so mlx_lm.convert would drop it;"
+                f" read the layout without it, or {ours}"
+            )
+        if decision.kept:
+            why = f"recipe {recipe} keeps the bits that the source has, and mlx_lm.convert would round anew"
+            raise PlanError(f"{path}: {why}; {ours}")
+    dropped = [m for m in modules if q_group_size and by_path[m.path].format and m.shape[-1] % q_group_size]
+    if dropped:
+        width = gcd(*(m.shape[-1] for m in dropped))
+        smaller = next((size for size in (64, 32, 16) if width % size == 0), None)
+        raise PlanError(
+            f"{dropped[0].path}: q_group_size={q_group_size} does not divide its {dropped[0].shape[-1]} inputs, so"
+            f" mlx_lm.convert would leave it unquantized, and {len(dropped) - 1:,} others; "
+            + (f"give both q_group_size={smaller}" if smaller else "use mlxquant's convert")
+        )
 
 
 def _check_shape(recipe: Recipe, expected: Module, module: Any) -> None:
