@@ -136,8 +136,10 @@ def _routers(tree: Mapping[str, Any], block: str, containers: Mapping[str, int])
     wide: list[str] = []
     named: list[str] = []
     for path, module in tree.items():
+        if not path.startswith(prefix):  # first: it is asked of every module of the model for every block
+            continue
         inside = any(path == c or path.startswith(c + ".") for c in containers)
-        if not path.startswith(prefix) or (inside and not _beside_stacks(path, module, containers)):
+        if inside and not _beside_stacks(path, module, containers):
             continue
         rel, weight = path.removeprefix(prefix), module.get("weight")
         if (
