@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import Any, TypeGuard
 from ..errors import LayoutError
 from ..source.headers import shown
 from ..words.text import listed, some
-from .class_derived import DERIVED, Inexpressible
+from .class_derived import DERIVED, ROPE_BY_KIND, Inexpressible
 from .class_fields import (
     ACTIVATIONS,
     ALIASES,
@@ -46,6 +47,8 @@ from .mlx_lm import mlx_lm_module, mlx_lm_version, model_classes, module_name
 MISSING: Any = object()
 # Rotary position embeddings that are plain for text.
 _PLAIN = ("default", "mrope", "axial", None)
+# Classes that read `rope_parameters` by layer type.
+_BY_LAYER = ("gemma4_text", "laguna", "mellum")
 # transformers' own words beside the scaling's in `rope_parameters`
 _NOT_SCALING = ("rope_theta", "partial_rotary_factor")
 
@@ -230,8 +233,8 @@ def _settle_rope(table: _Table) -> None:
     rope = rope if isinstance(rope, dict) else {}
     reads = "rope_parameters" in table.fields
     if any(isinstance(v, dict) for v in rope.values()):
-        if not reads:
-            rope = _one_rope(table, rope)
+        if table.module not in _BY_LAYER:
+            rope = _one_rope(table, rope, reads=reads)
     elif reads:
         _gather_rope(table, rope)
     if any(isinstance(v, dict) for v in rope.values()):
@@ -250,12 +253,14 @@ def _settle_rope(table: _Table) -> None:
     _settle_scaling(table, rope, origin, reads=reads)
 
 
-def _one_rope(table: _Table, rope: Mapping[str, Any]) -> Mapping[str, Any]:
+def _one_rope(table: _Table, rope: Mapping[str, Any], *, reads: bool) -> Mapping[str, Any]:
     """RoPE by layer type as one for all, where all say the same and the class has but one."""
     kinds = [v for v in rope.values() if isinstance(v, dict)]
     if all(kind == kinds[0] for kind in kinds) and len(kinds) == len(rope):
+        if reads:
+            table.move("rope_parameters", kinds[0], "rope_parameters of its layer types, which are all alike")
         return kinds[0]
-    if table.module not in DERIVED:
+    if table.module not in ROPE_BY_KIND:
         table.refuse("rope_parameters", sorted(rope), "has one RoPE for all layers, which differ here")
     return rope
 
@@ -267,7 +272,7 @@ def _gather_rope(table: _Table, rope: Mapping[str, Any]) -> None:
     theta = table.values.get("rope_theta", THETAS.get(table.model_type, 10000.0))
     if "rope_theta" in table.fields and table.fields["rope_parameters"] is not MISSING and not rope:
         return  # it reads rope_theta outside too
-    if table.module in ("mellum", "laguna", "gemma4_text"):  # by layer type
+    if table.module in _BY_LAYER:
         return
     scaling = {k: v for k, v in rope.items() if k != "type"}
     kind = rope.get("rope_type") or rope.get("type") or "default"
@@ -311,11 +316,30 @@ def _settle_scaling(table: _Table, rope: Mapping[str, Any], origin: str, *, read
         scaling.setdefault("original_max_position_embeddings", length)
     if scaling != table.get(name):
         table.move(name, scaling, origin)
+    if kind == "yarn":
+        _check_yarn_factor(table, rope, origin)
     if kind == "yarn" and rope.get("truncate") is False:
         table.notes.append(
             f"config.json: {origin}.truncate = False is not read by mlx-lm {mlx_lm_version()}, which rounds YaRN's"
             " bounds to whole dimensions"
         )
+
+
+def _check_yarn_factor(table: _Table, rope: Mapping[str, Any], origin: str) -> None:
+    """Refuse a factor on queries and keys that mlx-lm, which computes it from the scaling's others, does not take."""
+    given, scale = rope.get("attention_factor"), rope.get("factor")
+    if not _number(given) or not _number(scale):
+        return
+    up, down = (rope.get(name, default) for name, default in (("mscale", 1), ("mscale_all_dim", 0)))
+    if not _number(up) or not _number(down):
+        return
+    computed = 1.0 if scale <= 1 else (0.1 * up * math.log(scale) + 1) / (0.1 * down * math.log(scale) + 1)
+    if not math.isclose(given, computed, rel_tol=1e-6):
+        table.refuse(f"{origin.removeprefix(table.prefix)}.attention_factor", given, f"computes {computed:.6g}")
+
+
+def _number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
 # --- what is derived, defaulted and not read ---

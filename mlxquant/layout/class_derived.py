@@ -137,7 +137,40 @@ def _kimi_linear(config: Mapping[str, Any]) -> Fields:
     return {"linear_attn_config": (numbered, "layer_types and linear_*")} | _dense_first(config)
 
 
+def _mimo(config: Mapping[str, Any]) -> Fields:
+    """`rope_parameters` by layer type, of which the class has two bases and one part of each head that is rotated."""
+    rope = config.get("rope_parameters")
+    kinds = rope if isinstance(rope, dict) else {}
+    full, sliding = kinds.get("full_attention"), kinds.get("sliding_attention")
+    if not isinstance(full, dict) or not isinstance(sliding, dict):
+        return {}
+    part = full.get("partial_rotary_factor")
+    if any(kind.get("rope_type", "default") != "default" for kind in (full, sliding)):
+        raise Inexpressible("rope_parameters", kinds, "computes plain RoPE")
+    if sliding.get("partial_rotary_factor") != part:
+        raise Inexpressible("rope_parameters", kinds, "rotates the same part of each head in every layer")
+    fields = {
+        "rope_theta": (full.get("rope_theta"), "rope_parameters.full_attention.rope_theta"),
+        "swa_rope_theta": (sliding.get("rope_theta"), "rope_parameters.sliding_attention.rope_theta"),
+        "partial_rotary_factor": (part, "rope_parameters.full_attention.partial_rotary_factor"),
+    }
+    return {name: value for name, value in fields.items() if value[0] is not None}
+
+
+def _dbrx(config: Mapping[str, Any]) -> Fields:
+    """The base of RoPE, which the class reads in `attn_config` and transformers 5 in `rope_parameters`."""
+    rope, attention = config.get("rope_parameters"), config.get("attn_config")
+    theta = rope.get("rope_theta") if isinstance(rope, dict) else None
+    if theta is None or not isinstance(attention, dict):
+        return {}
+    return {"attn_config": ({**attention, "rope_theta": theta}, "rope_parameters.rope_theta")}
+
+
+# Classes with a base of RoPE for each of two layer types.
+ROPE_BY_KIND = ("mimo_v2_flash",)
+
 DERIVED: Mapping[str, Callable[[Mapping[str, Any]], Fields]] = {
+    "dbrx": _dbrx,
     "deepseek_v2": lambda config: _deepseek_v2(config) | _dense_first(config),
     "deepseek_v3": _dense_first,
     "deepseek_v32": _dense_first,
@@ -149,7 +182,7 @@ DERIVED: Mapping[str, Callable[[Mapping[str, Any]], Fields]] = {
     "granitemoehybrid": _granite_hybrid,
     "kimi_linear": _kimi_linear,
     "longcat_flash": _longcat,
-    "mimo_v2_flash": lambda config: {},
+    "mimo_v2_flash": _mimo,
     "minimax": _minimax,
     "llama4": _llama4,
     "qwen3_5": _every_nth_full,

@@ -199,6 +199,8 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     known = name or _known_as(path)
     if path.is_file() and path.suffix == ".json":
         config = read_config(path, None)
+        if path.name == "config.json":
+            config = with_modelopt(config, read_optional(path.with_name(MODELOPT)))
         check_config(config, known)
         return Checkpoint(known, None, config, {}, {}, notes=notes_of(config, {}))
     if path.is_file():

@@ -117,6 +117,47 @@ def test_a_part_of_each_head_that_the_class_would_rotate_whole_is_refused(archit
         settle(config_of(architecture, rope_parameters=rope))
 
 
+def by_kind(full: float, sliding: float) -> dict[str, Any]:
+    """A RoPE of its own for each of two layer types."""
+    thetas = {"full_attention": full, "sliding_attention": sliding}
+    return {kind: {"rope_theta": theta, "rope_type": "default"} for kind, theta in thetas.items()}
+
+
+@pytest.mark.parametrize("architecture", ["deepseek_v3", "glm4_moe_lite", "lfm2_moe", "exaone_moe", "qwen3_moe"])
+def test_layer_types_with_a_rope_each_are_refused_where_the_class_has_one(architecture):
+    with pytest.raises(LayoutError, match=rf"mlx-lm .*'s {architecture} has one RoPE for all layers, which differ"):
+        settle(config_of(architecture, rope_parameters=by_kind(1e6, 1e4)))
+
+
+def test_layer_types_whose_rope_is_alike_have_one():
+    alike = by_kind(777.0, 777.0)
+    assert changed(config_of("deepseek_v3", rope_theta=None, rope_parameters=alike))["rope_theta"] == 777.0
+    lfm2 = changed(config_of("lfm2_moe", rope_theta=None, rope_parameters=alike))
+    assert lfm2["rope_parameters"] == alike["full_attention"]
+
+
+def test_a_class_with_a_base_for_each_of_two_layer_types_gets_both():
+    config = whole_config(TABLE["mimo_v2_flash"]["config"]) | {"rope_parameters": by_kind(5e6, 1e4)}
+    written = changed(config | {"rope_theta": 1.0, "swa_rope_theta": 1.0})
+    assert (written["rope_theta"], written["swa_rope_theta"]) == (5e6, 1e4)
+
+
+def test_a_theta_of_dbrx_is_written_into_its_table_of_attention():
+    written = changed(config_of("dbrx", rope_parameters={"rope_theta": 777.0, "rope_type": "default"}))
+    assert written["attn_config"]["rope_theta"] == 777.0
+
+
+@pytest.mark.parametrize("factor, refused", [(1.0, True), (1.138629436, False), (None, False)])
+def test_a_factor_of_attention_that_mlx_lm_computes_otherwise_is_refused(factor, refused):
+    rope = {"rope_type": "yarn", "factor": 4.0, "attention_factor": factor, "original_max_position_embeddings": 64}
+    config = config_of("olmoe", rope_scaling=rope)
+    if not refused:
+        assert settle(config)
+        return
+    with pytest.raises(LayoutError, match=r"attention_factor is 1.0, but mlx-lm .*'s olmoe computes 1\.13863"):
+        settle(config)
+
+
 def test_other_names_of_transformers_5_are_taken():
     config = config_of("qwen3_moe", num_experts=None, num_local_experts=8)
     assert changed(config) == {"num_experts": 8}

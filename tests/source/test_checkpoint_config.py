@@ -80,7 +80,8 @@ def test_a_lone_config_of_a_quantized_source_is_refused_too(folder):
 
 def test_modelopt_is_known_by_the_file_that_it_writes_beside_a_silent_config(folder):
     write_json(folder / "hf_quant_config.json", {"quantization": {"quant_algo": "W4A16_AWQ"}})
-    assert "quantized with NVIDIA ModelOpt (W4A16_AWQ)" in refused(folder)
+    for path in (folder, folder / "config.json"):
+        assert "quantized with NVIDIA ModelOpt (W4A16_AWQ)" in refused(path)
 
 
 @pytest.mark.parametrize("packing", ["sparse-bitmask", None])

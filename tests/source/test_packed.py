@@ -212,6 +212,18 @@ def test_a_group_that_there_is_not_stops_the_conversion(qwen, tmp_path):
         build(tmp_path / "p", tmp_path / "out", "none")
 
 
+def test_columns_that_were_never_ordered_have_their_groups_side_by_side(qwen, tmp_path):
+    def change(tensors: dict[str, Stored]) -> None:
+        tensors[f"{Q}.weight_g_idx"] = "I32", (width,), np.full(width, -1, np.int32).tobytes()
+
+    write_packed(qwen, tmp_path / "p", PACKINGS["int4 g32"], twin=tmp_path / "twin")
+    width = open_checkpoint(tmp_path / "twin").tensors[f"{Q}.weight"].shape[1]
+    edit(tmp_path / "p", change)
+    build(tmp_path / "p", tmp_path / "ours", "none")
+    build(tmp_path / "twin", tmp_path / "theirs", "none")
+    assert stored(tmp_path / "ours") == stored(tmp_path / "theirs")
+
+
 def test_each_group_of_a_mixed_config_has_the_modules_that_it_names(qwen, tmp_path):
     int4, int8 = PACKINGS["int4 g32"], PACKINGS["int8 for each row"]
     groups = {

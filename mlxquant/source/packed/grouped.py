@@ -215,10 +215,14 @@ class Grouped(Decoded):
         return values[parts - parts[0], None]
 
     def _groups(self, read: Read, count: int) -> NDArray[np.int32]:
-        """The group of each column. Raises SourceError for one that there is not."""
+        """The group of each column; side by side where -1 says that nothing was ordered, as in modules that
+        llm-compressor had no data for. Raises SourceError for a group that there is not.
+        """
         assert self.order is not None
         groups = np.empty(self.shape[-1], np.int32)
         read(self.order.file, self.order.start, groups.data.cast("B"))
+        if (groups == -1).all():
+            return np.arange(len(groups), dtype=np.int32) // np.int32(self.scales.block[1])
         if groups.min() < 0 or groups.max() >= count:
             raise SourceError(
                 f"{self.order.file}: {self.order.name}: groups 0 to {count - 1} expected,"
