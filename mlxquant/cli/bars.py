@@ -7,12 +7,13 @@ It shows what is done of the whole, the rate, the time left, and what is at hand
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 from ..words.jit import when_compiling
-from ..words.progress import Progress, Watch, unwatched
+from ..words.progress import Progress, Watch, unwatched, when_waiting
 from ..words.secrets import redact
 from ..words.text import cut
 from .printing import echo
@@ -31,21 +32,32 @@ def progress_bar(unit: str = _BYTES) -> Iterator[Watch]:
 
     scale = {"unit_scale": True, "unit_divisor": 1024} if unit == _BYTES else {}
     bars: list[tqdm[NoReturn]] = []  # drawn from the first event on: what is said before stands above it
+    lock = threading.Lock()  # downloads are waited for in threads
 
-    def watch(progress: Progress) -> None:
+    def drawn() -> tqdm[NoReturn]:
         if not bars:
             bars.append(tqdm(unit=unit, **scale, file=sys.stderr, dynamic_ncols=True, leave=False))
-        bar = bars[0]
-        bar.total = progress.total
-        bar.set_postfix_str(_at_hand(progress), refresh=False)
-        bar.update((round(progress.done + progress.part, 2) if progress.part else progress.done) - bar.n)
-        if unit != _BYTES:  # bytes come many times a second; a step may take minutes and is shown at once
-            bar.refresh()
+        return bars[0]
 
+    def watch(progress: Progress) -> None:
+        with lock:
+            bar = drawn()
+            bar.total = progress.total
+            bar.set_postfix_str(_at_hand(progress), refresh=False)
+            bar.update((round(progress.done + progress.part, 2) if progress.part else progress.done) - bar.n)
+            if unit != _BYTES:  # bytes come many times a second; a step may take minutes and is shown at once
+                bar.refresh()
+
+    def wait_for(name: str, share: float) -> None:
+        with lock:
+            drawn().set_postfix_str(f"downloads {share:.0%} of {redact(name)}")
+
+    when_waiting(wait_for)
     when_compiling(lambda: tqdm.write("mlxquant: compiling kernels, once on this machine", file=sys.stderr))
     try:
         yield watch
     finally:
+        when_waiting(None)
         for bar in bars:
             bar.close()
 

@@ -2,6 +2,9 @@
 
 The library reports, `cli` draws the bar. What a unit is (bytes, layers, trials, tests) the operation's docstring says;
 whoever watches gets the counts and the names of what is at hand. Alone in its module because every layer reports.
+
+A download is waited for below whatever operation needs the file, so it goes to whoever shows progress by a way of its
+own: `waiting`.
 """
 
 from __future__ import annotations
@@ -54,6 +57,23 @@ class Within:
         self._shown_at = now
         item = f"{self._item}, {self._count:,} of {self._total:,} {self._noun}"
         self._watch(Progress(self._done, self._units, item, part=self._count / self._total))
+
+
+_showing: list[Callable[[str, float], None]] = []
+
+
+def when_waiting(show: Callable[[str, float], None] | None) -> None:
+    """Call `show` with the name of a file that is waited for and the share of it that is there; None ends that.
+
+    It is called from any thread, a few times a second.
+    """
+    _showing[:] = [] if show is None else [show]
+
+
+def waiting(name: str, share: float) -> None:
+    """Say that work waits for a file, of which `share` is there."""
+    for show in _showing[:]:
+        show(name, share)
 
 
 def unwatched(_: Progress) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 
 from mlxquant.cli.bars import pass_bar, progress_bar
-from mlxquant.words.progress import Progress
+from mlxquant.words.progress import Progress, waiting
 from mlxquant.words.secrets import secret_from
 
 
@@ -45,6 +45,15 @@ def test_long_names_are_cut_at_their_beginning():
 
 def test_bytes_are_written_in_binary_units():
     assert "0.00B" in shown(None, Progress(0, 3 * 2**20, "a"))
+
+
+def test_a_download_that_is_waited_for_shows_before_anything_is_done():
+    with contextlib.redirect_stderr(Terminal()) as stream, progress_bar() as watch:
+        waiting("model-00001-of-00002.safetensors", 0.26)
+        assert "downloads 26% of model-00001-of-00002.safetensors" in stream.getvalue()
+        watch(Progress(2**20, 2**21, "lm_head"))
+    waiting("model-00002-of-00002.safetensors", 0.5)
+    assert "00002-of-00002" not in stream.getvalue()
 
 
 def test_a_key_is_redacted_before_it_is_cut(monkeypatch):

@@ -23,6 +23,7 @@ from pathlib import Path
 from ...disk import files as disk
 from ...errors import OutputError
 from ...words.interrupts import asked_to_end
+from ...words.progress import waiting
 from ...words.units import show_bytes, show_size
 from ..checkpoint import LARGEST_SMALL, Reader, read_at
 from .client import Stopped
@@ -172,12 +173,19 @@ class HubReader:
     def _await(self, file: str, coming: Future[Path]) -> Path:
         while not coming.done() and not self._stopped.is_set() and not asked_to_end():
             wait([coming], 0.2)
+            if not coming.done():
+                waiting(file, self._share_of(file))
         if not coming.done():
             raise Stopped(f"{file}: stopped")
         try:
             return coming.result()
         except CancelledError:
             raise Stopped(f"{file}: stopped") from None
+
+    def _share_of(self, file: str) -> float:
+        """How much of a file that is on its way is there."""
+        folder = None if self.keep else self._folder
+        return self.repository.received(file, folder) / max(1, self.repository.size(file))
 
     def _open(self, file: str, path: Path) -> int:
         with self._lock:

@@ -133,22 +133,32 @@ class Repository:
 
     def keep(self, file: str, stopped: threading.Event, attempts: int = ATTEMPTS) -> Path:
         """Bring a file into the usual cache as `fetch` does, if it is not there."""
-        from huggingface_hub.file_download import repo_folder_name
-
         if (path := self.from_cache(file, stopped)) is not None:
             return path
-        folder = Path(hub_constants().HF_HUB_CACHE) / repo_folder_name(repo_id=self.id, repo_type="model")
-        snapshot = folder / "snapshots" / self.commit / file
-        digest = self.listing.hashes.get(file) or self.listing.blobs.get(file)
-        blob = folder / "blobs" / digest if digest else snapshot
+        snapshot, blob = self._places(file)
         with explained(self.id, self.commit), _as_os_error():
             for path in (snapshot, blob):
                 path.parent.mkdir(parents=True, exist_ok=True)
             if blob == snapshot or not blob.is_file() or self._fault(file, blob, stopped):
-                self._bring(file, blob, blob.with_name(f"{blob.name[:200]}.mlxquant-part"), stopped, attempts)
+                self._bring(file, blob, _part_of(blob), stopped, attempts)
             if blob != snapshot:
                 _link(blob, snapshot)
         return snapshot
+
+    def received(self, file: str, folder: Path | None) -> int:
+        """Bytes of a file that are there while `fetch` brings it into `folder`, or with None `keep` into the cache."""
+        target = self._places(file)[1] if folder is None else folder / file
+        part = _part_of(target) if folder is None else folder / f"{file}.part"
+        return _size(part) or _size(target)
+
+    def _places(self, file: str) -> tuple[Path, Path]:
+        """Where the usual cache has a file: its name in the snapshot, and its bytes."""
+        from huggingface_hub.file_download import repo_folder_name
+
+        folder = Path(hub_constants().HF_HUB_CACHE) / repo_folder_name(repo_id=self.id, repo_type="model")
+        snapshot = folder / "snapshots" / self.commit / file
+        digest = self.listing.hashes.get(file) or self.listing.blobs.get(file)
+        return snapshot, folder / "blobs" / digest if digest else snapshot
 
     def _bring(self, file: str, target: Path, part: Path, stopped: threading.Event, attempts: int) -> None:
         """Download a file by way of `part`; once more from the start where what came is not what is listed."""
@@ -278,8 +288,16 @@ def _go_on(stopped: threading.Event, file: str) -> None:
         raise Stopped(f"{file}: stopped")
 
 
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # not begun, or just given its name
+        return 0
+
+
+def _part_of(blob: Path) -> Path:
+    """Where the bytes of a file lie in the cache until they are whole."""
+    return blob.with_name(f"{blob.name[:200]}.mlxquant-part")
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import pytest
 from mlxquant.errors import SourceError, UsageError
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.hub.open import open_source
+from mlxquant.source.hub.reader import HubReader
+from mlxquant.words.progress import when_waiting
 from tests.source.hub.hub_server import INVALID, PATIENCE, HubServer, hub_with
 
 TOKEN = "hf_SECRETxSECRETxSECRET"
@@ -320,6 +322,26 @@ def test_weights_of_a_hub_id_are_read_by_way_of_the_usual_cache(hub, tiny_qwen, 
         source.close()
     assert buffers[0] == buffers[1]
     assert list((tmp_path / "hub").rglob(f"snapshots/*/{tensor.file}"))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_whoever_waits_for_a_shard_hears_how_much_of_it_is_there(hub, tmp_path, keep):
+    source = open_source("org/tiny", weights=True, keep=keep)
+    tensor = next(iter(source.tensors.values()))
+    size = source.files[tensor.file]
+    assert isinstance(source.reader, HubReader)
+    hub.fail("/cdn/", cut=size // 2, times=1)
+    hub.fail("/cdn/", stall=0.3)
+    source.reader.prepare([frozenset([tensor.file])])
+    source.reader.start(tmp_path / "shards")
+    events = list[tuple[str, float]]()
+    when_waiting(lambda name, share: events.append((name, round(share, 1))))
+    try:
+        source.read_into(tensor.file, tensor.start, memoryview(bytearray(64)))
+    finally:
+        when_waiting(None)
+        source.close()
+    assert (tensor.file, 0.5) in events
 
 
 def test_weights_of_a_lone_config_are_refused(tiny_qwen):
