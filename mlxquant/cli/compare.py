@@ -226,20 +226,17 @@ def _candidates(arguments: CompareArguments) -> Iterator[Candidate]:
     """Load recipes and name builds. Raises UsageError, RecipeError."""
     if not arguments.recipes and not arguments.builds:
         raise UsageError(f"nothing to compare: give -r with one of {', '.join(shipped())} or a .toml file, or --build")
-    from ..plan.recipe.variation import load_variation, name_of
+    from ..plan.recipe.variation import load_variations, name_of
 
-    recipes = [
-        load_variation(
-            text,
-            bits=arguments.bits,
-            group_size=arguments.group_size,
-            mode=arguments.mode,
-            method=arguments.method,
-            unaligned=arguments.unaligned,
-            sets=arguments.sets,
-        )
-        for text in arguments.recipes
-    ]
+    recipes = load_variations(
+        arguments.recipes,
+        bits=arguments.bits,
+        group_size=arguments.group_size,
+        mode=arguments.mode,
+        method=arguments.method,
+        unaligned=arguments.unaligned,
+        sets=arguments.sets,
+    )
     from ..stream.candidates import Candidate
 
     for text, recipe in zip(arguments.recipes, recipes, strict=True):

@@ -16,7 +16,7 @@ from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
 from .bars import progress_bar
 from .convert_texts import next_lines, opening_text
-from .mlx_lm_words import MlxLmWords, mlx_lm_options, take
+from .mlx_lm_words import MlxLmWords, mlx_lm_options, take, without_format
 from .options import (
     calibrated,
     calibration_option,
@@ -145,7 +145,7 @@ def _request(
     overrides: Mapping[str, Any],
 ) -> _Request:
     """Put together what the command line says in one form or the other. Raises UsageError, RecipeError."""
-    from ..plan.recipe.variation import load_variation, name_of
+    from ..plan.recipe.variation import load_variations, name_of
 
     source, out = typed.source(argument), typed.out(option)
     meant = typed.recipe()
@@ -158,9 +158,9 @@ def _request(
     if note := typed.note():
         echo(f"mlxquant: {note}", err=True)
     words = recipes or [str(meant)]
-    if words == ["none"] and not recipes:  # mlx_lm.convert too takes no notice of --q-bits without -q
-        overrides = {}
-    loaded = [load_variation(word, **overrides) for word in words]
+    if not recipes and not typed.quantize:  # mlx_lm.convert too takes no notice of --q-bits without -q
+        overrides = without_format(overrides)
+    loaded = load_variations(words, **overrides)
     names = [name_of(word, recipe) for word, recipe in zip(words, loaded, strict=True)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"-r {twice}: is given twice; each build needs a name of its own")

@@ -8,7 +8,7 @@ meaning here is refused by name, with what to do instead. --q-bits, --q-group-si
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import UsageError
+from .printing import echo
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -119,3 +120,13 @@ def mlx_lm_options(function: _Function) -> _Function:
 def take(words: dict[str, Any]) -> MlxLmWords:
     """Take mlx_lm.convert's options out of a command's."""
     return MlxLmWords(**{name: words.pop(name) for name in MlxLmWords.__dataclass_fields__})
+
+
+def without_format(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes to a recipe without those that mlx_lm.convert has too, and ignores without -q; says so."""
+    names = {"bits": "--q-bits", "group_size": "--q-group-size", "mode": "--q-mode"}
+    ignored = [name for key, name in names.items() if overrides.get(key) is not None]
+    if ignored:
+        echo(f"mlxquant: {', '.join(ignored)}: ignored without -q, as mlx_lm.convert does; the recipe is none",
+             err=True)  # fmt: skip
+    return {key: value for key, value in overrides.items() if key not in names}

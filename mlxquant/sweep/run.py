@@ -17,7 +17,7 @@ from ..builds.write.hashing import sha256
 from ..disk import files as disk
 from ..disk.journal import differences
 from ..errors import OutputError
-from ..plan.recipe.variation import load_variation, name_of
+from ..plan.recipe.variation import load_variations, name_of
 from ..records.files import record_text
 from ..source.stamps import source_signature
 from ..validate.judge import FAIL, MISSING, PASS
@@ -58,8 +58,7 @@ def load_trials(words: Sequence[str], **overrides: Any) -> tuple[list[Trial], li
     """
     trials: dict[str, Trial] = {}
     notes = []
-    for word in words:
-        recipe = load_variation(word, **overrides)
+    for word, recipe in zip(words, load_variations(words, **overrides), strict=True):
         name = name_of(word, recipe)
         if (same := trials.get(recipe.sha256)) is not None:
             notes.append(f"{name} gives the same formats as {same.name} and was not tried again")

@@ -162,6 +162,16 @@ def test_mlx_lms_default_place_and_its_mixed_recipes(folder):
     assert json.loads((folder / "mlx_model" / "mlxquant.json").read_text())["recipe"]["name"] == "mixed-4-6"
 
 
+def test_without_q_mlx_lms_bits_are_ignored_aloud_and_a_rule_is_not(folder):
+    form = ("--hf-path", "source", "--q-bits", "4", "--mlx-path")
+    done = run(*form, "plain")
+    assert "mlxquant: --q-bits: ignored without -q, as mlx_lm.convert does; the recipe is none\n" in done.stderr
+    done = run(*form, "ruled", "--set", "role=expert:bits=4,group_size=32")
+    assert done.exit_code == 0, done.stderr
+    assert "quantization" in config_of(folder / "ruled")
+    assert "quantization" not in config_of(folder / "plain")
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

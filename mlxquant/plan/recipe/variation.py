@@ -1,6 +1,6 @@
 """A recipe with changes in one word, so that several variations of it stand side by side: ``gates-8bit:bits=4``.
 
-    NAME[:KEY=VALUE[,KEY=VALUE]…]        KEY is bits, group_size, mode or unaligned
+    NAME[:KEY=VALUE[,KEY=VALUE]…]        KEY is bits, group_size, mode, method or unaligned
 
 The keys are those of `plan` and `convert`'s options, and mean the same: ``gates-8bit:bits=4,group_size=32`` is
 ``-r gates-8bit --bits 4 --group-size 32``, ``gates-8bit:group_size=128,64`` is ``-r gates-8bit --group-size 128,64``.
@@ -17,7 +17,8 @@ from ...words.text import listed, nearest
 from .recipe import Recipe, load_recipe
 from .rules import group_size_of, group_size_text
 
-KEYS = ("bits", "group_size", "mode", "method", "unaligned")
+FORMAT_KEYS = ("bits", "group_size", "mode", "method")  # change the default format
+KEYS = (*FORMAT_KEYS, "unaligned")
 
 
 def split_variation(text: str) -> tuple[str, dict[str, Any]]:
@@ -78,6 +79,27 @@ def load_variation(text: str, *, sets: Sequence[str] = (), **overrides: Any) -> 
     name, changes = split_variation(text)
     shared = {key: value for key, value in overrides.items() if value is not None}
     return load_recipe(name, sets=sets, **{**shared, **changes})
+
+
+def load_variations(texts: Sequence[str], *, sets: Sequence[str] = (), **overrides: Any) -> list[Recipe]:
+    """Load several recipes, each as `load_variation`; a recipe without a default format keeps that beside others.
+
+    So ``-r none -r gates-8bit --group-size 32`` changes gates-8bit alone. Where no recipe has a default to change it
+    raises RecipeError, as for one.
+    """
+    bare = {text for text in texts if _is_bare(text)}
+    if len(bare) == len(set(texts)):
+        bare = set()
+    rest = {key: value for key, value in overrides.items() if key not in FORMAT_KEYS}
+    return [load_variation(text, sets=sets, **(rest if text in bare else overrides)) for text in texts]
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a recipe leaves what no rule matches as it is; False where it cannot be read, which loading will say."""
+    try:
+        return load_recipe(split_variation(text)[0]).default is None
+    except RecipeError:
+        return False
 
 
 def name_of(text: str, recipe: Recipe) -> str:

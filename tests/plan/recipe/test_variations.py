@@ -6,7 +6,7 @@ import pytest
 
 from mlxquant.errors import RecipeError
 from mlxquant.plan.recipe.recipe import load_recipe
-from mlxquant.plan.recipe.variation import load_variation, name_of, split_variation
+from mlxquant.plan.recipe.variation import load_variation, load_variations, name_of, split_variation
 
 
 def test_a_variation_is_the_recipe_with_those_options():
@@ -24,6 +24,16 @@ def test_a_hyphen_does_as_well():
 def test_its_own_changes_win_over_those_for_all():
     both = load_variation("gates-8bit:bits=3", bits=6, group_size=32)
     assert both == load_recipe("gates-8bit", bits=3, group_size=32)
+
+
+def test_a_recipe_without_a_default_format_keeps_that_beside_others():
+    none, gates = load_variations(["none", "gates-8bit"], group_size=32, unaligned="keep")
+    assert (none.default, none.unaligned) == (None, "keep")
+    assert gates == load_variation("gates-8bit", group_size=32, unaligned="keep")
+    with pytest.raises(RecipeError, match="--group-size 32: none has no default format to change"):
+        load_variations(["none"], group_size=32)
+    with pytest.raises(RecipeError, match="none has no default format to change"):
+        load_variations(["none:bits=4", "gates-8bit"])
 
 
 def test_a_variation_has_a_name_of_its_own():
