@@ -34,9 +34,12 @@ def source_names(path: str) -> tuple[str, ...]:
 def repacked_mode(model: Any) -> str | None:
     """The mode of mlx in which the model's class keeps packed weights of compressed-tensors, None where it takes none.
 
-    Its module names their tensors: int4 has a `weight_shape` (deepseek_v3), MXFP4 has none (kimi_k3).
+    Its module names their tensors: int4 has a `weight_shape` (deepseek_v3), MXFP4 has none (kimi_k3). A class may call
+    the `sanitize` of one that its module imports (kimi_k25 that of deepseek_v3).
     """
-    owners = {type(m).__module__ for _, m in model.named_modules() if hasattr(m, "sanitize")}
+    own = {type(m).__module__ for _, m in model.named_modules() if hasattr(m, "sanitize")}
+    classes = [c for name in own for c in vars(sys.modules[name]).values() if isinstance(c, type)]
+    owners = own | {c.__module__ for c in classes if hasattr(c, "sanitize")}
     texts = [inspect.getsource(sys.modules[name]) for name in owners]
     taking = [text for text in texts if "weight_packed" in text]
     if not taking:

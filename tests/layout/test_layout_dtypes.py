@@ -157,6 +157,14 @@ def test_a_config_alone_says_which_experts_are_packed(settings, stored):
     assert {m.prequantized for m in layout.modules if m.role != "expert"} == {None}
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_class_that_calls_the_sanitize_of_another_keeps_what_that_keeps(inside):
+    config, settings = config_of(TABLE["kimi_k25"]["config"]), packed_settings("pack-quantized", 32)
+    table = config["text_config"] if inside else config
+    table["quantization_config"] = settings
+    assert {m.prequantized for m in alone(config).modules if m.role == "expert"} == {Format(4, 32)}
+
+
 def test_experts_of_kimi_k2_in_int4_stay_as_affine_4_bit(tmp_path):
     config = config_of(TABLE["deepseek_v3"]["config"]) | {"model_type": "kimi_k2", "torch_dtype": "bfloat16"}
     config |= {"num_hidden_layers": 2, "moe_intermediate_size": 64}
