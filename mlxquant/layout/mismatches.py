@@ -27,6 +27,8 @@ from .views.view import View
 EXAMPLES = 5
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_BASE_LAYER = ".base_layer."
+_FUSED = re.compile(r"experts\.gate_up_proj(\.weight)?$")
 _NEXT_TOKEN = re.compile(r"\.(eh_proj|enorm|hnorm|shared_head)\.")
 # What no model computes with: tables that are computed anew, scales of activations and caches.
 _IDLE = re.compile(
@@ -82,10 +84,10 @@ def check_arrays(
         f"{(origin := origin_of(view))}: unexpected; {provider.name}'s {source.config['model_type']} has no"
         f" {'such array' if origin == name else name}"
         for name, view in views.items()
-        if name not in parameters
+        if name not in parameters and name not in explained.names
     ]
     kinds = [kind for kind in (explained.lines, wrong, missing, strange) if kind]
-    count = len(explained.names) + sum(map(len, (wrong, missing, strange)))
+    count = len(explained.names - views.keys()) + sum(map(len, (wrong, missing, strange)))
     among = len(parameters.keys() | views.keys())
     if explained.lines or 0 < count <= EXAMPLES:
         raise LayoutError(listed([problem for kind in kinds for problem in kind], EXAMPLES))
@@ -96,7 +98,7 @@ def check_arrays(
 
 
 class _Explained:
-    """Arrays whose absence has a cause, and a line for each cause."""
+    """Arrays whose absence has a cause, or that are there for it, and a line for each cause."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -116,6 +118,11 @@ def _explanations(
 ) -> _Explained:
     explained = _Explained()
     if not absent:
+        return explained
+    unplaced = [name for name in views if name not in set(absent) and origin_of(views[name]) == name]
+    if (renamed := _renamed(absent, unplaced)) is not None:
+        names, line = renamed
+        explained.add([*absent, *names], f"{source.weights[names[0]].file}: {line}")
         return explained
     used = {tensor for view in views.values() for tensor in tensors_of(view)}
     dropped = [name for name in source.weights if name not in used]
@@ -153,6 +160,40 @@ def _explanations(
             " head of its own, set tie_word_embeddings to true in config.json, else a shard is missing",
         )
     return explained
+
+
+def _renamed(absent: Sequence[str], there: Sequence[str]) -> tuple[list[str], str] | None:
+    """Tensors that are the absent arrays under other names, and what is to be done; None where that is not so."""
+    wanted, present = set(absent), set(there)
+    for name in there:
+        if _BASE_LAYER in name and name.replace(_BASE_LAYER, ".") in wanted:
+            bases = [n for n in there if _BASE_LAYER in n or ".lora_" in n]
+            return [name, *bases], (
+                f"holds {name}, the base of an adapter that was not merged; merge it (peft: merge_and_unload()) and"
+                " save the model again"
+            )
+        fused = _FUSED.search(name)
+        if fused and f"{name[: fused.start()]}switch_mlp.gate_proj.weight" in wanted:
+            return [n for n in there if ".experts." in n], (
+                f"holds {name}, all experts in one, which this class takes one by one ({name[: fused.start()]}experts.0"
+                ".gate_proj.weight); no shard is missing: split them, as transformers' save_pretrained does"
+            )
+        first, _, rest = name.partition(".")
+        names = [n for n in there if n.startswith(f"{first}.")] if rest in wanted else []
+        if sum(n.removeprefix(f"{first}.") in wanted for n in names) > 1:  # one alone may be another head
+            return names, (
+                f"holds {name}, where {rest} is expected; no shard is missing: {counted(len(names), 'name')} begin"
+                f" with {first}, which a wrapper of the model left there; take it off, or save the model itself"
+            )
+    for name in absent:
+        first, _, rest = name.partition(".")
+        names = [n for n in there if f"{first}.{n}" in wanted] if rest in present else []
+        if len(names) > 1:
+            return [rest, *there], (
+                f"holds {rest}, where {name} is expected; no shard is missing: the names lack {first}, as those of a"
+                " base model saved by itself; put it before them, or save the whole model"
+            )
+    return None
 
 
 def _class_words(provider: Provider, config: Mapping[str, Any]) -> str:

@@ -87,6 +87,40 @@ def test_a_tensor_that_is_not_there_is_still_a_missing_shard(tmp_path, deepseek)
         lay(tmp_path, deepseek, num_nextn_predict_layers=0)
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [
+        ("", "module.", r"holds module\.(\S+), where \1 is expected; .* begin with module, which"),
+        ("", "language_model.", r"holds language_model\..* \d+ names begin with language_model, which"),
+        ("model.", "", r"holds embed_tokens\.weight, where model\.embed.* is expected; .* the names lack model, as"),
+        ("q_proj.", "q_proj.base_layer.", r"holds .*base_layer\.weight, the base of an adapter that was not merged"),
+    ],
+)
+def test_tensors_under_other_names_are_no_missing_shards(tmp_path, was, now, words):
+    arrays = tiny_arrays(tmp_path, "qwen3_moe")
+    with pytest.raises(LayoutError, match=words) as raised:
+        lay(tmp_path, {name.replace(was, now, 1): array for name, array in arrays.items()})
+    assert "a shard may be missing" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_head_of_next_tokens_is_not_taken_for_the_models_own(tmp_path):
+    arrays = tiny_arrays(tmp_path, "qwen3_moe")
+    arrays["mtp.lm_head.weight"] = arrays.pop("lm_head.weight")
+    with pytest.raises(LayoutError, match=r"^lm_head\.weight: not in the checkpoint, and config\.json does not tie it"):
+        lay(tmp_path, arrays)
+
+
+def test_experts_in_one_tensor_are_named_where_the_class_takes_them_one_by_one(tmp_path):
+    arrays = tiny_arrays(tmp_path, "qwen3_moe")
+    fused = {name: array for name, array in arrays.items() if ".experts." not in name}
+    for n in range(4):
+        fused[f"model.layers.{n}.mlp.experts.gate_up_proj"] = mx.zeros((8, 256, 128))
+        fused[f"model.layers.{n}.mlp.experts.down_proj"] = mx.zeros((8, 128, 128))
+    with pytest.raises(LayoutError, match=r"gate_up_proj, all experts in one, .* no shard is missing: split") as raised:
+        lay(tmp_path, fused)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_head_that_is_not_there_may_be_tied(tmp_path, deepseek):
     del deepseek["lm_head.weight"]
     with pytest.raises(
