@@ -146,6 +146,7 @@ def _request(
 ) -> _Request:
     """Put together what the command line says in one form or the other. Raises UsageError, RecipeError."""
     from ..plan.recipe.variation import load_variations, name_of
+    from ..source.index import plain_name
 
     source, out = typed.source(argument), typed.out(option)
     meant = typed.recipe()
@@ -173,6 +174,9 @@ def _request(
         outs = place_in(models, option, [build_name(_base_name(source), name) for name in names])
     else:
         assert out is not None
+        wrong = next((name for name in names if not plain_name(name.replace(":", ""))), None)  # gates-8bit:bits=4
+        if len(names) > 1 and wrong is not None:
+            raise UsageError(f"-r: {wrong!r}: each recipe's build gets a folder of its name; change `name` in its file")
         outs = [out] if len(names) == 1 else [out / name for name in names]
     return _Request(source, dict(zip(outs, loaded, strict=True)), models)
 

@@ -62,6 +62,14 @@ def test_the_same_recipe_twice_is_refused(folder):
     assert "-r none: is given twice" in refused.stderr
 
 
+def test_a_recipes_name_does_not_lead_out_of_the_folder(folder):
+    Path("mine.toml").write_text('name = "../mine"\n[quantize]\nbits = 8\ngroup_size = 32\n')
+    refused = run("source", "-r", "mine.toml", "-r", "none", "-o", "builds/here")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "-r: '../mine': each recipe's build gets a folder of its name" in refused.stderr
+    assert not (folder / "builds").exists()
+
+
 # --- LM Studio ---
 
 

@@ -107,7 +107,11 @@ def convert_together(
     takes = check_outs([(run.work, run.partial) for run in todo])
     with ExitStack() as claims:
         _claim(todo, claims)
-        results |= {run.out: run.result(run.work.nbytes) for run in todo if run.was_published()}
+        try:
+            results |= {run.out: run.result(run.work.nbytes) for run in todo if run.was_published()}
+        except OutputError as error:
+            _discard(todo, error)
+            raise
         todo = [run for run in todo if run.out not in results]
         if todo:
             _build(todo, threads, takes, opening, watch)

@@ -130,6 +130,13 @@ def test_an_out_that_is_something_else_is_refused_before_any_is_begun(source, tm
     assert [p.name for p in tmp_path.iterdir()] == ["mxfp4"]
 
 
+def test_an_out_that_is_there_only_once_folders_are_made_is_refused_and_nothing_is_left(source, tmp_path):
+    (tmp_path / "gates-8bit").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        together(source, tmp_path / "new" / "..")
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_an_out_that_another_process_writes_is_refused_and_nothing_is_left_of_the_others(source, tmp_path):
     with Partial(tmp_path / "none").claimed(), pytest.raises(OutputError, match="another mlxquant is writing it"):
         together(source, tmp_path)
