@@ -28,6 +28,7 @@ from .class_fields import TEXT_CLASSES
 # Far more than any model has; a damaged config with more would be built until memory ends.
 _MOST_LAYERS = 10_000
 _OPEN_FILES = 2048  # what mlx-lm wants
+LONGEST_NAME = 100  # of a model class's file, which a config names: longer ones are no file name
 # An annotation without what says that it may be None, and what it holds.
 _PLAIN = re.compile(r"typing\.|Optional\[|\[.*|\]|\s*\|\s*None")
 _WORDS = {
@@ -241,6 +242,6 @@ def module_name(config: Mapping[str, Any]) -> str:
         if (remapped := tables["MODEL_ARCHITECTURE_REMAPPING"].get((model_type, architecture))) is not None:
             return remapped
     name = tables["MODEL_REMAPPING"].get(model_type, model_type)
-    if not name.replace("_", "").replace("-", "").isalnum():
+    if not name.replace("_", "").replace("-", "").isalnum() or len(name) > LONGEST_NAME:
         raise _unknown(config)
     return name

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..errors import MODEL_ERRORS, LayoutError
 from ..source.headers import shown
-from .mlx_lm import check_counts, unusual
+from .mlx_lm import LONGEST_NAME, check_counts, unusual
 
 NAME = "mlx-vlm"
 INSTALL = "pip install 'mlxquant[vlm]'"
@@ -224,7 +224,8 @@ def _package_of(config: Mapping[str, Any]) -> str | None:
         return None
     name = str(config["model_type"]).lower()
     name = str(_constants()["MODEL_REMAPPING"].get(name, name))
-    if not name.replace("_", "").isalnum() or not (_folder() / "models" / name / "__init__.py").is_file():
+    sound = name.replace("_", "").isalnum() and len(name) <= LONGEST_NAME
+    if not sound or not (_folder() / "models" / name / "__init__.py").is_file():
         return None
     return name
 

@@ -148,6 +148,7 @@ SCENARIOS = [
     Scenario(f"compare {{in}}/source {R} --data {{in}}/data.jsonl --no-own", (*SOURCE, "data.jsonl"), dear=True),
     Scenario(f"compare {{in}}/source {R} --data {{in}}/talk.jsonl --no-own",
              ("talk.jsonl", "source/chat_template.jinja"), dear=True),
+    Scenario("calibrate {in}/source --data {in}/data.jsonl -o {out}", (*SOURCE, "data.jsonl"), dear=True),
     Scenario("compare {in}/source --build {in}/build --data {in}/data.jsonl --no-own", BUILD, dear=True),
     Scenario("bench {in}/build -p 4 -n 2 -r 1 --warmups 0", LOADED, dear=True),
     Scenario("eval --baseline {in}/build --candidate {in}/build --suite {in}/suite.jsonl --max-tokens 2 -o {out}",
