@@ -6,8 +6,8 @@ without a name or arguments, the text of such a call is kept: it is the damage t
 
 A text in which a model set out to call a tool and nobody could read it is an attempt at a call: worse than a right
 call, and other than an answer. Such texts are known by the markers of the formats that mlx-lm parses (mlx-lm 0.32.2,
-`tool_parsers`), and by a JSON object that begins as a call does. Nothing is repaired: a text that a lenient reader
-might understand would not have been run either.
+`tool_parsers`) and of a few more, and by a JSON object that begins as a call does. Nothing is repaired: a text that a
+lenient reader might understand would not have been run either.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _MARKERS = (
     "<tool_call>", "<function=", "<|tool_call|>", "<|tool_call>", "<|tool_call_start|>", "<|tool_calls_section_begin|>",
     "[TOOL_CALLS]", "<|python_tag|>", "<minimax:tool_call>", "<longcat_tool_call>", "<start_function_call>",
     "<|open|>tools<|sep|>", "<function name=", "<atem:function_calls>", "<tool_calls>", "<|tool_call_begin|>",
+    # of models whose calls mlx-lm does not parse: gpt-oss, DeepSeek
+    "<|channel|>commentary to=", "<｜tool▁calls▁begin｜>", "<｜DSML｜function_calls>", "<｜DSML｜tool_calls>",
 )  # fmt: skip
 _OBJECT = r"\{\s*\"(?:name|function)\"\s*:"
 _BEGIN = re.compile("|".join([*map(re.escape, _MARKERS), _OBJECT]))
@@ -55,6 +57,8 @@ def broken_calls(text: str) -> tuple[str, ...]:
 THINKING = (
     ("<think>", "</think>"), ("<longcat_think>", "</longcat_think>"), ("<|think:start|>", "<|think:end|>"),
     ("<|channel>thought", "<channel|>"), ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    # of models whose reasoning mlx-lm does not know: Magistral, gpt-oss
+    ("[THINK]", "[/THINK]"), ("<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"),
 )  # fmt: skip
 
 # What third parties' parsers raise at a text that is no call

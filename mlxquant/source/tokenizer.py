@@ -18,7 +18,7 @@ from ..errors import SourceError
 from ..words.text import some
 from .headers import load_json, shown
 
-CONFIG = "tokenizer_config.json"
+CONFIG, MODEL_CONFIG = "tokenizer_config.json", "config.json"
 # What a tokenizer can be read from, any one of them.
 _READ_FROM = (
     "tokenizer.json", "tokenizer.model*", "*.tiktoken", "tiktoken.model", "tekken.json", "vocab.json", "vocab.txt",
@@ -47,14 +47,21 @@ def tokenizer_notes(
     `names` are the source's files, `copied` those that the build gets, `read` gives the bytes of one.
     """
     code = sorted(name for name in names if name.endswith(".py"))
-    named, elsewhere = _named(_table(CONFIG, names, read))
+    where, settings = CONFIG, _table(CONFIG, names, read)
+    if settings is None:
+        yield f"{CONFIG} is not readable as JSON, so that no tokenizer can be loaded with it; download it again"
+        settings = {}
+    named, elsewhere = _named(settings.get("auto_map"))
+    if not named and not elsewhere and settings.get("tokenizer_class") is None:  # transformers looks there then
+        mapped = (_table(MODEL_CONFIG, names, read) or {}).get("auto_map")
+        where, (named, elsewhere) = MODEL_CONFIG, _named(mapped if isinstance(mapped, dict) else None)
     if not has_tokenizer(names) and not named and not elsewhere:
         yield f"the source {NO_TOKENIZER} into the build"
     if named:
-        yield from _own_code(named, code, trust_remote_code=trust_remote_code)
+        yield from _own_code(named, code, where, trust_remote_code=trust_remote_code)
     if elsewhere:
         yield (
-            f"{CONFIG} names code of another repository ({some(elsewhere, 2)}) for the tokenizer: mlx-lm loads it"
+            f"{where} names code of another repository ({some(elsewhere, 2)}) for the tokenizer: mlx-lm loads it"
             " only with trust_remote_code, from the Hub"
         )
     others = [name for name in code if name not in named]
@@ -65,25 +72,24 @@ def tokenizer_notes(
         yield f"left out: {some(strange)}, a kind that mlx_lm.convert does not read; copy it if the tokenizer needs it"
 
 
-def _own_code(named: list[str], code: list[str], *, trust_remote_code: bool) -> Iterator[str]:
+def _own_code(named: list[str], code: list[str], where: str, *, trust_remote_code: bool) -> Iterator[str]:
     """What becomes of the tokenizer's own code."""
     missing = [name for name in named if name not in code]
     present = [name for name in named if name in code]
     way = "mlx-lm loads this tokenizer only with that code and trust_remote_code"
     if present and trust_remote_code:
-        yield f"copied: {some(present)}, the tokenizer's own code, which {CONFIG} names; {way}"
+        yield f"copied: {some(present)}, the tokenizer's own code, which {where} names; {way}"
     elif present:
         yield (
-            f"left out: {some(present)}, the tokenizer's own code, which {CONFIG} names. --trust-remote-code copies it"
+            f"left out: {some(present)}, the tokenizer's own code, which {where} names. --trust-remote-code copies it"
             f" (it is not run here); {way}"
         )
     if missing:
-        yield f"{CONFIG} names {some(missing)} for the tokenizer, which the source does not have; {way}"
+        yield f"{where} names {some(missing)} for the tokenizer, which the source does not have; {way}"
 
 
-def _named(config: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Files of the code that a tokenizer's `auto_map` names, and names of code in other repositories."""
-    mapped = config.get("auto_map")
+def _named(mapped: Any) -> tuple[list[str], list[str]]:
+    """Files of the code that an `auto_map` names for the tokenizer, and names of code in other repositories."""
     value = mapped.get("AutoTokenizer") if isinstance(mapped, dict) else mapped
     words = value if isinstance(value, list) else [value]
     files, elsewhere = list[str](), list[str]()
@@ -98,9 +104,9 @@ def _named(config: dict[str, Any]) -> tuple[list[str], list[str]]:
     return sorted(set(files)), sorted(set(elsewhere))
 
 
-def _table(name: str, names: Collection[str], read: Callable[[str], bytes]) -> dict[str, Any]:
-    """A config's table; empty where there is none that can be read, which whoever copies it says."""
+def _table(name: str, names: Collection[str], read: Callable[[str], bytes]) -> dict[str, Any] | None:
+    """A config's table; empty where there is none, None where it cannot be read."""
     try:
         return load_json(read(name), name, duplicates=True) if name in names else {}
     except (OSError, SourceError):
-        return {}
+        return None

@@ -267,6 +267,30 @@ def test_every_mark_of_reasoning_of_mlx_lm_is_known():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "[THINK]17 + 25[/THINK]42",
+        "<|channel|>analysis<|message|>17 + 25<|end|><|start|>assistant<|channel|>final<|message|>42",
+    ],
+)
+def test_reasoning_of_models_that_mlx_lm_does_not_know_is_taken_out_too(text):
+    reply, _, _ = asked(chunk({"content": text}), chunk({}, "stop"), DONE)
+    assert reply.text == "42" and reply.ways == ("leaves reasoning in the text, from which it was taken",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<|channel|>commentary to=functions.find <|message|>{"id": 1}',
+        "<｜tool▁calls▁begin｜>find",
+        "<｜DSML｜function_calls>",
+    ],
+)
+def test_calls_of_models_that_mlx_lm_does_not_parse_are_known_too(text):
+    assert asked(chunk({"content": text}), chunk({}, "stop"), DONE)[0].broken_calls == (text,)
+
+
+@pytest.mark.parametrize(
     ("asked_for", "answered", "other"),
     [
         ("m", "m", False), ("m", None, False), ("org/Tiny", "/models/tiny/", False), ("m", "totally-other", True),

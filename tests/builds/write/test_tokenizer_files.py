@@ -140,6 +140,23 @@ def test_code_in_another_repository_is_said(source):
     assert "code of another repository (org/other--tok.X)" in " ".join(_notes(source))
 
 
+def test_code_that_the_models_config_names_for_the_tokenizer_is_the_tokenizers_own(source):
+    config = json.loads((source / "config.json").read_text())
+    mapped = {"AutoTokenizer": ["tok.X", None], "AutoModelForCausalLM": "modeling_x.Y"}
+    (source / "config.json").write_text(json.dumps({**config, "auto_map": mapped}))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).unlink()
+    (source / "tok.py").write_text("")
+    (note,) = _notes(source)
+    assert note.startswith("left out: tok.py, the tokenizer's own code, which config.json names. --trust-remote-code")
+
+
+def test_a_broken_table_of_the_tokenizer_is_said(source):
+    (source / "tokenizer_config.json").write_text("{")
+    (note,) = _notes(source)
+    assert note.startswith("tokenizer_config.json is not readable as JSON, so that no tokenizer can be loaded with it")
+
+
 def test_other_code_is_named_as_left_out(source):
     (source / "modeling_x.py").write_text("")
     (note,) = _notes(source)
