@@ -82,13 +82,14 @@ def _run(
     from ..divergence.texts.documents import read_documents
     from ..divergence.texts.tokens import open_tokenizer
     from ..source.hub.open import open_source
-    from ..stream.state import check_work
+    from ..stream.state import CALIBRATE, check_work
 
     opened = open_source(source, weights=True)
     with ranks.as_one():
         check_work(
             ranks.folder(options.work),
             [("the source", opened.folder), ("--data", None if data == "builtin" else Path(data))],
+            CALIBRATE,
         )
         documents = read_documents(data, open_tokenizer(opened), max_tokens=max_tokens)
         described = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..words.text import filled
+from ..words.text import counted, filled
 from ..words.units import show_bytes
 from .printing import echo
 
@@ -17,8 +17,8 @@ from .printing import echo
 def command(folder: Path, names: tuple[str, ...]) -> None:
     """List the unfinished work in DIR, and throw away what is named of it.
 
-    Unfinished are OUT.partial of convert, the work folders of compare and sweep, and FILE.partial of eval. Each is
-    known by mlxquant's own marker in it, never by its name; nothing else is ever deleted. DIR is looked through
+    Unfinished are OUT.partial of convert, the work folders of compare, calibrate and sweep, and FILE.partial of eval.
+    Each is known by mlxquant's own marker in it, never by its name; nothing else is ever deleted. DIR is looked through
     three folders deep, and no link is followed. Work that a running mlxquant holds is refused.
 
     \b
@@ -57,6 +57,5 @@ def _age(seconds: float) -> str:
     """
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {unit}{'' if count == 1 else 's'}"
-    return f"{max(0, int(seconds))} seconds"
+            return counted(int(seconds // length), unit)
+    return counted(max(0, int(seconds)), "second")

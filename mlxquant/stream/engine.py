@@ -42,7 +42,7 @@ from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
 from .scores import Listener, Sink
-from .state import SETS, Hidden, Work, check_work
+from .state import CALIBRATE, COMPARE, SETS, Hidden, Work, check_work
 from .steps import Running, Streams, run_embedding, run_head, run_layer, width_of
 from .weights import Quantizer
 
@@ -71,7 +71,8 @@ def compare(
     computing = _computing(options)
     ranks = ranks or Ranks.join()
     folder = ranks.folder(options.work)
-    check_work(folder, [("the source", source.folder), *(("--build", c.build) for c in candidates)])
+    inputs = [("the source", source.folder), *(("--build", c.build) for c in candidates)]
+    check_work(folder, inputs, COMPARE if listener is None else CALIBRATE)
     layout = read_layout(source, dtype=options.dtype, provider=stated_provider(candidates))
     src = Source(source, layout, computing)
     columns = calibration(layout) if calibration is not None else None

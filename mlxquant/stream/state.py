@@ -42,6 +42,10 @@ from ..errors import MlxquantError, OutputError
 from ..layout.views.bytes import to_mlx, to_numpy
 from ..source.checkpoint import read_at
 from ..source.hub.reader import FOLDER
+from ..words.text import counted
+
+# The commands whose passes leave work, each in folders of its own
+COMPARE, CALIBRATE = "compare", "calibrate"
 
 # --- hidden states ---
 
@@ -189,7 +193,8 @@ class Work:
         self._every_s, self._saved_step = every_s, 0
         self._saved_at = time.monotonic()
         self._held = ExitStack()
-        self._work = None if folder is None else _work_folder(folder, shards)
+        command = CALIBRATE if signature.get("listens") else COMPARE
+        self._work = None if folder is None else _work_folder(folder, shards, command)
 
     def __enter__(self) -> Work:
         if self._work is not None:
@@ -251,16 +256,16 @@ class Work:
             self._work.remove()
 
 
-def check_work(folder: Path | None, inputs: Iterable[tuple[str, Path | None]]) -> None:
+def check_work(folder: Path | None, inputs: Iterable[tuple[str, Path | None]], command: str = COMPARE) -> None:
     """Raise UsageError where an input lies in the work folder or holds it, OutputError where that is not free."""
     if folder is not None:
         check_apart(folder, [(name, path) for name, path in inputs if path is not None])
-        _work_folder(folder, ()).check()
+        _work_folder(folder, (), command).check()
 
 
-def discard(folder: Path) -> bool:
+def discard(folder: Path, command: str = COMPARE) -> bool:
     """Throw an unfinished pass away. Raises OutputError as `WorkFolder.discard`."""
-    return _work_folder(folder, ()).discard()
+    return _work_folder(folder, (), command).discard()
 
 
 def progress_of(folder: Path) -> tuple[str, str]:
@@ -273,20 +278,23 @@ def progress_of(folder: Path) -> tuple[str, str]:
                 if sum(entry.file_size for entry in state.infolist()) <= _LARGEST_STATE:
                     facts, _ = _read_state(folder / STATE)
     if facts is None:
-        return "a comparison", "nothing yet"
+        return "a pass over a model's layers", "nothing yet"
     signature = facts.get("signature")
     source = signature.get("source") if isinstance(signature, dict) else None
     order = signature.get("order") if isinstance(signature, dict) else None
     what = source.get("name") if isinstance(source, dict) else "an unknown source"
     names = ", ".join(map(str, order)) if isinstance(order, list) else "unknown candidates"
-    return f"{what} against {names}", f"{facts.get('step')} steps finished"
+    calibrates = isinstance(signature, dict) and signature.get("listens")
+    steps = facts.get("step")
+    progress = f"{counted(steps, 'step')} finished" if isinstance(steps, int) else "nothing yet"
+    return str(what) if calibrates else f"{what} against {names}", progress
 
 
-def _work_folder(folder: Path, shards: Collection[str]) -> WorkFolder:
+def _work_folder(folder: Path, shards: Collection[str], command: str) -> WorkFolder:
     names = [STATE, f"{STATE}.new", *_HIDDEN, *_shards(shards)]
     return WorkFolder(
         folder,
-        "compare",
+        command,
         names,
         makes=_MAKES,
         earlier=_begun_before_markers,

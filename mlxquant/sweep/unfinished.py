@@ -1,9 +1,9 @@
 """Unfinished work that lies in a folder: what it is, how far it got, how large and how old; and throwing it away.
 
-Known are OUT.partial of `convert`, the work folders of `compare` and `sweep`, and FILE.partial of `eval`: by their own
-markers (see `disk.work_folder`, `disk.journal`), never by a name. What shards of the Hub a conversion has fetched lies
-in its OUT.partial. No link is followed, and nothing is looked into further than `DEPTH` folders down. It stands in
-`sweep` because that package comes after all that leave such work.
+Known are OUT.partial of `convert`, the work folders of `compare`, `calibrate` and `sweep`, and FILE.partial of `eval`:
+by their own markers (see `disk.work_folder`, `disk.journal`), never by a name. What shards of the Hub a conversion has
+fetched lies in its OUT.partial. No link is followed, and nothing is looked into further than `DEPTH` folders down. It
+stands in `sweep` because that package comes after all that leave such work.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _ENDING = ".partial"
 _FOLDERS: dict[str, tuple[Callable[[Path], tuple[str, str]], Callable[[Path], object]]] = {
     "convert": (partial.progress_of, partial.discard),
     "compare": (state.progress_of, state.discard),
+    "calibrate": (state.progress_of, lambda path: state.discard(path, state.CALIBRATE)),
     "sweep": (lambda path: SweepFolder(path).progress(), lambda path: SweepFolder(path).discard()),
 }
 

@@ -11,12 +11,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlxquant.builds.write.partial import Partial
+from mlxquant.calibrate.run import run_calibration
 from mlxquant.cli import main
 from mlxquant.disk.journal import RunJournal
+from mlxquant.errors import OutputError
+from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.stream.options import CompareOptions
+from mlxquant.stream.state import check_work
 from mlxquant.sweep.folder import SweepFolder
 from mlxquant.sweep.unfinished import find_unfinished
+from mlxquant.words.progress import Progress
 from tests.builds.write.faults import Dead, Die, hooked
 from tests.checkpoints import Size, write_tiny
+from tests.stream.compare_pass import texts
 from tests.support.builds import build
 
 MARKER = {"schema": "mlxquant.work/1", "tool": "mlxquant", "version": "0", "command": "convert", "made_folder": True}
@@ -148,6 +155,24 @@ def test_an_evaluation_s_journal_is_known_by_what_is_in_it(tmp_path):
     assert "mlxquant eval: an evaluation of tool-loop" in shown.stdout and "0 trials finished" in shown.stdout
     assert run(tmp_path, "eval.json.partial").exit_code == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_calibration_s_folder_is_that_of_calibrate_and_no_other_pass_takes_it(source, tmp_path):
+    documents = texts((4, 4))
+
+    def stop(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        run_calibration(open_checkpoint(source), documents, {}, CompareOptions(work=work), stop)
+    shown = run(tmp_path).stdout
+    assert "mlxquant calibrate: source\n" in shown
+    assert "1 step finished" in shown
+    with pytest.raises(OutputError, match="holds unfinished work of mlxquant calibrate"):
+        check_work(work, [])
+    assert run(tmp_path, "work").exit_code == 0
+    assert not work.exists()
 
 
 def test_a_sweep_s_folder_goes_with_its_builds_but_not_what_is_not_its_own(source, tmp_path):
