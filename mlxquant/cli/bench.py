@@ -275,7 +275,7 @@ def _predict(settings: BenchSettings, arguments: BenchArguments) -> None:
         raise UsageError("--predict prints text, or --json")
     if not arguments.builds:
         raise UsageError("nothing to predict: give a build, or a SOURCE with --recipe")
-    traffics = [t for target in arguments.builds for t in _traffics(target, arguments.recipes)]
+    traffics = [t for target in arguments.builds for t in _traffics(target, arguments.recipes, max(settings.depths))]
     own = own_points(arguments.earlier)
     record = prediction(traffics, chips_named_by(arguments.chips, arguments.bandwidth, own), settings, own)
     if arguments.output is not None:
@@ -283,13 +283,17 @@ def _predict(settings: BenchSettings, arguments: BenchArguments) -> None:
     echo(record_text(record) if arguments.as_json else prediction_text(record))
 
 
-def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
+def _traffics(target: str, recipes: tuple[str, ...], depth: int) -> Iterator[Traffic]:
+    """What a build, or plans of a source, move for a token. Raises UsageError where `depth` is beyond the model's."""
     from ..builds.facts import traffic_of_build, traffic_of_plan
+    from ..layout.context import check_context
 
     if not recipes:
         from ..builds.read.build import read_build
 
-        yield traffic_of_build(read_build(target))
+        build = read_build(target)
+        check_context(build.checkpoint.config, depth, target, "-d")
+        yield traffic_of_build(build)
         return
     from ..layout.layout import read_layout
     from ..plan.plan import make_plan
@@ -299,5 +303,6 @@ def _traffics(target: str, recipes: tuple[str, ...]) -> Iterator[Traffic]:
     chosen = [load_recipe(recipe) for recipe in recipes]
     source = open_source(target)
     layout = read_layout(source)
+    check_context(layout.config, depth, source.name, "-d")
     for recipe in chosen:
         yield traffic_of_plan(make_plan(layout, recipe, source), replace(source, config=dict(layout.config)))

@@ -84,7 +84,7 @@ class _GroupSize(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     name = "group sizes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        return value if isinstance(value, tuple) else parse_numbers(value, "--group-size")
+        return value if isinstance(value, tuple) else parse_numbers(value, "--group-size", "128,64,32")
 
 
 def refuse_no_vision(layout: Layout) -> None:
@@ -189,7 +189,7 @@ def shipped() -> list[str]:
     return [entry.name for entry in available()]
 
 
-def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+def parse_numbers(text: str, option: str, example: str = "512,2048") -> tuple[int, ...]:
     """Read `512,2048`. Raises UsageError.
 
     >>> parse_numbers("0,4096", "-d")
@@ -199,5 +199,5 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part.strip().replace("_", "")) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"{option} {text!r}: whole numbers with commas between them expected, such as 512,2048"
+            f"{option} {text!r}: whole numbers with commas between them expected, such as {example}"
         ) from None

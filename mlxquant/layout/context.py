@@ -99,11 +99,11 @@ def longest_context(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def check_context(config: Mapping[str, Any], tokens: int, name: str) -> None:
-    """Raise UsageError where a model was made for fewer tokens than these."""
+def check_context(config: Mapping[str, Any], tokens: int, name: str, option: str = "--context") -> None:
+    """Raise UsageError, which names `option`, where a model was made for fewer tokens than these."""
     longest = longest_context(config)
     if longest is not None and tokens > longest:
-        raise UsageError(f"--context {tokens:,}: {name} was made for {longest:,} tokens at most, by its config")
+        raise UsageError(f"{option} {tokens:,}: {name} was made for {longest:,} tokens at most, by its config")
 
 
 def _stretched(table: Mapping[str, Any]) -> Iterator[int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
 from mlxquant.bench.chips import CHIPS, Chip, chips_named, find_chip
 from mlxquant.bench.predict import decode_ceiling, prediction, prefill_estimate, published
 from mlxquant.bench.workload import BenchSettings
 from mlxquant.builds.facts import traffic_of_build, traffic_of_plan
 from mlxquant.builds.read.build import read_build
+from mlxquant.cli import main
 from mlxquant.errors import LayoutError
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
@@ -86,6 +88,14 @@ def test_precision_moves_a_prompts_arithmetic_between_formats_and_does_not_chang
     assert list(base.matmul) == list(agentic.matmul) == ["8-bit g128", "bf16"]
     assert base.matmul["bf16"] < agentic.matmul["bf16"]
     assert agentic.head == {"bf16": 248_320 * 3072}
+
+
+def test_a_depth_beyond_the_models_context_is_refused(shared):
+    config = str(shared / "reference" / "configs" / "Qwen3.5-122B-A10B.json")
+    words = ["bench", "--predict", config, "--recipe", "gates-8bit", "-d", "0,300000"]
+    refused = CliRunner().invoke(main, words)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "-d 300,000: Qwen3.5-122B-A10B.json was made for 262,144 tokens at most" in refused.stderr
 
 
 def test_the_cache_grows_by_the_twelve_attention_layers(paper):
