@@ -21,6 +21,8 @@ from ..layout.mlx_lm import mlx_lm_version
 from ..layout.provider import stated_in_record
 from ..records.head import head
 from ..source.checkpoint import Checkpoint
+from ..source.headers import shown
+from ..source.packed import quantization_of
 from ..words.formats import RTN, Format, nbytes
 from ..words.modules import CARRIED, Module, is_raw_router
 from .decide import Decision, decide, unquantizable
@@ -216,7 +218,7 @@ def make_plan(layout: Layout, recipe: Recipe, source: Checkpoint) -> Plan:
         recipe=recipe,
         modules=planned,
         dropped=_dropped(layout, source),
-        notes=(*source.notes, *layout.notes, *_source_notes(source), *decisions.notes),
+        notes=(*source.notes, *layout.notes, *_source_notes(source, layout), *decisions.notes),
         warnings=tuple(decisions.warnings),
         carried_apart=tuple(
             PlannedModule(m, Decision(None, False, unquantizable(m)), (0, 1)) for m in layout.carried_apart
@@ -243,12 +245,17 @@ def source_record(layout: Layout, source: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _source_notes(source: Checkpoint) -> list[str]:
+def _source_notes(source: Checkpoint, layout: Layout) -> list[str]:
     """Say where a config alone does not tell the source's size."""
-    stored = source.config.get("quantization_config")
-    if source.tensors or not isinstance(stored, dict) or stored.get("quant_method") != "fp8":
+    settings = quantization_of(source.config)
+    known = any(m.prequantized or a.stored_nbytes is not None for m in layout.modules for a in m.arrays)
+    if source.tensors or not settings or known:
         return []
-    return ["config.json says the source is FP8; its bytes are counted at 16 bits here, the shards' headers would say"]
+    method = str(settings.get("quant_method"))
+    stored = "FP8" if method in ("fp8", "fbgemm_fp8") else f"quantized ({shown(method)})"
+    return [
+        f"config.json says the source is {stored}; its bytes are counted at 16 bits here, the shards' headers would say"
+    ]
 
 
 def shares_of(layout: Layout) -> dict[str, tuple[int, int]]:

@@ -210,6 +210,13 @@ def test_a_config_alone_tells_the_same_bytes(name, qwen, tmp_path):
     assert alone == whole
 
 
+def test_a_config_alone_keeps_no_bits_of_groups_that_are_not_side_by_side(qwen, tmp_path):
+    write_packed(qwen, tmp_path, PACKINGS["int4 g32 in act-order"])
+    for path in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(PlanError, match="cannot keep the bits of"):
+            planned(path, kept("role=expert:use=source"))
+
+
 def test_an_mlx_build_as_a_source_can_keep_its_bits_too(qwen, tmp_path):
     build(qwen, tmp_path / "first", load_recipe("none", sets=("role=expert:bits=4,group_size=32",)))
     build(tmp_path / "first", tmp_path / "again", kept("role=expert:use=source"))

@@ -277,6 +277,20 @@ def test_routers_that_mlx_cannot_quantize_are_said_to_stay(shared):
     assert flat.count("(role router or shared_expert_gate)") == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"quant_method": "fbgemm_fp8"}, "is FP8; its bytes"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}, "is quantized (modelopt); its bytes"),
+    ],
+)
+def test_a_config_that_does_not_tell_the_bytes_of_its_source_says_so(shared, tmp_path, settings, words):
+    config = json.loads((shared / "reference/configs/Qwen3-30B-A3B.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    notes = plan_of(tmp_path / "config.json", "gates-8bit").as_dict()["notes"]
+    assert any(words in note for note in notes)
+
+
 def test_what_the_group_size_does_not_divide_stands_beside_what_is_protected(shared):
     text = plan_text(
         plan_of(shared / "reference/configs/gpt-oss-20b.json", "gates-8bit", group_size=128, unaligned="keep").as_dict()

@@ -58,7 +58,7 @@ IGNORED = (
 class Scheme:
     """How the weights of a group of modules are stored: `group` values, or a `block` of (rows, columns), share a scale.
 
-    `group` is None where a row or the whole tensor shares one.
+    `group` is None where a row or the whole tensor shares one. `ordered` means that groups need not be side by side.
     """
 
     packing: str
@@ -68,6 +68,7 @@ class Scheme:
     group: int | None
     block: tuple[int, int] | None
     symmetric: bool
+    ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,9 @@ def scheme_of(weights: Mapping[str, Any], packing: str) -> Scheme:
         raise ValueError(f"{what} of type {kind}, not symmetric")
     if not symmetric and packing == "pack-quantized" and strategy not in ("group", "channel"):
         raise ValueError(f"{what}, not symmetric, strategy {strategy}")
-    return Scheme(packing, int(bits), kind, strategy, int(group) if grouped and group else None, pair, symmetric)
+    size = int(group) if grouped and group else None
+    ordered = str(weights.get("actorder")).lower() in ("group", "true")
+    return Scheme(packing, int(bits), kind, strategy, size, pair, symmetric, ordered)
 
 
 def _inferred(group: object) -> str:
@@ -407,7 +410,12 @@ def _format(scheme: Scheme, width: int) -> Format | None:
         return Format(4, 32, "mxfp4")
     if scheme.packing == "mxfp8-quantized":
         return Format(8, 32, "mxfp8")
-    if scheme.packing != "pack-quantized" or not scheme.symmetric or scheme.strategy not in ("group", "channel"):
+    if (
+        scheme.packing != "pack-quantized"
+        or not scheme.symmetric
+        or scheme.ordered
+        or scheme.strategy not in ("group", "channel")
+    ):
         return None
     form = Format(scheme.bits, scheme.group or width)
     return None if form.problem() or width % form.group_size else form
