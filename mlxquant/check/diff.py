@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError, UsageError
 from ..plan.recipe.files import available
-from ..plan.recipe.recipe import load_recipe
+from ..plan.recipe.variation import load_variation, name_of, split_variation
 from ..records.diff import check_side
 from ..records.files import read_record
 from ..records.loading import known_as
@@ -72,12 +72,13 @@ def kind_of(text: str) -> str:
     path = Path(text).expanduser()
     if path.is_dir():
         return "build"
-    if text.endswith(".toml"):
+    recipe = split_variation(text)[0]
+    if recipe.endswith(".toml"):
         return "recipe"
     if path.is_file():
         return "record"
     names = [shipped.name for shipped in available()]
-    if text in names:
+    if recipe in names:
         return "recipe"
     raise UsageError(
         f"{text}: no such folder or file, and no shipped recipe{nearest(text, names)}; give a build's folder,"
@@ -105,6 +106,6 @@ def _read(text: str, kind: str, source: _Source | None) -> DiffSide:
     assert source is not None, "checked by read_sides"
     from ..plan.plan import make_plan
 
-    recipe = load_recipe(text)
+    recipe = load_variation(text)
     checkpoint, layout = source.laid_out
-    return DiffSide(recipe.name, make_plan(layout, recipe, checkpoint).as_dict())
+    return DiffSide(name_of(text, recipe), make_plan(layout, recipe, checkpoint).as_dict())

@@ -297,12 +297,12 @@ def _traffics(target: str, recipes: tuple[str, ...], depth: int) -> Iterator[Tra
         return
     from ..layout.layout import read_layout
     from ..plan.plan import make_plan
-    from ..plan.recipe.recipe import load_recipe
+    from ..plan.recipe.variation import load_variation, name_of
     from ..source.hub.open import open_source
 
-    chosen = [load_recipe(recipe) for recipe in recipes]
+    chosen = {name_of(text, recipe := load_variation(text)): recipe for text in recipes}
     source = open_source(target)
     layout = read_layout(source)
     check_context(layout.config, depth, source.name, "-d")
-    for recipe in chosen:
-        yield traffic_of_plan(make_plan(layout, recipe, source), replace(source, config=dict(layout.config)))
+    for name, recipe in chosen.items():
+        yield traffic_of_plan(make_plan(layout, recipe, source), replace(source, config=dict(layout.config)), name)

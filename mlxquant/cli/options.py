@@ -174,12 +174,12 @@ def recipe_files(words: Iterable[str | None]) -> list[tuple[str, str]]:
 
 
 def load(recipe: str | None, **overrides: Any) -> Recipe:
-    """Load the recipe that `recipe_options` gave. Raises UsageError where none was given, RecipeError."""
-    from ..plan.recipe.recipe import load_recipe
+    """Load the recipe or variation that `recipe_options` gave. Raises UsageError where none was given, RecipeError."""
+    from ..plan.recipe.variation import load_variation
 
     if recipe is None:
         raise UsageError(f"a recipe is missing: give -r with one of {', '.join(shipped())}, or a .toml file")
-    return load_recipe(recipe, **overrides)
+    return load_variation(recipe, **overrides)
 
 
 def shipped() -> list[str]:

@@ -12,6 +12,7 @@ import click
 from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from ..plan.recipe.recipe import Recipe, available, load_recipe, parse_recipe
+from ..plan.recipe.variation import load_variation
 from ..words.text import table
 from .options import json_option, output_option, override_options
 from .printing import echo
@@ -44,7 +45,7 @@ def command(name: str | None, build: str | None, output: Path | None, as_json: b
     if build is not None:
         _write_found(build, output, as_json)
     elif name is not None:
-        recipe = load_recipe(name, **overrides)
+        recipe = load_variation(name, **overrides)
         echo(_json(recipe.as_dict()) if as_json else _printed(recipe))
     else:
         echo(_json(_records()) if as_json else _table())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
+from mlxquant.cli import main
 from mlxquant.errors import RecipeError
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.plan.recipe.variation import load_variation, load_variations, name_of, split_variation
@@ -66,3 +68,20 @@ def test_a_path_may_have_a_colon(tmp_path):
 def test_a_change_that_means_nothing_is_refused(text, message):
     with pytest.raises(RecipeError, match=message):
         load_variation(text)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "CONFIG", "-r", "gates-8bit:bits=4"],
+        ["recipes", "gates-8bit:bits=4"],
+        ["diff", "gates-8bit", "gates-8bit:bits=4", "--source", "CONFIG"],
+        ["bench", "--predict", "CONFIG", "--recipe", "gates-8bit:bits=4", "--chip", "M3 Ultra"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_that_takes_a_recipe_takes_a_variation(words, tiny_qwen):
+    config = str(tiny_qwen / "config.json")
+    done = CliRunner().invoke(main, [config if word == "CONFIG" else word for word in words])
+    assert done.exit_code == 0, done.stderr
+    assert "gates-8bit --bits 4" in done.stdout or "gates-8bit:bits=4" in done.stdout
