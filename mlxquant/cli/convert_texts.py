@@ -18,16 +18,21 @@ _DOWNLOAD = 100e6
 
 def opening_text(opening: Opening) -> str:
     """One line: bytes to read and to write, room at OUT, and how long it takes."""
-    verb = "downloads" if opening.from_hub else "reads"
+    missing = max(0, opening.read_bytes - opening.cached_bytes)
+    reads = f"reads {show_bytes(opening.read_bytes)}"
+    if opening.from_hub:
+        reads = f"{reads} from the Hub's cache" if not missing else f"downloads {show_bytes(missing)}"
     write, left = opening.write_bytes, opening.left
     writes = f"writes {show_bytes(write)}"
     if left is not None:
         writes = f"writes the {show_bytes(left)} that are missing of {show_bytes(write)}"
     where = f"{show_bytes(opening.free_bytes)} free in {opening.folder.resolve()}"
-    text = f"{verb} {show_bytes(opening.read_bytes)}, {writes}; {where}"
+    text = f"{reads}, {writes}; {where}"
     share = 1.0 if left is None else left / max(write, 1)
+    if opening.from_hub and not missing:
+        return text  # how fast that is read, nobody has measured
     if opening.from_hub:
-        return f"{text}; {_time(share * opening.read_bytes / _DOWNLOAD)} at 100 MB/s of download"
+        return f"{text}; {_time(share * missing / _DOWNLOAD)} at 100 MB/s of download"
     return f"{text}; {'less than a minute' if opening.seconds is None else _time(opening.seconds)}"
 
 

@@ -217,3 +217,15 @@ def test_what_means_nothing_here_is_refused_by_name(folder, words, reason):
 )  # fmt: skip
 def test_the_line_at_the_beginning(left, seconds, from_hub, text):
     assert opening_text(Opening(4 << 30, 2 << 30, 9 << 30, Path("/x"), from_hub, left, seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("cached", "start", "end"),
+    [
+        (1 << 30, "downloads 3.00 GiB, writes", "; less than a minute at 100 MB/s of download"),
+        (4 << 30, "reads 4.00 GiB from the Hub's cache, writes", " free in /x"),
+    ],
+)
+def test_what_the_hubs_cache_has_is_not_counted_as_a_download(cached, start, end):
+    text = opening_text(Opening(4 << 30, 2 << 30, 9 << 30, Path("/x"), from_hub=True, cached_bytes=cached))
+    assert text.startswith(start) and text.endswith(end)

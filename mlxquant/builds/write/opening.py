@@ -34,8 +34,9 @@ _WRITE, _BLOCK = 64 << 20, 4 << 20
 class Opening:
     """What a conversion takes: bytes of the source, bytes of all builds, bytes free in `folder`, where they will be.
 
-    `from_hub` says that the source comes from the Hub. `left` are the output bytes that earlier runs have not finished,
-    None where there was none; `seconds` is how long the rest takes here, None where that was not measured.
+    `from_hub` says that the source comes from the Hub, `cached_bytes` of which are in the usual cache. `left` are the
+    output bytes that earlier runs have not finished, None where there was none; `seconds` is how long the rest takes
+    here, None where that was not measured.
     """
 
     read_bytes: int
@@ -45,6 +46,7 @@ class Opening:
     from_hub: bool
     left: int | None = None
     seconds: float | None = None
+    cached_bytes: int = 0
 
 
 def timed(opening: Opening, fillings: Sequence[Filling], threads: int, partial: Partial) -> Opening:

@@ -141,7 +141,8 @@ def check_outs(builds: Sequence[tuple[Work, Partial]]) -> Opening:
             f"{partial.out}: {what} {show_size(total)}{also}; {show_size(free + held)} are free there;"
             " make room or choose another disk"
         )
-    return Opening(sum(work.source.files.values()), total, free, folder, work.hub is not None)
+    cached = work.hub.cached_bytes() if work.hub is not None else 0
+    return Opening(sum(work.source.files.values()), total, free, folder, work.hub is not None, cached_bytes=cached)
 
 
 def _parent(out: Path) -> Path:

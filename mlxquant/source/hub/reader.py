@@ -90,6 +90,10 @@ class HubReader:
             )
         return 0
 
+    def cached_bytes(self) -> int:
+        """Bytes of the files that pieces read which the usual cache has."""
+        return sum(self.repository.size(file) for file in self._left if self.repository.cached(file))
+
     # --- while the work goes on ---
 
     def start(self, folder: Path, finished: Collection[int] = ()) -> None:
