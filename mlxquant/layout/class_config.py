@@ -121,6 +121,8 @@ def settle(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Settled:
     _check_computed(table)
     _check_required(table)
     _note_uncounted(table, names)
+    if not names:
+        _note_untied(table, config)
     if table.module in DEVIATIONS:
         table.notes.append(f"mlx-lm {mlx_lm_version()}'s {table.module} {DEVIATIONS[table.module]}")
     if table.problems:
@@ -387,6 +389,18 @@ def _note_uncounted(table: _Table, names: list[str]) -> None:
                 f"config.json: {table.prefix}{name} names {value.count(word)} layers as {word}, which mlx-lm"
                 f" {mlx_lm_version()}'s {table.module} does not read: it {computes}"
             )
+
+
+def _note_untied(table: _Table, config: Mapping[str, Any]) -> None:
+    """Warn of a tie that the class does not read, and has a head of its own; shards without one are refused."""
+    ties = table.values.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    if ties is not True or reads_field(table.module, "tie_word_embeddings") or not reads_field(table.module, "lm_head"):
+        return
+    table.notes.append(
+        f"config.json: tie_word_embeddings = True is not read by mlx-lm {mlx_lm_version()}'s {table.module}, which"
+        " always has a head of its own: where the checkpoint has none, parameters and bytes here are too high, and its"
+        " shards will be refused"
+    )
 
 
 def _check_required(table: _Table) -> None:

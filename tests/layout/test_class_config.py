@@ -194,6 +194,15 @@ def test_a_tie_at_the_top_reaches_the_text_model():
     assert settle(stated).config == stated
 
 
+def test_a_tie_that_the_class_does_not_read_is_noted_where_there_is_a_config_alone():
+    for architecture in ("deepseek_v3", "glm4_moe", "gpt_oss"):
+        config = config_of(architecture, tie_word_embeddings=True)
+        note = settle(config).notes[-1]
+        assert "tie_word_embeddings = True is not read by" in note and "always has a head of its own" in note
+        assert not any("not read" in other for other in settle(config, ["lm_head.weight"]).notes)
+    assert not any("not read" in note for note in settle(config_of("qwen3_moe", tie_word_embeddings=True)).notes)
+
+
 def test_a_theta_of_a_text_model_is_written_into_its_own_table():
     rope = {"rope_theta": 5e6, "rope_type": "default", "mrope_section": [24, 20, 20]}
     text = config_of("qwen3_moe", rope_theta=None, rope_parameters=rope, model_type="qwen3_vl_moe_text")
