@@ -140,7 +140,7 @@ def test_a_folder_that_is_no_build_is_an_error(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text_build", "seeing_build"])
 def test_mlx_lm_0_31_3_loads_and_runs_it(request, name, tmp_path_factory):
-    python = environment(tmp_path_factory.mktemp("environments"), "mlx-lm==0.31.3")
+    python = environment(tmp_path_factory, "mlx-lm==0.31.3")
     answer, code = found_in(request.getfixturevalue(name), "mlx-lm", "--python", python)
     assert (code, answer["version"], answer["loaded"]) == (0, "0.31.3", True)
     assert answer["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
@@ -150,7 +150,7 @@ def test_mlx_lm_0_31_3_loads_and_runs_it(request, name, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["0.6.12", "0.7.10"])
 def test_mlx_vlm_loads_a_kept_tower_and_sees_with_it(seeing_build, version, tmp_path_factory):
-    python = environment(tmp_path_factory.mktemp("environments"), f"mlx-vlm=={version}")
+    python = environment(tmp_path_factory, f"mlx-vlm=={version}")
     answer, _ = found_in(seeing_build, "mlx-vlm", "--python", python)
     assert (answer["version"], answer["loaded"]) == (version, True)
     assert answer["formats"] == [{"bits": 8, "group_size": 32, "mode": "affine", "modules": 45}]
@@ -160,7 +160,7 @@ def test_mlx_vlm_loads_a_kept_tower_and_sees_with_it(seeing_build, version, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize(("version", "loads"), [("0.6.12", False), ("0.7.10", True)])
 def test_mlx_vlm_takes_a_text_only_build_since_0_7(text_build, version, loads, tmp_path_factory):
-    python = environment(tmp_path_factory.mktemp("environments"), f"mlx-vlm=={version}")
+    python = environment(tmp_path_factory, f"mlx-vlm=={version}")
     answer, code = found_in(text_build, "mlx-vlm", "--python", python)
     assert answer["loaded"] is loads and code == (0 if loads else 3)
     if not loads:

@@ -42,7 +42,7 @@ SEEING = "qwen3_5_moe_vision"  # which mlx-lm has too
 @pytest.mark.slow
 @pytest.mark.skipif(mlx_vlm.is_installed(), reason="mlx-vlm is installed: the tests run here by themselves")
 def test_the_tests_of_mlx_vlm_pass_where_it_is_installed(tmp_path_factory):
-    python = environment(tmp_path_factory.mktemp("environments"), "mlx-vlm==0.7.10")
+    python = environment(tmp_path_factory, "mlx-vlm==0.7.10")
     # behind its own packages come those that run here, for what it lacks: pytest, click, numba
     here = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
     script = "import sys; sys.path += sys.argv[2:]; import pytest; sys.exit(pytest.main(['-n0', '-q', sys.argv[1]]))"

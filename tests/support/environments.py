@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
@@ -14,13 +15,23 @@ import pytest
 TIMEOUT_S = 900
 
 
-def environment(folder: Path, *requirements: str) -> Path:
+def environment(places: pytest.TempPathFactory, *requirements: str) -> Path:
     """Make a virtual environment with these installed, and give its interpreter; skip where PyPI does not answer.
 
-    With MLXQUANT_TEST_VENVS set to a folder, environments are kept there and used again.
+    All tests of a run, in whatever process, share it. With MLXQUANT_TEST_VENVS set to a folder, environments are kept
+    there and used again.
     """
-    kept = os.environ.get("MLXQUANT_TEST_VENVS")
-    home = Path(kept or folder) / re.sub(r"[^\w.=]+", "-", "_".join(requirements))
+    base = places.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Path(os.environ.get("MLXQUANT_TEST_VENVS") or shared / "environments")
+    folder.mkdir(parents=True, exist_ok=True)
+    home = folder / re.sub(r"[^\w.=]+", "-", "_".join(requirements))
+    with (folder / f"{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be making it
+        return _made(home, requirements)
+
+
+def _made(home: Path, requirements: tuple[str, ...]) -> Path:
     python = home / "bin/python"
     if (home / "installed").exists():
         return python
