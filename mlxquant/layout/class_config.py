@@ -48,7 +48,7 @@ MISSING: Any = object()
 # Rotary position embeddings that are plain for text.
 _PLAIN = ("default", "mrope", "axial", None)
 # Classes that read `rope_parameters` by layer type.
-_BY_LAYER = ("gemma4_text", "laguna", "mellum")
+_BY_LAYER = ("gemma4_text", "laguna", "mellum", "spark2_5")
 # transformers' own words beside the scaling's in `rope_parameters`
 _NOT_SCALING = ("rope_theta", "partial_rotary_factor")
 
@@ -228,6 +228,7 @@ def _whole(value: Any) -> TypeGuard[int]:
 
 
 def _settle_rope(table: _Table) -> None:
+    _check_one_scaling(table)
     rope = table.values.get("rope_parameters")
     own = "rope_parameters"
     if not isinstance(rope, dict) or not rope:
@@ -237,6 +238,9 @@ def _settle_rope(table: _Table) -> None:
     if any(isinstance(v, dict) for v in rope.values()):
         if table.module not in _BY_LAYER:
             rope = _one_rope(table, rope, reads=reads)
+    elif rope and table.module in _BY_LAYER:
+        table.refuse(own, rope, "reads a RoPE of each layer type in rope_parameters (full_attention, ...) alone")
+        return
     elif reads:
         _gather_rope(table, rope)
     if any(isinstance(v, dict) for v in rope.values()):
@@ -253,6 +257,26 @@ def _settle_rope(table: _Table) -> None:
         table.move("rope_theta", theta, "transformers' default")
     _settle_partial(table, rope, origin)
     _settle_scaling(table, rope, origin, reads=reads)
+
+
+def _check_one_scaling(table: _Table) -> None:
+    """Refuse two descriptions of one RoPE that differ: transformers 5 takes `rope_scaling`, others the newer one."""
+    older, newer = table.values.get("rope_scaling"), table.values.get("rope_parameters")
+    if not isinstance(older, dict) or not isinstance(newer, dict) or not older or not newer:
+        return
+    outside = {name: table.values[name] for name in _NOT_SCALING if table.values.get(name) is not None}
+    if outside | _scaling(older) != outside | _scaling(newer):
+        table.problems.append(
+            f"config.json: {table.prefix}rope_scaling {shown(older, 60)} and {table.prefix}rope_parameters"
+            f" {shown(newer, 60)} differ, and what is computed depends on which of them is read (transformers 5 reads"
+            " rope_scaling); take one of them out of config.json"
+        )
+
+
+def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """A description of RoPE with transformers 5's name of its type."""
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    return {**{k: v for k, v in rope.items() if k != "type"}, "rope_type": kind}
 
 
 def _one_rope(table: _Table, rope: Mapping[str, Any], *, reads: bool) -> Mapping[str, Any]:
@@ -310,7 +334,10 @@ def _settle_scaling(table: _Table, rope: Mapping[str, Any], origin: str, *, read
         return
     reads = reads and table.module not in PLAIN_ROPE  # exaone_moe takes but the theta from rope_parameters
     name = "rope_parameters" if reads else "rope_scaling"
-    if name not in table.fields:
+    if name not in table.fields or not (reads or _anywhere(table.module, name)):
+        others = _imported(table.module) if name in table.fields else ()
+        if any(_rotates(module) for module in (table.module, *others)):
+            table.refuse(f"{origin.removeprefix(table.prefix)}.rope_type", kind, "computes plain RoPE")
         return
     scaling = {k: v for k, v in rope.items() if k not in _NOT_SCALING or reads}
     length = table.values.get("max_position_embeddings")
@@ -394,7 +421,10 @@ def _note_uncounted(table: _Table, names: list[str]) -> None:
 def _note_untied(table: _Table, config: Mapping[str, Any]) -> None:
     """Warn of a tie that the class does not read, and has a head of its own; shards without one are refused."""
     ties = table.values.get("tie_word_embeddings", config.get("tie_word_embeddings"))
-    if ties is not True or reads_field(table.module, "tie_word_embeddings") or not reads_field(table.module, "lm_head"):
+    modules = {table.module, *_bases(table.module)}  # glm_moe_dsa takes its head from deepseek_v32
+    if ties is not True or any(reads_field(module, "tie_word_embeddings") for module in modules):
+        return
+    if not any(reads_field(module, "lm_head") for module in modules):
         return
     table.notes.append(
         f"config.json: tie_word_embeddings = True is not read by mlx-lm {mlx_lm_version()}'s {table.module}, which"
@@ -416,11 +446,45 @@ def _check_required(table: _Table) -> None:
         )
 
 
+def _bases(module: str) -> list[str]:
+    """The modules of mlx_lm.models whose class a module's Model is or extends."""
+    classes = getattr(getattr(mlx_lm_module(module), "Model", None), "__mro__", ())
+    head = "mlx_lm.models."
+    return [c.__module__.removeprefix(head) for c in classes if c.__module__.startswith(head)]
+
+
+def _anywhere(module: str, name: str) -> bool:
+    """Whether a module, or one that it takes its layers from, reads an attribute of this name."""
+    return reads_field(module, name) or any(reads_field(other, name) for other in _imported(module))
+
+
+@cache
+def _imported(module: str) -> tuple[str, ...]:
+    """The modules of mlx_lm.models that a module takes something from."""
+    nodes = [n for n in ast.walk(_code(module)) if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module]
+    return tuple(str(node.module) for node in nodes)
+
+
+@cache
+def _rotates(module: str) -> bool:
+    """Whether a module makes rotary position embeddings of its own."""
+    words = ("RoPE", "rope", "initialize_rope")
+    nodes = list(ast.walk(_code(module)))
+    return any(
+        (isinstance(n, ast.Attribute) and n.attr in words) or (isinstance(n, ast.Name) and n.id in words) for n in nodes
+    )
+
+
+@cache
+def _code(module: str) -> ast.Module:
+    file = getattr(sys.modules.get(f"mlx_lm.models.{module}") or mlx_lm_module(module), "__file__", None)
+    return ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
+
+
 @cache
 def reads_field(module: str, name: str) -> bool:
     """Whether the code of a module of mlx_lm.models reads an attribute of this name."""
-    file = getattr(sys.modules.get(f"mlx_lm.models.{module}") or mlx_lm_module(module), "__file__", None)
-    tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
+    tree = _code(module)
     # a dataclass of arguments may check a field that no layer reads
     bodies = [n for n in tree.body if not (isinstance(n, ast.ClassDef) and n.decorator_list)]
     nodes = (node for body in bodies for node in ast.walk(body))

@@ -47,8 +47,8 @@ TEXT_TYPES: Mapping[str, tuple[str, str]] = {
 # Classes that compute plain RoPE whatever the config says: a scaled one (YaRN, linear, ...) cannot be expressed.
 PLAIN_ROPE = frozenset({
     "Klear", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "gemma4_text", "glm4_moe", "granitemoehybrid", "jamba",
-    "lfm2", "lfm2_moe", "llama4_text", "mimo_v2_flash", "minimax", "mixtral", "muse_spark", "qwen2_moe", "qwen3_5",
-    "qwen3_moe", "qwen3_next", "solar_open",
+    "lfm2", "lfm2_moe", "llama4_text", "mimo_v2_flash", "minimax", "mixtral", "muse_glimmer", "muse_spark",
+    "olmo_hybrid", "qwen2_moe", "qwen3_5", "qwen3_moe", "qwen3_next", "solar_open",
 })  # fmt: skip
 
 # Classes that have a field for the part of each head that is rotated, and rotate all of it.
@@ -58,6 +58,7 @@ WHOLE_HEADS = frozenset({"glm4_moe_lite"})
 ROPE_TYPES: Mapping[str, tuple[str, ...]] = {
     "deepseek": ("linear",),
     "deepseek_v2": ("yarn", "deepseek_yarn"),
+    "minicpm3": ("longrope",),
     "phimoe": ("longrope",),
 }
 
@@ -169,6 +170,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "num_experts_per_tok": 2, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
     },
     "kimi_linear": {"num_experts_per_token": 8, "rms_norm_eps": 1e-5, "routed_scaling_factor": 2.446},
+    "laguna": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+        },
+    },
     "lfm2_moe": {
         "conv_bias": False, "norm_eps": 1e-5, "norm_topk_prob": True, "num_dense_layers": 2, "num_experts_per_tok": 4,
         "use_expert_bias": True,

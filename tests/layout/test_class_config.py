@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 from mlxquant.errors import LayoutError
+from mlxquant.layout import class_config
 from mlxquant.layout.class_config import settle
 from mlxquant.layout.class_fields import ALIASES, COMPUTED, PLAIN_ROPE, SWIGLU, TEXT_BY_TYPE, TEXT_CLASSES
 from tests.checkpoints import write_tiny
 from tests.support import class_tables
 from tests.support.architectures import TABLE
 from tests.support.architectures import config_of as whole_config
+
+SCALED = {"rope_type": "yarn", "factor": 4.0}
 
 
 def config_of(architecture: str, **changes: Any) -> dict[str, Any]:
@@ -94,6 +97,27 @@ def test_a_scaled_rope_that_the_class_does_not_compute_is_refused():
             LayoutError, match=rf"{key}.rope_type is yarn, but mlx-lm [\d.]+'s qwen3_moe computes plain"
         ):
             settle(config_of("qwen3_moe", **{key: rope}))
+
+
+@pytest.mark.parametrize("module", ["baichuan_m1", "recurrent_gemma", "talkie", "gemma", "olmo_hybrid", "gemma3n"])
+def test_a_scaled_rope_is_refused_for_every_class_that_has_no_use_for_it(module):
+    table = class_config._Table(module, module, class_config.class_fields_of(module), {"rope_scaling": SCALED}, "")
+    class_config._settle_rope(table)
+    assert any("rope_type is yarn" in p and f"{module} computes plain RoPE" in p for p in table.problems)
+
+
+def test_two_descriptions_of_one_rope_that_differ_are_refused():
+    other = {"rope_type": "llama3", "factor": 8.0}
+    with pytest.raises(LayoutError, match=r"rope_scaling .* and rope_parameters .* differ.* take one of them out"):
+        settle(config_of("olmoe", rope_scaling=SCALED, rope_parameters=other))
+    alike = {"type": "yarn", "factor": 4.0}
+    written = changed(config_of("olmoe", rope_scaling=alike, rope_parameters=SCALED))["rope_scaling"]
+    assert written["factor"] == 4.0
+
+
+def test_one_rope_for_all_layers_is_refused_where_the_class_reads_it_by_layer_type():
+    with pytest.raises(LayoutError, match=r"rope_parameters is .*'s laguna reads a RoPE of each layer type"):
+        settle(config_of("laguna", rope_parameters={"rope_theta": 5e5, "rope_type": "default"}))
 
 
 def test_a_class_that_reads_the_theta_alone_of_rope_parameters_gets_the_scaling_beside_them():
@@ -195,7 +219,7 @@ def test_a_tie_at_the_top_reaches_the_text_model():
 
 
 def test_a_tie_that_the_class_does_not_read_is_noted_where_there_is_a_config_alone():
-    for architecture in ("deepseek_v3", "glm4_moe", "gpt_oss"):
+    for architecture in ("deepseek_v3", "glm4_moe", "gpt_oss", "glm_moe_dsa", "solar_open"):
         config = config_of(architecture, tie_word_embeddings=True)
         note = settle(config).notes[-1]
         assert "tie_word_embeddings = True is not read by" in note and "always has a head of its own" in note

@@ -55,7 +55,8 @@ def text() -> str:
         "",
         f"`hidden_act` other than silu: {', '.join(sorted(SWIGLU))}.",
         "",
-        f"A scaled RoPE (YaRN, linear, llama3, dynamic): {', '.join(sorted(PLAIN_ROPE))}.",
+        "A scaled RoPE (YaRN, linear, llama3, dynamic), besides every class that has no field for it:"
+        f" {', '.join(sorted(PLAIN_ROPE))}.",
         "",
     ])  # fmt: skip
 
