@@ -109,10 +109,10 @@ class InputSums:
             lead = np.broadcast_shapes(values.shape[:-2], chosen.shape)
             rows = np.broadcast_to(values[..., 0, :], (*lead, columns)).reshape(-1, columns)
             sums.add(self._part, rows, np.broadcast_to(chosen, lead).reshape(-1))
-        else:  # heads side by side: (batch, heads, n, in)
-            heads = np.broadcast_to(np.arange(sets)[:, None], values.shape[-3:-1])
-            numbers = np.broadcast_to(heads, values.shape[:-1]).reshape(-1)
-            sums.add(self._part, values.reshape(-1, columns), numbers)
+        else:  # heads side by side: (batch, heads, n, in), or one for all of them
+            values = np.broadcast_to(values, (*values.shape[:-3], sets, *values.shape[-2:]))
+            heads = np.broadcast_to(np.arange(sets)[:, None], values.shape[:-1])
+            sums.add(self._part, values.reshape(-1, columns), heads.reshape(-1))
 
     # --- the sink ---
 
