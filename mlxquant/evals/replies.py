@@ -26,11 +26,14 @@ _MARKERS = (
     "<tool_call>", "<function=", "<|tool_call|>", "<|tool_call>", "<|tool_call_start|>", "<|tool_calls_section_begin|>",
     "[TOOL_CALLS]", "<|python_tag|>", "<minimax:tool_call>", "<longcat_tool_call>", "<start_function_call>",
     "<|open|>tools<|sep|>", "<function name=", "<atem:function_calls>", "<tool_calls>", "<|tool_call_begin|>",
-    # of models whose calls mlx-lm does not parse: gpt-oss, DeepSeek
+    # of models whose calls mlx-lm does not parse: gpt-oss, DeepSeek, those that write as Anthropic's did
     "<|channel|>commentary to=", "<｜tool▁calls▁begin｜>", "<｜DSML｜function_calls>", "<｜DSML｜tool_calls>",
+    "<function_calls>",
 )  # fmt: skip
 _OBJECT = r"\{\s*\"(?:name|function)\"\s*:"
-_BEGIN = re.compile("|".join([*map(re.escape, _MARKERS), _OBJECT]))
+# Calls as a list in Python's words, without a marker (Llama 4, xLAM): a text that begins so, for prose may cite one
+_PYTHONIC = r"\A\s*\[\s*[A-Za-z_][\w.]*\(\s*(?:[A-Za-z_]\w*\s*=(?!=)|\)\s*(?:,|\](?!\()))"
+_BEGIN = re.compile("|".join([*map(re.escape, _MARKERS), _OBJECT, _PYTHONIC]))
 
 
 def broken_calls(text: str) -> tuple[str, ...]:

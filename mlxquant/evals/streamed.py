@@ -29,7 +29,25 @@ class _Call:
     index: int | None
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    pieces: list[str] = field(default_factory=list)  # of its arguments
+
+    @property
+    def arguments(self) -> str:
+        """Its arguments' pieces one after another."""
+        return "".join(self.pieces)
+
+    @property
+    def repeated(self) -> str | None:
+        """Its arguments where each piece has all that came before in it, None where pieces go on with each other.
+
+        Only what put together is no table and whole in the last piece is such a call: pieces of an answer that nests
+        one table in another of the same beginning look alike.
+        """
+        if len(self.pieces) < 2 or self.is_whole:
+            return None
+        if not all(later.startswith(piece) for piece, later in zip(self.pieces, self.pieces[1:], strict=False)):
+            return None
+        return self.pieces[-1] if _Call(None, pieces=self.pieces[-1:]).is_whole else None
 
     @property
     def is_whole(self) -> bool:
@@ -88,7 +106,7 @@ class Gathered:
             call.id = call.id or piece.id
             if piece.name != call.name or not call.arguments:  # a server may repeat the name with each piece
                 call.name += piece.name
-            call.arguments += piece.arguments
+            call.pieces += [piece.arguments] if piece.arguments else []
             if self.first is None and self.begun_by is None and not self.text and not self.reasoning:
                 self.begun_by = (call, call.arguments)
 
@@ -118,7 +136,9 @@ class Gathered:
         """The whole answer."""
         if all(call.index is not None for call in self.calls):
             self.calls.sort(key=lambda call: call.index or 0)
-        calls = tuple(ToolCall(whole(c.name), whole(c.arguments), whole(c.id)) for c in self.calls)
+        if any(call.repeated for call in self.calls):
+            self.ways["repeats the arguments of calls from their beginning in each piece"] = None
+        calls = tuple(ToolCall(whole(c.name), whole(c.repeated or c.arguments), whole(c.id)) for c in self.calls)
         text, reasoning = whole("".join(self.text)), whole("".join(self.reasoning))
         text, within = reasoning_within(text)
         if within:
@@ -130,13 +150,13 @@ class Gathered:
         dropped = self.finish_reason == "tool_calls" and not calls and not broken
         if dropped or (self.finish_reason == "length" and not shown and tokens):
             broken = ("",)
-        self._name_ways(text, reasoning, calls, broken, tokens or 0)
+        self._name_ways(text, reasoning, calls, broken, tokens)
         usage = Usage(self.usage.get("prompt_tokens"), tokens, self.usage.get("cached_tokens"))
         reason, model = whole(self.finish_reason or ""), whole(self.model) if self.model else None
         return Reply(text, calls, reason, usage, self._timing(tokens), reasoning, broken, model, tuple(self.ways))
 
     def _name_ways(
-        self, text: str, reasoning: str, calls: tuple[ToolCall, ...], broken: tuple[str, ...], tokens: int
+        self, text: str, reasoning: str, calls: tuple[ToolCall, ...], broken: tuple[str, ...], tokens: int | None
     ) -> None:
         """Name what may be the server's doing where an answer has no text or calls that were not read."""
         if any(broken):
@@ -145,7 +165,9 @@ class Gathered:
             self.ways["reports a call that it does not show"] = None
         elif not text.strip() and not calls and reasoning.strip():
             self.ways["shows reasoning and no answer"] = None
-        elif not text.strip() and not calls and tokens > 1:
+        elif not text.strip() and not calls and tokens is None:
+            self.ways["sends empty answers and does not count their tokens"] = None
+        elif not text.strip() and not calls and (tokens or 0) > 1:
             self.ways["counts tokens of answers that it does not show"] = None
 
     def _timing(self, tokens: int | None) -> Timing:

@@ -22,7 +22,7 @@ from ..layout.provider import stated_in_record
 from ..records.head import head
 from ..source.checkpoint import Checkpoint
 from ..source.headers import shown
-from ..source.packed import quantization_of
+from ..source.packed import quantization_of, quantizes_weights
 from ..words.formats import RTN, Format, nbytes
 from ..words.modules import CARRIED, Module, is_raw_router
 from .decide import Decision, decide, unquantizable
@@ -249,7 +249,7 @@ def _source_notes(source: Checkpoint, layout: Layout) -> list[str]:
     """Say where a config alone does not tell the source's size."""
     settings = quantization_of(source.config)
     known = any(m.prequantized or a.stored_nbytes is not None for m in layout.modules for a in m.arrays)
-    if source.tensors or not settings or known:
+    if source.tensors or not quantizes_weights(source.config) or known:
         return []
     method = str(settings.get("quant_method"))
     stored = "FP8" if method in ("fp8", "fbgemm_fp8") else f"quantized ({shown(method)})"

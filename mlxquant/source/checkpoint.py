@@ -32,6 +32,7 @@ from .packed import (
     decoded_tensors,
     ignored_names,
     notes_of,
+    quantizes_weights,
     with_modelopt,
 )
 from .remote_code import refuse_model_code
@@ -174,7 +175,7 @@ class Checkpoint:
     def weights(self) -> dict[str, Tensor]:
         """The tensors as they are to be read: packed ones as the floats that they stand for."""
         taken = {t.name for decoded in self.decoded.values() for t in decoded.stored}
-        if self.decoded:
+        if self.decoded or not quantizes_weights(self.config):
             taken |= ignored_names(self.config, self.tensors)
         named = {n: self.decoded.get(n, t) for n, t in self.tensors.items() if n in self.decoded or n not in taken}
         return {**named, **self.decoded}
@@ -220,7 +221,7 @@ def open_checkpoint(path: str | Path, *, name: str | None = None, revision: str 
     tensors, notes = shards.tensors, (*notes, *shards.notes)
     check_names(config, tensors, known)
     decoded = decoded_tensors(config, tensors)
-    notes = (*notes, *notes_of(config, decoded))
+    notes = (*notes, *notes_of(config, decoded, tensors))
     return Checkpoint(known, path, config, tensors, shards.files, revision, notes, decoded)
 
 

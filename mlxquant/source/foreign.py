@@ -15,7 +15,7 @@ from ..disk.files import read_regular
 from ..errors import SourceError
 from ..words.text import some
 from .headers import load_json, shown
-from .index import is_shard
+from .index import INDEX, SHARDS, is_shard
 
 # Names that are looked at, of a folder and of the folders in it.
 MOST_NAMES = 10_000
@@ -107,7 +107,12 @@ def described(files: Iterable[str], read: Callable[[str], bytes] | None = None) 
             return f"{what.format(some([shown(name, 60) for name in matching], 2))}; {advice}"
     if folder := _checkpoint_below(names):
         return f"the checkpoint lies in its folder {folder}/; give that, or its files in a folder of their own"
-    if tokenizer := _matching(names, _TOKENIZER):
+    tokenizer = _matching(names, _TOKENIZER)
+    if tokenizer and "config.json" in names:
+        return (
+            f"config.json and {some(tokenizer, 2)}: the weights are missing; download {SHARDS} and {INDEX} beside them"
+        )
+    if tokenizer:
         return f"a tokenizer alone ({some(tokenizer, 2)}); give the folder that also has config.json and weights"
     return None
 

@@ -146,10 +146,12 @@ class _Reading:
                     self._missing[file] = self._unfinished(file) or str(error)
                 continue
             self.files[file] = size
+            twice: dict[str, list[str]] = {}  # another file -> tensors that are in both
             for tensor in in_file:
                 if tensor.name in self.tensors:
-                    self.problems.append(self._twice(tensor.name, file))
+                    twice.setdefault(self.tensors[tensor.name].file, []).append(tensor.name)
                 self.tensors[tensor.name] = tensor
+            self.problems += [self._twice(names, file, other) for other, names in twice.items()]
 
     def doubts(self) -> Iterator[str]:
         """What the headers do not settle: the build could hold other values than the source's author meant."""
@@ -176,10 +178,10 @@ class _Reading:
         if self._index and (forgotten := sorted(self.tensors.keys() - self._index.keys())):
             yield f"it leaves out {some(forgotten, 2)}"
 
-    def _twice(self, name: str, file: str) -> str:
-        other = self.tensors[name].file
+    def _twice(self, names: Sequence[str], file: str, other: str) -> str:
         stray = next((f for f in (file, other) if f in self._unlisted), None)
-        text = f"{file}: tensor {name} is in {other} too"
+        more = f" and {len(names) - 1:,} more are" if len(names) > 1 else " is"
+        text = f"{file}: tensor {names[0]}{more} in {other} too"
         if stray is not None:
             text += f"; {stray} {_STRAY}"
         return text

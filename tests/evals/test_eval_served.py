@@ -254,6 +254,36 @@ def test_calls_left_in_the_text_are_known_by_every_mark_of_mlx_lms_parsers():
         assert reply.ways == ("leaves calls in the text that its parser did not read",)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_call"),
+    [
+        ('<function_calls>\n<invoke name="find">', True),
+        ("[find(id=1), find(id=2)]", True),
+        ("[store.find()]", True),
+        ("[find()](https://example.org) looks it up.", False),
+        ("The list is [find(id=1)].", False),
+        ("[f(x) = 3]", False),
+    ],
+)
+def test_calls_without_a_mark_of_mlx_lm_are_known_and_prose_is_not_taken_for_one(text, is_call):
+    reply, _, _ = asked(chunk({"content": text}), chunk({}, "stop"), DONE)
+    assert reply.broken_calls == ((text,) if is_call else ())
+    assert reply.ways == (("leaves calls in the text that its parser did not read",) if is_call else ())
+
+
+def test_arguments_that_each_piece_repeats_from_their_beginning_are_taken_once_and_named():
+    parts = [call(0, "find", '{"id', "a"), call(0, arguments='{"id": 1'), call(0, arguments='{"id": 1}')]
+    reply, _, _ = asked(*parts, chunk({}, "tool_calls"), DONE)
+    assert reply.tool_calls == (ToolCall("find", '{"id": 1}', "a"),)
+    assert reply.ways == ("repeats the arguments of calls from their beginning in each piece",)
+    nested, _, _ = asked(call(0, "f", '{"x": ', "a"), call(0, arguments='{"x": 1}}'), chunk({}, "tool_calls"), DONE)
+    assert nested.tool_calls[0].arguments == '{"x": {"x": 1}}' and nested.ways == ()
+
+
+def test_an_empty_answer_without_counts_is_named():
+    assert asked(chunk({}, "stop"), DONE)[0].ways == ("sends empty answers and does not count their tokens",)
+
+
 def test_every_mark_of_reasoning_of_mlx_lm_is_known():
     import inspect
 

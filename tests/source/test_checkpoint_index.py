@@ -137,6 +137,13 @@ def test_a_stale_file_of_all_tensors_beside_the_shards_is_refused_by_name(folder
     assert "move it away" in message
 
 
+def test_a_copy_of_a_shard_is_one_line(folder):
+    (folder / "model-copy.safetensors").write_bytes((folder / B).read_bytes())
+    message = refused(folder)
+    assert message.count("\n") == 0 and "tensor head.weight and 1 more are in " in message
+    assert "model-copy.safetensors is not in the index" in message
+
+
 def test_shards_beside_an_index_of_other_shards_that_hold_only_some_tensors_are_refused_with_the_count(folder):
     one_file(folder)
     change_index(folder, **{"lost.weight": B})

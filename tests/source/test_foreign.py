@@ -33,6 +33,7 @@ from tests.source.two_shards import POINTER, A, B, refused, two_shards, write_js
         (["dataset_dict.json", "train/data.arrow"], "a data set", "give a model's repository"),
         (["config.json", "pytorch_model.safetensors"], "other names (pytorch_model.safetensors)", "rename them"),
         (["tokenizer.json", "tokenizer_config.json"], "a tokenizer alone", "config.json and weights"),
+        (["config.json", "tokenizer.json"], "the weights are missing", "download model*.safetensors"),
         (["bf16/config.json", "bf16/model.safetensors", "x.md"], "in its folder bf16/", "give that"),
         (["refs", "blobs", "snapshots", "snapshots/abc"], "in the Hub's cache", "org/name"),
         (["model.safetensors.incomplete", "config.json"], "an unfinished download", "finish it"),

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from mlxquant.errors import MlxquantError, SourceError
 from mlxquant.layout.layout import read_layout
+from mlxquant.plan.plan import make_plan
+from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.source.headers import Tensor
 from mlxquant.source.packed import check_config, declared_storage, decoded_tensors
@@ -185,6 +187,38 @@ def test_zero_points_that_a_config_promises_are_asked_for(qwen, tmp_path):
     name = f"{Q}.weight_zero_point"
     message = spoilt(qwen, tmp_path / "p", "int4 g32 with zero points", lambda t: t.pop(name))
     assert f"belongs to {name}, which is missing" in message
+
+
+def test_zero_points_under_a_symmetric_config_are_named_with_their_bytes(qwen, tmp_path):
+    write_packed(qwen, tmp_path, PACKINGS["int4 g32 with zero points"])
+    config = {**config_of(tmp_path), "quantization_config": PACKINGS["int4 g32"].settings}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    opened = open_checkpoint(tmp_path)
+    zeros = [t.nbytes for name, t in opened.tensors.items() if name.endswith("weight_zero_point")]
+    note = next(n for n in opened.notes if n.startswith("config.json says that weights are symmetric"))
+    assert f"{len(zeros):,} have zero points" in note and f"{sum(zeros):,} bytes" in note
+
+
+def test_modelopt_that_quantizes_the_kv_cache_alone_is_plain(qwen, tmp_path):
+    settings_of_cache = {
+        "quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"},
+        "producer": {"name": "modelopt"},
+    }
+    write_packed(qwen, tmp_path / "plain", PACKINGS["modelopt nvfp4"], chosen=re.compile("(?!)"), inside="file")
+    (tmp_path / "plain" / "hf_quant_config.json").write_text(json.dumps(settings_of_cache))
+    edit(tmp_path / "plain", lambda t: t.update({f"{Q.rpartition('.')[0]}.k_proj.k_scale": ("F32", (1,), bytes(4))}))
+    for path in (tmp_path / "plain", tmp_path / "plain" / "config.json"):
+        opened = open_checkpoint(path)
+        assert not opened.decoded and opened.notes == ()
+        plan = make_plan(read_layout(opened), load_recipe("none"), opened)
+        assert not any("says the source is" in note for note in plan.as_dict()["notes"])
+
+
+def test_a_config_alone_says_that_the_source_is_quantized_itself(qwen, tmp_path):
+    for name, said in (("int4 g32", "compressed-tensors pack-quantized"), ("modelopt nvfp4", "modelopt NVFP4")):
+        write_packed(qwen, tmp_path / name, PACKINGS[name])
+        notes = open_checkpoint(tmp_path / name / "config.json").notes
+        assert [n.split(":")[0] for n in notes] == [f"the source is quantized itself ({said}, as config.json says)"]
 
 
 def test_scales_that_do_not_fit_the_groups_of_the_config_are_named(qwen, tmp_path):

@@ -115,7 +115,7 @@ def open_repository(
         repo.commit,
         notes=(
             *shards.notes,
-            *notes_of(config, decoded),
+            *notes_of(config, decoded, tensors),
             *_unchecked(files, known),
             *(f"{name}: left out, {why}" for name, why in left_out.items()),
         ),

@@ -24,7 +24,15 @@ or know of MLX modules and arrays (see `layout`).
 from .as_stored import AsStored, as_stored
 from .declared import MLX, MODELOPT, Declared, quantization_of, with_modelopt
 from .decoded import Decoded
-from .families import check_config, check_names, declared_storage, decoded_tensors, ignored_names, notes_of
+from .families import (
+    check_config,
+    check_names,
+    declared_storage,
+    decoded_tensors,
+    ignored_names,
+    notes_of,
+    quantizes_weights,
+)
 
 __all__ = [
     "MLX",
@@ -41,5 +49,6 @@ __all__ = [
     "ignored_names",
     "notes_of",
     "quantization_of",
+    "quantizes_weights",
     "with_modelopt",
 ]

@@ -29,7 +29,7 @@ from typing import Any
 
 from ...errors import SourceError
 from ...words.formats import DTYPES, FLOATS, Format
-from ...words.text import listed
+from ...words.text import listed, some
 from ..headers import Tensor, shown
 from .declared import Declared
 from .decoded import Decoded
@@ -255,6 +255,19 @@ def decoded(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: s
     if problems:
         raise SourceError(listed(problems))
     return result
+
+
+def unused_zeros(decoded: Mapping[str, Decoded], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note on zero points that are stored though the config says symmetric; they take no part in the values."""
+    read = {stored.name for tensor in decoded.values() for stored in tensor.stored}
+    unused = [f"{name}_zero_point" for name in decoded if f"{name}_zero_point" in tensors.keys() - read]
+    if not unused:
+        return ()
+    size = sum(tensors[name].nbytes for name in unused)
+    return (
+        f"config.json says that weights are symmetric, yet {len(unused):,} have zero points ({some(unused, 1)};"
+        f" {size:,} bytes): these are not used, so if they are not all 0, the config is another checkpoint's",
+    )
 
 
 def _without_scales(tensors: Mapping[str, Tensor], result: Mapping[str, Decoded]) -> Iterator[str]:

@@ -53,7 +53,7 @@ def _left_to_class(settings: Settings, tensors: Mapping[str, Tensor], dtype: str
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family(("fp8", "fbgemm_fp8"), _readable, fp8.scaled_tensors, fp8.IGNORED),
+    Family(fp8.METHODS, _readable, fp8.scaled_tensors, fp8.IGNORED),
     Family(("mxfp4", "mxfp8", "bitnet"), _readable, _left_to_class),
     Family(
         ("compressed-tensors",),
@@ -138,19 +138,52 @@ def ignored_names(config: Mapping[str, Any], tensors: Iterable[str]) -> frozense
     return frozenset(t for t in tensors if t.endswith(family.ignored)) if family and family.ignored else frozenset()
 
 
-def notes_of(config: Mapping[str, Any], decoded: Mapping[str, Decoded]) -> tuple[str, ...]:
-    """What a reader of plan and audit should know of a quantized source."""
+def notes_of(
+    config: Mapping[str, Any], decoded: Mapping[str, Decoded], tensors: Mapping[str, Tensor] | None = None
+) -> tuple[str, ...]:
+    """What a reader of plan and audit should know of a quantized source, of which `tensors` are what is stored.
+
+    None in their place stands for a config alone.
+    """
     settings = quantization_of(config)
-    if method_of(settings) == MLX:
+    method = method_of(settings)
+    if method == MLX:
         return (mlx_builds.note(settings, decoded),)
+    if tensors is None:
+        packed = quantizes_weights(config) and _read_as_floats(settings)
+        return (_quantized_itself(f"{_said(settings)}, as config.json says"),) if packed else ()
     if not decoded:
         return ()
     counts = Counter(tensor.storage for tensor in decoded.values())
     held = ", ".join(f"{count:,} weights in {storage}" for storage, count in counts.most_common())
+    unused = compressed_tensors.unused_zeros(decoded, tensors) if method == "compressed-tensors" else ()
+    return (_quantized_itself(held), *unused)
+
+
+def _quantized_itself(held: str) -> str:
     return (
         f"the source is quantized itself ({held}): its error against the model that it was made of stays, and the"
-        " errors here are those that are added to it",
+        " errors here are those that are added to it"
     )
+
+
+def quantizes_weights(config: Mapping[str, Any]) -> bool:
+    """Whether a config says that weights are quantized: not where it is the KV cache alone."""
+    settings = quantization_of(config)
+    return bool(settings) and not (method_of(settings) == "modelopt" and modelopt.only_cache(settings))
+
+
+def _read_as_floats(settings: Settings) -> bool:
+    """Whether weights are packed and read as floats, by the settings alone."""
+    family = _family(settings)
+    return family is not None and family.decoded is not _left_to_class and not fp8.stays_packed(settings)
+
+
+def _said(settings: Settings) -> str:
+    """The method of settings in a word or two."""
+    method = method_of(settings)
+    kind = settings.get("format") or settings.get("quant_algo")
+    return "FP8" if method in fp8.METHODS else " ".join(shown(word) for word in (method, kind) if word)
 
 
 def _float_dtype(config: Mapping[str, Any]) -> str | None:

@@ -34,6 +34,7 @@ OTHER_SUFFIX = "_scale"  # of vLLM's, AutoFP8's and FBGEMM's checkpoints, for th
 # what FP8 activations and KV caches are scaled by is of no use where they are floats
 IGNORED = ("activation_scale", ".input_scale", ".input_scale_ub", ".k_scale", ".v_scale", ".kv_scale", ".output_scale")
 CODES = ("F8_E4M3", "F8_E5M2")
+METHODS = ("fp8", "fbgemm_fp8")
 _SCALES = (*FLOATS, "F8_E8M0")  # dtypes of scales
 BLOCK = (128, 128)  # what mlx-lm takes for granted where there are several scales
 
@@ -90,7 +91,7 @@ def scaled_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], d
     They are bfloat16 whatever the model's `dtype`, as mlx-lm has them. Raises SourceError listing FP8 tensors without a
     scale and scales without an FP8 tensor.
     """
-    if _stays_packed(settings):
+    if stays_packed(settings):
         return {}
     fp8 = [t for t in tensors.values() if t.dtype in CODES]
     problems = [*_unpaired(tensors, fp8), *_unread(fp8)]
@@ -101,7 +102,7 @@ def scaled_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], d
     return {name: tensor for name, tensor in scaled.items() if tensor is not None}
 
 
-def _stays_packed(settings: Mapping[str, Any]) -> bool:
+def stays_packed(settings: Mapping[str, Any]) -> bool:
     """Whether mlx-lm takes the bytes as MXFP8 (utils.py@0.32.2, load_model)."""
     return settings.get("scale_fmt") == "ue8m0" and settings.get("weight_block_size") == [32, 32]
 

@@ -55,7 +55,8 @@ def refusal(settings: Mapping[str, Any]) -> str | None:
     """What of the settings cannot be read, None where all can."""
     algorithms = algorithms_of(settings)
     unread = [a for a in algorithms if a not in ALGORITHMS]
-    if unread or (not algorithms and not settings.get("config_groups")):
+    none = not algorithms and not settings.get("config_groups") and not only_cache(settings)
+    if unread or none:
         return f"NVIDIA ModelOpt ({shown(unread[0]) if unread else 'no quant_algo'})"
     return None
 
@@ -70,6 +71,13 @@ def algorithms_of(settings: Mapping[str, Any]) -> list[str]:
     )
     named = [settings.get("quant_algo"), *own]
     return list(dict.fromkeys(str(a) for a in named if a))
+
+
+def only_cache(settings: Mapping[str, Any]) -> bool:
+    """Whether nothing but the KV cache is quantized, so that weights are floats."""
+    return bool(
+        settings.get("kv_cache_quant_algo") and not algorithms_of(settings) and not settings.get("config_groups")
+    )
 
 
 def decoded(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Decoded]:
