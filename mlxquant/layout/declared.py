@@ -14,12 +14,18 @@ from typing import Any
 from ..source.packed import MLX, Declared, declared_storage, quantization_of
 from .expert_stacks import STACKED
 
+# Linear layers of mlx-lm that transformers holds as bare parameters, which no quantizer of Linear layers packs.
+_BARE: Mapping[str, tuple[str, ...]] = {"mistral4": (".mlp.gate",)}
+
 
 def declared_formats(model: Any, config: Mapping[str, Any]) -> dict[str, Declared]:
     """How Linear modules are stored by a packed checkpoint's config alone, by path; of an MLX build embeddings too."""
-    kinds = ("Linear", "Embedding") if quantization_of(config).get("quant_method") == MLX else ("Linear",)
+    built = quantization_of(config).get("quant_method") == MLX
+    kinds = ("Linear", "Embedding") if built else ("Linear",)
+    owners = {type(m).__module__.rpartition(".")[2] for _, m in model.named_modules()}
+    bare = () if built else tuple(end for owner in owners for end in _BARE.get(owner, ()))
     packable = [(p, m) for p, m in model.named_modules() if hasattr(m, "to_quantized")]
-    linear = [(p, m) for p, m in packable if any(kind in type(m).__name__ for kind in kinds)]
+    linear = [(p, m) for p, m in packable if any(k in type(m).__name__ for k in kinds) and not p.endswith(bare)]
     stated = ((p, declared_storage(config, source_names(p), tuple(m.weight.shape))) for p, m in linear)
     return {path: d for path, d in stated if d is not None}
 

@@ -29,6 +29,7 @@ EXAMPLES = 5
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _BASE_LAYER = ".base_layer."
 _FUSED = re.compile(r"experts\.gate_up_proj(\.weight)?$")
+_NAMED = re.compile(r"\.mlp\.experts\.gate_up_proj\.weight$")
 _NEXT_TOKEN = re.compile(r"\.(eh_proj|enorm|hnorm|shared_head)\.")
 # What no model computes with: tables that are computed anew, scales of activations and caches.
 _IDLE = re.compile(
@@ -77,6 +78,9 @@ def check_arrays(
     ]
     absent = [name for name in parameters if name not in views]
     explained = _explanations(absent, views, source, provider, config)
+    named = next((n for n in source.weights if _NAMED.search(n)), None)
+    if wrong and named and config.get("model_type") == "gpt_oss":
+        explained.add((), f"{source.weights[named].file}: {_named_line(named, source)}")
     missing = [
         f"{name}: not in the checkpoint; a shard may be missing" for name in absent if name not in explained.names
     ]
@@ -95,6 +99,14 @@ def check_arrays(
         each = -(-EXAMPLES // len(kinds))
         lead = f"config.json does not describe these shards: {count:,} of {among:,} arrays differ; the first:"
         raise LayoutError("\n".join([lead, *(problem for kind in kinds for problem in kind[:each])]))
+
+
+def _named_line(name: str, source: Checkpoint) -> str:
+    """Experts of gpt-oss by the class's own name, which is for the order that MXFP4 has."""
+    return (
+        f"holds {name} of shape {list(source.weights[name].shape)}, which mlx-lm's gpt_oss takes for (experts, out,"
+        f" in); if it is transformers' (experts, in, out), name it as transformers does, {name.removesuffix('.weight')}"
+    )
 
 
 class _Explained:

@@ -113,6 +113,19 @@ def test_a_config_alone_counts_what_is_never_cast_as_float32():
     assert {m.path.rpartition(".")[2] for m in layout.modules for a in m.arrays if a.dtype == "F32"} == {"A_log"}
 
 
+def test_routers_of_mistral4_are_not_counted_as_packed_where_a_config_alone_says_linear():
+    weights = {"num_bits": 4, "group_size": 32, "symmetric": True, "strategy": "group", "type": "int"}
+    packed = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": ["lm_head"],
+    }
+    layout = alone(config_of(TABLE["mistral4"]["config"]) | {"quantization_config": packed})
+    stored = {m.role: a.source_dtype for m in layout.modules for a in m.arrays if a.name == "weight"}
+    assert (stored["router"], stored["expert"]) == ("BF16", "INT4")
+
+
 def test_a_config_that_names_no_dtype_is_noted():
     layout = alone(config_of(TABLE["gpt_oss"]["config"]))
     assert layout.notes == ("config.json names no dtype; bfloat16 is assumed",)

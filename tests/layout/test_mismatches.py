@@ -183,6 +183,18 @@ def test_unquantized_experts_of_gpt_oss_are_turned_and_split(tmp_path):
     assert (np.array(built[f"{p}down_proj.weight"]) == down).all()
 
 
+def test_experts_of_gpt_oss_in_the_other_order_under_the_class_own_name_are_explained(tmp_path):
+    arrays = tiny_arrays(tmp_path, "gpt_oss")
+    experts = {}
+    for name, array in arrays.items():
+        if name.endswith("_blocks"):
+            n, out, groups, _ = array.shape
+            experts[f"{name.removesuffix('_blocks')}.weight"] = mx.zeros((n, groups * 32, out), mx.bfloat16)
+    others = {name: array for name, array in arrays.items() if not name.endswith(("_blocks", "_scales"))}
+    with pytest.raises(LayoutError, match=r"holds .*gate_up_proj\.weight of shape .* name it as transformers does"):
+        lay(tmp_path, others | experts, quantization_config=None)
+
+
 def test_a_head_of_its_own_unties_a_config_that_ties_it(tmp_path):
     arrays = tiny_arrays(tmp_path, "qwen3_5_moe")
     text = json.loads((tmp_path / "config.json").read_text())["text_config"] | {"tie_word_embeddings": True}
