@@ -334,7 +334,7 @@ def _outside(load: Load, points: Sequence[Point]) -> list[str]:
     """In what a build lies outside of the points."""
     words = []
     if load.depth > (deepest := max(p.depth for p in points)):
-        words.append(f"context: {load.depth:,} tokens, the points' reach to {deepest:,}")
+        words.append(f"context: {load.depth:,} tokens, the deepest point has {deepest:,}")
     sizes = [p.active_bytes for p in points if bool(p.moe_layers) == bool(load.moe_layers)]
     if sizes and not min(sizes) <= load.active_bytes <= max(sizes):
         span = f"{min(sizes) / 1e9:.1f} to {max(sizes) / 1e9:.1f} GB"
