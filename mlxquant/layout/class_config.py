@@ -31,6 +31,7 @@ from .class_fields import (
     COMPUTED,
     DEFAULTS,
     DEVIATIONS,
+    PLAIN_BY_LAYER,
     PLAIN_ROPE,
     ROPE_TYPES,
     SWIGLU,
@@ -243,7 +244,10 @@ def _settle_rope(table: _Table) -> None:
         return
     elif reads:
         _gather_rope(table, rope)
-    if any(isinstance(v, dict) for v in rope.values()):
+    if kinds := [v for v in rope.values() if isinstance(v, dict)]:
+        words = {str(kind.get("rope_type") or kind.get("type")) for kind in kinds}
+        for word in sorted(words & PLAIN_BY_LAYER.get(table.module, frozenset())):
+            table.refuse("rope_parameters", f"{word} for a layer type", "computes plain RoPE")
         return
     origin = f"{table.prefix}{own}"
     if not reads and own == "rope_parameters":

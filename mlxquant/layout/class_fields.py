@@ -51,6 +51,12 @@ PLAIN_ROPE = frozenset({
     "olmo_hybrid", "qwen2_moe", "qwen3_5", "qwen3_moe", "qwen3_next", "solar_open",
 })  # fmt: skip
 
+# The same for classes that read RoPE by layer type: the types that they compute as plain.
+PLAIN_BY_LAYER: Mapping[str, frozenset[str]] = {
+    "mellum": frozenset({"linear"}),
+    "spark2_5": frozenset({"dynamic", "linear", "llama3", "longrope", "proportional", "yarn"}),
+}
+
 # Classes that have a field for the part of each head that is rotated, and rotate all of it.
 WHOLE_HEADS = frozenset({"glm4_moe_lite"})
 

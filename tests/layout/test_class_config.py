@@ -106,6 +106,15 @@ def test_a_scaled_rope_is_refused_for_every_class_that_has_no_use_for_it(module)
     assert any("rope_type is yarn" in p and f"{module} computes plain RoPE" in p for p in table.problems)
 
 
+def test_a_scaled_rope_of_a_layer_type_is_refused_where_the_class_computes_it_as_plain():
+    for module, word in (("mellum", "linear"), ("spark2_5", "yarn")):
+        rope = {"full_attention": {"rope_type": word, "factor": 4.0}, "sliding_attention": {"rope_type": "default"}}
+        table = class_config._Table(module, module, class_config.class_fields_of(module), {"rope_parameters": rope}, "")
+        class_config._settle_rope(table)
+        (problem,) = table.problems
+        assert f"rope_parameters is {word} for a layer type" in problem and f"{module} computes plain" in problem
+
+
 def test_two_descriptions_of_one_rope_that_differ_are_refused():
     other = {"rope_type": "llama3", "factor": 8.0}
     with pytest.raises(LayoutError, match=r"rope_scaling .* and rope_parameters .* differ.* take one of them out"):
