@@ -145,6 +145,7 @@ def test_a_template_that_leaves_a_bound_is_ended_and_says_which(template: str, r
     assert time.monotonic() - began < 60  # most of it the start of the process, on a busy machine
 
 
+@pytest.mark.slow
 def test_the_next_conversation_gets_a_new_process_and_the_third_overrun_ends_it() -> None:
     render = bounded("{% if messages[0].content == 'loop' %}" + LOOP + "{% else %}fine{% endif %}", seconds=0.5)
     loop, fine = [{"role": "user", "content": "loop"}], [{"role": "user", "content": "go"}]
@@ -225,7 +226,7 @@ PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     ("command", "template"),
     [
         ("eval", "{{ 1 // 0 }}"),
-        ("compare", LOOP),
+        pytest.param("compare", LOOP, marks=pytest.mark.slow),
         pytest.param("eval", LOOP, marks=pytest.mark.slow),
         pytest.param("compare", "{{ 1 // 0 }}", marks=pytest.mark.slow),
     ],

@@ -95,6 +95,7 @@ def continued(run: Run, out: Path, whole: dict[str, bytes]) -> None:
     assert not partial(out).exists()
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_anywhere_is_told_and_the_rerun_is_byte_identical(run, whole, points, tmp_path):
     for point in range(points):
         out, code = tmp_path / f"failed-{point}", (errno.EIO, errno.ENOSPC)[point % 2]
