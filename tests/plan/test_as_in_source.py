@@ -107,6 +107,20 @@ def test_what_mlx_has_no_format_for_is_refused_with_the_reason(name, reason, qwe
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["modelopt int8", "modelopt fp8 in blocks"])
+def test_a_config_alone_of_what_mlx_has_no_format_for_is_refused_as_the_shards_are(name, qwen, tmp_path):
+    write_packed(qwen, tmp_path, PACKINGS[name])
+    for path in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(PlanError, match=re.escape("use = source cannot keep the bits of model.layers.0")):
+            planned(path)
+    lone, whole = (planned(p, load_recipe("none")).modules for p in (tmp_path / "config.json", tmp_path))
+    counts = [
+        [a.stored_nbytes for m in modules for a in m.module.arrays if m.module.role == "expert"]
+        for modules in (lone, whole)
+    ]
+    assert counts[0] == counts[1]
+
+
 def test_scales_of_the_builds_own_dtype_can_be_kept(qwen, tmp_path):
     write_packed(qwen, tmp_path, PACKINGS["int4 g64, f16"])
     opened = open_checkpoint(tmp_path)

@@ -281,7 +281,7 @@ def test_routers_that_mlx_cannot_quantize_are_said_to_stay(shared):
     ("settings", "words"),
     [
         ({"quant_method": "fbgemm_fp8"}, "is FP8; its bytes"),
-        ({"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}, "is quantized (modelopt); its bytes"),
+        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "is quantized (modelopt); its bytes"),
     ],
 )
 def test_a_config_that_does_not_tell_the_bytes_of_its_source_says_so(shared, tmp_path, settings, words):

@@ -176,12 +176,16 @@ def _made(
 
 # --- by the config alone ---
 
-# algorithm -> word for it, bits, values that share a scale (None: a row or the tensor), bytes of a scale, mode of mlx
-_DECLARED: dict[str, tuple[str, int, int | None, int, str]] = {
-    "FP8": ("F8_E4M3", 8, None, 4, ""),
-    "NVFP4": ("FP4", 4, 16, 1, ""), "W4A16_NVFP4": ("FP4", 4, 16, 1, ""), "W4A8_NVFP4_FP8": ("FP4", 4, 16, 1, ""),
-    "MXFP4": ("FP4", 4, 32, 1, "mxfp4"), "W4A8_MXFP4_FP8": ("FP4", 4, 32, 1, "mxfp4"),
-    "MXFP8": ("F8_E4M3", 8, 32, 1, "mxfp8"),
+# algorithm -> word for it, bits, rows and columns that share a scale (None: the tensor; 0 columns: a row), bytes of a
+# scale, mode of mlx
+_DECLARED: dict[str, tuple[str, int, tuple[int, int] | None, int, str]] = {
+    "FP8": ("F8_E4M3", 8, None, 4, ""), "FP8_PER_CHANNEL_PER_TOKEN": ("F8_E4M3", 8, (1, 0), 4, ""),
+    "FP8_PB_WO": ("F8_E4M3", 8, FP8_BLOCK, 4, ""), "W8A16": ("I8", 8, (1, 0), 4, ""),
+    "W8A8_SQ_PER_CHANNEL": ("I8", 8, (1, 0), 4, ""),
+    "NVFP4": ("FP4", 4, (1, 16), 1, ""), "W4A16_NVFP4": ("FP4", 4, (1, 16), 1, ""),
+    "W4A8_NVFP4_FP8": ("FP4", 4, (1, 16), 1, ""),
+    "MXFP4": ("FP4", 4, (1, 32), 1, "mxfp4"), "W4A8_MXFP4_FP8": ("FP4", 4, (1, 32), 1, "mxfp4"),
+    "MXFP8": ("F8_E4M3", 8, (1, 32), 1, "mxfp8"),
 }  # fmt: skip
 
 
@@ -196,11 +200,11 @@ def declared(
     algorithms = algorithms_of(settings)
     if len(algorithms) != 1 or algorithms[0] not in _DECLARED:
         return None
-    storage, bits, group, size, mode = _DECLARED[algorithms[0]]
+    storage, bits, block, size, mode = _DECLARED[algorithms[0]]
     *lead, rows, width = (1, *shape)[-3:]
-    scales = 1 if group is None else rows * -(-width // group)
-    whole = 4 if storage == "FP4" and group == 16 else 0
-    form = Format(bits, group, mode) if mode and group else None
+    scales = 1 if block is None else -(-rows // block[0]) * -(-width // (block[1] or width))
+    whole = 4 if storage == "FP4" and not mode else 0
+    form = Format(bits, block[1], mode) if mode and block else None
     return Declared(storage, lead[0] * (rows * width * bits // 8 + scales * size + whole), form)
 
 
