@@ -1,7 +1,7 @@
 """Hostile files: no crash, hang, memory or path beyond what a file may ask for, and one message for each.
 
 The corpus under `tests/fuzz/corpus` is tried in full, with a thousand mutations for each target; the slow run tries
-100,000 and more of each, in processes of their own, with their memory measured.
+60,000 and more of each, in processes of their own, with their memory measured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_a_thousand_mutations_are_read_or_refused(name):
 
 
 # seed of each, so that every run tries the same
-SLOW = {"header": 200_000, "index": 200_000, "config": 120_000, "recipe": 120_000, "manifest": 120_000, "set": 120_000}
+SLOW = {"header": 100_000, "index": 100_000, "config": 60_000, "recipe": 60_000, "manifest": 60_000, "set": 60_000}
 
 
 @pytest.mark.slow
