@@ -35,6 +35,7 @@ def test_no_damaged_input_is_more_than_a_line_or_changed(fuzz: Fuzz) -> None:
     assert len(fuzz.codes) >= 3  # some damage is harmless, some refused, some a gate's
 
 
+@pytest.mark.slow
 def test_every_scenario_works_with_what_is_sound(fuzz: Fuzz) -> None:
     for number, scenario in enumerate(SCENARIOS):
         if not scenario.dear:

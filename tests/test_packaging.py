@@ -51,6 +51,7 @@ def test_the_wheel_carries_its_licence_and_its_command(wheel):
         assert f"Version: {mlxquant.__version__}\n" in archive.read(f"{info}/METADATA").decode()
 
 
+@pytest.mark.slow
 def test_a_wheel_can_be_built_from_the_sdist(tmp_path):
     with tarfile.open(build("sdist", tmp_path / "sdist")) as archive:
         archive.extractall(tmp_path / "source")  # our own; Python 3.11.0 has no filter

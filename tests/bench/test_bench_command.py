@@ -34,6 +34,7 @@ def kept(tmp_path):
 QUICK = ("-p", "8", "-n", "3", "-r", "1", "--warmups", "0")
 
 
+@pytest.mark.slow
 def test_a_build_is_measured_shown_and_kept(llama, tmp_path):
     run = bench(llama, *QUICK, "-d", "0,4", "--bandwidth", "20", "-o", tmp_path / "record.json")
     assert run.exit_code == 0, run.output

@@ -62,6 +62,7 @@ def script(tmp_path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text_build", "seeing_build"])
 def test_what_convert_makes_loads_in_mlx_lm_and_runs(request, name):
     answer, code = found_in(request.getfixturevalue(name), "mlx-lm")
@@ -167,6 +168,7 @@ def test_mlx_vlm_takes_a_text_only_build_since_0_7(text_build, version, loads, t
         assert "Missing" in answer["error"] and "vision_tower." in answer["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("template", "code"), [("while True: pass", 0), ("max(range(10 ** 12))", 1)])
 def test_a_chat_template_that_hangs_in_a_library_is_ended(template, code):
     script = (

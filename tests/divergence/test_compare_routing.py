@@ -108,6 +108,7 @@ def test_indices_margins_and_first_experts_are_those_of_the_models_own_routing(t
         assert np.allclose(margin, rows[:, k - 1] - rows[:, k], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_text_in_chunks_routes_as_it_does_whole(tiny, tmp_path):
     candidate = only("router", tmp_path)
     whole = run_pass(tiny("qwen3_moe"), [candidate], texts((40,)), teacher_forced_routing=True)[1]

@@ -47,6 +47,7 @@ def said(reply):
     return reply.reasoning + reply.text
 
 
+@pytest.mark.slow
 def test_a_build_answers_the_same_whatever_was_asked_before(side):
     first = Request(turns("Find the blue lamp."), (TOOL,), 12, conversation="a")
     alone = side.ask(first)
@@ -58,6 +59,7 @@ def test_a_build_answers_the_same_whatever_was_asked_before(side):
     assert 0 < alone.timing.ttft_s < alone.timing.seconds and alone.timing.decode_tok_s > 0
 
 
+@pytest.mark.slow
 def test_a_second_turn_reads_only_what_is_new_and_answers_as_if_it_had_read_all(side, folder):
     first = side.ask(Request(turns("Find the blue lamp."), (), 8, conversation="a"))
     talk = Request(turns("Find the blue lamp.", said(first), "And the red one?"), (), 8, conversation="a")

@@ -208,6 +208,7 @@ def test_a_trace_is_not_written_through_a_link(tmp_path):
         Trace(tmp_path / "t.jsonl")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_without_asking_twice(tmp_path):
     oracle = Oracle(TASKS, wait=0.05)
     with serving(oracle) as url:

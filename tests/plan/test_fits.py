@@ -86,6 +86,7 @@ def test_a_sliding_window_is_a_limit(shared):
     assert cost.at(131_072) == 12 * 131_072 * token + 12 * 128 * token
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_to_see_a_context(shared):
     mx.clear_cache()
     mx.reset_peak_memory()

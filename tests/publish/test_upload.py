@@ -170,6 +170,7 @@ def test_a_signal_ends_an_upload_whatever_its_threads_wait_for(hub, own_build, t
         assert run.stderr.read().endswith("mlxquant: stopped\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(huggingface_hub.__version__.startswith("1."), reason="it uploads to no address with a password")
 def test_the_log_of_the_client_shows_no_password(hub, own_build, tmp_path):
     hub.tokens.add("Basic dXNlcjpQQVNTV09SRA==")

@@ -56,6 +56,7 @@ def keys_of(value, at=()):
             yield from keys_of(inner, (*at, key))
 
 
+@pytest.mark.slow
 def test_a_record_with_anything_broken_is_told_or_shown_but_never_a_traceback():
     whole = damaged(6, 3)
     places = [p for p in keys_of(whole) if p[0] not in ("trials", "call_checks")]

@@ -105,6 +105,7 @@ def test_a_model_file_within_a_table_is_refused_and_null_is_not(pair: tuple[Path
     assert "evil.py" in run("audit", built).output
 
 
+@pytest.mark.slow
 def test_a_tokenizer_with_code_is_read_from_its_json_and_nobody_is_asked(
     pair: tuple[Path, Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -41,7 +41,7 @@ def exactly_as_mlx_lm(source: Path, recipe_name: str, tmp_path: Path, chunk: int
     return reference, mine
 
 
-@pytest.mark.parametrize("architecture", ["qwen3_5_moe", "gpt_oss"])
+@pytest.mark.parametrize("architecture", ["qwen3_5_moe", pytest.param("gpt_oss", marks=pytest.mark.slow)])
 def test_reference_and_recipe_give_the_logits_of_mlx_lms_forward(tiny, tmp_path, architecture):
     reference, mine = exactly_as_mlx_lm(tiny(architecture), "gates-8bit", tmp_path, bits=4)
     assert distance(mine, reference) > 1e-3, "a recipe that changes nothing would prove nothing"
@@ -82,7 +82,7 @@ def test_real_tiny_checkpoints_give_the_logits_of_mlx_lms_forward(shared, tmp_pa
     assert distance(mine, ordinary_logits(tmp_path / "build", documents)) < EXACT
 
 
-@pytest.mark.parametrize("architecture", ["qwen3_5_moe", "gpt_oss"])
+@pytest.mark.parametrize("architecture", ["qwen3_5_moe", pytest.param("gpt_oss", marks=pytest.mark.slow)])
 def test_a_text_in_chunks_gives_the_logits_of_a_forward_in_the_same_chunks(tiny, architecture):
     documents, source = texts((50, 9)), tiny(architecture)
     reference, _ = logits_of_pass(source, Candidate("it", recipe=narrow("none")), documents, chunk=16)
@@ -146,6 +146,7 @@ def test_sanitize_is_run_once_for_the_source_however_many_candidates_there_are(t
     assert len(runs) == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_its_sanitize_changes_is_changed_for_every_candidate(tmp_path):
     import mlx.core as mx
     from mlx.utils import tree_flatten

@@ -52,6 +52,7 @@ def test_shards_come_and_go_with_the_layers_and_scores_are_those_of_the_folder(h
     assert not work.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hashed", [True, False])
 def test_the_record_says_whether_the_shards_were_held_against_a_hash(hub, tmp_path, hashed):
     from mlxquant.divergence.record import Question, run_comparison

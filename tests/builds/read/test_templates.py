@@ -239,6 +239,7 @@ def test_a_template_that_never_works_ends_a_command_with_exit_3_and_no_traceback
     assert "its chat template" in done.output or "the chat template cannot render" in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", [LOOP, pytest.param("{{ 1 // 0 }}", marks=pytest.mark.slow)])
 def test_a_template_that_fails_for_one_document_names_its_line(
     pair: tuple[Path, Path], odd: str, monkeypatch: pytest.MonkeyPatch
@@ -248,6 +249,7 @@ def test_a_template_that_fails_for_one_document_names_its_line(
     assert done.exit_code == 3 and "data.jsonl, line 2: " in done.output and "line 1" not in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["{{ 1 // 0 }}", pytest.param(LOOP, marks=pytest.mark.slow)])
 def test_a_template_that_fails_for_one_item_is_that_items_error(
     pair: tuple[Path, Path], odd: str, monkeypatch: pytest.MonkeyPatch

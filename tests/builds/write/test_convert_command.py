@@ -183,6 +183,7 @@ def test_help_fits_a_terminal_and_has_examples():
     assert max(len(line) for line in text.splitlines() if not line.startswith("  mlxquant")) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 def test_progress_on_a_terminal_stays_within_80_columns_and_off_stdout(tmp_path, root):
     """The bar shows bytes, rate and module; a model of a few seconds is made for it."""

@@ -287,6 +287,7 @@ def test_a_hub_that_stays_away_is_told_and_the_same_command_goes_on(hub, tmp_pat
     assert same(tmp_path / "out", expected)
 
 
+@pytest.mark.slow
 def test_access_that_is_taken_away_is_not_asked_for_again(hub, tmp_path):
     message = broken_after_headers(hub, tmp_path / "out", status=403)
     assert "forbids it (403)" in message

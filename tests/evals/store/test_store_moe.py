@@ -134,6 +134,7 @@ def test_the_template_leaves_out_what_the_model_knows_by_heart(loaded):
     assert asked.endswith("<|assistant|>")
 
 
+@pytest.mark.slow
 def test_it_makes_most_calls_right_on_tasks_it_never_saw(loaded):
     assert calls_right(loaded, n_calls=5, tasks=8) > 0.85
     assert calls_right(loaded, n_calls=20, tasks=1) > 0.8

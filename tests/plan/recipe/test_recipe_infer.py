@@ -110,6 +110,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(KEYS)), st.randoms(use_true_random=False), st.integers(0, 3))
 def test_any_orderly_choice_with_a_few_strays_comes_back(key: str, random: object, strays: int) -> None:
     pick = random.choice  # type: ignore[attr-defined]
