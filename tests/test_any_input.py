@@ -43,6 +43,7 @@ def test_every_scenario_works_with_what_is_sound(fuzz: Fuzz) -> None:
             assert fuzz.last_code == scenario.code, scenario.words
 
 
+@pytest.mark.slow
 def test_configs_with_a_wrong_value_are_planned_or_refused_in_a_line(tmp_path: Path) -> None:
     names = configs.cases(Random(2027))
     wrong = {case: configs.try_case(case, tmp_path) for case in [next(names) for _ in range(60)]}

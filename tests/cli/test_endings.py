@@ -112,6 +112,7 @@ def test_a_full_disk_behind_stdout_is_one_line_and_behind_stderr_none(root):
     assert shell(root, "mlxquant plan ./nowhere -r none > /dev/full 2>&1").returncode == 3
 
 
+@pytest.mark.slow
 def test_a_stream_that_does_not_block_gets_everything(root, tmp_path):
     script = (
         "import os, mlxquant.cli; os.set_blocking(1, False); mlxquant.cli.main(['recipes'], standalone_mode=False);"
@@ -184,6 +185,7 @@ def test_small_limits_of_the_process_are_a_line_or_no_matter(root, tiny, limits)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_mlx_lm_can_be_imported_where_few_files_may_be_open(root):
     script = (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, 64)); from mlxquant.layout.mlx_lm import mlx_lm_utils;"

@@ -71,6 +71,7 @@ def test_a_second_turn_reads_only_what_is_new_and_answers_as_if_it_had_read_all(
     fresh.close()
 
 
+@pytest.mark.slow
 def test_an_answer_is_not_begun_from_another_conversation(side):
     text = "Find the blue lamp, please, and tell me what it costs."
     side.ask(Request(turns(text), (), 4, conversation="a"))

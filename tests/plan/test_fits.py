@@ -276,6 +276,7 @@ def test_a_context_beyond_the_models_is_refused(tiny_qwen):
         assert CliRunner().invoke(main, ["plan", str(tiny_qwen), *words, "--context", str(longest)]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_speeds_stand_with_the_recipes_in_80_columns(shared):
     config = shared / "reference/configs/Qwen3.5-122B-A10B.json"
     text = typed(config, "--fits", "96GB", "--chip", "M3 Ultra")

@@ -222,6 +222,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(tmp_path: Path) -> No
             assert target in ids or target.startswith("data:"), attributes
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
     paths = [*PAPER, *write(tmp_path, a=audit(), speed=bench())]
     assert page_of(*paths) == page_of(*paths)

@@ -109,6 +109,7 @@ def test_an_interrupted_pass_goes_on_and_ends_the_same(tiny, tmp_path, undisturb
     assert all(np.array_equal(whole[name], undisturbed[name]) for name in undisturbed)
 
 
+@pytest.mark.slow
 def test_another_pass_does_not_go_on_with_it(tiny, tmp_path):
     stopped_after_layer_1(tiny("qwen3_moe"), tmp_path / "work")
     with pytest.raises(OutputError, match=r"(?s)unfinished pass.*chunk: 2048 then, 8 now.*--fresh"):

@@ -124,7 +124,7 @@ LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (LOOP, "renders for more than 1 s"),
+        pytest.param(LOOP, "renders for more than 1 s", marks=pytest.mark.slow),
         (
             "{% set n = 10 ** (10 ** 8) %}{{ n % 7 }}",
             "renders for more than 1 s",
