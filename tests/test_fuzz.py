@@ -82,20 +82,20 @@ entries = st.fixed_dictionaries(
 headers = st.dictionaries(st.sampled_from(["a", "b", "__metadata__"]) | st.text(max_size=5), entries | json_values)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(headers, st.binary(max_size=64), st.integers(-16, 16))
 def test_any_header_is_read_or_refused(table, data, longer):
     text = json.dumps(table).encode()
     TARGETS["header"].outcome(encoded(text, data, length=max(0, len(text) + longer)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from(["weight_map", "metadata"]), json_values) | json_values)
 def test_any_index_is_read_or_refused(table):
     TARGETS["index"].outcome(json.dumps(table).encode())
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.binary(max_size=100), st.sampled_from(sorted(TARGETS)))
 def test_any_bytes_are_read_or_refused(data, name):
     TARGETS[name].outcome(data)

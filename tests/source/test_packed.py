@@ -307,7 +307,7 @@ KEYS = ("format", "config_groups", "ignore", "sparsity_config", "quant_algo", "q
 
 
 @given(st.sampled_from(sorted(PACKINGS)), st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_whatever_a_config_says_it_is_read_or_refused(name, damage, data):
     stated = {**PACKINGS[name].settings, **damage}
     groups = stated.get("config_groups")
