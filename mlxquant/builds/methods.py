@@ -1,7 +1,8 @@
 """The encoder of a plan: each module by the method that its recipe gives it.
 
 Modules of the method `rtn` are rounded; those of `mse` are searched; those of `imatrix` are searched under column
-weights, which the caller brings (see `calibrate`).
+weights, which the caller brings (see `calibrate`). Alone in its module because writing a build, remaking it and the
+streamed pass must encode a module alike.
 """
 
 from __future__ import annotations

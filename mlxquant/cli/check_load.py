@@ -1,4 +1,7 @@
-"""`mlxquant check-load`: does a build load in mlx-lm and mlx-vlm."""
+"""`mlxquant check-load`: does a build load in mlx-lm and mlx-vlm.
+
+Alone in its module because each command is one, imported when it is run.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
 from .bars import pass_bar
 from .options import (
+    calibrated,
     calibration_option,
+    check_calibration,
     dtype_option,
     json_option,
     output_option,
@@ -190,7 +192,6 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
         inputs = [("the source", source), *builds, *data, *recipe_files(arguments.recipes)]
         check_outputs([OutputFile("-o", arguments.output)], inputs, arguments.work)
     candidates = list(_candidates(arguments))
-    from ..calibrate.record import read_calibration
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
@@ -208,7 +209,7 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
     )
     opened = open_source(source, weights=True)
     file = arguments.calibration
-    calibration = None if file is None else lambda layout: read_calibration(file, opened, layout.modules)
+    calibration = None if file is None else lambda layout: calibrated(file, layout, opened)
     try:
         with pass_bar() if ranks.rank == 0 else nullcontext(lambda _: None) as watch:
             record, tells = run_comparison(opened, candidates, arguments.question(), options, watch, ranks, calibration)
@@ -237,6 +238,7 @@ def _candidates(arguments: CompareArguments) -> Iterator[Candidate]:
         unaligned=arguments.unaligned,
         sets=arguments.sets,
     )
+    check_calibration(arguments.calibration, recipes)
     from ..stream.candidates import Candidate
 
     for text, recipe in zip(arguments.recipes, recipes, strict=True):

@@ -21,6 +21,7 @@ from .options import (
     calibrated,
     calibration_option,
     carried,
+    check_calibration,
     dtype_option,
     json_option,
     keep_options,
@@ -107,6 +108,7 @@ def command(
     typed = take(words)  # what is left changes the recipe
     typed.check()
     request = _request(typed, source, recipes, out, place, words)
+    check_calibration(calibration, request.recipes.values())
     from ..layout.layout import read_layout
     from ..source.hub.open import open_source
 

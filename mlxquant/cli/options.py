@@ -152,6 +152,16 @@ calibration_option = click.option(
 )
 
 
+def check_calibration(calibration: Path | None, recipes: Iterable[Recipe]) -> None:
+    """Raise UsageError for a calibration that no recipe uses: what was typed would change nothing."""
+    from ..words.formats import IMATRIX
+
+    if calibration is not None and not any(IMATRIX in recipe.methods for recipe in recipes):
+        raise UsageError(
+            f"--calibration {calibration}: no recipe here uses it; add --method {IMATRIX}, or leave it out"
+        )
+
+
 def calibrated(calibration: Path | None, layout: Layout, source: Checkpoint) -> ColumnWeights | None:
     """The column weights of a calibration file, where one is given. Raises what `read_calibration` raises."""
     if calibration is None:

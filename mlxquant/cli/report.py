@@ -1,4 +1,7 @@
-"""`mlxquant report`: one HTML page from any mix of records."""
+"""`mlxquant report`: one HTML page from any mix of records.
+
+Alone in its module because each command is one, imported when it is run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mlxquant upload`: put a build on the Hub, with a card made from its records."""
+"""`mlxquant upload`: put a build on the Hub, with a card made from its records.
+
+Alone in its module because each command is one, imported when it is run.
+"""
 
 from __future__ import annotations
 

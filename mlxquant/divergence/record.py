@@ -68,7 +68,7 @@ def run_comparison(
     options: CompareOptions = DEFAULTS,
     progress: Watch = unwatched,
     ranks: Ranks | None = None,
-    calibration: Callable[[Layout], ColumnWeights] | None = None,
+    calibration: Callable[[Layout], ColumnWeights | None] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to show it.
 

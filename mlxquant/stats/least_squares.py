@@ -1,6 +1,7 @@
 """A fit of few numbers within bounds, by scipy's trust-region reflective least squares.
 
-It fits; whether the model is right is its caller's question, to be answered by points that were left out.
+It fits; whether the model is right is its caller's question, to be answered by points that were left out. Alone in its
+module because it alone imports scipy.optimize, when it is called.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def compare(
     progress: Watch = unwatched,
     ranks: Ranks | None = None,
     listener: Listener | None = None,
-    calibration: Callable[[Layout], ColumnWeights] | None = None,
+    calibration: Callable[[Layout], ColumnWeights | None] | None = None,
 ) -> Pass:
     """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
 

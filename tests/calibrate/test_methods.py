@@ -130,6 +130,14 @@ def test_imatrix_needs_a_calibration_and_verify_too(source, calibration, tmp_pat
     ended(run("verify", tmp_path / "b", "--source", source, "--all", "--calibration", calibration), 0)
 
 
+@pytest.mark.parametrize("command", ["convert", "compare"])
+def test_a_calibration_that_no_recipe_uses_is_a_usage_error(command, source, calibration, tmp_path):
+    words = ("-r", "gates-8bit", "--group-size", 32, "--method", "mse", "--calibration", calibration)
+    more = ("-o", tmp_path / "b") if command == "convert" else ()
+    assert "no recipe here uses it; add --method imatrix" in ended(run(command, source, *words, *more), 2)
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_build_weighed_otherwise_is_another_build(source, calibration, tmp_path):
     words = ("-r", "gates-8bit:bits=3", "--group-size", 32)
     ended(run("convert", source, *words, "--method", "mse", "-o", tmp_path / "mse"), 0)

@@ -79,6 +79,12 @@ class Recipe:
         return hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property
+    def methods(self) -> frozenset[str]:
+        """The methods that its default and its rules ask for."""
+        own = (rule.format(self.default) for rule in self.rules if not rule.keep and not rule.use)
+        return frozenset(choice.method for choice in (*([self.default] if self.default else []), *own))
+
+    @property
     def _schema(self) -> str:
         choices = [
             *([self.default] if self.default else []),

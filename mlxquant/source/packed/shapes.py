@@ -1,4 +1,7 @@
-"""Shapes of stored parts: the width of packed rows, and the grid that scales make over a matrix."""
+"""Shapes of stored parts: the width of packed rows, and the grid that scales make over a matrix.
+
+Alone in its module because compressed-tensors and ModelOpt store their parts alike.
+"""
 
 from __future__ import annotations
 
