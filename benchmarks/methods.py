@@ -80,9 +80,8 @@ def main() -> None:
         rows = {m: kl[f"gates-8bit:bits={bits},group_size=64,method={m}"] for m in METHODS}
         for method, m in rows.items():
             share = m["estimate"] / rows["rtn"]["estimate"]
-            print(
-                f"{bits} bits  {method:8} {1e3 * m['estimate']:8.3g} [{1e3 * m['low']:.3g}, {1e3 * m['high']:.3g}]  {share:.2f}"
-            )
+            interval = f"[{1e3 * m['low']:.3g}, {1e3 * m['high']:.3g}]"
+            print(f"{bits} bits  {method:8} {1e3 * m['estimate']:8.3g} {interval}  {share:.2f}")
     print("\nCPU nanoseconds a weight, one thread, bf16\n")
     for group in (32, 64, 128):
         times = [f"{nanoseconds(e, Format(4, group)):.2f}" for e in (Rounding(), Searching())]
