@@ -50,13 +50,13 @@ SLOW = {"header": 100_000, "index": 100_000, "config": 60_000, "recipe": 60_000,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_hundreds_of_thousands_of_mutations_are_read_or_refused_in_little_memory(name):
+def test_tens_of_thousands_of_mutations_are_read_or_refused_in_little_memory(name):
     command = [sys.executable, "-m", "tests.fuzz", name, "--cases", str(SLOW[name]), "--seed", "2026"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=900)
     record = json.loads(run.stdout.splitlines()[-1])
     assert record["failed"] == [], run.stderr
-    assert record["cases"] >= 100_000 and record["grown_bytes"] < 100 << 20
+    assert record["cases"] == SLOW[name] and record["grown_bytes"] < 100 << 20
 
 
 def test_mutations_are_the_same_for_the_same_seed():
