@@ -2,8 +2,8 @@
 
 `rows` has the operations and says which arithmetic they do, `error_sums` what they sum, `encoder` the interface that
 writing a build asks for, with rounding to nearest and the search for least squared error as its implementations.
-`compiled` does the common formats on the CPU, `search` the search, `mlx` the rest. Nothing here reads, writes, or
-chooses a format.
+`compiled` does the common formats on the CPU, `search` the search, `gptq` what makes up for errors under moments of the
+inputs, `mlx` the rest. Nothing here reads, writes, or chooses a format.
 """
 
 from .encoder import ByModule, ColumnWeights, Encoder, Rounding, Rows, Searching
@@ -21,6 +21,7 @@ __all__ = [
     "Rows",
     "Searching",
     "dequantize_rows",
+    "gptq",
     "has_fast_path",
     "measure_rows",
     "merged_sums",
