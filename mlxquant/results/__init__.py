@@ -1,7 +1,8 @@
-"""Result files of other harnesses as paired figures with intervals; today those of τ²-bench and τ-bench (`tau2`).
+"""Result files of other harnesses as paired figures with intervals.
 
-Nothing is run here. A harness is a package of its own: it reads the files, pairs two of them by task and trial, and
-makes a record that `validate` and `report` take.
+Nothing is run here. A harness is a reader: it makes items of its files (`items`). What is measured of them (`figures`),
+how two files are paired by question and trial (`pairing`), and the record that `validate` and `report` take are the
+same for all.
 """
 
-__all__ = ["tau2"]
+__all__ = ["figures", "items", "pairing", "tau2"]

@@ -143,9 +143,9 @@ def test_the_file_s_confidence_and_least_numbers_hold_unless_a_tolerance_has_its
 def test_every_metric_that_measuring_writes_is_known() -> None:
     from mlxquant.evals.items import CALL_CHECKS
     from mlxquant.records.metrics import DP_QUANTILES, KL_QUANTILES
-    from mlxquant.results.tau2.figures import PARTS
+    from mlxquant.results.tau2.figures import SCALES
 
-    for name in (*KL_QUANTILES, *DP_QUANTILES, *CALL_CHECKS, *PARTS, "pass", "pass_hat_4", "ttft_s_p99"):
+    for name in (*KL_QUANTILES, *DP_QUANTILES, *CALL_CHECKS, *SCALES, "pass", "pass_hat_4", "ttft_s_p99"):
         assert metric_named(name), name
     difference, ratio = metric_named("same_top_difference"), metric_named("kl_nats_ratio")
     assert difference is not None and (difference.better, difference.low, difference.high) == ("higher", -1.0, 1.0)

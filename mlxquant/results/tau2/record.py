@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ...records.head import describe_versions, head
-from .figures import Pairing, differences, measure, most_k, pair
+from ..pairing import Pairing
+from .figures import differences, measure, most_k, pair_trials, pairing_entry
 from .parsing import CONTEXT, INFRASTRUCTURE, Results, by_task
 
 SCHEMA = "mlxquant.tau2/1"
@@ -24,8 +25,8 @@ def make_record(
     sides = [_side(r, dropped, confidence) for r in results]
     notes = [note for r in results for note in _notes(r, dropped)]
     for other, side in zip(later, sides[1:], strict=True):
-        pairing = pair(first, other, dropped)
-        side["pairing"] = pairing.as_dict()
+        pairing = pair_trials(first, other, dropped)
+        side["pairing"] = pairing_entry(pairing)
         side["measurements"] += differences(first, other, pairing, dropped, confidence)
         notes += _pair_notes(first, other, pairing)
     return {
@@ -96,7 +97,7 @@ def _pair_notes(first: Results, other: Results, pairing: Pairing) -> Iterator[st
         a, b = first.about.get(key), other.about.get(key)
         if a is not None and b is not None and a != b:
             yield f"{first.name} and {other.name} differ in {key}: {a} and {b}; the difference may come from that too"
-    if not pairing.shared_tasks:
+    if not pairing.shared:
         yield f"{first.name} and {other.name} share no task: no difference can be told"
     elif not pairing.pairs:
         yield f"{first.name} and {other.name} share tasks but no numbered trial: only pass^k is compared"
