@@ -13,12 +13,13 @@ STAMP := .venv/.stamp
 # A checkout elsewhere on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-.PHONY: demo test lint types unit slow format lowest wheel wheel-test docs docs-refresh clean help
+.PHONY: demo test lint types unit slow environments format lowest wheel wheel-test docs docs-refresh clean help
 
 help:
 	@echo "make demo        plan, convert, audit and run the tiny model that comes along"
 	@echo "make test        lint, types, tests (about two minutes)"
 	@echo "make slow        the tests that take longer"
+	@echo "make environments  tests against other versions and programs, installed from PyPI"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation as a site, in build/site"
 	@echo "make docs-refresh  write the output and help texts in README.md and docs/ anew"
@@ -59,6 +60,10 @@ unit: $(STAMP)
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m "slow and not network"
 
+# Versions and programs that are not installed here, each in an environment of its own; kept in .venvs between runs.
+environments: $(STAMP)
+	@MLXQUANT_ENVIRONMENTS=1 MLXQUANT_TEST_VENVS=.venvs $(BIN)/python -m pytest -n auto --dist loadfile -m environments
+
 format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -92,5 +97,5 @@ lowest: $(STAMP)
 	@build/lowest/bin/python -m pytest
 
 clean:
-	@rm -rf .venv build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venvs build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

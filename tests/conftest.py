@@ -33,6 +33,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not mx.metal.is_available():
             pytest.skip("needs Apple's GPU")
+    if item.get_closest_marker("environments") and "MLXQUANT_ENVIRONMENTS" not in os.environ:
+        pytest.skip("installs an environment of its own: run with MLXQUANT_ENVIRONMENTS=1 (`make environments`)")
 
 
 @pytest.fixture(autouse=True)

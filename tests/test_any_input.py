@@ -69,9 +69,9 @@ def test_hundreds_of_wrong_configs_are_lines(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_thousands_of_damaged_inputs_are_lines(fuzz: Fuzz, seed: int) -> None:
+def test_hundreds_of_damaged_inputs_are_lines(fuzz: Fuzz, seed: int) -> None:
     names = fuzz.names(Random(seed), dear=False)
-    assert failures(fuzz, [next(names) for _ in range(2000)]) == []
+    assert failures(fuzz, [next(names) for _ in range(600)]) == []
 
 
 @pytest.mark.slow

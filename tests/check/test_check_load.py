@@ -149,7 +149,7 @@ def test_mlx_lm_0_31_3_loads_and_runs_it(request, name, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["0.6.12", "0.7.10"])
+@pytest.mark.parametrize("version", [pytest.param("0.6.12", marks=pytest.mark.environments), "0.7.10"])
 def test_mlx_vlm_loads_a_kept_tower_and_sees_with_it(seeing_build, version, tmp_path_factory):
     python = environment(tmp_path_factory, f"mlx-vlm=={version}")
     answer, _ = found_in(seeing_build, "mlx-vlm", "--python", python)
@@ -159,7 +159,9 @@ def test_mlx_vlm_loads_a_kept_tower_and_sees_with_it(seeing_build, version, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("version", "loads"), [("0.6.12", False), ("0.7.10", True)])
+@pytest.mark.parametrize(
+    ("version", "loads"), [pytest.param("0.6.12", False, marks=pytest.mark.environments), ("0.7.10", True)]
+)
 def test_mlx_vlm_takes_a_text_only_build_since_0_7(text_build, version, loads, tmp_path_factory):
     python = environment(tmp_path_factory, f"mlx-vlm=={version}")
     answer, code = found_in(text_build, "mlx-vlm", "--python", python)
