@@ -73,8 +73,13 @@ class EvalArguments:
 )
 @click.option("--baseline-key-env", metavar="VAR", help="The environment variable with the server's key.")
 @click.option("--candidate-key-env", metavar="VAR", help="The same for candidates.")
-@click.option("--suite", "suites", multiple=True, metavar="NAME|FILE",
-              help="tool-loop, contracts, one kind of those, or a file; again for several.  [tool-loop]")  # fmt: skip
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="tool-loop, tool-loop-deep, contracts, one kind of those, or a file; again for several.  [tool-loop]",
+)
 @click.option("--calls", default="5,10,20", show_default=True, metavar="N,…", help="Lengths of loops, in tool calls.")
 @click.option("--tasks", type=int, default=10, show_default=True, help="Loops of each length.")
 @click.option("--first-seed", type=int, help="Where the seeds of loops begin.  [1000000]")

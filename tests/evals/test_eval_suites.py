@@ -340,7 +340,7 @@ def test_the_catalog_opens_suites_by_name_and_by_file(tmp_path):
     (tmp_path / "mine.jsonl").write_text(json.dumps(USER))
     suites = open_suites(["contracts", "json", str(tmp_path / "mine.jsonl")], Choice())
     assert [suite.name for suite in suites] == ["contracts", "json", "mine"]
-    with pytest.raises(UsageError, match=r"none of tool-loop, contracts, json.*and no file"):
+    with pytest.raises(UsageError, match=r"none of tool-loop, tool-loop-deep, contracts, json.*and no file"):
         open_suites(["jsn"], Choice())
     with pytest.raises(DataError, match="cannot be read"):
         open_suites([str(tmp_path / "none.jsonl")], Choice())

@@ -5,6 +5,7 @@ The world that `eval` judges agent loops in, that the tiny model of the demo was
 """
 
 from .database import Store
+from .deep import make_deep_task
 from .make import make_task
 from .policy import POLICY, SYSTEM_PROMPT
 from .tasks import Call, Task, Turn, transcript
@@ -20,6 +21,7 @@ __all__ = [
     "Tool",
     "Turn",
     "make",
+    "make_deep_task",
     "make_task",
     "model",
     "openai_tools",

@@ -268,6 +268,11 @@ def unknown_user(talk: Conversation) -> None:
 def item_request(talk: Conversation, budget: int) -> None:
     """Ask about an item, or for a restock, in at most `budget` (2 or more, 1 with an item at hand) calls."""
     name, item = item_reference(talk, budget - 1)
+    ask_item(talk, name, item, budget)
+
+
+def ask_item(talk: Conversation, name: str, item: str | None, budget: int) -> None:
+    """Ask for the price or the stock of an item called `name`, or for a restock; `item` is None where none is sold."""
     left = budget - len(talk.calls)
     kind = talk.rng.choice(("price", "stock", "restock") if left >= 2 else ("price", "stock"))
     n = talk.rng.randint(5, 50)

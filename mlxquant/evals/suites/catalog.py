@@ -13,8 +13,7 @@ from ...errors import UsageError
 from ..items import Suite
 from . import contracts as contract
 from .own import read_suite
-from .tool_loop import NAME as TOOL_LOOP
-from .tool_loop import ToolLoop
+from .tool_loop import WORLDS, ToolLoop
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,12 @@ class Choice:
     max_tokens: int | None = None
 
 
-def _tool_loop(choice: Choice) -> Suite:
-    options = {"first_seed": choice.first_seed, "max_tokens": choice.max_tokens}
-    return ToolLoop(choice.calls, choice.tasks, **{k: v for k, v in options.items() if v is not None})
+def _tool_loop(name: str) -> Callable[[Choice], Suite]:
+    def suite(choice: Choice) -> Suite:
+        options = {"first_seed": choice.first_seed, "max_tokens": choice.max_tokens}
+        return ToolLoop(choice.calls, choice.tasks, name=name, **{k: v for k, v in options.items() if v is not None})
+
+    return suite
 
 
 def _contracts(name: str) -> Callable[[Choice], Suite]:
@@ -37,7 +39,7 @@ def _contracts(name: str) -> Callable[[Choice], Suite]:
 
 
 KNOWN: Mapping[str, Callable[[Choice], Suite]] = {
-    TOOL_LOOP: _tool_loop,
+    **{name: _tool_loop(name) for name in WORLDS},
     **{name: _contracts(name) for name in (contract.NAME, *contract.KINDS)},
 }
 

@@ -5,6 +5,8 @@ answers in text. `mlxquant.evals.store` has the world, makes the tasks from seed
 requests need what earlier results returned, so errors compound, and each expected call has a depth. Seeds begin at
 1,000,000, which no training data of this project uses.
 
+`tool-loop-deep` makes the requests of `store.deep`, which a small model can do without an error over 150 calls.
+
 History is what the model wrote, with call ids of our own, so that both sides read the same. A call that cannot be
 read stays in it as text, followed by the reason, since servers refuse history whose arguments are no JSON. Reasoning is
 not sent back.
@@ -12,7 +14,7 @@ not sent back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -20,27 +22,24 @@ from typing import Any
 from ...words.secrets import shortened
 from ...words.strict_json import read_json
 from ..items import CALL_CHECKS, Ask, CallMade, Item, Message, Played, Reply
-from ..store import SYSTEM_PROMPT, Task, make_task, openai_tools
+from ..store import SYSTEM_PROMPT, Task, make_deep_task, make_task, openai_tools
 from ..store.scoring import CallVerdict, Judge, Step
 
-NAME = "tool-loop"
+NAME, DEEP = "tool-loop", "tool-loop-deep"
+WORLDS: Mapping[str, Callable[[int, int], Task]] = {NAME: make_task, DEEP: make_deep_task}
 FIRST_SEED = 1_000_000
 CALLS = (5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True)
 class ToolLoop:
-    """`tasks` loops of each length in `calls`, every one a seed of its own."""
+    """`tasks` loops of each length in `calls`, every one a seed of its own; `name` says which world makes them."""
 
     calls: tuple[int, ...] = (5, 10, 20)
     tasks: int = 10
     first_seed: int = FIRST_SEED
     max_tokens: int = 1024
-
-    @property
-    def name(self) -> str:
-        """What the command line and records call it."""
-        return NAME
+    name: str = NAME
 
     @cached_property
     def _items(self) -> tuple[Item, ...]:
@@ -50,7 +49,7 @@ class ToolLoop:
         return tuple(
             Item(
                 id=f"{n}-calls-{seed}",
-                suite=NAME,
+                suite=self.name,
                 messages=(system,),
                 slices=(f"calls:{n}",),
                 tools=tools,
@@ -70,7 +69,7 @@ class ToolLoop:
 
     def play(self, item: Item, ask: Ask) -> Played:
         """Play one loop to its end. Lets MeasurementError pass."""
-        with Judge(_task(item.task["seed"], item.task["calls"])) as judge:
+        with Judge(_task(self.name, item.task["seed"], item.task["calls"])) as judge:
             talk = _Talk(item, ask, judge)
             while (request := judge.user()) is not None:
                 talk.take(request)
@@ -78,9 +77,9 @@ class ToolLoop:
 
 
 @lru_cache(maxsize=8)
-def _task(seed: int, calls: int) -> Task:
+def _task(world: str, seed: int, calls: int) -> Task:
     """Every side plays a task in turn, so it is made once."""
-    return make_task(seed, calls)
+    return WORLDS[world](seed, calls)
 
 
 class _Talk:
