@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from itertools import chain
 
 import pytest
 
@@ -56,7 +56,8 @@ def test_the_suite_plays_its_tasks():
     suite = ToolLoop((5,), 1, name=DEEP)
     (item,) = suite.items()
     task = make_deep_task(item.task["seed"], 5)
-    steps: Iterator[Call | str] = iter([step for turn in task.turns for step in (*turn.calls, turn.reply)])
+    said: list[tuple[Call | str, ...]] = [(*turn.calls, turn.reply) for turn in task.turns]
+    steps = chain.from_iterable(said)
 
     def oracle(messages, **how):
         step = next(steps)
