@@ -36,8 +36,8 @@ probability of one in a thousand; it is in every record.
     within the noise floor    it does not: the interval ends below the margin
     not resolved              the interval includes the margin, or there is none
 
-The noise floor is the reference itself with hidden states rounded to bf16 between layers, which serving in bf16 costs
-whatever the weights are. What KL cannot do: it rejects bad quantizations, it does not rank near-lossless ones. Over all
+The noise floor is the reference itself computed in bf16, which serving costs whatever the weights are (see
+`stream.floor`). What KL cannot do: it rejects bad quantizations, it does not rank near-lossless ones. Over all
 quantizations of a model its rank correlation with benchmark scores was -0.72 and -0.86, among those close to the
 reference 0.00 and -0.24 (Nikolić et al. 2026, arXiv:2606.19558).
 """

@@ -172,7 +172,7 @@ def _reading(record: Mapping[str, Any], by: str) -> str:
             lines.append("b, g: bits and group size of a recipe's variation.")
         margin = record["margin_nats"] * 1000
         lines.append(
-            f"floor: against bf16 between layers, which serving in bf16 costs anyway: within a margin of {margin:g}"
+            f"floor: against the reference in bf16, which serving in bf16 costs anyway: within a margin of {margin:g}"
             " mnat of it, above it, or open (not resolved); paired by document."
         )
     if by == "layer":

@@ -38,6 +38,7 @@ from ..source.stamps import source_signature
 from ..words.formats import TORCH_DTYPES
 from ..words.progress import Progress, Watch, Within, unwatched
 from .candidates import Candidate, Source, Step, StreamedCandidate, open_candidates, stated_provider
+from .floor import Floor
 from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
@@ -172,8 +173,10 @@ def _prepare(
 ) -> tuple[Running, list[str]]:
     """Put together what all steps share; `share` are the numbers of this rank's documents. Gives notes, too."""
     places, notes = find_places(source.streamed.model, source.layout.modules, source.paths)
-    models = {m.name: m for m in (source.streamed, *(c.streamed for c in candidates))}
-    if len(models) != 1 + len(candidates):
+    floor = Floor(source) if options.noise_floor else None
+    floors = [floor.streamed] if floor is not None else []
+    models = {m.name: m for m in (source.streamed, *floors, *(c.streamed for c in candidates))}
+    if len(models) != 1 + len(floors) + len(candidates):
         raise UsageError("two candidates have one name; give them names of their own")
     width = width_of(source)
     if listener is not None:  # last: what is computed to find out about the model is no input
@@ -190,10 +193,16 @@ def _prepare(
         own=options.own,
         taps={name: Taps(m.model, places) for name, m in models.items()},
         streams=streams,
-        hidden=Hidden(folder, streams.count, [len(t) for t in tokens], width, source.dtype),
+        hidden=Hidden(folder, streams.count, [len(t) for t in tokens], width, _widest(source, floor)),
+        floor=floor,
         listener=listener,
     )
     return run, notes
+
+
+def _widest(source: Source, floor: Floor | None) -> mx.Dtype:
+    """The dtype that holds every model's hidden states as they are."""
+    return mx.float32 if floor is not None else source.dtype
 
 
 def _computing(options: CompareOptions) -> str | None:
@@ -208,9 +217,10 @@ def _computing(options: CompareOptions) -> str | None:
 def _reason(options: CompareOptions) -> str:
     on = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
     if options.compute == "served":
-        return f"computed on the {on} in the dtypes that the builds store, as they will be served"
-    why = ", where mlx gathers experts in float32 only" if on == "CPU" else ""
-    return f"every float cast to {options.compute} and computed on the {on}{why}; no dequantized weight is rounded"
+        added = "; products are added up in float32, as a GPU does" if on == "CPU" else ""
+        return f"computed on the {on} in the dtypes that the builds store, as they will be served{added}"
+    added = "; products are added up in float32" if on == "CPU" and options.compute != "float32" else ""
+    return f"every float cast to {options.compute} and computed on the {on}; no dequantized weight is rounded{added}"
 
 
 def _signature(

@@ -27,6 +27,7 @@ from ..errors import MODEL_ERRORS, LayoutError, MlxquantError
 from ..layout.arrays import module_at
 from ..layout.provider import MLX_LM, Provider
 from ..words.formats import Format
+from .widened import added_up_in_float32
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class Streamed:
         self._visit = visit
         try:
             ids = mx.array(np.asarray(tokens, np.int32))[None]
-            return self.provider.forward(self.model, ids, None if caches is None else list(caches))
+            with added_up_in_float32(self.dtype):
+                return self.provider.forward(self.model, ids, None if caches is None else list(caches))
         except _Left as left:
             return left.value
         finally:

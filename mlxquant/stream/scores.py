@@ -10,7 +10,7 @@ scored position t predicts token t + 1, so a document of n tokens has n input po
 - "router": the candidate's router alone on the reference's input to that router;
 - "teacher-forced": accumulated, but each router's output replaced by the reference's.
 
-Candidates are numbered: recipes, then builds, then the noise floor (the reference, rounded to bf16 between layers).
+Candidates are numbered: recipes, then builds, then the noise floor (the reference, computed in bf16).
 
 Two rows of logits → what a candidate does to a token: its surprise, its divergence, its first choice.
 

@@ -86,8 +86,8 @@ class Hidden:
         return self._get(self.following, stream, document)
 
     def write(self, stream: int, document: int, state: mx.array) -> None:
-        """Put one document's state (1, n, width) into the following set."""
-        data = to_numpy(state)
+        """Put one document's state (1, n, width) into the following set, as values of its dtype."""
+        data = to_numpy(state.astype(self._dtype))
         if self._folder is None:
             self._memory[self.following, stream, document] = data
             return

@@ -1,7 +1,7 @@
 """The steps of a pass: the embedding, each layer, the head; what they share is `Running`.
 
     embedding   token ids to hidden states, a stream for each model
-    layer       the reference, the noise floor, then every candidate, case by case
+    layer       the reference, the noise floor (see `floor`), then every candidate, case by case
     head        hidden states to logits, and those to scores of the tokens
 
 The cases of a layer:
@@ -28,11 +28,14 @@ from numpy.typing import NDArray
 
 from ..errors import MlxquantError
 from .candidates import Source, Step, StreamedCandidate, nbytes_of
+from .floor import Floor
 from .model import Streamed, Tokens
+from .options import NOISE_FLOOR
 from .routing import RouterChoice, Seen, Taps, choice_of, compare_choices
 from .scores import LayerScores, Listener, Routing, Sink, TokenScores, joined, positions_at_once, token_scores
 from .state import Hidden
 from .weights import Arrays
+from .widened import added_up_in_float32
 
 # The reference's stream of hidden states; `Streams` numbers the others.
 REFERENCE = 0
@@ -86,6 +89,7 @@ class Running:
     taps: dict[str, Taps]
     streams: Streams
     hidden: Hidden
+    floor: Floor | None = None
     advance: Callable[[int], None] = lambda _: None  # called with tokens that went through a layer
     listener: Listener | None = None
 
@@ -117,7 +121,7 @@ class Running:
         `forced` are the router's answers to give instead, one for each chunk.
         """
         taps, caches, parts = self.taps[streamed.name], self.caches(streamed, document), list[mx.array]()
-        seen = taps.begin(forced)
+        seen, state = taps.begin(forced), state.astype(streamed.dtype)
         for part in self.chunks(document):
             tokens = self.documents[document][part]
             with on_device(streamed.name, f"layer {layer}", state.dtype):
@@ -141,7 +145,10 @@ def on_device(who: str, what: str, dtype: mx.Dtype) -> Iterator[None]:
         yield
     except (RuntimeError, NotImplementedError) as error:
         on = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
-        instead = "; compute in float32 instead" if dtype != mx.float32 else "; another device may"
+        if who == NOISE_FLOOR:
+            instead = "; leave the noise floor out (--no-noise-floor)"
+        else:
+            instead = "; compute in float32 instead" if dtype != mx.float32 else "; another device may"
         reason = str(error).partition("\n")[0]
         raise MlxquantError(
             f"{who}: mlx on this {on} cannot compute {what} in {_word(dtype)} ({reason}){instead}"
@@ -158,11 +165,6 @@ def relative_error(state: mx.array, reference: mx.array) -> NDArray[np.float32]:
     size = mx.maximum(mx.linalg.norm(b, axis=-1), 1e-30)
     error: NDArray[np.float32] = np.asarray(mx.linalg.norm(a - b, axis=-1) / size)[0]
     return error
-
-
-def rounded(state: mx.array) -> mx.array:
-    """A state (1, n, width) as it would be after a trip through bf16."""
-    return state.astype(mx.bfloat16).astype(state.dtype)
 
 
 def check_finite(state: mx.array, who: str, where: str) -> None:
@@ -194,10 +196,12 @@ def run_layer(run: Running, layer: int) -> None:
     reference.put(arrays)
     # every document through the reference first: then its weights can go before a candidate's come
     seen = [_reference(run, layer, d) for d in range(len(run.documents))]
-    if run.streams.noise_floor:
-        for d in range(len(run.documents)):
-            _noise(run, layer, d, seen[d])
     reference.take_out(list(arrays))
+    if run.floor is not None:
+        held = run.floor.put(layer)
+        for d in range(len(run.documents)):
+            _noise(run, run.floor.streamed, layer, d, seen[d])
+        run.floor.streamed.take_out(held)
     # of the reference's arrays only those stay that a candidate takes as they are; the rest leaves memory here
     shared = set[str]().union(*(candidate.shares(layer) for candidate in run.candidates))
     arrays = {name: array for name, array in arrays.items() if name in shared}
@@ -225,10 +229,10 @@ def _reference(run: Running, layer: int, d: int) -> _Reference:
     )
 
 
-def _noise(run: Running, layer: int, d: int, reference: _Reference) -> None:
-    streamed = run.source.streamed
+def _noise(run: Running, streamed: Streamed, layer: int, d: int, reference: _Reference) -> None:
     before = run.hidden.read(run.streams.noise, d)
-    out = rounded(run.through(streamed, layer, d, before))
+    out = run.through(streamed, layer, d, before)
+    check_finite(out, streamed.name, f"layer {layer}'s output on document {run.numbers[d]}")
     run.hidden.write(run.streams.noise, d, out)
     scores = LayerScores(
         error_in=relative_error(before, run.hidden.read(REFERENCE, d)),
@@ -281,7 +285,8 @@ class _LayerOfCandidate:
         """The router alone: no error enters, and what leaves the layer is not computed."""
         if not self.reference.inputs:
             return
-        seen = self.run.taps[self.streamed.name].replay(self.layer, self.reference.inputs)
+        with added_up_in_float32(self.streamed.dtype):
+            seen = self.run.taps[self.streamed.name].replay(self.layer, self.reference.inputs)
         if seen is None:
             return
         mx.eval(seen.arrays())
@@ -320,11 +325,15 @@ HEADS = 2
 def run_embedding(run: Running) -> None:
     """Give every stream its documents' embeddings."""
     arrays = run.source.read("embedding")
-    _embed(run, run.source.streamed, arrays, [REFERENCE])
+    run.source.streamed.put(arrays)
+    _embed(run, run.source.streamed, list(arrays), [REFERENCE])
+    if run.floor is not None:
+        _embed(run, run.floor.streamed, run.floor.put("embedding"), [run.streams.noise])
     for number, candidate in enumerate(run.candidates):
         own = candidate.arrays("embedding", arrays)
         streams = [run.streams.of(number), *([run.streams.forced_of(number)] if run.streams.forced else [])]
-        _embed(run, candidate.streamed, own, streams)
+        candidate.streamed.put(own)
+        _embed(run, candidate.streamed, list(own), streams)
     run.source.forget()
 
 
@@ -334,8 +343,8 @@ def width_of(source: Source) -> int:
     return int(model.embed(source.forward, np.zeros(2, np.int32), model.caches()).shape[-1])
 
 
-def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int]) -> None:
-    streamed.put(arrays)
+def _embed(run: Running, streamed: Streamed, held: list[str], streams: list[int]) -> None:
+    """Write a model's embeddings to its streams; `held` are its arrays, which leave it then."""
     for d, tokens in enumerate(run.documents):
         caches = run.caches(streamed, d)
         parts = [streamed.embed(run.source.forward, tokens[part], caches) for part in run.chunks(d)]
@@ -345,17 +354,17 @@ def _embed(run: Running, streamed: Streamed, arrays: Arrays, streams: list[int])
         check_finite(state, streamed.name, f"the embedding of document {run.numbers[d]}")
         for stream in streams:
             run.hidden.write(stream, d, state)
-        if streams == [REFERENCE] and run.streams.noise_floor:
-            run.hidden.write(run.streams.noise, d, rounded(state))
-    streamed.take_out(list(arrays))
+    streamed.take_out(held)
 
 
 def run_head(run: Running) -> None:
     """Score every token of every stream against the reference."""
     arrays = run.source.read("head")
     run.source.streamed.put(arrays)  # stays till the end: its logits are made anew for each group of candidates
-    if run.streams.noise_floor:
-        _score(run, [(run.streams.noise - 1, "accumulated", run.streams.noise, run.source.streamed)])
+    if run.floor is not None:
+        held = run.floor.put("head")
+        _score(run, [(run.streams.noise - 1, "accumulated", run.streams.noise, run.floor.streamed)])
+        run.floor.streamed.take_out(held)
     # Logits of the reference cost as much as a candidate's, so several candidates are scored beside one computation of
     # them. How many depends on the bytes of their heads; an array that is the reference's own costs nothing.
     group: list[tuple[int, StreamedCandidate, Arrays]] = []
@@ -391,8 +400,8 @@ def _score(run: Running, tasks: list[_Task]) -> None:
         if len(tokens) < 2:
             continue
         run.begin(d)
-        reference = run.hidden.read(REFERENCE, d)
-        states = [run.hidden.read(stream, d) for _, _, stream, _ in tasks]
+        reference = run.hidden.read(REFERENCE, d).astype(source.dtype)
+        states = [run.hidden.read(stream, d).astype(streamed.dtype) for _, _, stream, streamed in tasks]
         parts: list[list[TokenScores]] = [[] for _ in tasks]
         at, step = 0, 16  # a small first part shows the vocabulary, by which the others are cut
         while at < len(tokens) - 1:

@@ -20,6 +20,7 @@ from mlxquant.stream.options import CompareOptions
 from mlxquant.stream.state import STATE
 from mlxquant.words.progress import Progress
 from tests.stream.compare_pass import Keeper, narrow, texts
+from tests.support.builds import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 # Runs a pass, and stands still in the middle of layer 2 until it is killed.
@@ -175,6 +176,9 @@ def test_an_empty_work_folder_that_was_there_stays(tiny, tmp_path):
 
 
 def test_a_refused_pass_leaves_no_folder_behind(tiny, tmp_path):
-    with pytest.raises(MlxquantError, match="float32"):
-        go(tiny("qwen3_moe"), tmp_path / "work", Keeper(), compute="served")
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny("llama"), broken)
+    patch(broken, "model.embed_tokens.weight", b"\xc0\x7f" * 2000)
+    with pytest.raises(MlxquantError, match="NaN"):
+        go(broken, tmp_path / "work", Keeper())
     assert not (tmp_path / "work").exists()
