@@ -135,6 +135,16 @@ class RecipeCandidate:
         model = new_model(source.checkpoint, source.layout)
         self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name, source.layout.provider)
         self.later: Sequence[RecipeCandidate] = ()
+        self.first_step = self._first_step()
+
+    def _first_step(self) -> int:
+        """Number of the first step in which its arrays are not all the reference's; how many there are if none is."""
+        steps = self._source.steps()
+        for number, step in enumerate(steps):
+            planned = self._source.of_step(self.plan.modules, step)
+            if {out.name for module in planned for out in module.arrays()} - self.shares(step):
+                return number
+        return len(steps)
 
     def shares(self, step: Step) -> set[str]:
         """Names of the arrays that it may share with the reference."""
@@ -190,6 +200,8 @@ def stated_provider(candidates: Sequence[Candidate]) -> str | None:
 
 class BuildCandidate:
     """A build on disk as a model, read layer by layer as mlx-lm would load it."""
+
+    first_step = 0  # none of its arrays is the source's
 
     def __init__(self, name: str, folder: Path, source: Source) -> None:
         self.name, self._source = name, source

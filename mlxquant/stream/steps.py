@@ -11,8 +11,9 @@ The cases of a layer:
     router          the candidate's router on the reference's input to that router
     teacher-forced  its layer on its own state, its router's answers replaced by the reference's
 
-Where a candidate's state still equals the reference's, as at the first layer after an embedding that is kept, own and
-accumulated are one computation. Which step comes when, and what is kept of it, is up to `engine`.
+Up to the first step in which a candidate's arrays are not the reference's own, its state is the reference's: nothing is
+computed for it, and its scores are those of the reference against itself. Where a candidate's state still equals the
+reference's, own and accumulated are one computation. Which step comes when, and what is kept of it, is up to `engine`.
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ class Running:
     floor: Floor | None = None
     advance: Callable[[int], None] = lambda _: None  # called with tokens that went through a layer
     listener: Listener | None = None
+
+    def entering(self, candidate: int, stream: int, layer: int, document: int) -> mx.array:
+        """A candidate's state (1, n, width) before a layer: the reference's where nothing differed yet."""
+        differs = self.candidates[candidate].first_step <= layer  # the embedding is step 0, layer i step i + 1
+        return self.hidden.read(stream if differs else REFERENCE, document)
 
     def begin(self, document: int) -> None:
         """Tell the listener which document comes next."""
@@ -206,6 +212,10 @@ def run_layer(run: Running, layer: int) -> None:
     shared = set[str]().union(*(candidate.shares(layer) for candidate in run.candidates))
     arrays = {name: array for name, array in arrays.items() if name in shared}
     for number, candidate in enumerate(run.candidates):
+        if candidate.first_step > layer + 1:
+            for d in range(len(run.documents)):
+                _score_alike(run, number, layer, d, seen[d])
+            continue
         own = run.fill(candidate, layer, arrays)
         for d in range(len(run.documents)):
             _LayerOfCandidate(run, number, candidate.streamed, layer, d, seen[d]).score()
@@ -242,6 +252,21 @@ def _noise(run: Running, streamed: Streamed, layer: int, d: int, reference: _Ref
     run.sink.layer(run.streams.noise - 1, layer, "accumulated", run.numbers[d], 0, scores)
 
 
+def _score_alike(run: Running, number: int, layer: int, d: int, reference: _Reference) -> None:
+    """Score a candidate that is the reference so far, without computing it."""
+    zeros = np.zeros(len(run.documents[d]), np.float32)
+    whole = compare_choices(reference.choice, reference.choice, zeros if reference.outputs else None)
+    routings = {"accumulated": whole}
+    if run.own:
+        routings["own"] = whole
+        if reference.inputs:  # the router alone: what leaves the block is not computed
+            routings["router"] = compare_choices(reference.choice, reference.choice)
+    if run.streams.forced:
+        routings["teacher-forced"] = whole
+    for case, routing in routings.items():
+        run.sink.layer(number, layer, case, run.numbers[d], 0, LayerScores(zeros, zeros, routing))
+
+
 @dataclass
 class _LayerOfCandidate:
     """One layer of one candidate, on one document."""
@@ -258,7 +283,7 @@ class _LayerOfCandidate:
         run, d = self.run, self.d
         before, after = run.hidden.read(REFERENCE, d), run.hidden.read_following(REFERENCE, d)
         stream = run.streams.of(self.number)
-        out, scores = self._case(run.hidden.read(stream, d), before, after)
+        out, scores = self._case(run.entering(self.number, stream, self.layer, d), before, after)
         run.hidden.write(stream, d, out)
         self._hand_over("accumulated", scores)
         if run.own:
@@ -268,7 +293,7 @@ class _LayerOfCandidate:
         if run.streams.forced:
             stream = run.streams.forced_of(self.number)
             forced = self.reference.router or None
-            out, scores = self._case(run.hidden.read(stream, d), before, after, forced)
+            out, scores = self._case(run.entering(self.number, stream, self.layer, d), before, after, forced)
             run.hidden.write(stream, d, out)
             self._hand_over("teacher-forced", scores)
 
@@ -330,6 +355,8 @@ def run_embedding(run: Running) -> None:
     if run.floor is not None:
         _embed(run, run.floor.streamed, run.floor.put("embedding"), [run.streams.noise])
     for number, candidate in enumerate(run.candidates):
+        if candidate.first_step > 0:
+            continue
         own = candidate.arrays("embedding", arrays)
         streams = [run.streams.of(number), *([run.streams.forced_of(number)] if run.streams.forced else [])]
         candidate.streamed.put(own)
@@ -387,9 +414,11 @@ _Task = tuple[int, str, int, Streamed]  # candidate, case, stream, model
 
 
 def _tasks(run: Running, candidate: int, streamed: Streamed) -> list[_Task]:
-    tasks: list[_Task] = [(candidate, "accumulated", run.streams.of(candidate), streamed)]
+    differs = run.candidates[candidate].first_step <= len(run.source.paths)
+    tasks: list[_Task] = [(candidate, "accumulated", run.streams.of(candidate) if differs else REFERENCE, streamed)]
     if run.streams.forced:
-        tasks.append((candidate, "teacher-forced", run.streams.forced_of(candidate), streamed))
+        forced = run.streams.forced_of(candidate) if differs else REFERENCE
+        tasks.append((candidate, "teacher-forced", forced, streamed))
     return tasks
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mlxquant.errors import BuildError, LayoutError, MlxquantError, UsageError
+from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
-from mlxquant.stream.candidates import Candidate
+from mlxquant.stream.candidates import Candidate, RecipeCandidate
 from mlxquant.stream.engine import compare
 from mlxquant.stream.options import NOISE_FLOOR, CompareOptions
 from mlxquant.stream.scores import token_scores
@@ -170,6 +171,24 @@ def test_a_tied_embedding_is_read_once(tiny):
     result, _ = run_pass(source, [Candidate("a", recipe=narrow("uniform-8bit"))], texts((9,)))
     assert tied
     assert result.bytes_read == open_checkpoint(source).nbytes
+
+
+@pytest.mark.parametrize(
+    "where", ["layers=2", *(pytest.param(each, marks=pytest.mark.slow) for each in ("role=lm_head", "role=expert"))]
+)
+def test_what_a_candidate_shares_with_the_reference_is_not_computed_and_its_scores_are_the_same(
+    tiny, monkeypatch, where
+):
+    recipe = load_recipe("none", sets=[f"{where}:bits=4,group_size=32"])
+    sinks = []
+    for computes_all in (False, True):
+        if computes_all:
+            monkeypatch.setattr(RecipeCandidate, "_first_step", lambda _: 0)
+        _, sink = run_pass(tiny("qwen3_5_moe"), [Candidate("it", recipe=recipe)], texts(), teacher_forced_routing=True)
+        sinks.append(sink)
+    alike, computed = (sink.state() for sink in sinks)
+    assert alike.keys() == computed.keys()
+    assert all(np.array_equal(alike[name], computed[name]) for name in computed)
 
 
 def test_a_recipe_that_quantizes_nothing_equals_the_reference_exactly(tiny):
