@@ -148,7 +148,8 @@ class Hidden:
 
     def _handle(self, which: int) -> int:
         if which not in self._handles:
-            self._handles[which] = disk.open_to_write(self._path(which))
+            # whole from the beginning: streams that are the reference still are never written
+            self._handles[which] = disk.open_to_write(self._path(which), self.nbytes)
         return self._handles[which]
 
 

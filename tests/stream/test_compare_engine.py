@@ -191,6 +191,14 @@ def test_what_a_candidate_shares_with_the_reference_is_not_computed_and_its_scor
     assert all(np.array_equal(alike[name], computed[name]) for name in computed)
 
 
+def test_a_candidate_that_differs_in_the_head_alone_leaves_states_to_go_on_from(tiny, tmp_path):
+    recipe = load_recipe("none", sets=["role=lm_head:bits=4,group_size=32"])
+    candidates = [Candidate("it", recipe=recipe)]
+    _, kept = run_pass(tiny("qwen3_5_moe"), candidates, texts((9,)), work=tmp_path / "work", keep_every_s=0)
+    _, plain = run_pass(tiny("qwen3_5_moe"), candidates, texts((9,)))
+    assert np.array_equal(kept.scores[0, "accumulated", 0].kl, plain.scores[0, "accumulated", 0].kl)
+
+
 def test_a_recipe_that_quantizes_nothing_equals_the_reference_exactly(tiny):
     _, sink = run_pass(tiny("mixtral"), [Candidate("none", recipe=narrow("none"))], texts())
     scores = sink.scores[0, "accumulated", 1]
