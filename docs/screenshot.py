@@ -1,6 +1,6 @@
 """Make docs/assets/report.png: the paper's two plans (audits/) and the audit of a tiny build, as a browser shows them.
 
-.venv/bin/python docs/screenshot.py         needs Chromium, chromedriver and Pillow (matplotlib brings it)
+.venv/bin/python docs/screenshot.py         needs Chromium, chromedriver and Pillow (pip install pillow)
 """
 
 from __future__ import annotations

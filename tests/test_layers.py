@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "mlx": f"{SEES_MLX} kernels builds check {RUN_MODELS}",
     "mlx_lm": f"layout.mlx_lm check.load_probe {RUN_MODELS}",
     "numba": "words.jit kernels",
-    "matplotlib": "report.page",
+    "matplotlib": "",
     "scipy": "stats kernels.gptq",
     "jsonschema": "records evals",
     "transformers": "builds.read.loading builds.read.templates builds.read.template_worker",

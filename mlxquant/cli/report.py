@@ -29,13 +29,10 @@ def command(records: tuple[Path, ...], output: Path, title: str | None) -> None:
     mlxquant report build-a build-b bench.json -o report.html --title "Two builds"
     """
     from ..records.loading import load
-    from ..report.page.charts import available
     from ..report.page.page import BEGINNING, make_report
 
     written = OutputFile("-o", output, BEGINNING)
     check_outputs([written], [("RECORD", path) for path in records])
     page = make_report([load(path) for path in records], title)
     written.write(page)
-    if not available():
-        echo("mlxquant: matplotlib is not installed, so there are no charts: pip install 'mlxquant[report]'", err=True)
     echo(f"{output}: {len(page.encode()) / 1024:,.0f} KiB, from {len(records)} record{'s'[: len(records) > 1]}")

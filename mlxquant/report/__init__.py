@@ -6,9 +6,9 @@ side by side; diff and bench records have sections of their own; a record that t
 as far as its top level goes. Only records are read: no build, no mlx.
 
 The precision map and the table of tensors are HTML tables, which a keyboard and a screen reader can walk. The charts
-are matplotlib's SVG, coloured by the page's style sheet, so that one drawing serves light, dark and print. Plotly was
-weighed: its bundle alone takes 4.8 MB in every page, a drawing here 6 to 35 KB; see `charts`. Without
-matplotlib (the extra `report`) the page has the same figures as tables.
+are SVG from the page's own templates, coloured by its style sheet, so that one drawing serves light, dark and print,
+and a reader chooses which candidates are drawn; see `page.charts`. matplotlib (an install of its own, no choice in
+the page) and Plotly (4.8 MB of script in every page) were weighed.
 """
 
 __all__ = [

@@ -362,7 +362,7 @@ class Fuzz:
             folder.mkdir()
 
 
-# Of libraries: matplotlib keeps its list of fonts in the home, mlx what it has compiled among temporary files
+# Of libraries: mlx keeps what it has compiled among temporary files
 _CACHES = {".cache", ".config", "mlx"}
 
 

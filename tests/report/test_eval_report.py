@@ -11,6 +11,7 @@ import pytest
 from mlxquant.errors import RecordError
 from mlxquant.records.loading import Loaded, load
 from mlxquant.records.schemas import check
+from mlxquant.report.page.candidates import Cast
 from mlxquant.report.page.eval import evaluation
 from mlxquant.report.page.page import make_report
 from tests.evals.eval_records import damaged, record_of
@@ -28,7 +29,7 @@ def test_a_section_shows_changes_pairs_depths_slices_survival_and_speed(tmp_path
     for words in ("candidate beside base", "whole items right", "… the right tool", "McNemar", "21-50", "worst first",
                   "loops that have not gone wrong yet", "median call", "first token", "#evaluation"):  # fmt: skip
         assert words in html, words
-    assert html.count("<svg") == 4
+    assert html.count('<figure class="chart') == 4
     assert "no section for" not in html and "tiny.eval.json" in html
 
 
@@ -72,7 +73,8 @@ def test_a_record_with_anything_broken_is_told_or_shown_but_never_a_traceback():
                 check(record, "e.json", kinds=("eval",), whole=True)
             except RecordError:
                 continue
-            assert evaluation(Loaded("e", "e.json", "0", record), 1, draw=False)["title"], at
+            loaded = Loaded("e", "e.json", "0", record)
+            assert evaluation(loaded, 1, Cast([loaded], []))["title"], at
 
 
 def test_a_file_that_lacks_what_is_counted_on_is_refused_with_the_place(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from mlxquant.records.loading import load
 from mlxquant.report.page.page import make_report
-from tests.report.report_records import PAPER, audit, bench, hostile, unknown, write
+from tests.report.report_records import AUDITS, PAPER, audit, bench, hostile, unknown, write
 from tests.support.browser import Browser, chromium
 
 pytestmark = pytest.mark.slow
@@ -270,3 +270,99 @@ def test_without_script_all_lines_and_maps_are_there(browser: Browser, pages: di
         == 879
     )
     assert not browser.find("#m1 form").is_displayed()
+
+
+# --- candidates: who is drawn, any two of them ---
+
+
+@pytest.fixture(scope="module")
+def fourteen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the kept study: fourteen candidates compared, seven evaluated, a sweep of thirteen."""
+    study = AUDITS.parent / "store-moe"
+    page = tmp_path_factory.mktemp("study") / "study.html"
+    records = [load(study / f"{name}.json") for name in ("compare", "eval", "sweep")]
+    page.write_text(make_report(records), encoding="utf-8")
+    return page
+
+
+def colours(page: Browser, name: str) -> set[str]:
+    """The colours of a candidate's marks all over the page."""
+    number = page.ask(
+        "[...document.querySelectorAll('.legend-of label')].find(l => l.textContent.trim() === arguments[0])"
+        ".querySelector('input').value",
+        name,
+    )
+    return set(
+        page.ask(
+            "[...document.querySelectorAll(`.chart .d.n${arguments[0]} .m, .key.n${arguments[0]}`)].map(e =>"
+            " e.matches('.key') ? getComputedStyle(e, '::before').backgroundColor : getComputedStyle(e).fill)",
+            number,
+        )
+    )
+
+
+def test_a_candidate_has_one_colour_on_the_whole_page(browser: Browser, fourteen: Path) -> None:
+    browser.open(fourteen)
+    names = ["gates-8bit:bits=8", "uniform-8bit:bits=8", "gates-8bit:bits=4", "deepseek-8bit"]
+    found = [colours(browser, name) for name in names]
+    assert all(len(each) == 1 for each in found), found
+    assert len(set.union(*found)) == 4
+
+
+def test_the_reader_chooses_who_is_drawn_in_all_sections_at_once(browser: Browser, fourteen: Path) -> None:
+    browser.open(fourteen)
+    shown = "[...document.querySelectorAll('#quality .panel:first-child .d')].filter(e => e.checkVisibility()).length"
+    assert browser.ask(shown) >= 3 * 3
+    before = browser.ask(shown)
+    browser.ask("document.querySelector('#quality .legend-of input:not(:checked)').click()")
+    assert browser.ask(shown) == before + 3
+    value = browser.ask("document.querySelector('#quality .legend-of input').value")
+    assert browser.ask(f"[...document.querySelectorAll('.legend-of [value=\"{value}\"]')].every(b => b.checked)")
+    browser.ask(
+        "[...document.querySelectorAll('#quality .legend-of button')].find(b => b.textContent == 'none').click()"
+    )
+    assert browser.ask(shown) == 0
+
+
+def test_any_two_candidates_stand_side_by_side_with_what_was_measured_in_pairs(
+    browser: Browser, fourteen: Path
+) -> None:
+    browser.open(fourteen)
+    choose = (
+        "(([a, b]) => {{ for (const [n, t] of [['first', a], ['second', b]]) {{ const s = document.querySelector("
+        "`#pair [name=${{n}}]`); s.value = [...s.options].find(o => o.textContent.startsWith(t)).value; }}"
+        " document.querySelector('#pair form').dispatchEvent(new Event('input')); }})({})"
+    )
+    browser.ask(choose.format("['gates-8bit:bits=4', 'gates-8bit:bits=3']"))
+    row = "[...document.querySelectorAll('#pair tr')].find(r => r.cells[0].textContent.startsWith('kl_nats')).innerText"
+    there = str(browser.ask(row)).split()
+    assert "B" in there and "worse" in there and "+0.01" in " ".join(there)
+    browser.ask(choose.format("['gates-8bit:bits=3', 'gates-8bit:bits=4']"))
+    back = str(browser.ask(row)).split()
+    assert "better" in back and "−0.01" in " ".join(back)
+    assert "eval pairs each candidate with the baseline alone" in browser.find("#pair").text
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_fourteen_candidates_need_no_scrolling_sideways(browser: Browser, fourteen: Path, width: int) -> None:
+    browser.open(fourteen, width=width, height=900)
+    assert browser.ask("document.documentElement.scrollWidth") == width
+    overlaps = """[...document.querySelectorAll('svg.axis, svg.plot')].filter((svg) => {
+      const boxes = [...svg.querySelectorAll('text:not(.d text)')].map((t) => t.getBoundingClientRect());
+      return boxes.some((a, i) => boxes.some((b, j) => j > i && a.width && b.width && a.left < b.right - 1
+        && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3));
+    }).length"""
+    assert browser.ask(overlaps) == 0
+
+
+CUT = """[...document.querySelectorAll('.scroll')]
+  .filter((s) => s.checkVisibility() && s.scrollWidth > s.clientWidth + 2)
+  .map((s) => `${s.scrollWidth} of ${s.clientWidth}: ${s.innerText.slice(0, 80)}`)"""
+
+
+def test_no_table_is_cut_on_paper(browser: Browser, fourteen: Path, pages: dict[str, Path]) -> None:
+    for page in (fourteen, pages["report"]):
+        browser.open(page, width=703, height=1000)
+        browser.media("print")
+        browser.ask("[...document.querySelectorAll('details')].forEach((d) => { d.open = true; })")
+        assert browser.ask(CUT) == []

@@ -11,15 +11,13 @@ import pytest
 
 from mlxquant.errors import RecordError
 from mlxquant.records.loading import load
-from mlxquant.report.page.charts import available, percent
+from mlxquant.report.page.charts import percent
 from mlxquant.report.page.page import make_report
 from mlxquant.source.hub.open import open_source
 from tests.checkpoints import write_tiny
 from tests.divergence.compare_tallies import NOISES, record_of
 from tests.report.parsed_page import Parsed
 from tests.report.report_records import HOSTILE
-
-CHARTS = pytest.mark.skipif(not available(), reason="matplotlib is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +65,15 @@ def test_tables_have_slices_worst_first_depths_turns_and_layers(page: str) -> No
     assert rows.index('<th scope="row">json') < rows.index('<th scope="row">code')
 
 
-@CHARTS
 def test_charts_have_words_for_who_cannot_see_them(page: str) -> None:
     labels = [str(a.get("aria-label")) for tag, a in Parsed(page).tags if tag == "figure"]
-    assert any(label.startswith("KL by slice, the worst first: all tokens: gates-8bit ") for label in labels)
+    assert any(label.startswith("KL by slice, the worst first, 10⁻³ nats: all tokens: gates-8bit ") for label in labels)
     assert any(label.startswith("experts changed, own, by layer: gates-8bit at most") for label in labels)
 
 
-@CHARTS
 def test_ids_on_the_page_are_unique(page: str) -> None:
     ids = [a["id"] for _, a in Parsed(page).tags if "id" in a]
     assert len(ids) == len(set(ids))
-
-
-def test_without_matplotlib_the_figures_are_in_tables(
-    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mlxquant.report.page.page.available", lambda: False)
-    page = page_of(record, tmp_path)
-    assert "<svg" not in page
-    assert "By layer: experts changed, accumulated" in page
 
 
 def test_nothing_in_a_comparison_becomes_markup(record: dict[str, Any], tmp_path: Path) -> None:
@@ -102,16 +89,24 @@ def test_nothing_in_a_comparison_becomes_markup(record: dict[str, Any], tmp_path
             candidate["verdict"]["verdict"] = text
     page = page_of(evil, tmp_path)
     Parsed(page)
-    assert "<img" not in page and page.count("<script") == 1
+    assert "<img" not in page and page.count("<script>") == 1
     assert "49" not in page.partition("<h1>")[2].partition("</h1>")[0]
 
 
-def test_many_candidates_are_all_in_the_tables_and_the_first_in_charts(record: dict[str, Any], tmp_path: Path) -> None:
+def test_fourteen_candidates_are_all_in_the_charts_in_a_colour_each_and_six_are_drawn_at_first(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
     many = copy.deepcopy(record)
-    many["candidates"] = [{**many["candidates"][i % 4], "name": f"candidate-{i}"} for i in range(9)]
+    sides = [c for c in many["candidates"] if c["kind"] != "noise floor"]
+    many["candidates"] = [
+        {**sides[i % len(sides)], "name": f"candidate-{i}", "recipe": None, "kind": "build"} for i in range(14)
+    ]
     page = page_of(many, tmp_path)
-    assert all(f"candidate-{i}" in page for i in range(9))
-    assert "… and 3 more, in the tables." in page
+    boxes = Parsed(page).all("input", type="checkbox", autocomplete="off")
+    assert len(boxes) == 14
+    assert len([a for a in boxes if "checked" in a]) == 6
+    drawn = {str(a["class"]).split()[1] for a in Parsed(page).all("svg") if str(a.get("class")).startswith("d ")}
+    assert len(drawn) == 14
 
 
 def test_a_comparison_that_lacks_what_the_page_counts_on_is_refused(record: dict[str, Any], tmp_path: Path) -> None:

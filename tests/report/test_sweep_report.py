@@ -38,7 +38,7 @@ def test_the_page_has_the_recommendation_the_plot_and_the_grid(tmp_path):
     text = page(tmp_path, swept(tmp_path, *walk(), *walk("uniform", factor=2.0)))
     assert re.search(r'status pass">recommended</span> uniform-8bit:bits=5', text)
     assert "gates-8bit:bits=4, is not inside" in text
-    assert text.count("<svg") == 2
+    assert text.count('<svg class="plot"') == 2
     assert "damage by bytes read for a token" in text
     row = re.search(r'<th scope="row">kl_nats, slice json ≤ 0.1</th>(.*)</tr>', text)
     assert row is not None
@@ -54,7 +54,7 @@ def test_where_nothing_passes_the_page_says_what_is_nearest(tmp_path):
 
 def test_a_candidate_without_any_damage_is_in_the_table_though_a_logarithm_has_no_place_for_it(tmp_path):
     text = page(tmp_path, swept(tmp_path, member("gates", 8, kl=0.0)))
-    assert "<svg" not in text
+    assert '<svg class="plot"' not in text
     assert "gates-8bit:bits=8" in text
 
 

@@ -92,6 +92,8 @@ class Browser:
         """Print the page on A4."""
         from base64 import b64decode
 
+        self.media("print")
+
         options = {"printBackground": False, "preferCSSPageSize": True, "paperWidth": 8.27, "paperHeight": 11.69}
         return b64decode(self.driver.execute_cdp_cmd("Page.printToPDF", options)["data"])
 

@@ -2,60 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...records.loading import Loaded
+from ...words.text import some
 from ...words.units import show_bytes
 from ..common import machine_text
-from .charts import Bar, bars, intervals
+from .candidates import Cast, legend
+from .charts import Line, Tracks, bars, ratios
 
 
-def throughput(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
-    """Lay a bench record out; `draw` says that matplotlib is there."""
+def throughput(loaded: Loaded, cast: Cast) -> dict[str, Any]:
+    """Lay a bench record out."""
     record = loaded.record
-    names = [str(build["name"]) for build in record["builds"]]
+    sides = record["builds"]
+    names = [str(build["name"]) for build in sides]
     results = list(_results(record, names))
-    ratios = list(_ratios(record, names))
-    tests = list(dict.fromkeys(r["test"] for r in results))
-    pictures = []
-    for i, test in enumerate(tests if draw else []):
-        mine = [r for r in results if r["test"] == test]
-        rows = [Bar(r["build"], r["name"], r["mean"], r["low"], r["high"]) for r in mine if r["mean"] is not None]
-        if rows:
-            figures = "; ".join(f"{r['name']} {r['rate']}" for r in mine if r["mean"] is not None)
-            svg = bars(rows, "tokens per second", f"b{number}-{i}")
-            pictures.append({"title": test, "svg": svg, "label": f"{test}, tokens per second: {figures}"})
-    if draw and ratios:
-        rows = [Bar(r["build"], f"{r['test']} · {r['name']}", r["ratio"], r["low"], r["high"]) for r in ratios]
-        pictures.append(
-            {
-                "title": f"beside {names[ratios[0]['first']]}, round by round",
-                "svg": intervals(rows, f"b{number}-ratios"),
-                "label": "Paired ratios: " + "; ".join(f"{r['test']}, {r['name']}: {r['text']}" for r in ratios),
-            }
-        )
+    paired = list(_ratios(record, names))
     return {
         "loaded": loaded,
+        "title": some(names),
         "builds": names,
+        "css": [cast.of(side).css for side in sides],
         "results": results,
-        "ratios": ratios,
-        "pictures": pictures,
+        "ratios": paired,
+        "legend": legend(cast.named(sides), {cast.of(side).number for side in sides}),
+        "charts": list(_charts(sides, results, paired, cast)),
         "machine": machine_text(record.get("machine")),
         "notes": [str(note) for note in record.get("notes") or []],
     }
 
 
+def _charts(
+    sides: Sequence[Mapping[str, Any]], results: list[dict[str, Any]], paired: list[dict[str, Any]], cast: Cast
+) -> Iterator[Tracks]:
+    rates: dict[str, list[Line]] = {}
+    for r in results:
+        if r["mean"] is not None:
+            who = cast.of(sides[r["build"]])
+            line = Line(who, r["mean"], r["low"], r["high"], f"{r['name']} {r['rate']}")
+            rates.setdefault(r["test"], []).append(line)
+    if rates:
+        words = "; ".join(f"{test}: {', '.join(line.words for line in lines)}" for test, lines in rates.items())
+        title = "tokens per second, by test"
+        yield bars(title, f"{title}: {words}", list(rates.items()), "")
+    changes: dict[str, list[Line]] = {}
+    for r in paired:
+        line = Line(cast.of(sides[r["build"]]), r["ratio"], r["low"], r["high"], f"{r['name']} {r['text']}")
+        changes.setdefault(r["test"], []).append(line)
+    if changes:
+        words = "; ".join(f"{test}: {', '.join(line.words for line in lines)}" for test, lines in changes.items())
+        title = f"ratio of tokens per second to {sides[paired[0]['first']]['name']}, round by round"
+        yield ratios(title, f"{title}: {words}", list(changes.items()))
+
+
 def prediction(loaded: Loaded) -> dict[str, Any]:
-    """Lay a prediction out: ceilings, expected speeds and estimates by chip, and what was published beside them."""
+    """Lay a prediction out: ceilings, expected speeds and estimates by chip, and what was published beside them.
+
+    A chip whose largest machine cannot hold a build shows none of its speeds; one that holds none is named apart.
+    """
     record = loaded.record
-    builds = record["builds"]
+    builds, chips = record["builds"], record["chips"]
+    small = [chip for chip in chips if not any(_fits(chip, len(builds)))]
     return {
         "loaded": loaded,
         "builds": [str(build["name"]) for build in builds],
-        "rows": [*_predicted(record["chips"], len(builds)), *_published(builds)],
-        "sources": list(dict.fromkeys(str(chip["source"]) for chip in record["chips"] if chip.get("source"))),
+        "rows": [*_predicted([c for c in chips if c not in small], len(builds)), *_published(builds)],
+        "small": "; ".join(_chip_name(chip) for chip in small),
+        "unknown": sorted({str(c["chip"]) for c in chips if c.get("memory_gib") is None and c not in small}),
+        "sources": list(dict.fromkeys(str(chip["source"]) for chip in chips if chip.get("source"))),
     }
+
+
+def _fits(chip: Mapping[str, Any], builds: int) -> list[bool]:
+    """Whether the chip holds each build; records of earlier versions do not say, and all are shown."""
+    fits = chip.get("fits") or []
+    return [bool(fit) for fit in fits] if len(fits) == builds else [True] * builds
+
+
+def _chip_name(chip: Mapping[str, Any]) -> str:
+    parts = (("chip", ""), ("gpu_cores", " GPU cores"), ("memory_gib", " GB"))
+    return ", ".join(f"{chip[key]}{unit}" for key, unit in parts if chip.get(key) is not None)
 
 
 def _predicted(chips: list[dict[str, Any]], builds: int) -> Iterator[tuple[str, str, list[str]]]:
@@ -65,15 +93,14 @@ def _predicted(chips: list[dict[str, Any]], builds: int) -> Iterator[tuple[str, 
         ("prefill_estimate_tok_s", "prefill of {} tokens, estimated"),
     )
     for chip in chips:
-        name = ", ".join(
-            f"{chip[key]}{unit}"
-            for key, unit in (("chip", ""), ("gpu_cores", " GPU cores"), ("bandwidth_gbs", " GB/s"))
-            if chip.get(key) is not None
-        )
+        bandwidth = f", {chip['bandwidth_gbs']} GB/s" if chip.get("bandwidth_gbs") is not None else ""
+        fits = _fits(chip, builds)
         for key, words in kinds:
             for at, rates in chip.get(key, {}).items():
                 if len(rates) == builds and any(rate is not None for rate in rates):
-                    yield name, words.format(at), [_expected(r) if isinstance(r, dict) else _rate(r) for r in rates]
+                    cells = [_expected(r) if isinstance(r, dict) else _rate(r) for r in rates]
+                    shown = [cell if fit else "does not fit" for cell, fit in zip(cells, fits, strict=True)]
+                    yield f"{_chip_name(chip)}{bandwidth}", words.format(at), shown
 
 
 def _expected(speed: dict[str, Any]) -> str:

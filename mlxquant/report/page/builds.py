@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...records.loading import Loaded
@@ -25,16 +25,12 @@ _REASONS = 40
 
 @dataclass(frozen=True)
 class MapSide:
-    """One plan or build of a model: its letter on the page, its record, its modules by path."""
+    """One plan or build of a model: its letter on the page, its name there, its record, its modules by path."""
 
     letter: str
+    name: str
     loaded: Loaded
     modules: Mapping[str, Module]
-
-    @property
-    def name(self) -> str:
-        """What the page calls it."""
-        return self.loaded.name
 
     @property
     def kind(self) -> str:
@@ -67,7 +63,17 @@ class Model:
         """Take another record of this model."""
         modules = {m["path"]: m for m in loaded.record["modules"]}
         letter = chr(ord("A") + len(self.sides)) if len(self.sides) < 26 else str(len(self.sides) + 1)
-        self.sides.append(MapSide(letter, loaded, modules))
+        self.sides.append(MapSide(letter, _called(loaded), loaded, modules))
+
+    def tell_apart(self) -> None:
+        """Add the file's name to sides that have the same recipe."""
+        counts = Counter(side.name for side in self.sides)
+        self.sides = [
+            replace(side, name=f"{side.name} ({side.loaded.name})")
+            if counts[side.name] > 1 and side.name != side.loaded.name
+            else side
+            for side in self.sides
+        ]
 
     @property
     def title(self) -> str:
@@ -99,7 +105,15 @@ def find_models(records: Iterable[Loaded]) -> list[Model]:
             models.append(Model(len(models) + 1))
             models[-1].add(loaded)
             keys.append(key)
+    for model in models:
+        model.tell_apart()
     return models
+
+
+def _called(loaded: Loaded) -> str:
+    """What the page calls a plan or a build: its recipe, or the file's name where the record knows none."""
+    recipe = loaded.record["recipe"]
+    return recipe_text(recipe) if recipe and recipe.get("name") else loaded.name
 
 
 # --- headline figures ---
@@ -112,7 +126,7 @@ def figures(model: Model) -> list[dict[str, Any]]:
             "letter": side.letter,
             "name": side.name,
             "kind": side.kind,
-            "recipe": recipe_text(side.record["recipe"]) if side.record["recipe"] else None,
+            "file": side.loaded.file,
             "figures": list(_figures(side, model.sides[0] if number else None)),
             "disagreements": _texts(side.record.get("disagreements")),
             "warnings": _texts(side.record.get("warnings")),

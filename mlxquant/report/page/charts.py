@@ -1,388 +1,326 @@
-"""Charts as SVG for the page, drawn by matplotlib and coloured by the page's style sheet (see `svg`).
+"""Charts of the page, laid out here and drawn as SVG by `charts.html.jinja`, coloured by the page's style sheet.
 
-Each is about 340 units wide, so that a phone shows it at its own size and a screen has room for several in a line. The
-words for who cannot see it are the caller's, as is a table of the same figures.
+Two kinds. `Tracks` are small panels (a slice, a role, a test), each with a line for every candidate; panels flow into
+as many columns as there is room for, and a line that a reader hides leaves no gap. A `Plot` has two axes: errors by
+layer, survival, damage by size. What belongs to a candidate carries its class, so that one drawing serves light, dark
+and print, any choice of candidates, and the same colour in every section.
 
-Sizes, measured with matplotlib 3.11 and Plotly 7.1: a chart of six roles takes 9 KB here, one of 288 points 34 KB;
-in Plotly they would take 4.8 MB for its bundle, once a page, and show nothing where scripts are off.
-
-Which of many candidates a chart shows: it has six colours, and what is left out must not be what broke.
-
-The frame that every chart is drawn in: matplotlib's SVG, made the page's own.
-
-matplotlib is given stand-in colours, which become CSS variables here: `#0a0000` is the ink of text, `#0b0001` the
-second series'. So one drawing serves light, dark and print. Text stays text.
-
-The chart of size against damage: a mark for each candidate with its interval, the frontier, the recommended one.
+Coordinates are in units of the drawing, about a pixel each. The words for who cannot see a chart are the caller's, as
+is a table of the same figures.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from ...words.text import cut
+from .candidates import Candidate
+from .scales import Scale, Show, Tick, drawable, linear_scale, log_scale
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-# --- drawn ---
-
-
-COLOURS = 6
-
-
-def most_telling(damages: Sequence[float | None], most: int = COLOURS) -> list[int]:
-    """Return the indices, in their order, of at most `most` candidates from the least damaged to the most.
-
-    Both ends are in, the others as evenly between them as ranks allow; what has no figure counts as undamaged.
-
-    >>> most_telling([0.1, 0.2, 0.3, 9.0], 3)
-    [0, 2, 3]
-    """
-    if len(damages) <= most:
-        return list(range(len(damages)))
-    ranked = sorted(range(len(damages)), key=lambda i: damages[i] or 0.0)
-    step = (len(ranked) - 1) / (most - 1)
-    return sorted(ranked[round(i * step)] for i in range(most))
-
-
-# --- svg ---
-
-
-WIDTH = 340
-INK, MUTED, LINE = "#0a0000", "#0a0001", "#0a0002"
-_MARKERS = "osD^vP"
-_SERIES = 6
-
-Show = Callable[[float], str]
-
-
-def drawable(error: float) -> float:
-    """An error that an axis can hold; beyond lies only what a broken record says."""
-    return min(max(error, 1e-9), 1e3)
-
-
-def series_colour(i: int) -> str:
-    """The stand-in for a series' colour."""
-    return f"#0b000{i % _SERIES}"
-
-
-def marker(i: int) -> str:
-    """A series' mark, told apart without colour."""
-    return _MARKERS[i % _SERIES]
-
-
-def short_label(label: str, width: int = 17) -> str:
-    """A label in so many letters."""
-    return cut(label, width, at="end")
-
-
-def log_axis(axis: Any, values: Sequence[float], show: Show) -> None:
-    """A logarithmic axis from the least to the largest of `values`, with 2 to 6 ticks."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = min(values), max(values)
-    low, high = low / 1.25, high * 1.25
-    ticks = [m * 10.0**e for e in range(-9, 3) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    if len(ticks) > 6:
-        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
-    if len(ticks) < 2:
-        ticks = [low * 1.1, (low * high) ** 0.5, high / 1.1]
-    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
-
-
-def draw_svg(draw: Callable[[Axes], None], height: float, name: str, *, left: int, bottom: int = 24) -> str:
-    """Draw on axes of `height` units below a small margin, and make the drawing the page's.
-
-    `name` is unique on the page: matplotlib derives the ids within the drawing from it.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    settings = {
-        "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 11,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,
-        "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": MUTED, "ytick.labelcolor": INK,
-        "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.5,
-    }  # fmt: skip
-    top, right = 8, 14
-    whole = height + top + bottom
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that its font lacks: the page has fonts of its own
-        figure = Figure(figsize=(WIDTH / 72, whole / 72))
-        box = (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole)
-        axes = figure.add_axes(box, facecolor="none")
-        figure.patch.set_visible(False)
-        axes.grid(visible=False, axis="y")
-        draw(axes)
-        axes.tick_params(length=0)
-        out = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _of_the_page(out.getvalue(), name)
-
-
-def _of_the_page(svg: str, name: str) -> str:
-    """Strip what belongs to a file of its own, and give colours and ids to the page."""
-    svg = svg[svg.index("<svg") :]
-    for what in (r"<metadata>.*?</metadata>", r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", r"<!--.*?-->"):
-        svg = re.sub(what, "", svg, flags=re.S)
-    svg = re.sub(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>", r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
-    used = set(re.findall(r"(?:href=\"|url\()#([\w.-]+)", svg))
-    # what stands between tags is a record's, and stays as it is
-    svg = re.sub(r"<[^>]*>", lambda tag: _tag_of_the_page(tag[0], name, used), svg)
-    return re.sub(r"\s*\n\s*", "\n", svg).strip()
-
-
-def _tag_of_the_page(tag: str, name: str, used: set[str]) -> str:
-    """One tag: colours as variables, two decimals, the page's font, ids that are used under names of their own."""
-    for stand_in, variable in ((INK, "ink"), (MUTED, "muted"), (LINE, "line")):
-        tag = tag.replace(stand_in, f"var(--{variable})")
-    tag = re.sub(r"#0b000(\d)", r"var(--series-\1)", tag)
-    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
-    tag = re.sub(r"font-family: [^;\"]+;? ?", "", tag)
-    tag = re.sub(r" transform=\"rotate\(-?0 [^\"]*\"", "", tag)
-    tag = re.sub(r" id=\"([^\"]+)\"", lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
-    return re.sub(r"(href=\"|url\()#", rf"\1#{name}-", tag)
-
-
-# --- charts ---
+WIDTH = 280
+_LEFT, _RIGHT = 10, 16
+_SIZE = 4.0
 
 
 def percent(value: float) -> str:
     """A share in per cent, as an axis writes it."""
-    return f"{float(f'{100 * value:.2g}'):g} %"
+    return f"{float(f'{100 * value:.2g}'):g} %".replace("-", "−")
+
+
+def plain(value: float) -> str:
+    """A figure without an exponent, as an axis writes it."""
+    return f"{float(f'{value:.3g}'):.10f}".rstrip("0").rstrip(".").replace("-", "−") if abs(value) < 1e9 else "…"
+
+
+# --- tracks ---
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """A bar: its build (for the colour), label, length, and the ends of its interval."""
+class Track:
+    """A candidate's line in a panel: what it is drawn as, the interval's ends, the estimate, and the words for both.
 
-    series: int
+    `bar` draws from the scale's start to the estimate, with `text` at its end, in place of a mark.
+    """
+
+    css: str
+    mark: str
+    low: float | None
+    high: float | None
+    at: float
+    words: str
+    bar: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A panel: what it is of, and its lines."""
+
     label: str
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """A chart of panels on one scale. `zero` is the place of no difference, where there is one."""
+
+    title: str
+    label: str
+    unit: str
+    panels: tuple[Panel, ...]
+    ticks: tuple[Tick, ...]
+    zero: float | None = None
+    width: int = WIDTH
+
+    @property
+    def span(self) -> int:
+        """How many columns of the page it can use."""
+        return min(len(self.panels), 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one candidate has in a panel: estimate, the interval's ends, and both in words."""
+
+    candidate: Candidate
     value: float
     low: float | None
     high: float | None
+    words: str
 
 
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+Rows = Sequence[tuple[str, Sequence[Line]]]
 
 
-def error_ranges(
-    rows: Sequence[tuple[str, Sequence[tuple[float, float, float] | None]]], name: str, show: Show = percent
-) -> str:
-    """Errors by role: a dot for each build at its pooled error, on a line from its least to its worst module.
-
-    `rows` are (role, a (least, pooled, worst) for each build); at least one is not None. Any value above zero with an
-    interval can be drawn so; `show` writes the axis' figures.
-    """
-    builds = max(len(spreads) for _, spreads in rows)
-    step = 16 if builds == 1 else 12
-    heights = [step * builds + 8 for _ in rows]
-
-    rows = [(role, [s and (drawable(s[0]), drawable(s[1]), drawable(s[2])) for s in spreads]) for role, spreads in rows]
-
-    def draw(axes: Axes) -> None:
-        at, places = 0.0, []
-        for (_, spreads), height in zip(rows, heights, strict=True):
-            places.append(at + height / 2)
-            for i, spread in enumerate(spreads):
-                if spread is not None:
-                    y = at + 4 + step * (i + 0.5)
-                    axes.plot(
-                        [spread[0], spread[2]], [y, y], color=series_colour(i), linewidth=2, solid_capstyle="butt"
-                    )
-                    axes.plot([spread[1]], [y], marker=marker(i), color=series_colour(i), markersize=6)
-            at += height
-        axes.set_ylim(at, 0)
-        axes.set_yticks(places, [short_label(role, 19) for role, _ in rows])
-        log_axis(axes.xaxis, [x for _, spreads in rows for spread in spreads if spread for x in spread], show)
-
-    return draw_svg(draw, sum(heights), name, left=118)
+def ranges(title: str, label: str, rows: Rows, show: Show = percent, unit: str = "") -> Tracks:
+    """Values above zero with intervals, or errors from the least to the worst module, on a logarithmic scale."""
+    values = [v for _, lines in rows for x in lines for v in (x.low, x.value, x.high) if v is not None]
+    scale = log_scale(values, _LEFT, WIDTH - _RIGHT, show)
+    return Tracks(title, label, unit, _panels(rows, scale), scale.ticks)
 
 
-def error_by_layer(points: Sequence[Sequence[tuple[int, float]]], limits: tuple[float, float], name: str) -> str:
-    """Errors of one role by layer: a mark for each module, `points` being (layer, error) for each build."""
-    from matplotlib.ticker import MaxNLocator
-
-    def draw(axes: Axes) -> None:
-        for i, series in enumerate(points):
-            if series:
-                layers, errors = [layer for layer, _ in series], [drawable(error) for _, error in series]
-                axes.plot(
-                    layers, errors, marker(i), color=series_colour(i), markersize=4, alpha=0.75, markeredgewidth=0
-                )
-        log_axis(axes.yaxis, [drawable(error) for error in limits], percent)
-        axes.set_xlabel("layer")
-        axes.grid(visible=True, axis="y")
-        axes.grid(visible=False, axis="x")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-    return draw_svg(draw, 120, name, left=50, bottom=34)
+def shares(title: str, label: str, rows: Rows) -> Tracks:
+    """Shares with their intervals from 0 to 100 %; or differences, beside a line at 0."""
+    values = [v for _, lines in rows for x in lines for v in (x.low, x.value, x.high) if v is not None]
+    signed = any(value < 0 for value in values)
+    ends = [0.0, *values] if signed else [0.0, 1.0]
+    scale = linear_scale(ends, _LEFT, WIDTH - _RIGHT, percent, margin=0.03 if signed else 0.0)
+    return Tracks(title, label, "", _panels(rows, scale), scale.ticks, scale.at(0) if signed else None)
 
 
-def bars(rows: Sequence[Bar], unit: str, name: str) -> str:
-    """Bars with intervals, one below the other, each with its figure at its end."""
-
-    def draw(axes: Axes) -> None:
-        longest = max(max(r.value, r.high or 0) for r in rows)
-        for y, row in enumerate(rows):
-            axes.barh(y, row.value, height=0.62, color=series_colour(row.series))
-            if row.low is not None and row.high is not None:
-                ends = [[row.value - row.low], [row.high - row.value]]
-                axes.errorbar(row.value, y, xerr=ends, ecolor=INK, capsize=3, elinewidth=1.2)
-            axes.text(max(row.value, row.high or 0) + longest * 0.02, y, f"{row.value:,.4g}", va="center", color=INK)
-        axes.set_yticks(range(len(rows)), [short_label(r.label) for r in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(0, longest * 1.22 or 1)
-        axes.set_xlabel(unit)
-
-    return draw_svg(draw, 26 * len(rows) + 8, name, left=118, bottom=34)
-
-
-def intervals(rows: Sequence[Bar], name: str) -> str:
+def ratios(title: str, label: str, rows: Rows, unit: str = "") -> Tracks:
     """Ratios with their intervals beside a line at 1, which is no difference."""
-
-    def draw(axes: Axes) -> None:
-        axes.axvline(1, color=MUTED, linewidth=1, dashes=(3, 2))
-        for y, row in enumerate(rows):
-            if row.low is not None and row.high is not None:
-                axes.plot([row.low, row.high], [y, y], color=series_colour(row.series), linewidth=2.5)
-            axes.plot([row.value], [y], marker=marker(row.series), color=series_colour(row.series), markersize=6)
-        axes.set_yticks(range(len(rows)), [short_label(r.label, 25) for r in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.margins(x=0.15)
-        axes.set_xlabel("ratio of tokens per second")
-
-    return draw_svg(draw, 26 * len(rows) + 8, name, left=168, bottom=34)
+    values = [1.0, *(v for _, lines in rows for x in lines for v in (x.low, x.value, x.high) if v is not None)]
+    scale = linear_scale(values, _LEFT, WIDTH - _RIGHT, plain, margin=0.08)
+    return Tracks(title, label, unit, _panels(rows, scale), scale.ticks, scale.at(1))
 
 
-def shares(rows: Sequence[tuple[str, Sequence[Bar | None]]], name: str) -> str:
-    """Shares with their intervals, several sides a row, from 0 to 100 %; or differences, beside a line at 0."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    step = 12
-    heights = [step * len(sides) + 8 for _, sides in rows]
-    signed = any(b.value < 0 or (b.low or 0) < 0 for _, sides in rows for b in sides if b is not None)
-
-    def draw(axes: Axes) -> None:
-        at, places = 0.0, []
-        for (_, sides), height in zip(rows, heights, strict=True):
-            places.append(at + height / 2)
-            for i, bar in enumerate(sides):
-                y = at + 4 + step * (i + 0.5)
-                if bar is not None and bar.low is not None and bar.high is not None:
-                    axes.plot([bar.low, bar.high], [y, y], color=series_colour(bar.series), linewidth=2)
-                if bar is not None:
-                    axes.plot(
-                        [bar.value], [y], marker=marker(bar.series), color=series_colour(bar.series), markersize=6
-                    )
-            at += height
-        axes.set_ylim(at, 0)
-        axes.set_yticks(places, [short_label(label, 19) for label, _ in rows])
-        if signed:
-            axes.axvline(0, color=MUTED, linewidth=1, dashes=(3, 2))
-        else:
-            axes.set_xlim(-0.02, 1.02)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %".replace("-", "−")))
-
-    return draw_svg(draw, sum(heights), name, left=118)
+def bars(title: str, label: str, rows: Rows, unit: str) -> Tracks:
+    """Bars with intervals and their figures, from 0."""
+    largest = max((max(x.value, x.high or 0.0) for _, lines in rows for x in lines), default=1.0) or 1.0
+    scale = linear_scale([0.0, largest * 1.3], _LEFT, WIDTH - _RIGHT, plain)
+    return Tracks(title, label, unit, _panels(rows, scale, bar=True), scale.ticks)
 
 
-def survival(curves: Sequence[tuple[Sequence[float], Sequence[float]]], last: float, name: str) -> str:
-    """How many runs still go right: a falling step line for each (times, shares), from 1 at 0 to `last`."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    def draw(axes: Axes) -> None:
-        for i, (times, left) in enumerate(curves):
-            xs, ys = [0.0, *times, last], [1.0, *left, left[-1] if left else 1.0]
-            axes.step(xs, ys, where="post", color=series_colour(i), linewidth=2)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_xlim(0, last)
-        axes.set_xlabel("tool calls")
-        axes.grid(visible=True, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-
-    return draw_svg(draw, 130, name, left=50, bottom=34)
+def _panels(rows: Rows, scale: Scale, *, bar: bool = False) -> tuple[Panel, ...]:
+    return tuple(Panel(label, tuple(_track(line, scale, bar=bar) for line in lines)) for label, lines in rows)
 
 
-# --- frontier chart ---
+def _track(line: Line, scale: Scale, *, bar: bool) -> Track:
+    low, high = (None if end is None else scale.at(end) for end in (line.low, line.high))
+    low, high = (None, None) if low is None or high is None else (low, high)
+    at = scale.at(line.value)
+    text = f"{line.value:,.4g}" if bar else ""
+    mark = mark_path(line.candidate.mark, at, 6.0)
+    return Track(line.candidate.css, mark, low, high, at, line.words, bar=bar, text=text)
 
 
-_SMALL = 9
-# where a family's bits stand beside its marks: families often lie close together
-_SIDES = ((5, 4), (-10, -10), (5, -10), (-10, 4))
+# --- plots ---
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a plot has of one candidate: lines, marks (filled or hollow), words beside them and for who points there."""
+
+    css: str
+    lines: tuple[str, ...] = ()
+    marks: str = ""
+    hollow: str = ""
+    ring: tuple[float, float] | None = None
+    texts: tuple[tuple[float, float, str, str], ...] = ()
+    words: str = ""
+    thin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A chart with two axes; `lines` belong to no candidate (a frontier), `dashes` neither (a floor)."""
+
+    title: str
+    label: str
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+    across: tuple[Tick, ...]
+    upward: tuple[Tick, ...]
+    across_label: str
+    drawn: tuple[Drawn, ...]
+    lines: tuple[str, ...] = ()
+    dashes: tuple[str, ...] = ()
+    upward_label: str = ""
+
+    @property
+    def span(self) -> int:
+        """How many columns of the page it can use."""
+        return 1 if self.width < 400 else 2
+
+
+Points = Sequence[tuple[Candidate, Sequence[tuple[int, float]]]]
+
+
+def by_layer(title: str, label: str, series: Points, limits: tuple[float, float], show: Show = percent) -> Plot:
+    """Values above zero by layer, on a logarithmic scale; marks of a layer stand side by side, so that none hides."""
+    layers = sorted({layer for _, points in series for layer, _ in points})
+    width = 580 if len(layers) > 16 else WIDTH
+    box = (46.0, 8.0, float(width - 10), 130.0)
+    slot = (box[2] - box[0]) / (max(layers) - min(layers) + 1)
+    across = linear_scale(layers, box[0] + slot / 2, box[2] - slot / 2, lambda v: f"{v:.0f}", whole=True)
+    upward = log_scale(limits, box[3], box[1], show)
+    step = min(slot * 0.8 / max(len(series), 1), 7.0)
+    drawn = []
+    for i, (candidate, points) in enumerate(series):
+        shift = (i - (len(series) - 1) / 2) * step
+        places = [(across.at(layer) + shift, upward.at(drawable(value))) for layer, value in sorted(points)]
+        marks = "".join(mark_path(candidate.mark, x, y, min(3.4, max(slot / 4, 1.8))) for x, y in places)
+        drawn.append(Drawn(candidate.css, (_path(places),), marks, words=candidate.name, thin=True))
+    return Plot(title, label, width, 160, box, across.ticks, upward.ticks, "layer", tuple(drawn))
+
+
+Curves = Sequence[tuple[Candidate, Sequence[float], Sequence[float], str]]
+
+
+def survival(title: str, label: str, curves: Curves, last: float) -> Plot:
+    """How many runs still go right: a falling step line for each (candidate, times, shares, words), from 1 at 0."""
+    box = (46.0, 8.0, 570.0, 180.0)
+    across = linear_scale([0.0, last], box[0], box[2], lambda v: f"{v:g}", whole=True)
+    upward = linear_scale([0.0, 1.0], box[3], box[1], percent)
+    drawn = []
+    for candidate, times, left, words in curves:
+        places, share = [(0.0, 1.0)], 1.0
+        for time, after in zip(times, left, strict=True):
+            places += [(time, share), (time, after)]
+            share = after
+        path = _path([(across.at(x), upward.at(y)) for x, y in (*places, (last, share))])
+        ends = [(across.at(time), upward.at(after)) for time, after in zip(times, left, strict=True)]
+        marks = "".join(mark_path(candidate.mark, x, y, 3.0) for x, y in ends)
+        drawn.append(Drawn(candidate.css, (path,), marks, words=words))
+    return Plot(title, label, 580, 214, box, across.ticks, upward.ticks, "tool calls", tuple(drawn))
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A candidate: its family (for colour and mark), size, damage above 0 with its interval's ends, its bits.
+    """A candidate of a sweep: its size, damage above 0 with its interval's ends, its label and words.
 
     What is not `inside` every tolerance is drawn hollow; `chosen` puts a ring around it.
     """
 
-    series: int
+    candidate: Candidate
     size: float
     damage: float
     low: float | None
     high: float | None
     label: str
+    words: str
     inside: bool
     chosen: bool
 
 
 def size_against_damage(
-    points: Sequence[Point], frontier: Sequence[tuple[float, float]], floor: float | None, unit: str, name: str
-) -> str:
-    """Draw them: size across, damage up on a logarithmic axis.
+    title: str, label: str, points: Sequence[Point], frontier: Sequence[tuple[float, float]], floor: float | None,
+    unit: str,
+) -> Plot:  # fmt: skip
+    """Size across, damage up on a logarithmic scale, with the frontier through what none beats in both."""
+    box = (52.0, 10.0, 462.0, 270.0)
+    ends = [v for p in points for v in (p.damage, p.low, p.high) if v is not None and v > 0]
+    upward = log_scale([*ends, *([floor] if floor else [])], box[3] - 8, box[1] + 8, lambda value: plain(1000 * value))
+    across = linear_scale([p.size for p in points], box[0] + 12, box[2] - 12, plain, margin=0.06)
+    places = [(across.at(p.size), upward.at(drawable(p.damage))) for p in points]
+    labels = _labels([p.label for p in points], places, box)
+    drawn = []
+    for p, (x, y), text in zip(points, places, labels, strict=True):
+        whisker = (
+            (_path([(x, upward.at(drawable(end))) for end in (p.low, p.high)]),)
+            if p.low is not None and p.high is not None
+            else ()
+        )  # fmt: skip
+        mark = mark_path(p.candidate.mark, x, y, _SIZE)
+        drawn.append(
+            Drawn(
+                p.candidate.css, whisker, mark if p.inside else "", "" if p.inside else mark,
+                (x, y) if p.chosen else None, (text,) if text else (), p.words,
+            )
+        )  # fmt: skip
+    line = _path([(across.at(x), upward.at(drawable(y))) for x, y in frontier])
+    dashes = (_path([(box[0], upward.at(floor)), (box[2], upward.at(floor))]),) if floor else ()
+    return Plot(
+        title, label, 472, 306, box, across.ticks, upward.ticks, unit, tuple(drawn), (line,) if line else (), dashes,
+        "KL, 10⁻³ nats",
+    )  # fmt: skip
 
-    `frontier` are the (size, damage) that none beats, from the smallest; `floor` is the noise floor's damage.
-    """
 
-    def draw(axes: Axes) -> None:
-        axes.plot([x for x, _ in frontier], [drawable(y) for _, y in frontier], color=MUTED, linewidth=1.2, zorder=1)
-        if floor is not None:
-            axes.axhline(drawable(floor), color=MUTED, linewidth=1, dashes=(3, 2), zorder=0)
-        for p in points:
-            _mark(axes, p)
-        ends = [drawable(v) for p in points for v in (p.damage, p.low, p.high) if v is not None and v > 0]
-        log_axis(axes.yaxis, [*ends, *([drawable(floor)] if floor else [])], lambda value: f"{value * 1000:,g}")
-        axes.margins(x=0.1)
-        axes.set_xlabel(unit)
-        axes.set_ylabel("KL, 10⁻³ nats")
-        axes.grid(visible=True, axis="y")
-        axes.grid(visible=False, axis="x")
-
-    return draw_svg(draw, 230, name, left=58, bottom=36)
+Box = tuple[float, float, float, float]
 
 
-def _mark(axes: Axes, p: Point) -> None:
-    colour, y = series_colour(p.series), drawable(p.damage)
-    if p.low is not None and p.high is not None:
-        axes.plot([p.size, p.size], [drawable(p.low), drawable(p.high)], color=colour, linewidth=1.6, zorder=2)
-    if p.chosen:
-        axes.plot([p.size], [y], marker="o", markersize=15, markerfacecolor="none", markeredgecolor=INK, zorder=2)
-    face = colour if p.inside else "none"
-    axes.plot([p.size], [y], marker=marker(p.series), color=colour, markerfacecolor=face, markersize=6, zorder=3)
-    away = 3 if p.chosen else 0
-    across, up = _SIDES[p.series % len(_SIDES)]
-    place = (across + (away if across > 0 else -away), up + (away if up > 0 else -away))
-    axes.annotate(p.label, (p.size, y), place, textcoords="offset points", fontsize=_SMALL, color=INK)
+def _labels(
+    texts: Sequence[str], places: Sequence[tuple[float, float]], box: Box
+) -> list[tuple[float, float, str, str] | None]:
+    """Where each mark's label stands, as (x, y, anchor, text), touching neither marks nor labels; None without room."""
+    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    labels: list[tuple[float, float, str, str] | None] = []
+    for i, (text, (x, y)) in enumerate(zip(texts, places, strict=True)):
+        others = [b for j, b in enumerate(taken) if j != i]
+        wide, label = len(text) * 5.3, None
+        for dx, dy, anchor in _AROUND:
+            left = x + dx - (wide if anchor == "end" else wide / 2 if anchor == "middle" else 0)
+            area = (left, y + dy - 8, left + wide, y + dy + 2)
+            inside = box[0] <= area[0] and area[2] <= box[2] + 8 and box[1] - 8 <= area[1] and area[3] <= box[3]
+            if text and inside and not any(_touch(area, other) for other in others):
+                label = (round(x + dx, 1), round(y + dy, 1), anchor, text)
+                taken.append(area)
+                break
+        labels.append(label)
+    return labels
+
+
+# where a label may stand beside its mark, the best first: right above, left below, right, left, …
+_AROUND = (
+    (7, -3, "start"), (-7, 9, "end"), (8, 4, "start"), (-8, 4, "end"), (7, 12, "start"), (-7, -5, "end"),
+    (0, -9, "middle"), (0, 16, "middle"), (10, -14, "start"), (-10, 19, "end"), (-8, -11, "start"), (-8, 19, "start"),
+)  # fmt: skip
+
+
+def _touch(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+# --- paths ---
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in ((round(x, 1), round(y, 1)) for x, y in places)) if places else ""
+
+
+def mark_path(mark: int, x: float, y: float, r: float = _SIZE) -> str:
+    """The outline of a mark around a place: circle, square, diamond, triangle up or down, plus."""
+    x, y, r = round(x, 1), round(y, 1), round(r, 1)
+    t = round(r * 0.4, 1)
+    shapes = (
+        f"M{x - r:g} {y:g}a{r:g} {r:g} 0 1 0 {2 * r:g} 0a{r:g} {r:g} 0 1 0 {-2 * r:g} 0",
+        f"M{x - r * 0.9:g} {y - r * 0.9:g}h{1.8 * r:g}v{1.8 * r:g}h{-1.8 * r:g}z",
+        f"M{x:g} {y - 1.2 * r:g}l{1.2 * r:g} {1.2 * r:g}l{-1.2 * r:g} {1.2 * r:g}l{-1.2 * r:g} {-1.2 * r:g}z",
+        f"M{x:g} {y - 1.1 * r:g}l{1.1 * r:g} {1.9 * r:g}h{-2.2 * r:g}z",
+        f"M{x:g} {y + 1.1 * r:g}l{1.1 * r:g} {-1.9 * r:g}h{-2.2 * r:g}z",
+        f"M{x - t:g} {y - r:g}h{2 * t:g}v{r - t:g}h{r - t:g}v{2 * t:g}h{t - r:g}v{r - t:g}h{-2 * t:g}v{t - r:g}"
+        f"h{t - r:g}v{-2 * t:g}h{r - t:g}z",
+    )
+    return shapes[mark % len(shapes)]

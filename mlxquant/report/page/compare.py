@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from ...records.metrics import CAVEAT
 from ...words.units import show_bytes
 from ..common import machine_text
 from ..compare import mnat, percent, with_half
-from .charts import error_by_layer, error_ranges, most_telling
+from .candidates import Candidate, Cast, legend, shown_first
+from .charts import Line, Plot, Tracks, by_layer, plain, ranges
 
-_SLICES = 14  # more than this stand in the table alone
+_SLICES = 18  # more than this stand in the table alone
 _KINDS = (("slice", "KL by slice, the worst first"), ("depth", "KL by position"), ("turn", "KL by turn"))
 _LAYERS = (
     ("expert_set_changed", None, "experts changed, accumulated"),
@@ -25,12 +27,12 @@ _LAYERS = (
 )
 
 
-def quality(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
-    """Lay a comparison's record out; `draw` says that matplotlib is there."""
+def quality(loaded: Loaded, number: int, cast: Cast) -> dict[str, Any]:
+    """Lay a comparison's record out."""
     record = loaded.record
     candidates = list(figures_of(record))
-    damages = [kl["estimate"] if (kl := figures.get("kl_nats")) else None for figures in candidates]
-    drawn = [candidates[i] for i in most_telling(damages)]
+    sides = record["candidates"]
+    who = [cast.of(side) for side in sides]
     return {
         "number": number,
         "title": str(record["source"].get("name") or loaded.name),
@@ -39,11 +41,10 @@ def quality(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
         "margin": f"{record['margin_nats'] * 1000:g}",
         "caveat": CAVEAT[0].upper() + CAVEAT[1:] + ".",
         "split": any(f.get("kl_through_routing_nats") for f in candidates),
-        "rows": [_row(c, f) for c, f in zip(record["candidates"], candidates, strict=True)],
-        "drawn": [f.name for f in drawn],
-        "left_out": len(candidates) - len(drawn),
-        "pictures": list(_pictures(drawn, number)) if draw else [],
-        "tables": list(_tables(candidates)),
+        "rows": [_row(c, f) | {"css": w.css} for c, f, w in zip(sides, candidates, who, strict=True)],
+        "legend": legend(cast.named(sides), shown_first(sides, cast, "kl_nats")),
+        "charts": list(_charts(candidates, who)),
+        "tables": list(_tables(candidates, who)),
         "notes": [str(note) for note in record.get("notes") or []],
     }
 
@@ -67,6 +68,7 @@ def _row(candidate: Mapping[str, Any], figures: Figures) -> dict[str, str]:
     verdict = candidate.get("verdict")
     return {
         "name": figures.name,
+        "bytes": str(size) if type(size) is int else "-1",
         "size": show_bytes(size, 1) if type(size) is int else "-",
         "bpw": f"{bpw:.2f}" if type(bpw) in (int, float) else "-",
         "kl": mnat(figures.get("kl_nats")),
@@ -87,35 +89,48 @@ def _share(figure: Measured | None) -> str:
     return text if text == "-" else f"{text} %"
 
 
-def _tables(candidates: Sequence[Figures]) -> Iterator[dict[str, Any]]:
+def _tables(candidates: Sequence[Figures], who: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
     """A table a kind of group, and one a figure by layer; a row a group, a column a candidate."""
-    names = [f.name for f in candidates]
+    names = [(f.name, w.css) for f, w in zip(candidates, who, strict=True)]
     for kind, title in _KINDS:
-        groups = _groups(candidates, kind)
+        groups = _groups(candidates, who, kind)
         rows = [
-            (g, _documents(candidates, kind, g), [mnat(f.get("kl_nats", **{kind: g})) for f in candidates])
+            (g, _documents(candidates, kind, g), _mean_text(candidates, who, kind, g),
+             [mnat(f.get("kl_nats", **{kind: g})) for f in candidates])
             for g in groups
-        ]
+        ]  # fmt: skip
         if rows:
             title = f"{title}, 10⁻³ nats"
             yield {"title": title, "kind": kind, "names": names, "rows": rows, "open": kind == "slice"}
     for metric, case, title in _LAYERS:
         layers = sorted({layer for f in candidates for layer in f.names("layer", metric, case)})
-        cells = [(n, "", [_share(f.get(metric, layer=n, case=case)) for f in candidates]) for n in layers]
+        cells = [(n, "", "", [_share(f.get(metric, layer=n, case=case)) for f in candidates]) for n in layers]
         if cells:
             yield {"title": f"By layer: {title}", "kind": "layer", "names": names, "rows": cells, "open": False}
 
 
-def _groups(candidates: Sequence[Figures], kind: str) -> list[str]:
-    """Names of the groups; slices by the largest KL that any recipe has there."""
+def _groups(candidates: Sequence[Figures], who: Sequence[Candidate], kind: str) -> list[str]:
+    """Names of the groups; slices by their mean KL, those without an interval, too small to tell, last."""
+    names = list(dict.fromkeys(name for f in candidates for name in f.names(kind)))
     if kind != "slice":
-        return list(dict.fromkeys(name for f in candidates for name in f.names(kind)))
-    worst: dict[str, tuple[bool, float]] = {}
-    for figures in candidates:
-        for m in figures.slices_worst_first():
-            rank = (m["low"] is None, -(m["estimate"] or 0.0))
-            worst[m["slice"]] = min(worst.get(m["slice"], rank), rank)
-    return sorted(worst, key=lambda name: worst[name])
+        return names
+
+    def rank(name: str) -> tuple[bool, float]:
+        figures = [m for f in candidates if (m := f.get("kl_nats", slice=name))]
+        return all(m["low"] is None for m in figures), -_mean(candidates, who, kind, name)
+
+    return sorted(names, key=rank)
+
+
+def _mean(candidates: Sequence[Figures], who: Sequence[Candidate], kind: str, group: str) -> float:
+    """Geometric mean of the candidates' KL: each counts alike, the near-lossless as much as the broken."""
+    figures = [f.get("kl_nats", **{kind: group}) for f, w in zip(candidates, who, strict=True) if not w.floor]
+    logs = [math.log(m["estimate"]) for m in figures if m and m["estimate"] and m["estimate"] > 0]
+    return math.exp(math.fsum(logs) / len(logs)) if logs else 0.0
+
+
+def _mean_text(candidates: Sequence[Figures], who: Sequence[Candidate], kind: str, group: str) -> str:
+    return f"{1000 * _mean(candidates, who, kind, group):.3g}" if kind == "slice" and len(candidates) > 1 else ""
 
 
 def _documents(candidates: Sequence[Figures], kind: str, group: str) -> str:
@@ -123,35 +138,35 @@ def _documents(candidates: Sequence[Figures], kind: str, group: str) -> str:
     return f"{measured['clusters']:,}" if measured else "-"
 
 
-def _pictures(candidates: Sequence[Figures], number: int) -> Iterator[dict[str, str]]:
-    everything = [("all tokens", [_spread(f.get("kl_nats")) for f in candidates])]
+def _charts(candidates: Sequence[Figures], who: Sequence[Candidate]) -> Iterator[Tracks | Plot]:
     for kind, title in _KINDS:
-        groups = _groups(candidates, kind)[:_SLICES]
-        rows = [(g, [_spread(f.get("kl_nats", **{kind: g})) for f in candidates]) for g in groups]
-        rows = [(g, spreads) for g, spreads in (everything + rows if kind == "slice" else rows) if any(spreads)]
+        groups = [*([None] if kind == "slice" else []), *_groups(candidates, who, kind)[:_SLICES]]
+        rows = [(group or "all tokens", _lines(candidates, who, kind, group)) for group in groups]
+        rows = [(group, lines) for group, lines in rows if lines]
         if rows:
-            yield {
-                "title": f"{title}, 10⁻³ nats",
-                "svg": error_ranges(rows, f"q{number}-{kind}", lambda value: f"{1000 * value:g}"),
-                "label": f"{title}: " + "; ".join(_spread_words(candidates, group, spreads) for group, spreads in rows),
-            }
-    for i, (metric, case, title) in enumerate(_LAYERS):
-        points = [list(_by_layer(f, metric, case)) for f in candidates]
-        if len({layer for series in points for layer, _ in series}) > 1:
-            yield {
-                "title": f"{title}, by layer",
-                "svg": error_by_layer(points, _limits(candidates, metric), f"q{number}-layer-{i}"),
-                "label": f"{title}, by layer: " + "; ".join(_worst(candidates, points)),
-            }
+            words = (f"{group}: {', '.join(line.words for line in lines)}" for group, lines in rows)
+            yield ranges(title, f"{title}, 10⁻³ nats: {'; '.join(words)}", rows, _thousandths, "10⁻³ nats")
+    for metric, case, title in _LAYERS:
+        series = [(w, list(_by_layer(f, metric, case))) for f, w in zip(candidates, who, strict=True)]
+        if len({layer for _, points in series for layer, _ in points}) > 1:
+            words = "; ".join(_worst(candidates, [points for _, points in series]))
+            yield by_layer(title, f"{title}, by layer: {words}", series, _limits(candidates, metric))
 
 
-def _spread(figure: Measured | None) -> tuple[float, float, float] | None:
-    """Ends and estimate of what is above zero; an end that is not is drawn at a tenth of the estimate."""
-    if figure is None or not figure["estimate"] or figure["estimate"] <= 0:
-        return None
-    value = figure["estimate"]
-    low, high = (value if figure[end] is None else figure[end] for end in ("low", "high"))
-    return max(low, value / 10), value, high
+def _thousandths(value: float) -> str:
+    return plain(1000 * value)
+
+
+def _lines(candidates: Sequence[Figures], who: Sequence[Candidate], kind: str, group: str | None) -> list[Line]:
+    """A line for each candidate whose KL is above zero; an end that is not is drawn at a tenth of the estimate."""
+    lines = []
+    for figures, candidate in zip(candidates, who, strict=True):
+        figure = figures.get("kl_nats", **({kind: group} if group else {}))
+        if figure is not None and figure["estimate"] and figure["estimate"] > 0:
+            value = figure["estimate"]
+            low, high = (value if figure[end] is None else figure[end] for end in ("low", "high"))
+            lines.append(Line(candidate, value, max(low, value / 10), high, f"{figures.name} {mnat(figure)}"))
+    return lines
 
 
 def _by_layer(figures: Figures, metric: str, case: str | None) -> Iterator[tuple[int, float]]:
@@ -166,13 +181,6 @@ def _limits(candidates: Sequence[Figures], metric: str) -> tuple[float, float]:
     cases = [case for name, case, _ in _LAYERS if name == metric]
     values = [value for f in candidates for case in cases for _, value in _by_layer(f, metric, case)]
     return min(values), max(values)
-
-
-def _spread_words(
-    candidates: Sequence[Figures], group: str, spreads: Sequence[tuple[float, float, float] | None]
-) -> str:
-    parts = [f"{f.name} {1000 * s[1]:.3g}" for f, s in zip(candidates, spreads, strict=True) if s]
-    return f"{group}: {', '.join(parts)}"
 
 
 def _worst(candidates: Sequence[Figures], points: Sequence[Sequence[tuple[int, float]]]) -> Iterator[str]:

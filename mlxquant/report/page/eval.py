@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...records.loading import Loaded
 from ...records.measurements import CALL_DEPTHS, measurement
+from ...words.text import some
 from ..eval import WORDS, facts, points, share
-from .charts import COLOURS, Bar, most_telling, shares, survival
+from .candidates import Cast, legend, shown_first
+from .charts import Line, Plot, Tracks, shares, survival
 
-_SLICES = 14  # more than this stand in the table alone
+_SLICES = 18  # more than this stand in the table alone
 _CALL, _ITEM = "right_call", "pass"
 _SERVING = (("ttft_s", "first token, s"), ("decode_tok_s", "tokens/s"), ("request_s", "whole answer, s"))
 
 
-def evaluation(loaded: Loaded, number: int, *, draw: bool) -> dict[str, Any]:
-    """Lay an eval record out; `draw` says that matplotlib is there."""
+def evaluation(loaded: Loaded, number: int, cast: Cast) -> dict[str, Any]:
+    """Lay an eval record out."""
     record = loaded.record
     sides = [record["baseline"], *record["candidates"]]
-    losses = [-(change["estimate"] or 0.0) if (change := _lost(c)) else None for c in sides[1:]]
-    drawn = [0, *(i + 1 for i in most_telling(losses, COLOURS - 1))]
     return {
         "number": number,
-        "drawn": [str(sides[i]["name"]) for i in drawn],
-        "left_out": len(sides) - len(drawn),
-        "title": f"{', '.join(c['name'] for c in sides[1:])} beside {sides[0]['name']}",
-        "facts": [f"{label}: {text}" for label, text in facts(record)],
+        "title": f"{some([str(c['name']) for c in sides[1:]])} beside {sides[0]['name']}",
+        "facts": [(label, text) for label, text in facts(record)],
         "confidence": f"{record['confidence']:.0%}",
-        "names": [str(side["name"]) for side in sides],
+        "names": [(str(side["name"]), cast.of(side).css) for side in sides],
         "rows": list(_rows(sides)),
-        "pairs": [row for c in sides[1:] for row in _pairs(c)],
+        "pairs": [row | {"css": cast.of(c).css} for c in sides[1:] for row in _pairs(c)],
         "groups": [
             g for g in (_group(sides, kind) for kind in (("depth", _CALL), ("slice", _CALL), ("slice", _ITEM))) if g
         ],
-        "survival": [_reached(curve) for curve in record["survival"]],
-        "serving": [_served(side) for side in sides],
-        "pictures": list(_pictures(record, sides, drawn, number)) if draw else [],
+        "survival": [
+            _reached(curve) | {"css": cast.of(side).css} for curve, side in zip(record["survival"], sides, strict=False)
+        ],
+        "serving": [_served(side) | {"css": cast.of(side).css} for side in sides],
+        "legend": legend(cast.named(sides), shown_first(sides, cast, _worse(sides))),
+        "charts": list(_charts(record, sides, cast)),
         "notes": [str(note) for note in record["notes"]],
     }
+
+
+def _worse(sides: Sequence[Mapping[str, Any]]) -> str:
+    """The metric by which the most telling candidates are chosen: calls where there are any, else items."""
+    return next((f"{m}_difference" for m in (_CALL, _ITEM) if any(measurement(s, m) for s in sides)), _ITEM)
 
 
 def _rows(sides: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -50,8 +57,7 @@ def _rows(sides: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             cells = [share(measurement(side, metric)) for side in sides]
             yield {
                 "label": WORDS.get(metric, metric.replace("_", " ")),
-                "cells": cells,
-                "changes": [_changed(change) for change in changes],
+                "cells": list(zip(cells, ["", *(_changed(change) for change in changes)], strict=True)),
             }
 
 
@@ -78,24 +84,43 @@ def _group(sides: Sequence[Mapping[str, Any]], kind: tuple[str, str]) -> dict[st
         where = {key: name}
         counted = next((m for s in sides if (m := measurement(s, metric, **where))), {"n": 0, "clusters": 0})
         cells = [share(measurement(side, metric, **where)) for side in sides]
-        changes = [_changed(measurement(c, f"{metric}_difference", **where)) for c in sides[1:]]
-        rows.append({"name": name, "n": counted["n"], "units": counted["clusters"], "cells": cells, "changes": changes})
+        changes = ["", *(_changed(measurement(c, f"{metric}_difference", **where)) for c in sides[1:])]
+        mean = _mean(sides, metric, where)
+        rows.append(
+            {
+                "name": name,
+                "n": counted["n"],
+                "units": counted["clusters"],
+                "mean": points(mean) if key == "slice" and mean is not None and len(sides) > 2 else "",
+                "cells": list(zip(cells, changes, strict=True)),
+            }
+        )
     what = "Calls with nothing wrong" if metric == _CALL else "Items right"
     title = f"{what}, by {key}" + (", the worst first" if key == "slice" else "")
     return {"title": title, "kind": key, "rows": rows, "open": key == "depth"} if rows else None
 
 
 def _names(sides: Sequence[Mapping[str, Any]], key: str, metric: str) -> list[str]:
-    """Depths in order; slices by the worst change that any candidate has there, those without interval last."""
+    """Depths in order; slices by their mean change over the candidates, those without an interval last."""
     if key == "depth":
         return [label for label, _, _ in CALL_DEPTHS if any(measurement(s, metric, depth=label) for s in sides)]
-    worst: dict[str, tuple[bool, float]] = {}
-    for candidate in sides[1:]:
-        for m in candidate["measurements"]:
-            if m["metric"] == f"{metric}_difference" and "slice" in m and m["estimate"] is not None:
-                rank = (m["low"] is None, m["estimate"])
-                worst[m["slice"]] = min(worst.get(m["slice"], rank), rank)
-    return sorted(worst, key=lambda name: (worst[name], name))
+    names = dict.fromkeys(
+        m["slice"] for s in sides for m in s["measurements"] if m["metric"] == metric and "slice" in m
+    )
+    ranks = {}
+    for name in names:
+        changes = [m for c in sides[1:] if (m := measurement(c, f"{metric}_difference", slice=name))]
+        mean = _mean(sides, metric, {"slice": name})
+        if mean is not None:
+            ranks[name] = (all(m["low"] is None for m in changes), mean, name)
+    return sorted(ranks, key=lambda name: ranks[name])
+
+
+def _mean(sides: Sequence[Mapping[str, Any]], metric: str, where: Mapping[str, str]) -> float | None:
+    """Mean change of a share over the candidates."""
+    changes = [m for c in sides[1:] if (m := measurement(c, f"{metric}_difference", **where))]
+    values = [m["estimate"] for m in changes if m["estimate"] is not None]
+    return math.fsum(values) / len(values) if values else None
 
 
 def _reached(curve: Mapping[str, Any]) -> dict[str, str]:
@@ -125,43 +150,34 @@ def _served(side: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lost(candidate: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the candidate changes, in calls where there are any."""
-    return measurement(candidate, f"{_CALL}_difference") or measurement(candidate, f"{_ITEM}_difference")
-
-
-def _pictures(
-    record: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]], drawn: Sequence[int], number: int
-) -> Iterator[dict[str, str]]:
-    sides = [everyone[i] for i in drawn]
-    curves = [record["survival"][i] for i in drawn if i < len(record["survival"])]
+def _charts(record: Mapping[str, Any], sides: Sequence[Mapping[str, Any]], cast: Cast) -> Iterator[Tracks | Plot]:
+    curves = list(zip(record["survival"], sides, strict=False))
     if curves:
         last = max(t["depth"] for t in record["trials"]) or 1
-        lines = [(curve["times"], curve["survival"]) for curve in curves]
-        words = "; ".join(f"{c['name']}: {r['failed']} went wrong, median call {r['median']}"
-                         for c, r in zip(curves, map(_reached, curves), strict=True))  # fmt: skip
-        yield {
-            "title": "loops that have not gone wrong yet",
-            "svg": survival(lines, last, f"e{number}-survival"),
-            "label": f"Share of loops that have not gone wrong yet, by calls made: {words}",
-        }
+        lines = []
+        for curve, side in curves:
+            reached = _reached(curve)
+            words = f"{curve['name']}: {reached['failed']} went wrong, median call {reached['median']}"
+            lines.append((cast.of(side), curve["times"], curve["survival"], words))
+        title = "loops that have not gone wrong yet"
+        yield survival(title, f"{title}, by calls made: {'; '.join(line[3] for line in lines)}", lines, last)
     for key, metric, title in (
         ("depth", _CALL, "calls with nothing wrong, by call number"),
-        ("slice", _CALL, "calls with nothing wrong, by slice, the worst first"),
-        ("slice", _ITEM, "items right, by slice, the worst first"),
+        ("slice", _CALL, "calls with nothing wrong, by slice, the worst change first"),
+        ("slice", _ITEM, "items right, by slice, the worst change first"),
     ):
         rows = [
-            (name, [_bar(i, side, metric, {key: name}) for i, side in enumerate(sides)])
+            (name, [line for side in sides if (line := _line(side, cast, metric, {key: name}))])
             for name in _names(sides, key, metric)[:_SLICES]
         ]
+        rows = [(name, lines) for name, lines in rows if lines]
         if rows:
-            words = "; ".join(f"{name}: {', '.join(share(measurement(s, metric, **{key: name})) for s in sides)}"
-                             for name, _ in rows)  # fmt: skip
-            yield {"title": title, "svg": shares(rows, f"e{number}-{key}-{metric}"), "label": f"{title}: {words}"}
+            words = (f"{name}: {', '.join(line.words for line in lines)}" for name, lines in rows)
+            yield shares(title, f"{title}: {'; '.join(words)}", rows)
 
 
-def _bar(series: int, side: Mapping[str, Any], metric: str, where: Mapping[str, str]) -> Bar | None:
+def _line(side: Mapping[str, Any], cast: Cast, metric: str, where: Mapping[str, str]) -> Line | None:
     figure = measurement(side, metric, **where)
     if figure is None or figure["estimate"] is None:
         return None
-    return Bar(series, str(side["name"]), figure["estimate"], figure["low"], figure["high"])
+    return Line(cast.of(side), figure["estimate"], figure["low"], figure["high"], f"{side['name']} {share(figure)}")

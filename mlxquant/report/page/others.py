@@ -9,7 +9,7 @@ from ...records.diff import diff_records
 from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICTIONS, SIDES, SWEEP, TAU2, VALIDATE, Loaded
 from ...words.text import cut, percent_digits, some
 from ...words.units import show_bytes
-from ..common import machine_text, short_layer
+from ..common import machine_text, recipe_text, short_layer
 from .builds import Model
 
 _KNOWN = (*SIDES, DIFF, BENCH, *PREDICTIONS, COMPARE, EVAL, SWEEP, TAU2, VALIDATE)
@@ -27,25 +27,34 @@ def differences(model: Model, diffs: Sequence[Loaded]) -> Iterator[dict[str, Any
     first = model.sides[0]
     known = {(d.record["a"]["name"], d.record["b"]["name"]) for d in diffs}
     for side in model.sides[1:]:
-        if (first.name, side.name) not in known:
+        if (first.loaded.name, side.loaded.name) not in known:
             names = (f"{first.letter} {first.name}", f"{side.letter} {side.name}")
-            yield show_diff(diff_records(first.record, side.record, names))
+            yield show_diff(diff_records(first.record, side.record, names), names)
 
 
-def show_diff(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a diff record out: totals, groups of changes, reasons."""
+def show_diff(record: Mapping[str, Any], names: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Lay a diff record out: totals, groups of changes, reasons; `names` are the sides' on the page."""
     a, b, delta = record["a"]["totals"], record["b"]["totals"], record["delta"]
     return {
-        "names": (str(record["a"]["name"]), str(record["b"]["name"])),
+        "names": names or _names(record["a"], record["b"]),
         "totals": [
             (label, _form(a.get(key), form), _form(b.get(key), form), _form(delta.get(key), plus).replace("-", "−"))
             for key, label, form, plus in _LABELS
+            if _is_number(a.get(key)) or _is_number(b.get(key))
         ],
         "groups": [_group(group) for group in record["groups"]],
         "one_sided": [(side, _listed(record.get(f"only_in_{side}"))) for side in ("a", "b")],
         "tensors": _tensors(record.get("tensors")),
         "notes": record.get("notes", []),
     }
+
+
+def _names(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, str]:
+    """Two sides by their recipes where these differ, else by the names that the record has for them."""
+    recipes = [recipe_text(side["recipe"]) if side.get("recipe") else "" for side in (a, b)]
+    if all(recipes) and recipes[0] != recipes[1]:
+        return recipes[0], recipes[1]
+    return str(a["name"]), str(b["name"])
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:

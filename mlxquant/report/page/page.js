@@ -141,8 +141,8 @@ const collator = new Intl.Collator("en", { numeric: true });
 function valueOf(cell) {
   if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
   const text = cell.textContent.trim();
-  const number = Number(text.replaceAll(",", ""));
-  return text !== "" && !Number.isNaN(number) ? number : text;
+  const figure = /^[+−-]?\d[\d,]*(\.\d+)?(e[+−-]?\d+)?(?=$|[\s±%[+−])/.exec(text);
+  return figure ? Number(figure[0].replaceAll(",", "").replaceAll("−", "-")) : text;
 }
 
 function compare(a, b) {
@@ -153,9 +153,10 @@ function compare(a, b) {
 function sortable(table, refresh) {
   const heads = [...table.tHead.rows].at(-1).cells;
   for (const [column, head] of [...heads].entries()) {
-    const button = element("button", head.textContent);
+    const button = element("button");
     button.type = "button";
-    head.replaceChildren(button);
+    button.append(...head.childNodes);
+    head.append(button);
     button.addEventListener("click", () => {
       const down = head.getAttribute("aria-sort") === "ascending";
       for (const other of heads) other.removeAttribute("aria-sort");
@@ -222,5 +223,6 @@ for (const model of document.querySelectorAll("section.model")) {
   }
   filterable(model.querySelector(".tensors"), table);
 }
+for (const table of document.querySelectorAll(".sorts")) sortable(table, () => {});
 document.addEventListener("scroll", place, { passive: true, capture: true });
 for (const hint of document.querySelectorAll(".controls")) hint.classList.add("ready");

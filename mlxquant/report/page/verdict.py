@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
 
 def _candidate(candidate: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mine = [c for c in checks if c.get("candidate") == candidate["name"]]
-    mine.sort(key=lambda c: ORDER.index(c["status"]))
+    mine.sort(key=lambda c: (ORDER.index(c["status"]), -_beyond(c)))
     return {
         "name": candidate["name"],
         "verdict": candidate.get("verdict"),
@@ -52,6 +53,17 @@ def _candidate(candidate: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
             for c in mine
         ],
     }
+
+
+def _beyond(check: Mapping[str, Any]) -> float:
+    """How far an estimate lies beyond its limit, as a share of that; negative inside, least where nothing was found."""
+    value = check.get("estimate")
+    if value is None:
+        return -math.inf
+    limits = ((check.get("high_limit"), 1), (check.get("low_limit"), -1))
+    return max(
+        (sign * (value - limit) / (abs(limit) or 1.0) for limit, sign in limits if limit is not None), default=0.0
+    )
 
 
 def agent_runs(loaded: Loaded) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""Who is who on the page: one number, and with it one colour and one mark, for a candidate in all sections.
+
+Records name a candidate in words of their own. Two sides are the same one where they have the same recipe (its sha256
+covers what changed it), the same build (the manifest's sha256), or, where neither says what it is, the same name. Sides
+of one record are never the same. Which candidates charts show at first is chosen here too; a reader changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...records.loading import BENCH, COMPARE, EVAL, PREDICTIONS, SWEEP, TAU2, Loaded
+from ...records.measurements import measurement
+from .builds import Model
+
+COLOURS = 16
+# so many are drawn at first where there are more
+SHOWN = 6
+_MARKS = 6
+
+Side = Mapping[str, Any]
+
+
+@dataclass
+class Candidate:
+    """A candidate of the page: its number, the name that a reader meets first, its other names, what it is known by."""
+
+    number: int
+    name: str
+    names: list[str] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    baseline: bool = False
+    floor: bool = False
+
+    @property
+    def css(self) -> str:
+        """The class that gives what is drawn of it its colour."""
+        colour = "kb" if self.baseline else "kf" if self.floor else f"k{self.number % COLOURS}"
+        return f"{colour} n{self.number}"
+
+    @property
+    def mark(self) -> int:
+        """The shape of its marks, told apart without colour; those that share a colour differ."""
+        return (self.number + self.number // COLOURS) % _MARKS
+
+
+class Cast:
+    """All candidates of the page, found again by the sides of its records."""
+
+    def __init__(self, records: Sequence[Loaded], models: Sequence[Model]) -> None:
+        """Number every side of the records, those of comparisons and sweeps first: they name recipes."""
+        self.all: list[Candidate] = []
+        self._by_side: dict[int, Candidate] = {}
+        for loaded in sorted(records, key=lambda loaded: _ORDER.get(loaded.schema, len(_ORDER))):
+            self._take(_sides(loaded))
+        for model in models:
+            self._take((side.record, side.name, False) for side in model.sides)
+
+    def of(self, side: Side) -> Candidate:
+        """The candidate that a side of a record is."""
+        return self._by_side[id(side)]
+
+    def named(self, sides: Iterable[Side]) -> Iterator[tuple[str, Candidate]]:
+        """Sides by the names that their record gives them."""
+        for side in sides:
+            yield str(side["name"]), self.of(side)
+
+    def _take(self, sides: Iterable[tuple[Side, str, bool]]) -> None:
+        taken: set[int] = set()
+        for side, name, baseline in sides:
+            candidate = self._known(side, name, taken) or self._new(name)
+            taken.add(candidate.number)
+            candidate.keys |= _keys(side) or {f"name {name}"}
+            candidate.names += [name] if name not in candidate.names else []
+            candidate.baseline |= baseline
+            candidate.floor |= str(side.get("kind")) == "noise floor"
+            self._by_side[id(side)] = candidate
+
+    def _known(self, side: Side, name: str, taken: set[int]) -> Candidate | None:
+        keys = _keys(side)
+        free = [c for c in self.all if c.number not in taken]
+        if keys:
+            return next((c for c in free if c.keys & keys), None)
+        return next((c for c in free if name in c.names), None)
+
+    def _new(self, name: str) -> Candidate:
+        self.all.append(Candidate(len(self.all), name))
+        return self.all[-1]
+
+
+_ORDER = {schema: i for i, schema in enumerate((SWEEP, COMPARE, EVAL, TAU2, BENCH, *PREDICTIONS))}
+
+
+def _sides(loaded: Loaded) -> Iterator[tuple[Side, str, bool]]:
+    """The sides of a record that are candidates, each with its name and whether it is what others stand beside."""
+    record = loaded.record
+    if loaded.schema in (COMPARE, EVAL, TAU2) and record.get("baseline"):
+        yield record["baseline"], str(record["baseline"]["name"]), True
+    if loaded.schema in (SWEEP, COMPARE, EVAL, TAU2):
+        yield from ((c, str(c["name"]), False) for c in record["candidates"])
+    if loaded.schema == BENCH or loaded.schema in PREDICTIONS:
+        yield from ((b, str(b["name"]), False) for b in record["builds"])
+
+
+def _keys(side: Side) -> set[str]:
+    """What a side is, as far as it says."""
+    recipe = side.get("recipe")
+    sha256 = recipe.get("sha256") if isinstance(recipe, Mapping) else None
+    keys = {f"recipe {sha256}"} if sha256 else set()
+    return keys | ({f"build {side['manifest_sha256']}"} if side.get("manifest_sha256") else set())
+
+
+# --- which are drawn at first ---
+
+
+def shown_first(sides: Sequence[Side], cast: Cast, metric: str, *, chosen: str | None = None) -> set[int]:
+    """Numbers of the candidates that charts show until a reader chooses.
+
+    All where they are few; else what others stand beside (a baseline, the noise floor), the recommended one, and of the
+    others from the least damaged to the most, both ends among them. `metric` is a damage: the larger the worse.
+    """
+    if len(sides) <= SHOWN:
+        return {cast.of(side).number for side in sides}
+    fixed = [s for s in sides if cast.of(s).baseline or cast.of(s).floor or (chosen and s["name"] == chosen)]
+    others = [s for s in sides if s not in fixed]
+    damages = [(m["estimate"] if (m := measurement(side, metric)) else None) for side in others]
+    telling = most_telling(damages, max(SHOWN - len(fixed), 2))
+    return {cast.of(side).number for side in (*fixed, *(others[i] for i in telling))}
+
+
+def most_telling(damages: Sequence[float | None], most: int = SHOWN) -> list[int]:
+    """Return the indices, in their order, of at most `most` candidates from the least damaged to the most.
+
+    Both ends are in, the others as evenly between them as ranks allow; what has no figure counts as undamaged.
+
+    >>> most_telling([0.1, 0.2, 0.3, 9.0], 3)
+    [0, 2, 3]
+    """
+    if len(damages) <= most:
+        return list(range(len(damages)))
+    ranked = sorted(range(len(damages)), key=lambda i: damages[i] or 0.0)
+    step = (len(ranked) - 1) / (most - 1)
+    return sorted(ranked[round(i * step)] for i in range(most))
+
+
+def legend(named: Iterable[tuple[str, Candidate]], shown: set[int]) -> list[dict[str, Any]]:
+    """A line for each candidate of some charts, by the name it has there: what the reader ticks to have it drawn."""
+    return [
+        {
+            "number": candidate.number,
+            "css": candidate.css,
+            "name": name,
+            "mark": candidate.mark,
+            "shown": candidate.number in shown,
+        }
+        for name, candidate in named
+    ]
