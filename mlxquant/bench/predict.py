@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..plan.fits import Memory
 from ..records.head import head
 from ..words.text import distinct
 from .calibration import Calibration, Load, Point, Speed, calibrate
@@ -162,6 +163,14 @@ def _published(traffic: Traffic) -> dict[str, Any] | None:
     }
 
 
+def _fits(chip: Chip, traffic: Traffic, settings: BenchSettings) -> bool:
+    """Whether the largest machine with this chip holds a build and its cache at the least depth asked for."""
+    if chip.memory_gib is None:
+        return True
+    cache = (traffic.cache_bytes(min(settings.depths)) or 0) * settings.batch
+    return traffic.total_bytes + cache <= Memory(chip.memory_gib * 2**30).usable
+
+
 def _chip(
     chip: Chip, traffics: Sequence[Traffic], settings: BenchSettings, calibration: Calibration | None
 ) -> dict[str, Any]:
@@ -180,6 +189,8 @@ def _chip(
         "source": chip.source,
         "seen": chip.seen,
         "tflops_fp32": chip.tflops_fp32,
+        "memory_gib": chip.memory_gib,
+        "fits": [_fits(chip, traffic, settings) for traffic in traffics],
         "decode_ceiling_tok_s": {
             str(d): [round(decode_ceiling(t, chip.bandwidth, d, settings.batch), 3) for t in traffics]
             for d in settings.depths

@@ -27,9 +27,29 @@ from .printing import echo
     type=click.Path(path_type=Path),
     help="Put the measurements of this record into the card; may be given several times.",
 )
+@click.option(
+    "--validate",
+    "verdicts",
+    multiple=True,
+    metavar="RECORD",
+    type=click.Path(path_type=Path),
+    help="Put what validate --json judged of this build into the card, as a table; may be given several times.",
+)
+@click.option("--license", "license_id", metavar="ID", help="License by the Hub's id: apache-2.0, mit, other, …")
+@click.option("--license-name", metavar="NAME", help="With --license other: its name.")
+@click.option("--license-link", metavar="LINK", help="With --license other: a file of the repository or an address.")
 @click.option("--dry-run", is_flag=True, help="Show the card and the files, and do nothing else.")
 def command(
-    build: Path, repository: str, public: bool, base_model: str | None, benches: tuple[Path, ...], dry_run: bool
+    build: Path,
+    repository: str,
+    public: bool,
+    base_model: str | None,
+    benches: tuple[Path, ...],
+    verdicts: tuple[Path, ...],
+    license_id: str | None,
+    license_name: str | None,
+    license_link: str | None,
+    dry_run: bool,
 ) -> None:
     """Upload a build to the Hub, with a model card made from its records.
 
@@ -40,10 +60,17 @@ def command(
     mlxquant upload build me/Qwen3.5-122B-8bit --dry-run
     mlxquant upload build me/Qwen3.5-122B-8bit
     mlxquant upload build me/Qwen3.5-122B-8bit --public --bench speeds.json --base-model Qwen/Qwen3.5-122B-A10B
+    mlxquant upload build me/Qwen3.5-122B-8bit --license apache-2.0 --validate verdict.json
     """
-    from ..publish.upload import README, prepare, upload
+    from ..errors import UsageError
+    from ..publish.upload import README, License, prepare, upload
 
-    what = prepare(build, repository, benches, base_model=base_model)
+    if license_id is None and (license_name or license_link):
+        raise UsageError("--license-name and --license-link: for --license other, which is not given")
+    licensed = License(license_id, license_name, license_link) if license_id else None
+    what = prepare(build, repository, benches, base_model=base_model, license=licensed, verdicts=verdicts)
+    if licensed is None:
+        echo("mlxquant: note: the card names no license; --license ID says the base model's", err=True)
     if dry_run:
         echo(what.card)
         for name, size in sorted({**what.files, README: len(what.card.encode())}.items()):

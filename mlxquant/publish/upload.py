@@ -22,9 +22,9 @@ from ..builds.write.hashing import sha256
 from ..check.verify import verify
 from ..disk.files import read_regular
 from ..errors import BuildError, RecordError, UsageError
-from ..records.files import read_record
+from ..records.files import read_checked, read_record
 from ..records.schemas import check
-from ..report.card import card
+from ..report.card import Said, card
 from ..source.headers import shown
 from ..source.hub.client import own_headers
 from ..source.hub.errors import HubError, endpoint, explained
@@ -32,9 +32,13 @@ from ..source.hub.repository import look_up
 from ..source.hub.session import apart
 from ..source.index import build_name
 from ..source.links import strays
-from ..words.text import listed
+from ..words.strict_json import read_json
+from ..words.text import listed, some
 
 README = "README.md"
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
+_GENERATION = "generation_config.json"
+_LARGEST = 1 << 20
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -63,11 +67,41 @@ class Uploaded:
     others: tuple[str, ...]
 
 
-def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_model: str | None = None) -> Upload:
+@dataclass(frozen=True, slots=True)
+class License:
+    """A license by the Hub's id of it; ``other`` has a name and a link of its own."""
+
+    identifier: str
+    name: str | None = None
+    link: str | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for what the Hub would not take."""
+        if not _LICENSE.fullmatch(self.identifier):
+            raise UsageError(
+                f"--license {self.identifier}: an id of the Hub expected, such as apache-2.0, mit or other"
+            )
+        if self.identifier == "other" and not (self.name and self.link):
+            raise UsageError("--license other: its name and where it stands expected: --license-name, --license-link")
+        if self.identifier != "other" and (self.name or self.link):
+            raise UsageError(f"--license {self.identifier}: --license-name and --license-link are for --license other")
+
+
+def prepare(
+    build: Path,
+    repository: str,
+    benches: Sequence[Path] = (),
+    *,
+    base_model: str | None = None,
+    license: License | None = None,
+    verdicts: Sequence[Path] = (),
+) -> Upload:
     """Check a build and write its card. Raises BuildError with all that is wrong; reads every byte."""
     for name in (repository, base_model):
         if name is not None and not _ID.fullmatch(name):
             raise UsageError(f"{name!r}: a Hub id (org/name) expected")
+    if license is not None:
+        license.check()
     manifest = read_manifest(build)
     if manifest is None:
         raise BuildError(f"{build}: has no {MANIFEST}; only builds that mlxquant made and can check are uploaded")
@@ -78,8 +112,42 @@ def prepare(build: Path, repository: str, benches: Sequence[Path] = (), *, base_
     hashes = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()} | {MANIFEST: sha256(text)}
     audit = read_record(build / "audit.json")
     check(audit, "audit.json", kinds=("audit",))
-    measured = [_measurement(path, hashes[MANIFEST]) for path in benches]
-    return Upload(build, repository, files, hashes, card(repository, manifest, audit, measured, base_model=base_model))
+    said = Said(
+        base_model=base_model,
+        license=license.identifier if license else None,
+        license_name=license.name if license else None,
+        license_link=license.link if license else None,
+        generation=_generation(build) if _GENERATION in files else {},
+        benches=[_measurement(path, hashes[MANIFEST]) for path in benches],
+        verdicts=[_verdict(path, hashes[MANIFEST], manifest["recipe"].get("sha256")) for path in verdicts],
+    )
+    return Upload(build, repository, files, hashes, card(repository, manifest, audit, said))
+
+
+def _generation(build: Path) -> dict[str, Any]:
+    """What generation_config.json says; nothing where it is no table, which stops no upload."""
+    try:
+        content = read_json(read_regular(build / _GENERATION, _LARGEST))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _verdict(path: Path, manifest_sha256: str, recipe_sha256: Any) -> tuple[dict[str, Any], str]:
+    """Read a verdict, and find this build among its candidates: by its manifest, else by its recipe."""
+    record = read_checked(path, "validate")
+    identities = [(str(c["name"]), c.get("identity") or {}) for c in record["candidates"]]
+    for key, wanted in (("manifest_sha256", manifest_sha256), ("recipe_sha256", recipe_sha256)):
+        names = [
+            name for name, known in identities
+            if wanted and known.get(key) == wanted and (key == "manifest_sha256" or "manifest_sha256" not in known)
+        ]  # fmt: skip
+        if len(names) == 1:
+            return record, names[0]
+    raise RecordError(
+        f"{path}: judged {some([name for name, _ in identities])}, none of which is known to be this build; judge it by"
+        " records that name it (compare --build, eval of the build), or leave the record out"
+    )
 
 
 def upload(build: Upload, *, public: bool = False) -> Uploaded:

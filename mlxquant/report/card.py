@@ -1,14 +1,17 @@
 """The model card of a build: README.md for the Hub, made from the build's own records and nothing else.
 
-Pure functions of `mlxquant.json`, `audit.json` and bench records: the same build gives the same card. What the records
-do not say (a license, what the model is good at) is left out; the card points to the model it was made from.
+Pure functions of `mlxquant.json`, `audit.json`, bench records and verdicts: the same build gives the same card. What
+the records do not say (what the model is good at) is left out; the card points to the model it was made from. A license
+is said by whoever uploads, and how to sample by the build's generation_config.json.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..records.modules import grouped, nonfinite_note, not_a_number, stored_as
@@ -17,32 +20,48 @@ from ..words.units import show_bytes, show_count, show_size
 from .audit_markdown import by_role, sqnr
 from .bench import bench_markdown
 from .common import error_text, provider_text, recipe_text
+from .verdict_exports import checks_markdown
 
+# how mlx_lm.generate takes what generation_config.json says of sampling
+_SAMPLING = {"temperature": "--temp", "top_p": "--top-p", "top_k": "--top-k", "min_p": "--min-p"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
-def card(
-    repository: str,
-    manifest: Mapping[str, Any],
-    audit: Mapping[str, Any],
-    benches: Sequence[Mapping[str, Any]] = (),
-    *,
-    base_model: str | None = None,
-) -> str:
-    """Write README.md. `base_model` is the source's Hub id, where the manifest knows a folder's name only."""
-    base = base_model or base_of(manifest)
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a card says that the build's records do not: license, base model, measurements, verdicts.
+
+    `base_model` is the source's Hub id, where the manifest knows a folder's name only; `license` the Hub's id of a
+    license, with name and link where it is ``other``; `generation` what generation_config.json holds.
+    """
+
+    base_model: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    benches: Sequence[Mapping[str, Any]] = ()
+    verdicts: Sequence[tuple[Mapping[str, Any], str]] = ()
+
+
+def card(repository: str, manifest: Mapping[str, Any], audit: Mapping[str, Any], said: Said | None = None) -> str:
+    """Write README.md. A verdict is a record with the name of this build among its candidates."""
+    said = said or Said()
+    base = said.base_model or base_of(manifest)
     parts = [
-        _front(manifest, base),
+        _front(manifest, base, said),
         f"# {repository.partition('/')[2]}",
         _lead(manifest, base),
         _facts(manifest, audit),
+        *(_quality(record, name) for record, name in said.verdicts),
         "## How to load it",
         _loading(repository, manifest),
+        *_sampling(repository, manifest, said.generation),
         "## What is kept at full precision, and why",
         _protected(audit),
         "## Audit",
         *_audit(audit),
-        *_measurements(benches),
+        *_measurements(said.benches),
         "## Made with",
         _made_with(manifest),
     ]
@@ -56,7 +75,7 @@ def base_of(manifest: Mapping[str, Any]) -> str | None:
     return name if source.get("revision") and _HUB_ID.fullmatch(name) else None
 
 
-def _front(manifest: Mapping[str, Any], base: str | None) -> str:
+def _front(manifest: Mapping[str, Any], base: str | None, said: Said) -> str:
     """The YAML at the top, as the Hub reads it. JSON strings are YAML strings."""
     vision = "vision" in manifest["options"].get("keep", ())
     default = manifest["recipe"].get("quantize")
@@ -64,7 +83,58 @@ def _front(manifest: Mapping[str, Any], base: str | None) -> str:
     lines = ["---", "library_name: mlx", f"pipeline_tag: {'image-text-to-text' if vision else 'text-generation'}"]
     if base:
         lines += [f"base_model: {json.dumps(base)}", "base_model_relation: quantized"]
+    for key in ("license", "license_name", "license_link"):
+        if value := getattr(said, key):
+            lines.append(f"{key}: {json.dumps(value)}")
+    if values := sampling_of(said.generation):
+        lines += ["inference:", "  parameters:", *(f"    {name}: {value}" for name, value in values.items())]
     return "\n".join([*lines, "tags:", *(f"- {json.dumps(tag)}" for tag in tags if tag), "---"])
+
+
+def sampling_of(generation: Mapping[str, Any]) -> dict[str, float]:
+    """What generation_config.json says of sampling, as far as it is a figure; nothing where it says to take the best.
+
+    >>> sampling_of({"do_sample": True, "temperature": 0.6, "top_k": 20, "eos_token_id": 3})
+    {'temperature': 0.6, 'top_k': 20}
+    """
+    if generation.get("do_sample") is False:
+        return {}
+    values = {name: generation.get(name) for name in (*_SAMPLING, "repetition_penalty")}
+    return {k: v for k, v in values.items() if type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e6}
+
+
+def _sampling(repository: str, manifest: Mapping[str, Any], generation: Mapping[str, Any]) -> Iterator[str]:
+    """How to sample: mlx-lm does not read generation_config.json, so the figures are written as its options."""
+    values = sampling_of(generation)
+    if not values:
+        return
+    yield "## Sampling"
+    listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    yield f"`generation_config.json` of the model asks for {listed}; whoever serves it has to ask for the same."
+    options = " ".join(f"{_SAMPLING[name]} {value:g}" for name, value in values.items() if name in _SAMPLING)
+    if options and not provider_text(manifest["source"]):
+        yield f"```bash\nmlx_lm.generate --model {repository} {options} --prompt 'Hello'\n```"
+
+
+def _quality(record: Mapping[str, Any], name: str) -> str:
+    """The verdict on this build: its word, what it was judged by, on what, and every check."""
+    checks = [c for c in record["checks"] if c.get("candidate") == name]
+    (side,) = (c for c in record["candidates"] if c["name"] == name)
+    t, baseline = record["tolerances"], record.get("baseline") or {}
+    evidence = ", ".join(f"{code(e['file'])} ({str(e['sha256'])[:12]})" for e in record.get("evidence") or [])
+    by = "" if side.get("identity", {}).get("manifest_sha256") else " Judged as a recipe, not as this build's files."
+    parts = [
+        "## Quality",
+        f"`mlxquant validate`: **{side.get('verdict') or record['verdict']}**, by tolerances {code(t.get('name'))}"
+        f" (sha256 {code(str(t.get('sha256'))[:12])}, written {markdown(t.get('written') or t.get('written_by'))})"
+        + (f", beside {markdown(baseline['name'])}" if baseline.get("name") else "")
+        + f".{by}",
+        checks_markdown(checks),
+    ]
+    if evidence:
+        parts.append(f"Records: {evidence}.")
+    notes = [*(record.get("warnings") or []), *(record.get("caveats") or [])]
+    return "\n\n".join([*parts, *(["\n".join(f"- {markdown(note)}" for note in notes)] if notes else [])])
 
 
 def _lead(manifest: Mapping[str, Any], base: str | None) -> str:

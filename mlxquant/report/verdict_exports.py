@@ -7,7 +7,7 @@ there, and what lies outside its tolerance a failure; either turns a CI run red,
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..words.text import code, figure, markdown, markdown_table
@@ -28,9 +28,10 @@ def verdict_markdown(record: Mapping[str, Any]) -> str:
     parts = [f"## mlxquant validate: {_SIGNS[record['verdict']]} {record['verdict']}"]
     for candidate in record["candidates"]:
         checks = [c for c in record["checks"] if c["candidate"] == candidate["name"]]
-        checks.sort(key=lambda c: ORDER.index(c["status"]))
         counts = ", ".join(f"{candidate['counts'][s]} {s}" for s in ORDER if s in candidate["counts"])
-        parts.append(f"**{markdown(candidate['name'])}**: {candidate['verdict']} ({counts})\n\n{_rows(checks)}")
+        parts.append(
+            f"**{markdown(candidate['name'])}**: {candidate['verdict']} ({counts})\n\n{checks_markdown(checks)}"
+        )
     parts.append(
         "\n".join(
             [
@@ -46,7 +47,8 @@ def verdict_markdown(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(checks: list[Mapping[str, Any]]) -> str:
+def checks_markdown(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Write checks as a table, the worst status first."""
     head = ("", "metric", "where", "limit", "found", "interval", "")
     rows = [
         (
@@ -58,7 +60,7 @@ def _rows(checks: list[Mapping[str, Any]]) -> str:
             interval(c),
             "" if c["status"] == "PASS" else markdown(what_now(c)),
         )
-        for c in checks
+        for c in sorted(checks, key=lambda c: ORDER.index(c["status"]))
     ]
     return markdown_table(head, rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -20,9 +22,11 @@ from mlxquant.errors import BuildError, RecordError, UsageError
 from mlxquant.publish import upload
 from mlxquant.publish.upload import prepare
 from mlxquant.records.files import read_record
-from mlxquant.report.card import card
+from mlxquant.report.card import Said, card
+from mlxquant.validate import read_evidence, validate
 from tests.source.hub.hub_server import HubServer, use_hub
 from tests.support.builds import build, contents
+from tests.validate.validate_records import compare, measure, write
 
 TOKEN = "hf_SECRETxSECRETxSECRET"
 
@@ -285,3 +289,91 @@ def test_a_measurement_of_another_build_is_refused(own_build, tmp_path, monkeypa
     monkeypatch.setattr("mlxquant.bench.record.read_bench", lambda _: record)
     with pytest.raises(RecordError, match="measured other builds"):
         prepare(own_build, "me/build", [tmp_path / "speeds.json"])
+
+
+# --- what the records do not say: license, verdicts, sampling ---
+
+
+def verdict_on(folder: Path, identity: dict[str, Any], name: str = "gates-8bit") -> Path:
+    """A verdict's record on one candidate, known by this."""
+    limits = '[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\nwhy = "|because|"\n'
+    paths = write(folder, compared=compare(measure("kl_nats", 0.013, 0.002)), t=limits)
+    record = validate([read_evidence(paths[0])], paths[1])
+    record["candidates"][0] |= {"identity": identity, "name": name}
+    for check in record["checks"]:
+        check["candidate"] = name
+    (path,) = write(folder, verdict=record)
+    return path
+
+
+def manifest_hash(build: Path) -> str:
+    return hashlib.sha256((build / "mlxquant.json").read_bytes()).hexdigest()
+
+
+def test_a_verdict_stands_in_the_card_as_a_table(own_build, tmp_path):
+    path = verdict_on(tmp_path, {"manifest_sha256": manifest_hash(own_build)})
+    text = prepare(own_build, "me/build", verdicts=[path]).card
+    section = text.partition("## Quality")[2].partition("\n## ")[0]
+    assert "**PASS**" in section and "2606.19558" in section
+    assert "| ✅ PASS | kl\\_nats | overall | ≤ 0.02 | 0.013 | [0.011, 0.015] |" in section
+    assert "Judged as a recipe" not in section
+
+
+def test_a_verdict_on_the_recipe_counts_for_its_build_and_says_so(own_build, tmp_path):
+    manifest = read_manifest(own_build)
+    assert manifest is not None
+    path = verdict_on(tmp_path, {"recipe_sha256": manifest["recipe"]["sha256"]}, "<b>|mine|")
+    text = prepare(own_build, "me/build", verdicts=[path]).card
+    assert "Judged as a recipe, not as this build's files." in text
+
+
+@pytest.mark.parametrize("identity", [{}, {"manifest_sha256": "0" * 64}])
+def test_a_verdict_on_another_build_is_refused(own_build, tmp_path, identity):
+    path = verdict_on(tmp_path, identity)
+    with pytest.raises(RecordError, match="judged gates-8bit, none of which is known to be this build"):
+        prepare(own_build, "me/build", verdicts=[path])
+
+
+def test_license_base_model_and_sampling_stand_in_the_metadata_that_the_client_reads(own_build, tmp_path):
+    from huggingface_hub import ModelCard
+
+    manifest, audit = read_manifest(own_build), read_record(own_build / "audit.json")
+    assert manifest is not None
+    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "eos_token_id": [1, 2]}
+    said = Said(base_model="Qwen/Tiny", license="other", license_name="mine: #1", license_link="LICENSE",
+                generation=generation)  # fmt: skip
+    text = card("me/build", manifest, audit, said)
+    data = ModelCard(text).data.to_dict()
+    assert data["license"] == "other" and data["license_name"] == "mine: #1" and data["license_link"] == "LICENSE"
+    assert data["base_model"] == "Qwen/Tiny"
+    assert data["inference"] == {"parameters": {"temperature": 0.6, "top_p": 0.95, "top_k": 20}}
+    assert "mlx_lm.generate --model me/build --temp 0.6 --top-p 0.95 --top-k 20" in text
+
+
+@pytest.mark.parametrize(
+    "generation", [{"do_sample": False, "temperature": 0.6}, {"temperature": "hot", "top_k": None, "top_p": True}]
+)
+def test_sampling_that_is_not_asked_for_or_no_figure_is_left_out(own_build, generation):
+    manifest, audit = read_manifest(own_build), read_record(own_build / "audit.json")
+    assert manifest is not None
+    text = card("me/build", manifest, audit, Said(generation=generation))
+    assert "Sampling" not in text and "inference" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--license", "Apache 2"), "an id of the Hub expected"),
+        (("--license", "other"), "its name and where it stands expected"),
+        (("--license", "mit", "--license-name", "x"), "are for --license other"),
+        (("--license-link", "x"), "for --license other, which is not given"),
+    ],
+)
+def test_a_license_that_the_hub_would_not_take_is_a_usage_error(own_build, words, message):
+    done = run(own_build, "me/build", "--dry-run", *words)
+    assert (done.exit_code, message in done.stderr) == (2, True)
+
+
+def test_a_card_without_a_license_is_noted(own_build):
+    assert "the card names no license" in run(own_build, "me/build", "--dry-run").stderr
+    assert run(own_build, "me/build", "--dry-run", "--license", "apache-2.0").stdout.startswith("---\n")
