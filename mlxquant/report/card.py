@@ -8,7 +8,6 @@ is said by whoever uploads, and how to sample by the build's generation_config.j
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from .verdict_exports import checks_markdown
 
 # how mlx_lm.generate takes what generation_config.json says of sampling
 _SAMPLING = {"temperature": "--temp", "top_p": "--top-p", "top_k": "--top-k", "min_p": "--min-p"}
+_LARGEST = 1e6
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -99,8 +99,12 @@ def sampling_of(generation: Mapping[str, Any]) -> dict[str, float]:
     """
     if generation.get("do_sample") is False:
         return {}
-    values = {name: generation.get(name) for name in (*_SAMPLING, "repetition_penalty")}
-    return {k: v for k, v in values.items() if type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e6}
+    values = ((name, generation.get(name)) for name in (*_SAMPLING, "repetition_penalty"))
+    return {
+        name: value
+        for name, value in values
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+    }
 
 
 def _sampling(repository: str, manifest: Mapping[str, Any], generation: Mapping[str, Any]) -> Iterator[str]:

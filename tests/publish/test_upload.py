@@ -315,7 +315,8 @@ def test_a_verdict_stands_in_the_card_as_a_table(own_build, tmp_path):
     text = prepare(own_build, "me/build", verdicts=[path]).card
     section = text.partition("## Quality")[2].partition("\n## ")[0]
     assert "**PASS**" in section and "2606.19558" in section
-    assert "| ✅ PASS | kl\\_nats | overall | ≤ 0.02 | 0.013 | [0.011, 0.015] |" in section
+    row = next(line for line in section.splitlines() if "≤ 0.02" in line)
+    assert "✅ PASS" in row and "0.013" in row and "0.011, 0.015" in row
     assert "Judged as a recipe" not in section
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...records.loading import BENCH, COMPARE, EVAL, PREDICTIONS, SWEEP, TAU2, Loaded
 from ...records.measurements import measurement
+from ...records.schemas import is_known
 from .builds import Model
 
 COLOURS = 16
@@ -62,6 +63,10 @@ class Cast:
         """The candidate that a side of a record is."""
         return self._by_side[id(side)]
 
+    def knows(self, side: Any) -> bool:
+        """Whether a side of a record is one of the page's candidates."""
+        return id(side) in self._by_side
+
     def named(self, sides: Iterable[Side]) -> Iterator[tuple[str, Candidate]]:
         """Sides by the names that their record gives them."""
         for side in sides:
@@ -93,14 +98,21 @@ class Cast:
 _ORDER = {schema: i for i, schema in enumerate((SWEEP, COMPARE, EVAL, TAU2, BENCH, *PREDICTIONS))}
 
 
+def measured(loaded: Loaded) -> bool:
+    """Whether a record has candidates with measurements, and a schema that vouches for their form."""
+    candidates = loaded.record.get("candidates") if is_known(loaded.schema) else None
+    return bool(candidates) and all(isinstance(c, Mapping) and "measurements" in c for c in candidates or ())
+
+
 def _sides(loaded: Loaded) -> Iterator[tuple[Side, str, bool]]:
     """The sides of a record that are candidates, each with its name and whether it is what others stand beside."""
     record = loaded.record
-    if loaded.schema in (COMPARE, EVAL, TAU2) and record.get("baseline"):
-        yield record["baseline"], str(record["baseline"]["name"]), True
-    if loaded.schema in (SWEEP, COMPARE, EVAL, TAU2):
+    if measured(loaded):
+        baseline = record.get("baseline")
+        if isinstance(baseline, Mapping) and isinstance(baseline.get("name"), str):
+            yield baseline, str(baseline["name"]), True
         yield from ((c, str(c["name"]), False) for c in record["candidates"])
-    if loaded.schema == BENCH or loaded.schema in PREDICTIONS:
+    elif loaded.schema == BENCH or loaded.schema in PREDICTIONS:
         yield from ((b, str(b["name"]), False) for b in record["builds"])
 
 

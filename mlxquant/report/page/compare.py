@@ -144,8 +144,8 @@ def _charts(candidates: Sequence[Figures], who: Sequence[Candidate]) -> Iterator
         rows = [(group or "all tokens", _lines(candidates, who, kind, group)) for group in groups]
         rows = [(group, lines) for group, lines in rows if lines]
         if rows:
-            words = (f"{group}: {', '.join(line.words for line in lines)}" for group, lines in rows)
-            yield ranges(title, f"{title}, 10⁻³ nats: {'; '.join(words)}", rows, _thousandths, "10⁻³ nats")
+            words = "; ".join(f"{group}: {', '.join(line.words for line in lines)}" for group, lines in rows)
+            yield ranges(title, f"{title}, 10⁻³ nats: {words}", rows, _thousandths, "10⁻³ nats")
     for metric, case, title in _LAYERS:
         series = [(w, list(_by_layer(f, metric, case))) for f, w in zip(candidates, who, strict=True)]
         if len({layer for _, points in series for layer, _ in points}) > 1:

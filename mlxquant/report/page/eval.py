@@ -172,8 +172,8 @@ def _charts(record: Mapping[str, Any], sides: Sequence[Mapping[str, Any]], cast:
         ]
         rows = [(name, lines) for name, lines in rows if lines]
         if rows:
-            words = (f"{name}: {', '.join(line.words for line in lines)}" for name, lines in rows)
-            yield shares(title, f"{title}: {'; '.join(words)}", rows)
+            figures = "; ".join(f"{name}: {', '.join(line.words for line in lines)}" for name, lines in rows)
+            yield shares(title, f"{title}: {figures}", rows)
 
 
 def _line(side: Mapping[str, Any], cast: Cast, metric: str, where: Mapping[str, str]) -> Line | None:

@@ -18,7 +18,7 @@ from ...records.loading import BENCH, COMPARE, EVAL, SWEEP, TAU2, Loaded
 from ...records.measurements import places_of
 from ...records.metrics import metric_named
 from .builds import Model
-from .candidates import Cast
+from .candidates import Cast, measured
 
 _SIZES = ("bytes", "bpw", "active_bytes_per_token")
 _DIFFERENCE = "_difference"
@@ -33,6 +33,8 @@ _WHY = {
     BENCH: "bench pairs each build with the first, round by round: choose that one as one of the two.",
     SWEEP: "a sweep's record repeats what its records measured: give report the comparison too.",
 }
+
+_WHY_ELSE = "the record pairs each candidate with the baseline alone: choose the baseline as one of the two."
 
 Ends = tuple[float | None, float | None, float | None]
 Key = tuple[str, str]
@@ -133,17 +135,17 @@ def _whole(value: float) -> float | int:
 
 
 def _all(records: Sequence[Loaded], models: Sequence[Model], cast: Cast) -> Iterator[_Figures]:
-    measured = {r.file for r in records if r.schema in (COMPARE, EVAL)}
+    given = {r.file for r in records if r.schema in (COMPARE, EVAL)}
     for model in models:
         yield _of_plans(model, cast)
     for loaded in records:
-        if loaded.schema in (COMPARE, EVAL, TAU2):
-            yield _of_sides(loaded, cast)
-        elif loaded.schema == SWEEP:
+        if loaded.schema == SWEEP:
             files = {str(f) for c in loaded.record["candidates"] for f in c.get("measured_in") or ()}
-            yield _of_sides(loaded, cast, sizes_alone=bool(files & measured))
+            yield _of_sides(loaded, cast, sizes_alone=bool(files & given))
         elif loaded.schema == BENCH:
             yield _of_bench(loaded, cast)
+        elif measured(loaded):
+            yield _of_sides(loaded, cast)
 
 
 def _of_plans(model: Model, cast: Cast) -> _Figures:
@@ -159,16 +161,17 @@ def _of_plans(model: Model, cast: Cast) -> _Figures:
 def _of_sides(loaded: Loaded, cast: Cast, *, sizes_alone: bool = False) -> _Figures:
     """Figures of a record whose sides have measurements, and the differences among them."""
     record = loaded.record
-    figures = _Figures(f"{_TITLES[loaded.schema]} ({loaded.file})", _WHY[loaded.schema])
+    title = _TITLES.get(loaded.schema, loaded.schema.partition(".")[2].partition("/")[0].capitalize())
+    figures = _Figures(f"{title} ({loaded.file})", _WHY.get(loaded.schema, _WHY_ELSE))
     baseline = record.get("baseline")
-    sides = [*([baseline] if baseline and "measurements" in baseline else []), *record["candidates"]]
+    sides = [*([baseline] if cast.knows(baseline) else []), *record["candidates"]]
     names = {str(side["name"]): cast.of(side).number for side in sides}
     for side in sides:
         number = cast.of(side).number
         for name in _SIZES:
             if type(side.get(name)) in (int, float):
                 figures.put((name, ""), number, (side[name], None, None))
-        for m in [] if sizes_alone else side["measurements"]:
+        for m in () if sizes_alone else side.get("measurements", ()):
             places = places_of(m)
             against = names.get(str(places.pop("against", "")))
             place = ", ".join(f"{key} {value}" for key, value in places.items())
