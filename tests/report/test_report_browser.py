@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,14 @@ def test_the_reader_chooses_who_is_drawn_in_all_sections_at_once(browser: Browse
     assert browser.ask(shown) == 0
 
 
+def until(page: Browser, condition: str) -> None:
+    """Wait until something holds: the figures are unpacked after the page has come."""
+    end = time.monotonic() + 10
+    while not page.ask(condition):
+        assert time.monotonic() < end, condition
+        time.sleep(0.02)
+
+
 def test_any_two_candidates_stand_side_by_side_with_what_was_measured_in_pairs(
     browser: Browser, fourteen: Path
 ) -> None:
@@ -333,11 +342,14 @@ def test_any_two_candidates_stand_side_by_side_with_what_was_measured_in_pairs(
         "`#pair [name=${{n}}]`); s.value = [...s.options].find(o => o.textContent.startsWith(t)).value; }}"
         " document.querySelector('#pair form').dispatchEvent(new Event('input')); }})({})"
     )
+    until(browser, "document.querySelector('#pair table') !== null")
     browser.ask(choose.format("['gates-8bit:bits=4', 'gates-8bit:bits=3']"))
+    until(browser, "document.querySelector('#pair th:nth-child(2)').textContent.startsWith('A gates-8bit:bits=4')")
     row = "[...document.querySelectorAll('#pair tr')].find(r => r.cells[0].textContent.startsWith('kl_nats')).innerText"
     there = str(browser.ask(row)).split()
     assert "B" in there and "worse" in there and "+0.01" in " ".join(there)
     browser.ask(choose.format("['gates-8bit:bits=3', 'gates-8bit:bits=4']"))
+    until(browser, "document.querySelector('#pair th:nth-child(2)').textContent.startsWith('A gates-8bit:bits=3')")
     back = str(browser.ask(row)).split()
     assert "better" in back and "−0.01" in " ".join(back)
     assert "eval pairs each candidate with the baseline alone" in browser.find("#pair").text

@@ -157,10 +157,17 @@ function showPair(section, records) {
   section.querySelector(".pair-tables").replaceChildren(...parts);
 }
 
+// The figures as pairs.py packs them.
+async function unpack() {
+  const bytes = Uint8Array.from(atob(document.getElementById("figures").textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
 for (const section of document.querySelectorAll("#pair")) {
-  const records = JSON.parse(document.getElementById("figures").textContent);
+  const records = unpack();
   const form = section.querySelector("form");
-  const refresh = () => showPair(section, records);
+  const refresh = async () => showPair(section, await records);
   form.addEventListener("input", refresh);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.elements.swap.addEventListener("click", () => {
