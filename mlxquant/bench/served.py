@@ -36,12 +36,16 @@ _AT_ONCE = 1e-4  # seconds between pieces; nobody decodes 10,000 tokens a second
 
 @dataclass
 class Endpoint:
-    """One model of a server. `chat` uses /chat/completions, where the server adds its template to the text."""
+    """One model of a server. `chat` uses /chat/completions, where the server adds its template to the text.
+
+    `facts` are those of the build that it serves, where the user named it.
+    """
 
     server: Server
     model: str
     prompts: Prompts
     chat: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
     _line: tuple[float, float] | None = field(default=None, repr=False)
     _words: dict[int, float] = field(default_factory=dict, repr=False)
     _others: dict[str, None] = field(default_factory=dict, repr=False)  # other models than asked for, which answered
@@ -55,12 +59,13 @@ class Endpoint:
     def describe(self, settings: BenchSettings) -> dict[str, Any]:
         """The model in the record. An address on another machine is not published."""
         return {
+            "manifest_sha256": None,
+            "config_sha256": None,
+            **self.facts,
             "kind": "endpoint",
             "endpoint": self.server.url if self.server.here else "another machine",
             "api": "chat/completions" if self.chat else "completions",
             "tokens_per_word": round(self._line[0], 4) if self._line else None,
-            "manifest_sha256": None,
-            "config_sha256": None,
             "traffic": None,
             **({"answers_as": sorted(self._others)} if self._others else {}),
         }
@@ -168,12 +173,18 @@ class Endpoint:
         return answer
 
 
-def check_endpoint(settings: BenchSettings, builds: tuple[str, ...], models: tuple[str, ...]) -> None:
-    """Refuse what a server cannot be asked. Raises UsageError."""
+def check_endpoint(
+    settings: BenchSettings, builds: Sequence[str], models: Sequence[str], served: Sequence[str] = ()
+) -> None:
+    """Refuse what a server cannot be asked; `served` are the builds that its models are. Raises UsageError."""
     if builds:
         raise UsageError("builds and --endpoint are measured apart: a server has its models loaded already")
     if not models:
         raise UsageError("--endpoint needs --model NAME, as the server lists it; give it again for each model")
+    if served and len(served) != len(models):
+        raise UsageError(
+            f"--build is given {len(served)} times, --model {len(models)} times; give the build of each model, in order"
+        )
     if settings.batch != 1:
         raise UsageError("-b: several sequences at once are measured on builds, not through a server")
 

@@ -21,6 +21,7 @@ from ..errors import LayoutError
 from ..layout.context import ContextCost, context_cost
 from ..layout.provider import Provider, provider_stated
 from ..plan.plan import Plan, shares_of
+from ..records.candidates import identity_entry
 from ..source.checkpoint import Checkpoint
 from ..words.modules import UNREAD, Module, stored_as
 from .manifest import MANIFEST
@@ -39,15 +40,19 @@ def describe_build(build: Build) -> dict[str, Any]:
     parameters = sum(m.parameters for m in build.modules)
     return {
         "kind": "build",
-        "manifest_sha256": _sha256_of(build.folder / MANIFEST),
-        "config_sha256": _sha256_of(build.folder / "config.json"),
-        "recipe": {k: build.manifest["recipe"].get(k) for k in ("name", "sha256")} if build.manifest else None,
+        **identity_of(build),
         "model_type": build.config.get("model_type"),
         "format": sizes.most_common(1)[0][0],
         "parameters": parameters,
         "bytes": total,
         "bpw": round(8 * total / parameters, 6),
     }
+
+
+def identity_of(build: Build) -> dict[str, Any]:
+    """What tells a build from others, as records have it: hashes, recipe, source."""
+    own, config = (_sha256_of(build.folder / name) for name in (MANIFEST, "config.json"))
+    return identity_entry(build.manifest, own, config)
 
 
 def _sha256_of(path: Path) -> str | None:

@@ -46,6 +46,7 @@ class BenchArguments:
     prompt_file: Path | None
     endpoint: str | None
     models: tuple[str, ...]
+    served: tuple[str, ...]
     chat: bool
     timeout: float
     api_key_env: str | None
@@ -81,6 +82,8 @@ class BenchArguments:
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Your own text in place of ours.")
 @click.option("--endpoint", metavar="URL", help="Measure an OpenAI-compatible server: http://127.0.0.1:1234/v1.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A model of the server; again for several.")
+@click.option("--build", "served", multiple=True, metavar="FOLDER",
+              help="With --endpoint: the build that a model is, for the record; one for each --model.")  # fmt: skip
 @click.option("--chat", is_flag=True, help="Use /chat/completions, with the server's template.  [/completions]")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the server's key.")
@@ -119,6 +122,7 @@ def command(**options: Any) -> None:
     if output is not None:
         inputs: list[tuple[str, str | Path]] = [("BUILD", build) for build in arguments.builds]
         inputs += [("--from", path) for path in arguments.earlier]
+        inputs += [("--build", build) for build in arguments.served]
         inputs += [("--prompt-file", arguments.prompt_file)] if arguments.prompt_file else []
         check_outputs([OutputFile("-o", output)], [*inputs, *recipe_files(arguments.recipes)])
     settings = _settings(arguments)
@@ -173,8 +177,8 @@ def _measured(settings: BenchSettings, arguments: BenchArguments) -> dict[str, A
     prompts = random_tokens() if arguments.random_tokens else text_from(file) if file else own_text()
     if arguments.endpoint:
         return _run(_served(arguments.endpoint, settings, prompts, arguments))
-    if arguments.models or arguments.chat or arguments.api_key_env:
-        raise UsageError("--model, --chat and --api-key-env go with --endpoint")
+    if arguments.models or arguments.served or arguments.chat or arguments.api_key_env:
+        raise UsageError("--model, --build, --chat and --api-key-env go with --endpoint")
     if not arguments.builds:
         raise UsageError("nothing to measure: give the folder of a build, or --endpoint URL --model NAME")
     return _local(settings, prompts, arguments)
@@ -201,14 +205,25 @@ def _served(endpoint: str, settings: BenchSettings, prompts: Prompts, arguments:
     from ..bench.served import Endpoint, check_endpoint
     from ..endpoint.client import checked_model, parse_server
 
-    check_endpoint(settings, arguments.builds, arguments.models)
+    check_endpoint(settings, arguments.builds, arguments.models, arguments.served)
     key = secret_from(arguments.api_key_env, "--api-key-env")
     server = parse_server(endpoint, arguments.timeout, key)
     models = [checked_model(model, "--model") for model in arguments.models]
-    subjects = [Endpoint(server, model, prompts, arguments.chat) for model in models if model]
+    facts = [_facts(build) for build in arguments.served] or [{}] * len(models)
+    subjects = [
+        Endpoint(server, model, prompts, arguments.chat, f) for model, f in zip(models, facts, strict=True) if model
+    ]
     where = {} if server.here else {"unknown": "the server's: another machine, of which this one knows nothing"}
     alone = len(subjects) == 1
     return Bench(subjects, settings, resident=alone, served=True, machine=where, prompt=prompts.describe())
+
+
+def _facts(folder: str) -> dict[str, Any]:
+    """What a record says of a build that a server has."""
+    from ..builds.facts import describe_build
+    from ..builds.read.build import read_build
+
+    return describe_build(read_build(folder))
 
 
 def _bandwidth(arguments: BenchArguments) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     files          text and reading; a record is checked by its schema before anything counts on it
     schemas        a JSON Schema for each kind, and what figures must be besides (`sense`)
+    candidates     what a candidate is (hashes) and what it is called (names)
     head           what every record begins with: schema, version, date, machine
     loading        records as a report takes them, known by a name
     metrics        the one list of metrics: name, unit, which way is better, range
@@ -13,4 +14,4 @@
 Knows no checkpoint and no build: everything here is a function of records.
 """
 
-__all__ = ["diff", "files", "head", "loading", "measurements", "metrics", "modules", "rows", "schemas"]
+__all__ = ["candidates", "diff", "files", "head", "loading", "measurements", "metrics", "modules", "rows", "schemas"]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import mlx.core as mx
 
+from ..builds.facts import identity_of
 from ..builds.manifest import read_manifest
 from ..builds.methods import methods_of
 from ..builds.read.build import read_build
@@ -222,7 +223,7 @@ class BuildCandidate:
         if build.config.get("quantize_activations"):
             raise BuildError(f"{folder}: quantizes activations too, which `compare` does not; use `eval`")
         formats = {path: fmt for path, fmt in build.formats.items() if fmt and build.stored[path].placed}
-        self.checkpoint = build.checkpoint
+        self.checkpoint, self._identity = build.checkpoint, identity_of(build)
         self.views = Views(build.checkpoint, views, source.views.computing)
         self.streamed = Streamed(model, source.paths, formats, source.dtype, name, provider)
         placed = [s for s in build.stored.values() if s.placed]
@@ -237,9 +238,11 @@ class BuildCandidate:
         return stored_arrays(self.views, self.views.read(self._names(step)))
 
     def entry(self) -> dict[str, Any]:
-        """What a record says of it: size and folder."""
+        """What a record says of it: size, folder, and what tells it from other builds."""
         bpw = 8 * self.nbytes / self._parameters
-        return {"name": self.name, "bytes": self.nbytes, "bpw": bpw, "build": self.checkpoint.name}
+        return {
+            "name": self.name, "bytes": self.nbytes, "bpw": bpw, "build": self.checkpoint.name, **self._identity,
+        }  # fmt: skip
 
     def signature(self) -> dict[str, Any]:
         """What its scores depend on, beside the source."""

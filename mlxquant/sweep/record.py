@@ -1,8 +1,8 @@
 """A sweep's record: candidates from the smallest, every verdict on them, frontier, thresholds, recommendation.
 
 It is made of other records alone: one of `compare`, which lists the candidates, and any of eval, tau2, bench, plan or
-audit, whose sides are taken to be a candidate by its name, or by its recipe's hash. A candidate that such a record does
-not have was not measured there, and what is not measured is not inside a tolerance.
+audit, whose sides are taken to be a candidate by a hash that both have, or by its name. A candidate that such a record
+does not have was not measured there, and what is not measured is not inside a tolerance.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError, UsageError
+from ..records.candidates import recipe_entry
 from ..records.head import head, utc_date
 from ..validate.agreement import (
     Chosen,
@@ -24,6 +25,7 @@ from ..validate.agreement import (
     disagreements,
 )
 from ..validate.evidence import NOISE_FLOOR, Evidence, MeasuredSide
+from ..validate.joining import Place, joined_to
 from ..validate.judge import MISSING, Check, judge, verdict_of
 from ..validate.reading import read_evidence
 from ..validate.tolerances import Tolerances, read_tolerances
@@ -104,13 +106,7 @@ def _read(records: Sequence[Path]) -> tuple[Mapping[str, Any], list[Evidence]]:
 def _sides_of(candidate: SweepPoint, evidence: Sequence[Evidence]) -> list[tuple[Evidence, MeasuredSide]]:
     """A candidate's side in each record that has it. Raises MixedRecordsError where they are of different builds."""
     own = next(side for side in evidence[0].candidates if side.name == candidate.name)
-    sides = [(evidence[0], own)]
-    for e in evidence[1:]:
-        judged = [side for side in e.candidates if side.kind != NOISE_FLOOR]
-        recipe = own.identity.get("recipe_sha256")
-        by_name = [side for side in judged if side.name == candidate.name]
-        by_recipe = [side for side in judged if recipe is not None and side.identity.get("recipe_sha256") == recipe]
-        sides += [(e, side) for side in (by_name or by_recipe)[:1]]
+    sides = [(place.evidence, place.side) for place in joined_to(Place(evidence[0], own), evidence)]
     if problems := disagreements(sides):
         raise MixedRecordsError(listed([f"{candidate.name}: records of different builds or sources:", *problems]))
     return sides
@@ -136,7 +132,7 @@ def _strangers(evidence: Sequence[Evidence], sides: Mapping[str, Sequence[tuple[
     """Sides of other records that are no candidate of the comparison."""
     taken = {(e.file, side.name) for own in sides.values() for e, side in own}
     return [
-        f"{e.file}: {side.name!r} is no candidate of {evidence[0].file}, by name or by its recipe's hash; left out"
+        f"{e.file}: {side.name!r} is no candidate of {evidence[0].file}, by a hash or by name; left out"
         for e in evidence[1:]
         for side in e.candidates
         if side.kind != NOISE_FLOOR and (e.file, side.name) not in taken
@@ -194,7 +190,8 @@ def _entry(swept: _Swept, c: SweepPoint) -> dict[str, Any]:
         "bytes": c.nbytes,
         "bpw": c.bpw,
         "active_bytes_per_token": c.active,
-        "recipe": {k: recipe.get(k) for k in ("name", "sha256", "overrides")} if isinstance(recipe, Mapping) else None,
+        "recipe": recipe_entry(recipe) if isinstance(recipe, Mapping) else None,
+        **{key: c.entry[key] for key in ("manifest_sha256", "config_sha256") if c.entry.get(key)},
         "verdict": verdict_of(checks),
         "counts": dict(Counter(check.status for check in checks)),
         "first_missed": {"status": off[0].status, "metric": off[0].tolerance.metric, **dict(off[0].where)}

@@ -2,6 +2,7 @@
 
 tolerances   a TOML file with all its mistakes; `records.metrics` lists the figures that it may name
 evidence     what records say, whatever command wrote them; `reading` reads them
+joining      which side of each record a candidate is, whatever each record calls it
 agreement    which candidate it is about; records of different builds, sources or machines are refused
 judge        PASS, FAIL, INCONCLUSIVE, TOO FEW, MISSING
 verdict      the record, with what such evidence cannot say; `report.verdict` and `report.verdict_exports` show it
@@ -23,6 +24,7 @@ __all__ = [
     "agreement",
     "default_text",
     "evidence",
+    "joining",
     "judge",
     "read_evidence",
     "read_tolerances",

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import MlxquantError, UsageError
+from ..records.candidates import HASHES
 from ..words.text import listed
-from .evidence import IDENTITY, NOISE_FLOOR, Evidence, MeasuredSide
+from .evidence import Evidence, MeasuredSide
+from .joining import Place, joined_to, judged_sides, name_for, sides_of
 
 # of a machine's description, what makes it another one: for all that is computed, and for speeds
 _COMPUTES = ("chip", "architecture")
@@ -25,6 +27,7 @@ _VERSIONS = ("mlxquant", "mlx", "mlx-lm")
 _SIZES = ("plan", "audit")
 # what an evaluation's record says instead of the address of a server that is not on this machine
 ELSEWHERE = "another machine"
+_RECORDED = "eval --candidate-build and bench --build record it"
 
 
 class MixedRecordsError(MlxquantError):
@@ -43,51 +46,65 @@ class Chosen:
 
 
 def choose(evidence: Sequence[Evidence], wanted: Sequence[str] = ()) -> list[Chosen]:
-    """Find each wanted candidate in every record; without names, the only one, or all of records that list several.
+    """Find each wanted candidate in every record; without words, the only one, or all of records that list several.
 
-    Raises UsageError where a record lacks it or a name is needed, MixedRecordsError where records disagree.
+    Raises UsageError where a record lacks it or a word is needed, MixedRecordsError where records disagree.
     """
-    known = dict.fromkeys(name for e in evidence for side in _judged(e) for name in _names_of(side))
-    if unknown := [name for name in wanted if name not in known]:
-        listed_names = ", ".join(known) or "none"
-        raise UsageError(f"--candidate {unknown[0]}: no record has a candidate of this name; they have {listed_names}")
-    names = list(wanted) or _only_names(evidence)
-    return [_agreeing(name, evidence) for name in dict.fromkeys(names)]
-
-
-def _judged(record: Evidence) -> list[MeasuredSide]:
-    return [side for side in record.candidates if side.kind != NOISE_FLOOR]
-
-
-def _only_names(evidence: Sequence[Evidence]) -> list[str]:
-    """The names to judge where none was given."""
-    if all(len(_judged(e)) == 1 for e in evidence):
-        return [_judged(evidence[0])[0].name]
-    several = [[side.name for side in _judged(e)] for e in evidence if len(_judged(e)) != 1]
-    if len(several) == len(evidence) and all(names and set(names) == set(several[0]) for names in several):
-        return several[0]
-    known = dict.fromkeys(side.name for e in evidence for side in _judged(e))
-    if not known:
+    if wanted:
+        return [_agreeing(word, sides_of(word, evidence)) for word in dict.fromkeys(wanted)]
+    if not any(judged_sides(e) for e in evidence):
         raise UsageError(f"{evidence[0].file}: no candidate but the noise floor; give records of recipes or builds")
-    raise UsageError(f"several candidates in these records; give --candidate with one of {', '.join(known)}")
+    if all(len(judged_sides(e)) == 1 for e in evidence):
+        own = Place(evidence[0], judged_sides(evidence[0])[0])
+        joined = {id(place.evidence): place for place in joined_to(own, evidence)}
+        return [_agreeing(own.side.name, [joined.get(id(e), e) for e in evidence])]
+    return _all_of(evidence)
 
 
-def _agreeing(name: str, evidence: Sequence[Evidence]) -> Chosen:
+def _all_of(evidence: Sequence[Evidence]) -> list[Chosen]:
+    """Every candidate, where all records have the same ones. Raises UsageError where they do not."""
+    first = max(evidence, key=lambda e: len(judged_sides(e)))
+    joined = [joined_to(Place(first, side), evidence) for side in judged_sides(first)]
+    if any(len(judged_sides(e)) != len(joined) for e in evidence) or any(len(j) != len(evidence) for j in joined):
+        places = [Place(e, side) for e in evidence for side in judged_sides(e)]
+        names = ", ".join(dict.fromkeys(p.side.name for p in places))
+        raise UsageError(f"several candidates in these records; give --candidate with one of {names}")
+    return [_agreeing(next(p.side.name for p in j if p.evidence is first), j) for j in joined]
+
+
+def _agreeing(word: str, places: Sequence[Place | Evidence]) -> Chosen:
+    """The candidate of these sides; a record that does not name it gives its only one.
+
+    Raises UsageError, MixedRecordsError.
+    """
+    joined = [p for p in places if isinstance(p, Place)]
+    name = name_for(word, joined)
     sides, warnings = [], list[str]()
-    for e in evidence:
-        side = _side_named(name, e)
-        if side.name != name and side.pointer.get("recipe", {}).get("name") != name:
-            warnings.append(f"{e.file} calls it {side.name!r}; taken to be {name!r}, since it is the only one there")
-        sides.append((e, side))
-    problems = disagreements(sides)
-    if problems:
+    for place in places:
+        if isinstance(place, Place):
+            sides.append((place.evidence, place.side))
+            continue
+        only = _only_side(name, place)
+        warnings.append(f"{place.file} calls it {only.name!r}; taken to be {name!r}, since it is the only one there")
+        sides.append((place, only))
+    if problems := disagreements(sides):
         raise MixedRecordsError(
             listed(["records of different builds or sources have no common verdict:", *problems], limit=12)
         )
-    nameless = [e.file for e, side in sides if not side.identity.keys() & set(IDENTITY)]
+    nameless = [e.file for e, side in sides if not side.identity.keys() & set(HASHES)]
     if len(sides) > 1 and nameless:
-        warnings.append(f"nothing in {', '.join(nameless)} says which build it measured; assumed to be this build")
+        warnings.append(
+            f"nothing in {', '.join(nameless)} says which build it measured; assumed to be this build ({_RECORDED})"
+        )
     return Chosen(name, tuple(sides), tuple(warnings))
+
+
+def _only_side(name: str, e: Evidence) -> MeasuredSide:
+    sides = judged_sides(e)
+    if len(sides) == 1:
+        return sides[0]
+    there = ", ".join(side.name for side in sides) or "none"
+    raise UsageError(f"{e.file}: no candidate {name!r}; it has {there}")
 
 
 def same_builds(chosen: Chosen) -> tuple[list[str], list[str]]:
@@ -152,36 +169,17 @@ def disagreements(sides: Sequence[tuple[Evidence, MeasuredSide]]) -> list[str]:
     return [*_other_builds(sides), *_other_sources(sides)]
 
 
-def _names_of(side: MeasuredSide) -> list[str]:
-    """What a candidate may be called: its name in the record, and its recipe's."""
-    recipe = side.pointer.get("recipe", {}).get("name")
-    return [side.name, *([str(recipe)] if recipe else [])]
-
-
-def _side_named(name: str, e: Evidence) -> MeasuredSide:
-    sides = _judged(e)
-    for side in sides:
-        if side.name == name:
-            return side
-    by_recipe = [side for side in sides if side.pointer.get("recipe", {}).get("name") == name]
-    if len(by_recipe) == 1:
-        return by_recipe[0]
-    if len(sides) == 1:
-        return sides[0]
-    there = ", ".join(side.name for side in sides) or "none"
-    raise UsageError(f"{e.file}: no candidate {name!r}; it has {there}")
-
-
 def _other_builds(sides: Sequence[tuple[Evidence, MeasuredSide]]) -> Iterator[str]:
-    for key in IDENTITY:
+    for key in HASHES:
         yield from _differing(key, [(e.file, side.identity.get(key)) for e, side in sides])
 
 
 def _other_sources(sides: Sequence[tuple[Evidence, MeasuredSide]]) -> Iterator[str]:
     """By the source's name (without its organisation, which a folder lacks), its revision, its kind of model."""
-    names = [(e.file, str(e.source["name"]).rstrip("/").rpartition("/")[2]) for e, _ in sides if e.source.get("name")]
+    sources = [(e.file, e.source or side.source) for e, side in sides]
+    names = [(file, str(s["name"]).rstrip("/").rpartition("/")[2]) for file, s in sources if s.get("name")]
     yield from _differing("source", names)
-    yield from _differing("source's revision", [(e.file, e.source.get("revision")) for e, _ in sides])
+    yield from _differing("source's revision", [(file, s.get("revision")) for file, s in sources])
     kinds = [(e.file, side.identity.get("model_type") or e.source.get("model_type")) for e, side in sides]
     yield from _differing("model_type", kinds)
 

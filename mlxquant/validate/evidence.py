@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..records.candidates import hashes_of
 from ..records.schemas.sense import COUNTED, SIZES
 from ..stats import Interval
 
@@ -19,9 +20,6 @@ NOISE_FLOOR = "noise floor"
 UNITS = {
     "compare": "documents", "eval": "tasks", "tau2": "tasks", "bench": "rounds", "plan": "builds", "audit": "builds",
 }  # fmt: skip
-# what is the same build wherever it was measured; equal where both know it
-IDENTITY = ("manifest_sha256", "config_sha256", "recipe_sha256")
-_KNOWN = (*IDENTITY, "model_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +38,28 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSide:
-    """A build, recipe or server that was measured: what identifies it, where it is, and its figures."""
+    """A build, recipe or server that was measured: what identifies it, where it is, and its figures.
+
+    `aliases` are other names for it, `source` is the checkpoint that it was made from, where the record says so.
+    """
 
     name: str
     identity: Mapping[str, str]
     pointer: Mapping[str, Any]
     figures: tuple[Figure, ...]
     kind: str = "candidate"
+    aliases: tuple[str, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it is called, its own name first."""
+        return (self.name, *self.aliases)
+
+    @property
+    def recipe(self) -> str | None:
+        """Its recipe's bare name, which variations of it share."""
+        return table_of(self.pointer.get("recipe")).get("name")
 
     def find(self, metric: str, where: Mapping[str, str]) -> list[Figure]:
         """The figures of a metric where a tolerance wants it: keys that it names must fit, others must be absent.
@@ -131,9 +144,8 @@ def pointer_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity_of(entry: Mapping[str, Any]) -> dict[str, str]:
     """What tells a side from others, as far as a record knows it."""
-    recipe = table_of(entry.get("recipe"))
-    fields = {**entry, "recipe_sha256": recipe.get("sha256")}
-    return {key: str(fields[key]) for key in _KNOWN if isinstance(fields.get(key), str)}
+    model_type = entry.get("model_type")
+    return {**hashes_of(entry), **({"model_type": model_type} if isinstance(model_type, str) else {})}
 
 
 def _fits(wanted: str | None, value: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..bench.record import with_measurements
 from ..errors import RecordError
+from ..records.candidates import names_of, recipe_name
 from ..records.files import read_hashed
 from ..records.measurements import depth_range
 from ..records.metrics import PLACES
@@ -65,15 +66,19 @@ def _sized(record: Mapping[str, Any]) -> MeasuredSide:
     """The one build or recipe of a plan or an audit."""
     recipe, totals, source = table_of(record.get("recipe")), record["totals"], table_of(record.get("source"))
     name = str(recipe.get("name") or source.get("name") or "build")
-    identity = identity_of({**record, "model_type": source.get("model_type")})
-    return MeasuredSide(name, identity, {}, tuple(counted(totals)))
+    entry = {**record, "name": recipe_name(recipe) or name, "model_type": source.get("model_type")}
+    pointer = {"recipe": {k: recipe.get(k) for k in ("name", "sha256")}} if recipe.get("name") else {}
+    return MeasuredSide(entry["name"], identity_of(entry), pointer, tuple(counted(totals)))
 
 
 def _side(entry: Mapping[str, Any], kind: str) -> MeasuredSide:
     """A side with its figures; one without an estimate (a perplexity beyond floats) counts as not measured."""
     figures = tuple(_figure(m, kind) for m in entry["measurements"] if m["estimate"] is not None)
     role = NOISE_FLOOR if entry.get("kind") == NOISE_FLOOR else "candidate"
-    return MeasuredSide(entry["name"], identity_of(entry), pointer_of(entry), (*figures, *counted(entry)), role)
+    name, *aliases = names_of(entry)
+    all_figures = (*figures, *counted(entry))
+    source = table_of(entry.get("source"))
+    return MeasuredSide(name, identity_of(entry), pointer_of(entry), all_figures, role, tuple(aliases), source)
 
 
 def _figure(entry: Mapping[str, Any], kind: str) -> Figure:
