@@ -134,7 +134,7 @@ def compensate_rows(
     assert out.biases is not None
     used = np.zeros(len(values), np.int64)
     columns = curvature.column_weights()
-    search(dtype, fmt.group_size, fmt.bits, values, out.packed, out.scales, out.biases, columns, used)
+    search(dtype, fmt.group_size, fmt.bits, values, out.packed, out.scales, out.biases, columns, used, stretch=False)
     start = _nearest(weights, widen(out.scales, dtype), widen(out.biases, dtype), fmt.bits)
     codes = compensate(weights, curvature, start, fmt.bits, lambda a: widen(_narrow(a, dtype), dtype))
     _pack(codes.levels, fmt.bits, out.packed)

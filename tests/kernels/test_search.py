@@ -55,13 +55,17 @@ SLOW = pytest.mark.slow
 FALLING = [(dtype, bits) for dtype in DTYPES for bits in MODES["affine"][1]]
 
 
-@pytest.mark.parametrize("fmt", often(AFFINE[::4], Format(3, 64)), ids=str)
+@pytest.mark.parametrize("fmt", often(AFFINE[::4], Format(3, 64), Format(6, 32)), ids=str)
 @settings(max_examples=15)
 @given(names=styles, seed=seeds)
-def test_no_group_is_worse_than_rounded(fmt, names, seed):
+def test_no_row_is_worse_than_rounded_and_above_4_bits_no_group(fmt, names, seed):
     values = block("BF16", names, seed)
     rounded = group_errors(values, encoded(Rounding(True), values, "BF16", fmt), "BF16", fmt)
     searched = group_errors(values, encoded(Searching(None, True), values, "BF16", fmt), "BF16", fmt)
+    if fmt.bits <= 4:
+        rounded, searched = (
+            np.where(np.isfinite(rounded), e, 0).reshape(len(values), -1).sum(1) for e in (rounded, searched)
+        )
     # sums of float32 squares order them to within their rounding, and squares of the smallest are 0
     assert (searched <= rounded * (1 + 1e-4) + 1e-36)[np.isfinite(rounded)].all()
 
@@ -94,8 +98,23 @@ def arrays(q: Quantized) -> list[np.ndarray[Any, Any]]:
     return [q.packed, q.scales, q.biases]
 
 
-@pytest.mark.parametrize("fmt", often(AFFINE[1::4], Format(3, 128)), ids=str)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_values_are_as_large_as_the_weights_that_they_stand_for(bits, weighted):
+    """Least squares alone gives less: 0.9 of it at 2 bits."""
+    values, fmt = model_block("BF16", 40), Format(bits, 64)
+    sets = np.random.default_rng(1).gamma(0.5, size=(1, COLS)) + 1e-2 if weighted else np.ones((1, COLS))
+    q = encoded(Searching(Columns(sets, 40)), values, "BF16", fmt)
+    w, own = (a.astype(np.float64).reshape(-1, 64) for a in (widened(values, "BF16"), dequantize_rows(q, "BF16", fmt)))
+    h = np.broadcast_to(sets, (40, COLS)).reshape(-1, 64)
+    mean = (h * w).sum(1, keepdims=True) / h.sum(1, keepdims=True)
+    slope = (h * (w - mean) * (own - mean)).sum(1) / (h * (w - mean) ** 2).sum(1)
+    assert slope == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("fmt", often(AFFINE[1::4], Format(5, 128)), ids=str)
 def test_integers_are_the_nearest_under_the_stored_scale_and_bias(fmt):
+    """Up to 4 bits, under those before the group is stretched: few are a step off."""
     values = model_block("F32", 5)
     q = encoded(Searching(), values, "F32", fmt)
     packed, stored_scales, stored_biases = arrays(q)
@@ -110,7 +129,9 @@ def test_integers_are_the_nearest_under_the_stored_scale_and_bias(fmt):
     groups = values.reshape(5, -1, fmt.group_size).astype(np.float64)
     nearest = np.clip(np.rint((groups - biases) / scales), 0, 2**fmt.bits - 1)
     step = np.abs(scales)
-    assert (np.abs(restored.reshape(groups.shape) - (nearest * scales + biases)) <= 1e-5 * step + 1e-9).mean() > 0.999
+    off = np.abs(restored.reshape(groups.shape) - (nearest * scales + biases)) / (step + 1e-30)
+    assert off.max() < 1.001
+    assert (off <= 1e-5).mean() > (0.999 if fmt.bits > 4 else 0.8)
 
 
 @pytest.mark.parametrize("fmt", OTHERS, ids=str)
