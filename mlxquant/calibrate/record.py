@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import safetensors.numpy as st
 import xxhash
 
 from ..errors import DataError
+from ..layout.layout import Layout
 from ..records.head import head
 from ..source.checkpoint import Checkpoint
 from ..source.stamps import source_signature
@@ -48,26 +50,26 @@ def calibration_bytes(sums: InputSums, record: Mapping[str, Any]) -> bytes:
     return st.save(arrays, {KEY: json.dumps({**head(SCHEMA), **record}, sort_keys=True)})
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration file of a source: its documents are known at once, its column weights when the modules are."""
+
+    path: Path
+    source: Checkpoint
+
+    def documents(self) -> dict[str, Any]:
+        """What it says of its documents (name, count, tokens, hashes). Raises what `read_calibration` raises."""
+        documents: dict[str, Any] = _read(self.path, self.source)[1]["documents"]
+        return documents
+
+    def columns(self, layout: Layout) -> CalibratedColumns:
+        """The column weights of a layout's modules. Raises what `read_calibration` raises."""
+        return read_calibration(self.path, self.source, layout.modules)
+
+
 def read_calibration(path: Path, source: Checkpoint, modules: Sequence[Module]) -> CalibratedColumns:
     """Read a file for a source with these modules. Raises DataError for a file that is none or another source's."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        size = int.from_bytes(data[:8], "little")
-        record = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][KEY])
-        arrays = st.load(data)
-        schema, own = record["schema"], record["source"]["fingerprint"]
-    except Exception:  # noqa: BLE001 - whatever safetensors and json raise for bytes that are something else
-        raise DataError(f"{path}: a file written by `mlxquant calibrate` expected, something else found") from None
-    if schema != SCHEMA:
-        raise DataError(f"{path}: schema {SCHEMA} expected, {schema!r} found; calibrate again")
-    if own != fingerprint(source):
-        raise DataError(
-            f"{path}: was made from {record['source'].get('name')!r}, whose files or config differ from"
-            f" {source.name}'s; run `mlxquant calibrate` on this checkpoint"
-        )
+    data, record, arrays = _read(path, source)
     rows_each = {m.path: m.shape[-2] for m in modules if len(m.shape) > 1}
     sums: dict[str, Sums] = {}
     for name in arrays:
@@ -78,3 +80,26 @@ def read_calibration(path: Path, source: Checkpoint, modules: Sequence[Module]) 
     return CalibratedColumns(
         sums, rows_each, {"hash": xxhash.xxh3_128_hexdigest(data), "documents": record["documents"]}
     )
+
+
+def _read(path: Path, source: Checkpoint) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
+    """A file's bytes, record and arrays."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        size = int.from_bytes(data[:8], "little")
+        record = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][KEY])
+        arrays = st.load(data)
+        schema, own, _ = record["schema"], record["source"]["fingerprint"], int(record["documents"]["count"])
+    except Exception:  # noqa: BLE001 - whatever safetensors and json raise for bytes that are something else
+        raise DataError(f"{path}: a file written by `mlxquant calibrate` expected, something else found") from None
+    if schema != SCHEMA:
+        raise DataError(f"{path}: schema {SCHEMA} expected, {schema!r} found; calibrate again")
+    if own != fingerprint(source):
+        raise DataError(
+            f"{path}: was made from {record['source'].get('name')!r}, whose files or config differ from"
+            f" {source.name}'s; run `mlxquant calibrate` on this checkpoint"
+        )
+    return data, record, arrays

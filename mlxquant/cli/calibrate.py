@@ -92,12 +92,7 @@ def _run(
             CALIBRATE,
         )
         documents = read_documents(data, open_tokenizer(opened), max_tokens=max_tokens)
-        described = {
-            "name": data if data == "builtin" else Path(data).name,
-            "sha256": documents.sha256,
-            "count": len(documents.documents),
-            "tokens": sum(len(d.tokens) for d in documents.documents),
-        }
+        described = documents.described(data if data == "builtin" else Path(data).name)
         with pass_bar() if ranks.rank == 0 else nullcontext(lambda _: None) as watch:
             return run_calibration(opened, documents.documents, described, options, watch, ranks)
 

@@ -17,17 +17,17 @@ from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
 from .bars import pass_bar
 from .options import (
-    calibrated,
     calibration_option,
     check_calibration,
     dtype_option,
     json_option,
+    opened_calibration,
     output_option,
     override_options,
     recipe_files,
     shipped,
 )
-from .printing import echo
+from .printing import echo, warn
 
 if TYPE_CHECKING:
     from ..divergence.record import Question
@@ -208,11 +208,12 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
         fresh=arguments.fresh,
     )
     opened = open_source(source, weights=True)
-    file = arguments.calibration
-    calibration = None if file is None else lambda layout: calibrated(file, layout, opened)
+    calibration = opened_calibration(arguments.calibration, opened)
     try:
         with pass_bar() if ranks.rank == 0 else nullcontext(lambda _: None) as watch:
-            record, tells = run_comparison(opened, candidates, arguments.question(), options, watch, ranks, calibration)
+            record, tells = run_comparison(
+                opened, candidates, arguments.question(), options, watch, ranks, calibration, warn=warn
+            )
     except KeyboardInterrupt:
         if ranks.rank != 0:
             sys.exit(INTERRUPTED)

@@ -11,6 +11,7 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..calibrate.record import Calibration
     from ..kernels import ColumnWeights
     from ..layout.layout import Layout
     from ..plan.recipe.recipe import Recipe
@@ -160,6 +161,15 @@ def check_calibration(calibration: Path | None, recipes: Iterable[Recipe]) -> No
         raise UsageError(
             f"--calibration {calibration}: no recipe here uses it; add --method {IMATRIX}, or leave it out"
         )
+
+
+def opened_calibration(calibration: Path | None, source: Checkpoint) -> Calibration | None:
+    """A calibration file for a pass over `source`, where one is given."""
+    if calibration is None:
+        return None
+    from ..calibrate.record import Calibration
+
+    return Calibration(calibration, source)
 
 
 def calibrated(calibration: Path | None, layout: Layout, source: Checkpoint) -> ColumnWeights | None:

@@ -29,6 +29,11 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     click.echo(for_terminal(redact(text)), err=err, nl=nl)
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    echo(f"mlxquant: warning: {text}", err=True)
+
+
 def redact_all_output() -> None:
     """Set the hooks, once a process."""
     sys.excepthook = _show

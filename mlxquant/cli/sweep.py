@@ -19,8 +19,16 @@ from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .bars import pass_bar, progress_bar
 from .compare import PassArguments
-from .options import dtype_option, json_option, output_option, recipe_files
-from .printing import echo
+from .options import (
+    calibration_option,
+    check_calibration,
+    dtype_option,
+    json_option,
+    opened_calibration,
+    output_option,
+    recipe_files,
+)
+from .printing import echo, warn
 
 if TYPE_CHECKING:
     from ..sweep.folder import SweepFolder
@@ -39,6 +47,8 @@ class SweepArguments(PassArguments):
     group_sizes: str | None
     sets: tuple[str, ...]
     unaligned: str | None
+    method: str | None
+    calibration: Path | None
     tolerances: Path
     earlier: tuple[Path, ...]
     few: int
@@ -63,6 +73,8 @@ class SweepArguments(PassArguments):
     type=click.Choice(["error", "keep"]),
     help="As in convert: what to do where the group size does not divide.",
 )
+@click.option("--method", help="For every recipe that names none: rtn, mse or imatrix, as in convert.")
+@calibration_option
 @click.option(
     "-t",
     "--tolerances",
@@ -111,6 +123,7 @@ def command(source: str | None, **options: Any) -> None:
     mlxquant validate --init tolerances.toml
     mlxquant sweep ./checkpoint --recipes gates-8bit,uniform-8bit -t tolerances.toml -o sweep.json
     mlxquant sweep ./checkpoint --recipes gates-8bit --bits 6,5,4 --eval 2 --work work -t tolerances.toml
+    mlxquant sweep ./checkpoint --recipes gates-8bit --method mse --bits 4,3,2 -t tolerances.toml
     mlxquant sweep --from compare.json --from eval.json -t tolerances.toml
     mlxquant report sweep.json -o report.html
     """
@@ -156,6 +169,7 @@ def _measured(source: str | None, arguments: SweepArguments) -> dict[str, Any] |
 
     tolerances = tolerances_before(arguments.tolerances, evaluated=arguments.few > 0)
     trials, notes = load_trials(_words(arguments), **_overrides(arguments))
+    check_calibration(arguments.calibration, [trial.recipe for trial in trials])
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
         try:
@@ -175,7 +189,7 @@ def _inputs(source: str | None, arguments: SweepArguments) -> list[tuple[str, Pa
     from ..sweep import split_words
 
     named = [("the source", source), ("--data", arguments.data), ("--baseline", arguments.baseline),
-             ("--tolerances", arguments.tolerances)]  # fmt: skip
+             ("--tolerances", arguments.tolerances), ("--calibration", arguments.calibration)]  # fmt: skip
     recipes = recipe_files(word for words in arguments.recipes for word in split_words(words))
     paths = [(name, Path(word)) for name, word in [*named, *recipes] if word and word != "builtin"]
     return [(name, path) for name, path in paths if path.exists()]
@@ -204,7 +218,16 @@ def _swept(
     opened = open_source(source, weights=True)
     echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
     with pass_bar() as watch:
-        compared = compare_all(opened, trials, arguments.question(), needed(pass_options, tolerances), folder, watch)
+        compared = compare_all(
+            opened,
+            trials,
+            arguments.question(),
+            needed(pass_options, tolerances),
+            folder,
+            watch,
+            calibration=opened_calibration(arguments.calibration, opened),
+            warn=warn,
+        )
     if compared is None:
         return None
     record = sweep([compared], arguments.tolerances, notes=notes)
@@ -244,6 +267,7 @@ def _evaluating(arguments: SweepArguments) -> Evaluating:
         baseline=open_sides([EvalTarget("baseline", baseline)], 600.0)[0] if baseline else None,
         writing=progress_bar,
         playing=partial(progress_bar, "trial"),
+        calibration=arguments.calibration,
     )
 
 
@@ -258,7 +282,9 @@ def _words(arguments: SweepArguments) -> list[str]:
 def _overrides(arguments: SweepArguments) -> dict[str, Any]:
     sizes = _group_sizes(arguments)
     alone = sizes[0] if len(set(sizes)) == 1 else None
-    return {"group_size": alone, "sets": arguments.sets, "unaligned": arguments.unaligned}
+    return {
+        "group_size": alone, "sets": arguments.sets, "unaligned": arguments.unaligned, "method": arguments.method,
+    }  # fmt: skip
 
 
 def _group_sizes(arguments: SweepArguments) -> tuple[int, ...]:

@@ -8,14 +8,13 @@ pass read and took. Figures of the candidate as served have no `case`; those ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..calibrate.record import Calibration
 from ..errors import DataError, UsageError
-from ..kernels import ColumnWeights
-from ..layout.layout import Layout
 from ..records.head import describe_machine, describe_versions, head, utc_date
 from ..records.metrics import CAVEAT
 from ..source.checkpoint import Checkpoint
@@ -25,6 +24,7 @@ from ..stream.options import NOISE_FLOOR, CompareOptions, Pass
 from ..stream.ranks import Ranks
 from ..stream.state import check_work
 from ..words.progress import Watch, unwatched
+from .overlap import check_overlap, overlap_warning
 from .statistics import (
     DEFAULT_MARGIN,
     against_each_other,
@@ -68,10 +68,12 @@ def run_comparison(
     options: CompareOptions = DEFAULTS,
     progress: Watch = unwatched,
     ranks: Ranks | None = None,
-    calibration: Callable[[Layout], ColumnWeights | None] | None = None,
+    calibration: Calibration | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], bool]:
     """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to show it.
 
+    `calibration` is for recipes whose method needs one. `warn` gets, before the pass, what makes figures too good.
     Raises UsageError, DataError for the data, and what `compare` raises; OtherRankError where another rank says why.
     """
     ranks = ranks or Ranks.join()
@@ -81,13 +83,16 @@ def run_comparison(
         data = None if question.data == BUILTIN else Path(question.data)
         check_work(ranks.folder(options.work), [*inputs, ("--data", data)])
         documents = read_documents(question.data, open_tokenizer(source), max_tokens=question.max_tokens)
+        overlaps = check_overlap(candidates, documents, calibration.documents() if calibration else None)
+        for name, overlap in overlaps.items():
+            if (remark := overlap_warning(overlap, len(documents.documents))) and ranks.rank == 0:
+                warn(f"{name}: {remark}")
         tally = Tally(documents.documents, second_half=question.second_half)
-        done = compare(
-            source, candidates, documents.documents, tally, options, progress, ranks, calibration=calibration
-        )
+        columns = calibration.columns if calibration else None
+        done = compare(source, candidates, documents.documents, tally, options, progress, ranks, calibration=columns)
     if done.rank != 0:
         return {}, False
-    return make_record(source, candidates, documents, tally, done, question, options), True
+    return make_record(source, candidates, documents, tally, done, question, options, overlaps), True
 
 
 def make_record(
@@ -98,8 +103,9 @@ def make_record(
     done: Pass,
     question: Question,
     options: CompareOptions,
+    overlaps: Mapping[str, Mapping[str, int | None]],
 ) -> dict[str, Any]:
-    """Make the record of a finished pass: `done` is its report, `tally` has its scores."""
+    """Make the record of a finished pass: `done` is its report, `tally` has its scores, `overlaps` is as counted."""
     names = [entry["name"] for entry in done.candidates]
     by_name = {c.name: c for c in candidates}
     name = question.data if question.data == BUILTIN else Path(question.data).name
@@ -124,7 +130,7 @@ def make_record(
         "pass": {**done.figures(), "sha256_checked": source.sha256_checked},
         "baseline": baseline,
         "candidates": [
-            _candidate(tally, i, entry, by_name.get(entry["name"]), names, question)
+            _candidate(tally, i, _warned(entry, overlaps, documents), by_name.get(entry["name"]), names, question)
             for i, entry in enumerate(done.candidates)
         ],
         "notes": [*documents.notes, *_alike(documents, tally), *done.notes, *_unseen_margins(tally)],
@@ -173,6 +179,17 @@ def _options(question: Question, options: CompareOptions) -> dict[str, Any]:
         "max_tokens": question.max_tokens,
         **options.that_change_scores(),
     }
+
+
+def _warned(
+    entry: dict[str, Any], overlaps: Mapping[str, Mapping[str, int | None]], documents: Documents
+) -> dict[str, Any]:
+    """The pass's entry of a candidate, with what it was calibrated on and a warning where that judges it too."""
+    if (overlap := overlaps.get(entry["name"])) is None:
+        return entry
+    remark = overlap_warning(overlap, len(documents.documents))
+    warnings = [*(entry.get("warnings") or ()), *([remark] if remark else ())]
+    return {**entry, "calibration": dict(overlap), **({"warnings": warnings} if warnings else {})}
 
 
 def _candidate(

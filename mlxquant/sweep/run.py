@@ -27,6 +27,7 @@ from ..words.text import listed
 from .folder import ASKED, SweepFolder
 
 if TYPE_CHECKING:
+    from ..calibrate.record import Calibration
     from ..divergence.record import Question
     from ..evals.items import Suite
     from ..evals.run import EvalSettings
@@ -93,15 +94,19 @@ def compare_all(
     options: CompareOptions,
     folder: SweepFolder,
     progress: Watch = unwatched,
+    *,
+    calibration: Calibration | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Path | None:
     """Judge all trials in one pass, unless the folder has the answer; its path, None where another rank tells.
 
+    `calibration` and `warn` are as of `run_comparison`.
     Raises OutputError where the folder holds another question's answer, and what `run_comparison` raises.
     """
     from ..divergence.record import run_comparison
     from ..stream.candidates import Candidate
 
-    request = json.loads(json.dumps(_request(source, trials, question, options)))
+    request = json.loads(json.dumps(_request(source, trials, question, options, calibration)))
     note = folder.path / ASKED
     if not folder.fresh and folder.comparison.is_file():
         if changed := list(differences(folder.request(), request)):
@@ -115,7 +120,7 @@ def compare_all(
     folder.keep(note, json.dumps(request, indent=1))
     options = replace(options, work=folder.passing, fresh=folder.fresh)
     candidates = [Candidate(t.name, recipe=t.recipe) for t in trials]
-    record, tells = run_comparison(source, candidates, question, options, progress)
+    record, tells = run_comparison(source, candidates, question, options, progress, calibration=calibration, warn=warn)
     if not tells:
         return None
     folder.keep(folder.comparison, record_text(record))
@@ -141,7 +146,7 @@ def best_few(record: Mapping[str, Any], count: int) -> list[str]:
 class Evaluating:
     """How the best few are evaluated. `baseline` stands for the source unquantized, where that cannot be run here.
 
-    `writing`, `playing` give progress.
+    `writing`, `playing` give progress. `calibration` is the file for recipes whose method needs one.
     """
 
     suites: Sequence[Suite]
@@ -150,6 +155,7 @@ class Evaluating:
     baseline: EvalSide | None
     writing: Callable[[], AbstractContextManager[Watch]]
     playing: Callable[[], AbstractContextManager[Watch]]
+    calibration: Path | None = None
 
 
 def evaluate_best(
@@ -202,22 +208,32 @@ def _sides(
     for trial in trials if how.baseline is not None else (unquantized, *trials):
         out = folder.build(trial.name)
         with how.writing() as watch:
-            _convert(trial, open_source(), dtype, out, watch)
+            _convert(trial, open_source(), dtype, out, watch, how.calibration)
         yield LoadedModel(read_build(out), trial.name)
 
 
-def _convert(trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Watch) -> None:
+def _convert(
+    trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Watch, calibration: Path | None
+) -> None:
+    from ..builds.methods import needs_columns
     from ..builds.write.convert import ConvertOptions, convert
+    from ..calibrate.record import read_calibration
     from ..layout.layout import read_layout
     from ..plan.plan import make_plan
 
     disk.make_folder(out.parent)
     layout, options = read_layout(source, dtype=dtype), ConvertOptions(dtype=dtype, audit=False, reuse=True)
-    convert(source, layout, make_plan(layout, trial.recipe, source), out, options, watch)
+    plan = make_plan(layout, trial.recipe, source)
+    columns = read_calibration(calibration, source, layout.modules) if calibration and needs_columns(plan) else None
+    convert(source, layout, plan, out, options, watch, columns=columns)
 
 
 def _request(
-    source: Checkpoint, trials: Sequence[Trial], question: Question, options: CompareOptions
+    source: Checkpoint,
+    trials: Sequence[Trial],
+    question: Question,
+    options: CompareOptions,
+    calibration: Calibration | None,
 ) -> dict[str, Any]:
     """All that a comparison's record depends on, but the machine and its software, which the record names."""
     data = question.data
@@ -233,4 +249,5 @@ def _request(
             "max_tokens": question.max_tokens,
         },
         "options": options.that_change_scores(),
+        **({"calibration": sha256(disk.read_regular(calibration.path))} if calibration else {}),
     }

@@ -149,7 +149,8 @@ def test_a_build_weighed_otherwise_is_another_build(source, calibration, tmp_pat
 
 
 def test_compare_judges_a_method_as_the_build_that_convert_makes(source, calibration, tmp_path):
-    data = write_data(tmp_path / "texts.jsonl", 4)
+    data = tmp_path / "texts.jsonl"
+    data.write_text("".join(json.dumps({"text": f"word {i} of another text"}) + "\n" for i in range(3)))
     words = ("--group-size", 32, "--calibration", calibration)
     name = "gates-8bit:bits=3,method=imatrix"
     ended(run("convert", source, "-r", name, *words, "-o", tmp_path / "build"), 0)
@@ -167,6 +168,45 @@ def _kl(measurements: list[dict[str, Any]]) -> float:
     return next(
         float(m["estimate"]) for m in measurements if m["metric"] == "kl_nats" and not any(k in m for k in keys)
     )
+
+
+# --- judged on what calibrated ---
+
+
+@pytest.mark.slow
+def test_compare_refuses_the_documents_that_calibrated_and_records_those_that_did(source, calibration, tmp_path):
+    words = ("-r", "gates-8bit:bits=3,method=imatrix", "--group-size", 32, "--calibration", calibration)
+    ended(run("convert", source, *words, "-o", tmp_path / "build"), 0)
+    how = ("--max-tokens", 16, "--no-noise-floor", "--no-own", "--json")
+    same = write_data(tmp_path / "same.jsonl", 4)
+    for candidate in (words, ("--build", tmp_path / "build")):
+        message = ended(run("compare", source, *candidate, "--data", same, *how), 2)
+        assert "was calibrated on every document that it would be judged on" in message
+    some = tmp_path / "some.jsonl"
+    some.write_text(same.read_text() + json.dumps({"text": "something else"}) + "\n")
+    result = run("compare", source, "--build", tmp_path / "build", "--data", some, *how)
+    assert "warning: build: was calibrated on 4 of the 5 documents" in ended(result, 0)
+    (entry,) = json.loads(result.stdout)["candidates"]
+    assert entry["calibration"] == {"documents": 6, "judged": 4}
+    assert "4 of the 5" in entry["warnings"][-1]
+
+
+@pytest.mark.slow
+def test_sweep_takes_method_and_calibration(source, calibration, tmp_path):
+    data, gate = tmp_path / "texts.jsonl", tmp_path / "gate.toml"
+    data.write_text("".join(json.dumps({"text": f"word {i} of another text"}) + "\n" for i in range(3)))
+    gate.write_text('min_clusters = 3\n[[tolerance]]\nmetric = "kl_nats"\nmax = 9.0\n')
+    words = ("sweep", source, "--recipes", "gates-8bit,uniform-8bit:method=mse", "--bits", "3", "--group-size", 32,
+             "--method", "imatrix", "-t", gate, "--data", data, "--json")  # fmt: skip
+    assert "needs a calibration" in ended(run(*words), 2)
+    result = run(*words, "--calibration", calibration, "--work", tmp_path / "work")
+    ended(result, 0)
+    names = {c["name"] for c in json.loads(result.stdout)["candidates"]}
+    assert names == {"gates-8bit:bits=3", "uniform-8bit:bits=3,method=mse"}
+    compared = json.loads((tmp_path / "work" / "compare.json").read_text())
+    methods = {c["name"]: c["recipe"]["default"]["method"] for c in compared["candidates"] if "recipe" in c}
+    assert methods == {"gates-8bit:bits=3": "imatrix", "uniform-8bit:bits=3,method=mse": "mse"}
+    assert "no recipe here uses it" in ended(run(*words, "--method", "mse", "--calibration", calibration), 2)
 
 
 # --- the file ---

@@ -147,7 +147,8 @@ def record_of(source: Checkpoint, noises: dict[str, float] = NOISES, question: Q
         mlx_peak_bytes=1 << 19, resumed_at=None, ranks=1, rank=0, tokens=sum(len(d.tokens) for d in documents()),
     )  # fmt: skip
     texts = Documents(documents(), "0" * 64, ("1 document: cut to 400 tokens",))
-    record = make_record(source, candidates, texts, tally, done, question, CompareOptions(teacher_forced_routing=True))
+    options = CompareOptions(teacher_forced_routing=True)
+    record = make_record(source, candidates, texts, tally, done, question, options, {})
     return record | {"date": "2026-01-02T03:04:05Z", "machine": MACHINE, "versions": {"mlx": "0.0"}}
 
 

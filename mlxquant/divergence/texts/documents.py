@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ...builds.read.templates import TemplateFailure
@@ -49,6 +50,12 @@ class DataLine:
     text: str | None
     tools: list[dict[str, Any]]
     slices: tuple[str, ...]
+
+    @property
+    def content_hash(self) -> str:
+        """XXH3-128 of messages, text and tools, 32 hex digits; id and slices do not change it."""
+        content = {"messages": self.messages, "text": self.text, "tools": self.tools}
+        return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 class LineFault(ValueError):
@@ -189,6 +196,7 @@ class Document:
 
     tokens: (n,). turns: (n,), the conversation's turn, from 1: a user's message and all up to the next one; 0
     throughout in plain text. slices: of the whole document. spans: name -> (n,), token-level slices found in the text.
+    content_hash: of what its line says (see `DataLine.content_hash`), whatever it was cut to.
     """
 
     id: str
@@ -196,6 +204,7 @@ class Document:
     turns: NDArray[np.int16]
     slices: tuple[str, ...]
     spans: Mapping[str, NDArray[np.bool_]]
+    content_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +214,16 @@ class Documents:
     documents: tuple[Document, ...]
     sha256: str
     notes: tuple[str, ...]
+
+    def described(self, name: str) -> dict[str, Any]:
+        """What a calibration file and a manifest say of documents that calibrated, under `name`."""
+        return {
+            "name": name,
+            "sha256": self.sha256,
+            "count": len(self.documents),
+            "tokens": sum(len(d.tokens) for d in self.documents),
+            "xxh3_128": [d.content_hash for d in self.documents],
+        }
 
 
 def read_documents(data: Path | str, tokenizer: Any, *, max_tokens: int | None = None) -> Documents:
@@ -297,7 +316,8 @@ def _document(line: DataLine, tokenizer: Any, chat: Chat, notes: Counter[str]) -
     if n < 2:
         size = "is empty" if not text.strip() else f"makes {n} token{'s' * (n != 1)}"
         raise LineFault(f"the document {size}; at least 2 tokens are needed to predict one")
-    return Document(line.id, encoded.tokens, turns, line.slices, token_masks(encoded, spans, len(text)))
+    masks = token_masks(encoded, spans, len(text))
+    return Document(line.id, encoded.tokens, turns, line.slices, masks, line.content_hash)
 
 
 def _turns(rendered: Rendered, chat: Chat, encoded: Encoded) -> NDArray[np.int16]:
@@ -313,7 +333,9 @@ def _cut(document: Document, max_tokens: int | None, notes: Counter[str]) -> Doc
         return document
     notes[f"cut to {max_tokens:,} tokens"] += 1
     spans = {name: mask[:max_tokens] for name, mask in document.spans.items()}
-    return Document(
-        document.id, document.tokens[:max_tokens], document.turns[:max_tokens], document.slices,
-        {name: mask for name, mask in spans.items() if mask.any()},
-    )  # fmt: skip
+    return replace(
+        document,
+        tokens=document.tokens[:max_tokens],
+        turns=document.turns[:max_tokens],
+        spans={name: mask for name, mask in spans.items() if mask.any()},
+    )
