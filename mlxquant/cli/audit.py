@@ -74,6 +74,6 @@ def _shown(record: dict[str, Any], name: str, by: str, as_json: bool, as_csv: bo
         from ..report.audit_markdown import audit_markdown
 
         return audit_markdown(record)
-    from ..report.audit import audit_text, csv_text
+    from ..report.audit import audit_csv, audit_text
 
-    return csv_text(record) if as_csv else audit_text(record, name, by)
+    return audit_csv(record) if as_csv else audit_text(record, name, by)

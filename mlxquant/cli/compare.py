@@ -19,7 +19,10 @@ from .bars import pass_bar
 from .options import (
     calibration_option,
     check_calibration,
+    check_forms,
+    csv_option,
     dtype_option,
+    in_form,
     json_option,
     opened_calibration,
     output_option,
@@ -88,6 +91,7 @@ class CompareArguments(PassArguments):
     no_noise_floor: bool
     by: str
     as_json: bool
+    as_csv: bool
     output: Path | None
     earlier: Path | None
 
@@ -125,6 +129,7 @@ class CompareArguments(PassArguments):
     "--by", type=click.Choice(VIEWS), default="recipe", show_default=True, help="What the rows of the table are."
 )
 @json_option
+@csv_option("measurement")
 @output_option("Write the record there too; must not exist.")
 @click.option("--from", "earlier", type=click.Path(path_type=Path), metavar="RECORD", help="Show an earlier record.")
 def command(source: str | None, **options: Any) -> None:
@@ -146,6 +151,7 @@ def command(source: str | None, **options: Any) -> None:
     from ..records.files import record_text
 
     arguments = CompareArguments(**options)
+    check_forms(arguments)
     output = arguments.output
     if arguments.earlier is not None:
         if source is not None or arguments.recipes or arguments.builds:
@@ -168,7 +174,7 @@ def command(source: str | None, **options: Any) -> None:
         if output is not None:
             OutputFile("-o", output).write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no record
-        echo(text if arguments.as_json else compare_text(record, arguments.by))
+        echo(in_form(record, lambda: compare_text(record, arguments.by), arguments))
 
 
 def _measured(source: str, arguments: CompareArguments) -> dict[str, Any] | None:

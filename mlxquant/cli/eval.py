@@ -15,7 +15,7 @@ from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from ..words.secrets import redact, secret_from
 from .bars import progress_bar
-from .options import json_option, output_option
+from .options import check_forms, csv_option, in_form, json_option, output_option
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class EvalArguments:
     trace_content: bool
     fresh: bool
     as_json: bool
+    as_csv: bool
     output: Path | None
 
 
@@ -107,6 +108,7 @@ class EvalArguments:
 @click.option("--trace-content", is_flag=True, help="Write prompts and answers into the trace too.")
 @click.option("--fresh", is_flag=True, help="Discard what an interrupted run left in FILE.partial.")
 @json_option
+@csv_option("measurement")
 @output_option("Write the record there too, which must not exist; the run can then be interrupted.")
 def command(**options: Any) -> None:
     """Judge candidates against a baseline: agent loops at depth, contracts, serving figures.
@@ -125,6 +127,7 @@ def command(**options: Any) -> None:
     from ..report.eval import eval_text
 
     arguments = EvalArguments(**options)
+    check_forms(arguments)
     output = arguments.output
     _check_files(arguments)
     settings, suites = _settings(arguments), _suites(arguments)
@@ -138,7 +141,7 @@ def command(**options: Any) -> None:
     _warn([*same_sides(sides), *answers_as(record)])
     if output is not None:
         _publish(output, record_text(record))
-    echo(record_text(record) if arguments.as_json else eval_text(record))
+    echo(in_form(record, lambda: eval_text(record), arguments))
 
 
 def _warn(texts: Iterable[str]) -> None:

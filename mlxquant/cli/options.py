@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -23,6 +23,42 @@ _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 source_argument = click.argument("source", metavar="SOURCE")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the record on stdout and nothing else.")
+
+
+def csv_option(rows: str) -> _Decorator:
+    """Add CSV on stdout as `as_csv`; `rows` says what a row is."""
+    return click.option("--csv", "as_csv", is_flag=True, help=f"Print CSV on stdout: a row a {rows}.")
+
+
+class _Forms(Protocol):
+    """A command line that chooses what stdout gets."""
+
+    @property
+    def as_json(self) -> bool:
+        """The record."""
+
+    @property
+    def as_csv(self) -> bool:
+        """Its main list."""
+
+
+def check_forms(arguments: _Forms) -> None:
+    """Raise UsageError where stdout is to have two forms."""
+    if arguments.as_json and arguments.as_csv:
+        raise UsageError("--json and --csv exclude each other; give one")
+
+
+def in_form(record: Mapping[str, Any], text: Callable[[], str], arguments: _Forms) -> str:
+    """A record as the command line asked for it: JSON, CSV or text."""
+    if arguments.as_json:
+        from ..records.files import record_text
+
+        return record_text(record)
+    if arguments.as_csv:
+        from ..report.tables import record_csv
+
+        return record_csv(record)
+    return text()
 
 
 def output_option(help: str, *, metavar: str = "FILE", required: bool = False, name: str = "output") -> _Decorator:

@@ -22,7 +22,10 @@ from .compare import PassArguments
 from .options import (
     calibration_option,
     check_calibration,
+    check_forms,
+    csv_option,
     dtype_option,
+    in_form,
     json_option,
     opened_calibration,
     output_option,
@@ -58,6 +61,7 @@ class SweepArguments(PassArguments):
     tasks: int
     mixed_machines: bool
     as_json: bool
+    as_csv: bool
     output: Path | None
 
 
@@ -111,6 +115,7 @@ class SweepArguments(PassArguments):
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @json_option
+@csv_option("candidate")
 @output_option("Write the record there too; must not exist.")
 def command(source: str | None, **options: Any) -> None:
     """Find the smallest recipe inside every tolerance, and where each other one exceeds a tolerance.
@@ -128,6 +133,7 @@ def command(source: str | None, **options: Any) -> None:
     mlxquant report sweep.json -o report.html
     """
     arguments = SweepArguments(**options)
+    check_forms(arguments)
     earlier = arguments.earlier
     written = None if arguments.output is None else OutputFile("-o", arguments.output)
     if written is not None:
@@ -146,7 +152,7 @@ def command(source: str | None, **options: Any) -> None:
         if written is not None:
             written.write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no record
-        echo(text if arguments.as_json else sweep_text(record))
+        echo(in_form(record, lambda: sweep_text(record), arguments))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
     if (words := convert_command(record, source or str(record["source"].get("name", "SOURCE")))) is not None:

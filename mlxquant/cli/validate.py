@@ -12,7 +12,7 @@ import click
 from ..disk.outputs import OutputFile, check_outputs, record_of
 from ..errors import UsageError
 from . import FAILED, OPEN
-from .options import json_option, output_option
+from .options import check_forms, csv_option, in_form, json_option, output_option
 from .printing import echo
 
 _PATH = click.Path(path_type=Path)
@@ -30,9 +30,12 @@ class ValidateArguments:
     mixed_machines: bool
     allow_same: bool
     init: bool
+    kinds: str | None
+    earlier: tuple[Path, ...]
     metrics: bool
     since: Path | None
     as_json: bool
+    as_csv: bool
     output: Path | None
     markdown: Path | None
     junit: Path | None
@@ -48,10 +51,15 @@ class ValidateArguments:
 @click.option("--mixed-machines", is_flag=True, help="Judge records of different machines together, with a warning.")
 @click.option("--allow-same", is_flag=True, help="Judge a candidate that is its own baseline: a noise floor run.")
 @click.option("--init", is_flag=True, help="Write a commented tolerance file (RECORD: its name), and judge nothing.")
+@click.option("--for", "kinds", metavar="KIND,…",
+              help="With --init: limits for what these measure: compare, eval, bench.  [compare]")  # fmt: skip
+@click.option("--from", "earlier", multiple=True, type=_PATH, metavar="RECORD",
+              help="With --init: use the slices, depths and tests of this record, and its kind.")  # fmt: skip
 @click.option("--metrics", is_flag=True, help="List the figures that a tolerance may name.")
 @click.option("--since", metavar="MANIFEST", type=_PATH,
               help="List what to measure again since this build was made, or since these RECORDs.")  # fmt: skip
 @json_option
+@csv_option("check")
 @output_option("Write the record here too; an earlier one is replaced, any other file is not.")
 @click.option(
     "--markdown",
@@ -71,16 +79,21 @@ def command(**options: Any) -> None:
     INCONCLUSIVE, TOO FEW or MISSING, and no FAIL.
 
     \b
-    mlxquant validate --init tolerances.toml
+    mlxquant validate --init tolerances.toml --for compare,eval
     mlxquant validate compare.json eval.json bench.json -t tolerances.toml
     mlxquant validate eval.json -t tolerances.toml --markdown verdict.md --junit verdict.xml
     mlxquant validate --since build eval.json -t tolerances.toml
     """
     arguments = ValidateArguments(**options)
+    check_forms(arguments)
     if arguments.init + arguments.metrics + (arguments.since is not None) > 1:
         raise UsageError("--init, --metrics and --since exclude each other; give one")
+    if (arguments.kinds or arguments.earlier) and not arguments.init:
+        raise UsageError("--for and --from go with --init, which writes a tolerance file")
+    if arguments.as_csv and arguments.since is not None:
+        raise UsageError("--csv is of a verdict; --since has --json")
     if arguments.init:
-        _init(arguments.records)
+        _init(arguments)
     elif arguments.metrics:
         _list_metrics()
     elif arguments.since is not None:
@@ -120,22 +133,29 @@ def _judge(tolerances: Path, arguments: ValidateArguments) -> None:
     forms = {"-o": f"{text}\n", "--markdown": verdict_markdown(record), "--junit": verdict_junit(record)}
     for option, output in outputs.items():
         output.write(forms[option])
-    echo(text if arguments.as_json else verdict_text(record))
+    echo(in_form(record, lambda: verdict_text(record), arguments))
     if record["verdict"] != "PASS":
         sys.exit(FAILED if record["verdict"] == "FAIL" else OPEN)
 
 
-def _init(records: tuple[Path, ...]) -> None:
-    """Write the default file; one that is there is somebody's work and stays."""
-    from ..validate import default_text
+def _init(arguments: ValidateArguments) -> None:
+    """Write the file; one that is there is somebody's work and stays."""
+    from ..validate import read_evidence, template_text
 
-    if len(records) > 1:
-        raise UsageError("--init writes one file; give one name")
-    path = records[0] if records else _DEFAULT
+    if len(arguments.records) > 1:
+        raise UsageError("--init writes one file; give one name, and records by --from")
+    path = arguments.records[0] if arguments.records else _DEFAULT
     output = OutputFile("--init", path)
-    check_outputs([output])
-    output.write(default_text())
-    echo(f"{path}: written; set its numbers before you measure, and keep it under version control", err=True)
+    check_outputs([output], [("--from", record) for record in arguments.earlier])
+    records = [read_evidence(record) for record in arguments.earlier]
+    kinds = [kind.strip() for kind in arguments.kinds.split(",")] if arguments.kinds else []
+    kinds = kinds or list(dict.fromkeys(record.kind for record in records)) or ["compare"]
+    output.write(template_text(kinds, records))
+    echo(
+        f"{path}: written, with limits for {', '.join(kinds)}; set its numbers before you measure, and keep it under"
+        " version control",
+        err=True,
+    )
 
 
 def _list_metrics() -> None:

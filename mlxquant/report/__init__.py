@@ -25,6 +25,7 @@ __all__ = [
     "plan",
     "predict",
     "sweep",
+    "tables",
     "tau2",
     "verdict",
     "verdict_exports",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from ..words.text import cut, filled, table
 from ..words.units import show_bytes
 from .audit_markdown import bits, by_role, protected_text, unaligned_of, worst_row
 from .common import error_text, methods_text, provider_text, recipe_text, short_layer, smaller_groups_text
+from .tables import csv_text
 
 _SHOWN = 20
 _PATH = 36
@@ -33,16 +32,14 @@ def audit_text(record: Mapping[str, Any], name: str, by: str = "role") -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def csv_text(record: Mapping[str, Any]) -> str:
+def audit_csv(record: Mapping[str, Any]) -> str:
     """Write a line for each module; columns of errors are empty where nothing was measured."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*_COLUMNS, *_ERROR_COLUMNS))
+    lines = []
     for m in record["modules"]:
         values = {**m, **(m["format"] or {}), "shape": "x".join(str(n) for n in m["shape"])}
         errors = m["errors"] or {}
-        writer.writerow([*(values.get(c) for c in _COLUMNS), *(errors.get(c) for c in _ERROR_COLUMNS)])
-    return out.getvalue()
+        lines.append([*(values.get(c) for c in _COLUMNS), *(errors.get(c) for c in _ERROR_COLUMNS)])
+    return csv_text((*_COLUMNS, *_ERROR_COLUMNS), lines)
 
 
 def _head(record: Mapping[str, Any], name: str) -> str:

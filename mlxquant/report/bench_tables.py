@@ -8,11 +8,11 @@ a figure are in, with `failures`.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from .tables import csv_text
 
 TABLE = "mlxquant_bench"
 _TYPES = {int: "INTEGER", float: "REAL", str: "TEXT"}
@@ -82,11 +82,7 @@ def _versions(versions: Mapping[str, Any]) -> dict[str, Any]:
 
 def bench_csv(record: Mapping[str, Any]) -> str:
     """Write a header and a line a result; empty where there is no figure."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(COLUMNS), lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writeheader()
-    writer.writerows(result_rows(record))
-    return out.getvalue().rstrip("\n")
+    return csv_text(list(COLUMNS), (row.values() for row in result_rows(record)), quoted=True).rstrip("\n")
 
 
 def bench_jsonl(record: Mapping[str, Any]) -> str:

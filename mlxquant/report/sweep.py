@@ -34,7 +34,7 @@ def answer(record: Mapping[str, Any]) -> str:
     if recommendation["name"] is not None:
         return f"{recommendation['name']}, {recommendation['why']}"
     near = recommendation.get("nearest")
-    return f"none: {recommendation['why']}" + (f"; nearest is {near['name']}" if near else "")
+    return f"nothing: {recommendation['why']}" + (f"; nearest is {near['name']}" if near else "")
 
 
 def unit_of(sizes: Sequence[int]) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The gate: tolerances, written before measuring, held against records. No mlx here, and no build: records alone.
 
 tolerances   a TOML file with all its mistakes; `records.metrics` lists the figures that it may name
+template     the file that `validate --init` writes
 evidence     what records say, whatever command wrote them; `reading` reads them
 joining      which side of each record a candidate is, whatever each record calls it
 agreement    which candidate it is about; records of different builds, sources or machines are refused
@@ -13,7 +14,8 @@ since        what must be measured again after the stack changed
 from __future__ import annotations
 
 from .reading import read_evidence
-from .tolerances import Tolerance, ToleranceError, Tolerances, default_text, read_tolerances
+from .template import template_text
+from .tolerances import Tolerance, ToleranceError, Tolerances, read_tolerances
 from .verdict import SCHEMA, validate
 
 __all__ = [
@@ -22,7 +24,6 @@ __all__ = [
     "ToleranceError",
     "Tolerances",
     "agreement",
-    "default_text",
     "evidence",
     "joining",
     "judge",
@@ -30,6 +31,7 @@ __all__ = [
     "read_tolerances",
     "reading",
     "since",
+    "template_text",
     "tolerances",
     "validate",
     "verdict",

@@ -61,7 +61,10 @@ def _committed(top: Path, path: Path) -> datetime | None:
     if commit is None:
         return None
     if (common / "shallow").exists():
-        raise CannotTellError("its repository is a shallow clone")
+        raise CannotTellError(
+            "a shallow clone lacks the history that would tell; fetch all of it: fetch-depth: 0 of actions/checkout, or"
+            " git fetch --unshallow"
+        )
     with tempfile.TemporaryDirectory(prefix="mlxquant-") as empty:
         _make_empty(Path(empty), "sha256" if len(commit) == 64 else "sha1")
         variables = {**_ENVIRONMENT, "GIT_DIR": empty, "GIT_OBJECT_DIRECTORY": str(common / "objects")}

@@ -18,7 +18,6 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ _SURENESS = ("confidence", "min_clusters", "min_samples")
 _TOLERANCE_KEYS = ("metric", "record", *PLACES, *_LIMITS, *_SURENESS, "why")
 _FILE_KEYS = ("schema", "name", *_SURENESS, "tolerance")
 _DEFAULTS = {"confidence": 0.95, "min_clusters": 20, "min_samples": 0}
-_DEFAULT_FILE = "default.toml"
 _MOST_TIMES = 50.0  # a ratio beyond it is a percentage
 _MOST_PLACES = 10_000
 
@@ -130,11 +128,6 @@ def read_tolerances(path: Path, also_valid: Sequence[str] | None = ()) -> Tolera
     return Tolerances(
         str(table.get("name") or path.stem), path.name, hashlib.sha256(data).hexdigest(), tuple(tolerances)
     )
-
-
-def default_text() -> str:
-    """The commented file that `validate --init` writes."""
-    return files(__package__).joinpath(_DEFAULT_FILE).read_text(encoding="utf-8")
 
 
 def _own_names(table: Mapping[str, Any]) -> list[str]:

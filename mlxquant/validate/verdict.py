@@ -74,7 +74,7 @@ def _deep(check: Check) -> bool:
 # --- dates ---
 
 
-COMMIT, FILE, UNKNOWN = "git commit", "file's time", "cannot be told"
+COMMIT, FILE, UNKNOWN = "git commit", "file's time", "at a time that cannot be told"
 
 
 def written(path: Path) -> tuple[datetime | None, str]:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from mlxquant.builds.audit_record import Entry, make_record
 from mlxquant.cli import main
 from mlxquant.kernels import ErrorSums
-from mlxquant.report.audit import audit_text, csv_text
+from mlxquant.report.audit import audit_csv, audit_text
 from mlxquant.report.audit_markdown import audit_markdown, sqnr, worst_row
 from mlxquant.report.common import error_text
 from mlxquant.words.formats import Format
@@ -81,7 +81,7 @@ def test_what_json_cannot_hold_is_null_and_reads_back(value):
     record = made(entry("a", ErrorSums(value, value, value, value, 0, value)), entry("b"))
     json.dumps(record, allow_nan=False)
     assert ErrorSums.from_dict(record["modules"][0]["errors"]).worst_row == 0
-    assert audit_markdown(record) and audit_text(record, "b", "tensor") and csv_text(record)
+    assert audit_markdown(record) and audit_text(record, "b", "tensor") and audit_csv(record)
 
 
 @pytest.mark.parametrize("sums", [(math.nan, 2, 1), (math.inf, 2, 1), (1, math.inf, 1), (1, 2, math.nan)])

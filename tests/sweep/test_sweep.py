@@ -347,7 +347,7 @@ def test_the_text_fits_80_columns_and_begins_with_the_answer(tmp_path, factor):
         c["name"] = c["name"].replace(":", "-of-a-recipe-with-a-long-name:").replace("bits", "group_size=128,bits")
     text = sweep_text(judged(tmp_path, comparison(*members)))
     assert max(map(len, text.splitlines())) <= 80
-    assert text.startswith("recommended  none: " if factor > 1 else "recommended  uniform-8bit-of-a-recipe")
+    assert text.startswith("recommended  nothing: " if factor > 1 else "recommended  uniform-8bit-of-a-recipe")
     assert "not smaller" in text or "nearest" in text
 
 

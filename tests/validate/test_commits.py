@@ -152,7 +152,7 @@ def test_a_shallow_clone_cannot_tell(file: Path, tmp_path: Path) -> None:
     git(folder, "commit", "-q", "-m", "other", date=datetime(2026, 1, 1, tzinfo=UTC))
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{folder}", "clone")
     moment, why = written(tmp_path / "clone" / "gates" / "t.toml")
-    assert moment is None and why.startswith(UNKNOWN) and "shallow" in why
+    assert moment is None and why.startswith(UNKNOWN) and "shallow" in why and "fetch-depth: 0" in why
 
 
 def test_without_git_it_cannot_be_told(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

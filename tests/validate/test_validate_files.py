@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from mlxquant.cli import main
 from mlxquant.records.head import describe_machine, describe_versions
 from mlxquant.records.metrics import METRICS, metric_named
-from mlxquant.validate import ToleranceError, default_text, read_tolerances
+from mlxquant.validate import ToleranceError, read_tolerances, template_text
+from mlxquant.validate.template import FOR
 from tests.report.report_records import HOSTILE
 from tests.validate.validate_records import bench, compare, evaluation, measure, write
 
@@ -48,24 +49,66 @@ def mistakes(folder: Path, text: str) -> str:
 # --- tolerance files ---
 
 
-def test_the_default_file_is_valid_also_with_every_commented_tolerance(tmp_path: Path) -> None:
-    (path,) = write(tmp_path, t=default_text())
+@pytest.mark.parametrize("kinds", [("compare",), ("eval", "bench"), FOR])
+def test_the_file_of_init_is_valid_also_with_every_commented_tolerance(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    (path,) = write(tmp_path, t=template_text(kinds))
     read = read_tolerances(path)
-    assert read.name == "release gate" and len(read.tolerances) >= 10
+    assert read.name == "release gate"
     table = re.compile(
         r"^# (?=\[\[tolerance\]\]|(?:metric|record|slice|depth|layer|against|test|m(?:in|ax)\w*) =)", re.M
     )
-    (path,) = write(
-        tmp_path, all=table.sub("", default_text()).replace("max = 0.04\n\n# --- what it does", "max = 0.04\n\n#")
-    )
+    (path,) = write(tmp_path, all=table.sub("", path.read_text()))
     assert len(read_tolerances(path).tolerances) > len(read.tolerances)
 
 
-def test_init_writes_the_file_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", FOR)
+def test_init_writes_limits_only_for_what_is_asked_for_and_argues_each(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "gate.toml"
-    assert run("--init", path).exit_code == 0 and path.read_text() == default_text()
+    assert run("--init", path, "--for", kind).exit_code == 0
+    for tolerance in read_tolerances(path).tolerances:
+        metric = metric_named(tolerance.metric)
+        assert metric and metric.family in ({"eval", "serving"} if kind == "eval" else {kind}) and tolerance.why
+
+
+def test_init_from_records_names_their_places_and_leaves_out_what_is_too_small(tmp_path: Path) -> None:
+    compared = compare(
+        *(measure("kl_nats", 0.01, slice=name, clusters=n) for name, n in (("in:json", 50), ("de", 30), ("fr", 7)))
+    )
+    files = write(tmp_path, compare=compared, bench=bench())
+    path = tmp_path / "gate.toml"
+    assert run("--init", path, "--from", files[0], "--from", files[1]).exit_code == 0
+    read = read_tolerances(path)
+    places = {(t.metric, t.where) for t in read.tolerances if t.where}
+    assert places == {
+        ("kl_nats", (("slice", "in:json"),)), ("kl_nats", (("slice", "de"),)),
+        ("decode_tok_s", (("test", "tg16"),)), ("prefill_tok_s", (("test", "pp64"),)),
+    }  # fmt: skip
+    assert "# fr" in path.read_text()
+    done = run(*files, "-t", path, "--json")
+    assert "MISSING" not in {c["status"] for c in json.loads(done.stdout)["checks"] if c.get("slice") or c.get("test")}
+
+
+def test_init_without_more_words_is_for_the_comparison_that_a_sweep_makes(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    assert run("--init", path).exit_code == 0 and path.read_text() == template_text()
     again = run("--init", path)
     assert again.exit_code == 3 and "already exists" in again.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--init", "x.toml", "--for", "evel"),
+        ("--for", "eval"),
+        ("--init", "x.toml", "y.toml"),
+        ("--init", "--csv", "--json"),
+    ],
+)
+def test_init_refuses_what_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*words).exit_code == 2 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
