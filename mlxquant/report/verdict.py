@@ -126,7 +126,20 @@ def _open_questions(checks: list[Mapping[str, Any]]) -> Iterator[str]:
         yield filled(status, f"{'; '.join(names)}: {advice}", 14)
 
 
+def _joined(record: Mapping[str, Any]) -> Iterator[str]:
+    """What other records call a candidate, where that is another name."""
+    for candidate in record["candidates"]:
+        files: dict[str, list[str]] = {}
+        for file, called in candidate.get("measured_as", {}).items():
+            if called != candidate["name"]:
+                files.setdefault(called, []).append(file)
+        if files:
+            names = "; ".join(f"{called} in {', '.join(of)}" for called, of in files.items())
+            yield filled("joined", f"{candidate['name']} is {names}")
+
+
 def _remarks(record: Mapping[str, Any]) -> Iterator[str]:
+    yield from _joined(record)
     yield from (filled("WARNING", text) for text in record["warnings"])
     yield from (filled("note", text) for text in record["caveats"])
     if record["verdict"] != "PASS":

@@ -20,17 +20,21 @@ from ..stats import Interval
 from ..stats.interval import EXACT_METHOD, T_METHOD, clopper_pearson
 from .evidence import NOISE_FLOOR, UNITS, Evidence, Figure, MeasuredSide, counted, identity_of, pointer_of, table_of
 
+_AUDIT, _MANIFEST = "audit.json", "mlxquant.json"
+
 
 def read_evidence(path: Path) -> Evidence:
     """Read a record of plan, audit, compare, eval, tau2 or bench. Raises RecordError with all that is wrong."""
     if path.is_dir():
-        path = path / "audit.json"
+        path = path / _AUDIT
     record, sha256 = read_hashed(path)
     kind = check(record, str(path), kinds=tuple(UNITS))
     if nothing := list(sizes_of(record.get("totals", {}), "totals")):  # a plan of nothing is a plan, but no build
         raise RecordError(f"{path}: {nothing[0]}")
-    name = f"{path.resolve().parent.name}/{path.name}" if path.name == "audit.json" else path.name
+    name = f"{path.resolve().parent.name}/{path.name}" if path.name == _AUDIT else path.name
     baseline, candidates = _sides(record, kind)
+    if kind == "audit" and (manifest := _manifest_beside(path, sha256)):
+        candidates = tuple(replace(c, identity={"manifest_sha256": manifest, **c.identity}) for c in candidates)
     return Evidence(
         file=name,
         schema=str(record["schema"]),
@@ -44,6 +48,16 @@ def read_evidence(path: Path) -> Evidence:
         notes=tuple(record.get("notes", ())),
         record=record,
     )
+
+
+def _manifest_beside(path: Path, audit_sha256: str) -> str | None:
+    """The SHA-256 of the manifest beside an audit.json, where that manifest has this audit's own hash."""
+    manifest = path.with_name(_MANIFEST)
+    if path.name != _AUDIT or not manifest.is_file():
+        return None
+    build, sha256 = read_hashed(manifest)
+    entry = table_of(table_of(build.get("files")).get(_AUDIT))
+    return sha256 if entry.get("sha256") == audit_sha256 else None
 
 
 def _sides(record: Mapping[str, Any], kind: str) -> tuple[MeasuredSide | None, tuple[MeasuredSide, ...]]:

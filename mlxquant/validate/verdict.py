@@ -182,6 +182,7 @@ def _record(
                 "verdict": j.verdict,
                 "counts": dict(Counter(c.status for c in j.checks)),
                 "identity": _merged([side.identity for _, side in j.chosen.sides]),
+                "measured_as": {e.file: side.name for e, side in j.chosen.sides},
             }
             for j in judged
         ],

@@ -51,6 +51,16 @@ def test_only_this_machine_is_named_in_a_record():
     assert here.describe(BenchSettings())["endpoint"] == "http://[::1]:1234/v1"
 
 
+def test_the_build_that_a_server_has_is_named_by_its_hashes():
+    facts = {"kind": "build", "manifest_sha256": "a" * 64, "recipe": {"name": "gates-8bit", "sha256": "b" * 64}}
+    served = Endpoint(parse_server("http://127.0.0.1:1/v1", 1), "m", own_text(), facts=facts)
+    described = served.describe(BenchSettings())
+    assert described["kind"] == "endpoint" and described["manifest_sha256"] == "a" * 64
+    assert described["recipe"]["sha256"] == "b" * 64
+    with pytest.raises(UsageError, match="in order"):
+        check_endpoint(BenchSettings(), (), ("m", "n"), ("build",))
+
+
 # --- whole answers ---
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +96,12 @@ def test_a_text_in_chunks_gives_the_logits_of_a_forward_in_the_same_chunks(tiny,
 def test_a_build_on_disk_scores_as_the_recipe_that_made_it(tiny, tmp_path):
     source, recipe = tiny("mixtral"), narrow("gates-8bit", bits=4)
     converted(source, tmp_path / "build", recipe, audit=False, hash=False)
-    _, sink = run_pass(
+    done, sink = run_pass(
         source, [Candidate("recipe", recipe=recipe), Candidate("build", build=tmp_path / "build")], texts()
     )
+    own, built = done.candidates[:2]
+    assert own["recipe"] == built["recipe"]
+    assert built["manifest_sha256"] == sha256((tmp_path / "build" / "mlxquant.json").read_bytes()).hexdigest()
     for d in range(len(texts())):
         assert np.array_equal(sink.scores[0, "accumulated", d].kl, sink.scores[1, "accumulated", d].kl)
         assert sink.scores[0, "accumulated", d].kl.mean() > 1e-5

@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 from mlxquant.cli import main
 from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.records.candidates import identity_entry, names_of, recipe_name
+from mlxquant.report.verdict import verdict_text
+from mlxquant.validate import read_evidence
 from tests.validate.validate_records import bench, compare, evaluation, measure, write
 
 WORD = "gates-8bit:bits=4"
@@ -70,6 +72,10 @@ def test_whatever_names_a_candidate_finds_it_in_every_record(tmp_path: Path, wor
         ("compare.json", "PASS"), ("eval.json", "PASS"),
     }  # fmt: skip
     assert not [w for w in record["warnings"] if "assumed" in w or "taken to be" in w]
+    (candidate,) = record["candidates"]
+    assert candidate["measured_as"] == {"compare.json": WORD, "eval.json": "my model", "bench.json": "q4"}
+    words = " ".join(verdict_text(record).split())
+    assert f"joined {candidate['name']} is" in words and ("in bench.json" in words or candidate["name"] == "q4")
 
 
 def test_the_folder_of_a_build_is_known_by_its_manifest_not_by_its_name(tmp_path: Path) -> None:
@@ -129,3 +135,18 @@ def test_a_recipe_is_called_as_it_is_typed() -> None:
 
 def test_a_build_of_another_tool_has_hashes_alone() -> None:
     assert identity_entry(None, None, "0" * 64) == {"manifest_sha256": None, "config_sha256": "0" * 64, "recipe": None}
+
+
+def test_the_audit_in_a_build_is_of_the_build_that_its_manifest_vouches_for(tmp_path: Path) -> None:
+    from tests.report.report_records import audit
+
+    text = json.dumps(audit())
+    (tmp_path / "audit.json").write_text(text)
+    own = sha256(text.encode()).hexdigest()
+    manifest = json.dumps({"schema": "mlxquant.manifest/1", "files": {"audit.json": {"sha256": own}}})
+    (tmp_path / "mlxquant.json").write_text(manifest)
+    (side,) = read_evidence(tmp_path).candidates
+    assert side.identity["manifest_sha256"] == sha256(manifest.encode()).hexdigest()
+    (tmp_path / "mlxquant.json").write_text(manifest.replace(own, "0" * 64))
+    (side,) = read_evidence(tmp_path).candidates
+    assert "manifest_sha256" not in side.identity
