@@ -53,7 +53,16 @@ import numpy as np
 
 from ..records.measurements import as_measurement
 from ..records.metrics import ABOVE, ALIKE, BETTER, DP_QUANTILES, KL_QUANTILES, OPEN, WITHIN, WORSE
-from ..stats import Interval, clustered_quantiles, linearized, ratio_of_sums, samples_needed, share_of_sums
+from ..stats import (
+    Interval,
+    Planned,
+    clustered_quantiles,
+    linearized,
+    planned,
+    ratio_of_sums,
+    share_of_sums,
+    skewed_ratio,
+)
 from .tally import ACCUMULATED, ALL, LAYER_FIELDS, OWN, ROUTER, TEACHER_FORCED, TOKEN_FIELDS, SliceGroup, Sums, Tally
 
 Measurement = dict[str, Any]
@@ -100,7 +109,7 @@ def routing_damage(tally: Tally, candidate: int, confidence: float) -> Iterator[
             tally.grouping.sums(tally.token_sums(candidate, case), group) for case in (ACCUMULATED, TEACHER_FORCED)
         )
         if own[:, 0].any():
-            damage = ratio_of_sums(own[:, _KL] - forced[:, _KL], own[:, 0], confidence=confidence)
+            damage = skewed_ratio(own[:, _KL] - forced[:, _KL], own[:, 0], confidence=confidence)
             yield as_measurement("kl_through_routing_nats", damage, **group.keys())
 
 
@@ -118,7 +127,7 @@ def _means(sums: Sums, group: SliceGroup, confidence: float, case: dict[str, Any
     yield as_measurement("log_perplexity_ratio", ratio, se_iid=iid, **keys)
     grown = _exp(ratio)
     yield as_measurement("perplexity_ratio", grown, se_iid=iid * grown.estimate, **keys)
-    kl = ratio_of_sums(_column(sums, "kl"), n, confidence=confidence)
+    kl = skewed_ratio(_column(sums, "kl"), n, confidence=confidence)
     yield as_measurement("kl_nats", kl, se_iid=_iid(*_totals(sums, "kl", "kl2"), total), **keys)
     dp = ratio_of_sums(_column(sums, "dp"), n, confidence=confidence)
     yield as_measurement("dp_mean", dp, se_iid=_iid(*_totals(sums, "dp", "dp2"), total), **keys)
@@ -295,17 +304,17 @@ class Verdict:
     verdict: str
     margin_nats: float
     difference: Interval
-    documents_needed: int | None
+    plan: Planned | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The verdict in a record; `documents_needed` more would settle what is not resolved."""
-        needed = {"documents_needed": self.documents_needed} if self.verdict == OPEN else {}
+        """The verdict in a record; `plan` says how many documents settle what is not resolved, if the two are alike."""
+        plan = {"plan": None if self.plan is None else self.plan.as_dict()} if self.verdict == OPEN else {}
         return {
             "against": self.against,
             "verdict": self.verdict,
             "margin_nats": self.margin_nats,
             "kl_nats_difference": self.difference.as_dict(),
-            **needed,
+            **plan,
         }
 
 
@@ -315,7 +324,7 @@ def against_floor(tally: Tally, candidate: int, floor: int, name: str, margin: f
     word = OPEN
     if difference.low is not None and difference.high is not None:
         word = ABOVE if difference.low > margin else WITHIN if difference.high <= margin else OPEN
-    return Verdict(name, word, margin, difference, samples_needed(difference, margin) if word == OPEN else None)
+    return Verdict(name, word, margin, difference, planned(difference, margin, 0.0) if word == OPEN else None)
 
 
 def against_each_other(
@@ -329,14 +338,13 @@ def against_each_other(
             word = WORSE if difference.low > margin else BETTER
         elif -margin <= difference.low and difference.high <= margin:
             word = ALIKE
-    nearest = margin if difference.estimate > 0 else -margin
-    return Verdict(name, word, margin, difference, samples_needed(difference, nearest) if word == OPEN else None)
+    return Verdict(name, word, margin, difference, planned(difference, margin, 0.0) if word == OPEN else None)
 
 
 def kl_difference(tally: Tally, candidate: int, other: int, confidence: float) -> Interval:
     """Mean KL of a candidate less that of another, paired by token, clustered by document."""
     a, b = (_sums(tally, c) for c in (candidate, other))
-    return ratio_of_sums(a[:, _KL] - b[:, _KL], a[:, _N], confidence=confidence)
+    return skewed_ratio(a[:, _KL] - b[:, _KL], a[:, _N], confidence=confidence)
 
 
 def difference_measurements(

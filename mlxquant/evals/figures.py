@@ -19,18 +19,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import comb
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..records.measurements import CALL_DEPTHS, as_measurement
 from ..stats import (
     LEAST_CLUSTERS,
     Interval,
-    clustered_difference,
-    clustered_mean,
     clustered_quantiles,
     difference_of_sums,
     mcnemar_exact,
+    pass_chances,
+    pass_hat_difference,
+    pass_hat_k,
     share_of_sums,
 )
 from .items import CallMade
@@ -132,8 +132,9 @@ def of_side(trials: Sequence[Trial], *, suites: bool, confidence: float) -> list
         metric, where = key
         hits, totals = zip(*counted[key].values(), strict=True)
         measurements.append(_placed(metric, share_of_sums(hits, totals, confidence=confidence), where))
-    for k, units, chances in _powers(trials):
-        measurements.append(as_measurement(f"pass_hat_{k}", clustered_mean(chances, units, confidence=confidence)))
+    for k, runs in _powers(trials):
+        interval = pass_hat_k(runs.passed, runs.trials, k, runs.units, confidence=confidence)
+        measurements.append(as_measurement(f"pass_hat_{k}", interval))
     return measurements
 
 
@@ -147,20 +148,26 @@ def of_difference(
         metric, where = key
         columns = list(zip(*counted[key].values(), strict=True))
         totals = [sum(counts) for counts in counted[key].values()]
-        difference = difference_of_sums(columns[2], columns[1], totals, confidence=confidence)
+        hits = [both + only for both, only in zip(columns[0], columns[1], strict=True)]
+        difference = difference_of_sums(columns[2], columns[1], totals, hits_b=hits, confidence=confidence)
         measurements.append(_placed(f"{metric}_difference", difference, where))
-    for (k, units, before), (_, _, after) in zip(_powers(baseline), _powers(candidate), strict=False):
-        difference = clustered_difference(after, before, units, confidence=confidence, share=False)
+    for (k, first), (_, second) in zip(_powers(baseline), _powers(candidate), strict=False):
+        before, after = (pass_chances(runs.passed, runs.trials, k) for runs in (first, second))
+        difference = pass_hat_difference(after, before, first.trials, first.units, confidence=confidence)
         measurements.append(as_measurement(f"pass_hat_{k}_difference", difference))
     return measurements
 
 
-def _powers(trials: Iterable[Trial]) -> Iterator[tuple[int, list[str], list[float]]]:
-    """For each k up to the fewest trials of an item: each item's unit, and the chance that k trials all pass.
+class _Runs(NamedTuple):
+    """Of each item: its unit, its trials and how many of them passed."""
 
-    That is ``C(c, k) / C(n, k)``, c of n trials having passed (Yao et al. 2024, arXiv:2406.12045). Nothing where every
-    item has one trial.
-    """
+    units: list[str]
+    trials: list[int]
+    passed: list[int]
+
+
+def _powers(trials: Iterable[Trial]) -> Iterator[tuple[int, _Runs]]:
+    """Each k up to the fewest trials of an item, and the items' runs. Nothing where every item has one trial."""
     runs: dict[tuple[str, str], list[bool]] = {}
     units: dict[tuple[str, str], str] = {}
     for trial in trials:
@@ -170,8 +177,9 @@ def _powers(trials: Iterable[Trial]) -> Iterator[tuple[int, list[str], list[floa
     if max((len(r) for r in runs.values()), default=0) < 2:
         return
     items = sorted(runs)
-    for k in range(1, min(len(r) for r in runs.values()) + 1):
-        yield k, [units[i] for i in items], [comb(sum(runs[i]), k) / comb(len(runs[i]), k) for i in items]
+    every = _Runs([units[i] for i in items], [len(runs[i]) for i in items], [sum(runs[i]) for i in items])
+    for k in range(1, min(every.trials) + 1):
+        yield k, every
 
 
 # --- pairs ---

@@ -11,6 +11,7 @@ from ..records.metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
 from ..words.text import WIDTH, cut, ends, labelled, narrow_table, plus_minus
 from ..words.units import show_bytes
 from .common import short_name
+from .verdict import plan_words
 
 _SHORTEST = 12  # columns that a candidate's name has at least
 _WORDS = {WITHIN: "within", ABOVE: "above", OPEN: "open"}
@@ -128,13 +129,13 @@ def _pairs(record: Mapping[str, Any]) -> str:
     rows = [
         (short_name(c["name"], 22), v["verdict"], short_name(v["against"], 22),
          with_half(v["kl_nats_difference"], 1000.0),
-         f"{v['documents_needed']:,}" if v.get("documents_needed") else "")
+         f"{plan['least']:,} to {plan['most']:,}" if (plan := v.get("plan")) else "")
         for c in record["candidates"]
         for v in c.get("beside", ())
     ]  # fmt: skip
     if not rows:
         return "One candidate alone: nothing to compare it with."
-    return narrow_table(("candidate", "is", "than/as", "KL, mnat", "more documents"), rows, "lllrr")
+    return narrow_table(("candidate", "is", "than/as", "KL, mnat", "documents if alike"), rows, "lllrr")
 
 
 def _statistics(record: Mapping[str, Any]) -> str:
@@ -205,7 +206,7 @@ def _why_open(verdict: Mapping[str, Any]) -> str:
     difference, margin = verdict["kl_nats_difference"], verdict["margin_nats"] * 1000
     if difference["low"] is None:
         return str(difference.get("reason"))
-    more = f"; about {n:,} more documents would settle it" if (n := verdict.get("documents_needed")) else ""
+    more = f"; {words}" if (words := plan_words(verdict.get("plan"), "documents", "candidate and floor alike")) else ""
     return f"{interval(difference, 1000.0)} mnat beyond the floor includes the margin of {margin:g}: undecided{more}"
 
 

@@ -44,15 +44,33 @@ def interval(check: Check, digits: int = _DIGITS) -> str:
 
 
 def what_now(check: Check) -> str:
-    """What the status does not say: the reason, and how many more would settle it."""
+    """What the status does not say: the reason, and how many would settle it."""
     parts = [str(check["reason"])] if check.get("reason") else []
     if check["status"] == "TOO FEW" and check.get("needed"):
         parts.append(f"{check['needed']:,} more {check['unit']} are needed")
-    elif check.get("needed"):
-        parts.append(f"{check['needed']:,} more {check['unit']} would settle it")
+    elif words := plan_words(check.get("plan"), check["unit"], _assumed(check)):
+        parts.append(words)
+    elif check.get("needed"):  # as versions before wrote it
+        parts.append(f"{check['needed']:,} more {check['unit']} would settle it if the estimate is the truth")
     elif check["status"] == "INCONCLUSIVE" and not parts:
-        parts.append(f"no number of {check['unit']} is sure to settle it: the estimate is too near the limit")
+        parts.append(f"no number of {check['unit']} is sure to settle it: at the limit lies what two alike builds give")
     return "; ".join(parts)
+
+
+def _assumed(check: Check) -> str:
+    """What a plan takes for the truth, in words."""
+    if check.get("of") in ("difference", "ratio"):
+        return "candidate and baseline alike"
+    return f"a true figure of {figure((check.get('plan') or {}).get('assumed'), _DIGITS)}"
+
+
+def plan_words(plan: Mapping[str, Any] | None, unit: str, assumed: str) -> str:
+    """How many would settle it: ``"four of five runs settle it with 120 to 400 tasks in all, given …"``."""
+    if not plan:
+        return ""
+    least, most = plan["least"], plan["most"]
+    count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"four of five runs settle it with {count} {unit} in all, given {assumed}"
 
 
 def pointer(baseline: Mapping[str, Any] | None, longest: int = 64) -> str:

@@ -12,11 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import comb
 from typing import Any
 
 from ..records.measurements import as_measurement
-from ..stats import Interval, clustered_difference, clustered_mean, linearized, share_of_sums
+from ..stats import (
+    Interval,
+    clustered_difference,
+    clustered_mean,
+    difference_of_sums,
+    linearized,
+    pass_chances,
+    pass_hat_difference,
+    pass_hat_k,
+    share_of_sums,
+)
 from .items import Item, Part, Scale, by_id
 
 Pair = tuple[Item, Item]
@@ -32,8 +41,8 @@ def ratio_of(items: Sequence[Item], metric: str, scale: Scale, confidence: float
         return None
     if scale != "share":
         values, clusters = [top for _, (top, _) in having], [cluster for cluster, _ in having]
-        bounded = None if scale == "score" else False
-        return spread_or_none(clustered_mean(values, clusters, confidence=confidence, share=bounded))
+        share = scale == "score" and all(0 <= value <= 1 for value in values)
+        return spread_or_none(clustered_mean(values, clusters, confidence=confidence, share=share))
     sums: dict[str, Part] = {}
     for cluster, (top, bottom) in having:
         first, second = sums.get(cluster, (0.0, 0.0))
@@ -56,15 +65,14 @@ def pass_hats(items: Sequence[Item], confidence: float) -> Iterator[tuple[int, i
     questions = by_id(item for item in items if item.success is not None)
     for k in range(1, max((len(trials) for trials in questions.values()), default=0) + 1):
         enough = [trials for trials in questions.values() if len(trials) >= k]
-        values, clusters = [pass_hat(trials, k) for trials in enough], [trials[0].cluster for trials in enough]
-        interval = clustered_mean(values, clusters, confidence=confidence)
+        counts, clusters = [len(trials) for trials in enough], [trials[0].cluster for trials in enough]
+        interval = pass_hat_k([_passed(trials) for trials in enough], counts, k, clusters, confidence=confidence)
         n = sum(len(trials) for trials in enough)
         yield k, len(enough), len(questions), as_measurement(f"pass_hat_{k}", interval) | {"n": n}
 
 
-def pass_hat(trials: Sequence[Item], k: int) -> float:
-    """The chance that k of a question's trials all pass."""
-    return comb(sum(bool(item.success) for item in trials), k) / comb(len(trials), k)
+def _passed(trials: Sequence[Item]) -> int:
+    return sum(bool(item.success) for item in trials)
 
 
 def spread_or_none(interval: Interval) -> Interval:
@@ -98,10 +106,21 @@ def difference_of(pairs: Sequence[Pair], metric: str, scale: Scale, confidence: 
         scores[cluster] += (y[0] - ratios[1] * y[1]) / below[1] - (x[0] - ratios[0] * x[1]) / below[0]
         sizes[cluster] += y[1] / below[1] + x[1] / below[0]
     n = round(sum(below))
-    if all(x == y for _, x, y in having):
-        return replace(mean_difference([0.0] * len(scores), [0.0] * len(scores), list(scores), confidence), n=n)
+    if all(x[1] == y[1] for _, x, y in having):
+        return replace(_of_equal_counts(having, confidence), n=n)
     shifts, weights = list(scores.values()), list(sizes.values())
     return spread_or_none(linearized(ratios[1] - ratios[0], shifts, weights, n=n, confidence=confidence))
+
+
+def _of_equal_counts(having: Sequence[tuple[str, Part, Part]], confidence: float) -> Interval:
+    """The difference of two shares of the same observations: actions that both were asked for, say."""
+    sums: dict[str, list[float]] = {}
+    for cluster, (first, count), (second, _) in having:
+        totals = sums.setdefault(cluster, [0.0] * 4)
+        for i, value in enumerate((max(second - first, 0.0), max(first - second, 0.0), count, first)):
+            totals[i] += value
+    only_second, only_first, counts, hits = zip(*sums.values(), strict=True)
+    return difference_of_sums(only_second, only_first, counts, hits_b=hits, confidence=confidence)
 
 
 def passed_difference(pairs: Sequence[Pair], confidence: float) -> Interval | None:
@@ -117,8 +136,7 @@ def mean_difference(
     second: Sequence[float], first: Sequence[float], clusters: Sequence[str], confidence: float, *, bounded: bool = True
 ) -> Interval:
     """The mean of second - first; where none differs, as wide as that many clusters allow, not of width 0."""
-    none_differs = bounded and list(first) == list(second)
-    share = True if none_differs else None
+    share = bounded and all(0 <= value <= 1 for value in (*first, *second))
     return spread_or_none(clustered_difference(second, first, clusters, confidence=confidence, share=share))
 
 
@@ -131,8 +149,13 @@ def pass_hat_differences(
     fewest = [min(len(first[name]), len(second[name])) for name in shared]
     for k in range(1, max(fewest, default=0) + 1):
         names = [name for name, n in zip(shared, fewest, strict=True) if n >= k]
-        before, after = ([pass_hat(side[name], k) for name in names] for side in (first, second))
-        interval = mean_difference(after, before, [first[name][0].cluster for name in names], confidence)
+        counts = [[len(side[name]) for name in names] for side in (first, second)]
+        before, after = (
+            pass_chances([_passed(side[name]) for name in names], n, k)
+            for side, n in zip((first, second), counts, strict=True)
+        )
+        clusters = [first[name][0].cluster for name in names]
+        interval = pass_hat_difference(after, before, counts[0], clusters, confidence=confidence)
         entry = as_measurement(f"pass_hat_{k}_difference", interval)
         entry["n"] = sum(len(side[name]) for side in (first, second) for name in names)
         if len(names) < len(shared):

@@ -2,10 +2,12 @@
 
 Tokens of one document err together, and so do the calls of one task. A formula for independent samples then gives
 intervals that are too short, often by a factor of three (Miller 2024, arXiv:2411.00640). Everything here takes the
-documents or tasks as the independent units. Four ways, by what is measured:
+documents or tasks as the independent units. By what is measured:
 
-- means, ratios of sums, and smooth functions of them: cluster-robust, CR2, Student's t (`sums`, `means`);
-- shares (0 or 1 for each observation): Clopper-Pearson at the effective sample size, Korn and Graubard 1998 (`sums`);
+- means, ratios of sums, and smooth functions of them: cluster-robust, CR2, Student's t (`sums`); skewed means of 20 to
+  99 documents by bootstrap-t (`resampled`);
+- shares (0 or 1 for each observation): Clopper-Pearson at the effective sample size, Korn and Graubard 1998; paired
+  differences of them after Bonett and Price 2012 (`sums`);
 - quantiles: Woodruff's interval, or a bootstrap over clusters (`quantiles`);
 - how long until something happens: Kaplan-Meier, the median by Brookmeyer and Crowley (`survival`).
 
@@ -20,17 +22,23 @@ chance), or know of clusters above the document, such as ten documents from one 
 
 from __future__ import annotations
 
-from .interval import LEAST_CLUSTERS, Interval, samples_needed, t_quantile
+from .interval import LEAST_CLUSTERS, Interval, t_quantile
 from .least_squares import bounded_least_squares
+from .planning import Planned, planned
 from .quantiles import bootstrap_quantile, clustered_quantiles
+from .resampled import covered, skewed_ratio
 from .sums import (
+    assumed_effect,
     clustered_difference,
     clustered_mean,
     clustered_ratio,
     clustered_share,
+    design_effect_of,
     difference_of_sums,
     linearized,
     mcnemar_exact,
+    pass_chances,
+    pass_hat_difference,
     pass_hat_k,
     ratio_of_sums,
     share_of_sums,
@@ -40,7 +48,9 @@ from .survival import Survival, kaplan_meier
 __all__ = [
     "LEAST_CLUSTERS",
     "Interval",
+    "Planned",
     "Survival",
+    "assumed_effect",
     "bootstrap_quantile",
     "bounded_least_squares",
     "clustered_difference",
@@ -48,15 +58,20 @@ __all__ = [
     "clustered_quantiles",
     "clustered_ratio",
     "clustered_share",
+    "covered",
+    "design_effect_of",
     "difference_of_sums",
     "interval",
     "kaplan_meier",
     "linearized",
     "mcnemar_exact",
+    "pass_chances",
+    "pass_hat_difference",
     "pass_hat_k",
+    "planned",
     "ratio_of_sums",
-    "samples_needed",
     "share_of_sums",
+    "skewed_ratio",
     "t_quantile",
     "unpaired",
 ]

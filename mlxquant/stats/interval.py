@@ -1,8 +1,7 @@
-"""One measured quantity with its interval, the quantiles that intervals are made of, and how many samples are missing.
+"""One measured quantity with its interval, and the quantiles that intervals are made of.
 
 An interval keeps what it takes to state it again at another confidence: its standard error, its degrees of freedom,
-and how many observations and clusters it rests on. It does not keep the data. `samples_needed` says how many more
-documents or tasks would settle a question that an interval leaves open.
+how many observations and clusters it rests on, and the design effect that was assumed. It does not keep the data.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ T_METHOD = "cluster-robust t"
 EXACT_METHOD = "Clopper-Pearson on clusters"
 EFFECTIVE_METHOD = "Clopper-Pearson at the effective sample size"
 PAIRS_METHOD = "cluster-robust, Bonett-Price"
+RESAMPLED_METHOD = "cluster bootstrap-t"
 # What an increasing function of a mean is, its inverse, and how its interval's method is called
 SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float], str]] = {
     "exp": (lambda x: math.exp(min(x, 700.0)), lambda y: math.log(max(y, 1e-300)), f"{T_METHOD} on the logarithm"),
@@ -29,7 +29,7 @@ SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float], str]
     "tanh": (math.tanh, lambda y: math.atanh(min(max(y, -1 + 1e-15), 1 - 1e-15)), f"{T_METHOD} on Fisher's z"),
 }
 # those with degrees of freedom
-T_METHODS = (T_METHOD, EFFECTIVE_METHOD, PAIRS_METHOD, *(method for *_, method in SCALES.values()))
+T_METHODS = (T_METHOD, EFFECTIVE_METHOD, PAIRS_METHOD, RESAMPLED_METHOD, *(method for *_, method in SCALES.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Interval:
     """An estimate from `n` observations in `clusters` independent units, and the ends of its interval.
 
     `low` and `high` are None where none can be given, and `reason` says why. `se` is the standard error, None where
-    the method has none; `df` are the degrees of freedom of its t quantile.
+    the method has none; `df` are the degrees of freedom of its t quantile. `design_effect` is by how much clusters are
+    taken to widen a share's interval where too little was seen to tell (see `sums`).
     """
 
     estimate: float
@@ -50,6 +51,7 @@ class Interval:
     method: str = T_METHOD
     reason: str | None = None
     df: float | None = None
+    design_effect: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The interval in a record; `confidence`, `method`, `df` and `reason` only where they are not the default."""
@@ -61,6 +63,8 @@ class Interval:
             record["method"] = self.method
         if self.df is not None and not math.isclose(self.df, self.clusters - 1):
             record["df"] = _recorded(self.df)
+        if self.design_effect is not None:
+            record["design_effect"] = _recorded(self.design_effect)
         if self.reason is not None:
             record["reason"] = self.reason
         return record
@@ -82,31 +86,42 @@ class Interval:
             method=method,
             reason=record.get("reason"),
             df=record.get("df", default),
+            design_effect=record.get("design_effect"),
         )
 
     def at(self, confidence: float) -> Interval:
         """State the interval at another confidence; without ends, and with the reason, where the method cannot.
 
-        The width grows as the t quantile does: 1.3 times from 95 to 99 %. An interval by bootstrap or by order
-        statistics would need the data again.
+        The width grows as the t quantile does: 1.3 times from 95 to 99 %, on either side of the estimate for a
+        bootstrap-t. An interval by plain bootstrap or by order statistics would need the data again.
         """
         if confidence == self.confidence or self.low is None or self.high is None:
             return replace(self, confidence=confidence)
         if self.method == EXACT_METHOD:
             if self.se is None:
-                low, high = clopper_pearson(self.estimate * self.clusters, self.clusters, confidence)
-            else:  # a difference that is the same in every cluster, as `difference_of_sums` gives it
+                effective = self.clusters if self.design_effect is None else self.n / self.design_effect
+                low, high = clopper_pearson(self.estimate * effective, effective, confidence)
+            else:  # a difference that is the same in every cluster, as earlier versions gave it
                 wide = exact_bound(self.clusters, confidence)
                 low, high = max(self.estimate - wide, -1.0), min(self.estimate + wide, 1.0)
             return replace(self, low=low, high=high, confidence=confidence)
         if self.method == EFFECTIVE_METHOD and self.se and self.df is not None:
-            return share_interval(self.estimate, self.se, self.n, self.clusters, self.df, confidence)
+            return share_interval(
+                self.estimate, self.se, self.n, self.clusters, self.df, confidence, self.design_effect
+            )
+        if self.method == PAIRS_METHOD and self.se is not None and self.df is not None and self.design_effect:
+            return pairs_interval(
+                self.estimate, self.se, self.n, self.clusters, self.df, confidence, self.design_effect
+            )
         if self.df is None:
             why = f"measured at {self.confidence:.0%}; {self.method} cannot be restated at {confidence:.4g}"
             return replace(self, low=None, high=None, confidence=confidence, reason=why)
         there, back = next(((f, g) for f, g, method in SCALES.values() if method == self.method), (_same, _same))
         before = t_quantile(self.confidence, self.df)
         scale = t_quantile(confidence, self.df) / before if before > 0 else math.nan
+        if self.method == RESAMPLED_METHOD:
+            low, high = (self.estimate + (end - self.estimate) * scale for end in (self.low, self.high))
+            return replace(self, low=low, high=high, confidence=confidence)
         low, high = back(self.low), back(self.high)
         middle, half = (low + high) / 2, (high - low) / 2 * scale
         return replace(self, low=there(middle - half), high=there(middle + half), confidence=confidence)
@@ -180,7 +195,9 @@ def exact_bound(n: float, confidence: float) -> float:
     return 1 - float(((1 - confidence) / 2) ** (1 / n))
 
 
-def share_interval(share: float, se: float, n: int, clusters: int, df: float, confidence: float) -> Interval:
+def share_interval(
+    share: float, se: float, n: int, clusters: int, df: float, confidence: float, design_effect: float | None = None
+) -> Interval:
     """Clopper-Pearson with as many observations as give this standard error (Korn and Graubard 1998).
 
         n_eff = min(n, 1 + share (1 - share) / se²) (t(n - 1) / t(df))²
@@ -189,11 +206,32 @@ def share_interval(share: float, se: float, n: int, clusters: int, df: float, co
     from 10,000 tokens in 200 documents: n_eff = 397 · 0.988, interval 0.0027 … 0.0256,
     where t would give 0.0001 … 0.0199, and below zero for any smaller share. (Korn and Graubard, "Confidence intervals
     for proportions with small expected number of positive counts estimated from survey data", Survey Methodology 24.)
+
+    No end is tighter than it would be had nothing been seen at all, at `n / design_effect` observations: so one error
+    less never widens the interval.
     """
     effective = min(n, 1 + share * (1 - share) / se**2) if se**2 > 0 else n
     effective *= (t_quantile(confidence, n - 1) / t_quantile(confidence, df)) ** 2
     low, high = clopper_pearson(share * effective, effective, confidence)
-    return Interval(share, low, high, se, n, clusters, confidence, EFFECTIVE_METHOD, df=df)
+    if design_effect is not None:
+        unseen = exact_bound(n / design_effect, confidence)
+        low, high = min(low, 1 - unseen), max(high, unseen)
+    return Interval(share, low, high, se, n, clusters, confidence, EFFECTIVE_METHOD, df=df, design_effect=design_effect)
+
+
+def pairs_interval(
+    difference: float, se: float, n: int, clusters: int, df: float, confidence: float, design_effect: float
+) -> Interval:
+    """Bonett and Price's interval with clusters: a pair of each kind is added, as a cluster of `design_effect` pairs.
+
+    half = t · sqrt((n se)² + 2 d²) / (n + 2 d)        around difference · n / (n + 2 d)
+    """
+    total = n + 2 * design_effect
+    half = t_quantile(confidence, df) * math.sqrt((n * se) ** 2 + 2 * design_effect**2) / total
+    low, high = max(difference * n / total - half, -1.0), min(difference * n / total + half, 1.0)
+    return Interval(
+        difference, low, high, se, n, clusters, confidence, PAIRS_METHOD, df=df, design_effect=design_effect
+    )
 
 
 def _recorded(value: float | None) -> float | None:
@@ -201,49 +239,3 @@ def _recorded(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.7g}")
-
-
-# --- sample size ---
-
-
-MOST = 10_000_000
-
-
-def samples_needed(
-    interval: Interval, bound: float, *, confidence: float | None = None, power: float = 0.8
-) -> int | None:
-    """Clusters to add until the interval leaves `bound` out with a chance of `power`, if the estimate is the truth.
-
-    The standard error falls with the square root of the number of clusters G, so the total is the least G with
-
-        |estimate - bound| >= (t(confidence, G - 1) + z(power)) · se · sqrt(clusters / G)
-
-    An estimate 0.5 se from the bound with 50 clusters: 1,572 in all, 1,522 more. For a share of 0 or 1 it is the least
-    number of clusters, all alike, whose Clopper-Pearson interval ends before the bound. None where nothing can be
-    said: no spread is known, the estimate is on the bound, or more than ten million would be needed.
-    """
-    wanted = interval.confidence if confidence is None else confidence
-    distance = abs(interval.estimate - bound)
-    if distance == 0 or not math.isfinite(distance):
-        return None
-    if interval.method == EXACT_METHOD:
-        if distance >= 1:
-            return 0
-        total = math.ceil(math.log((1 - wanted) / 2) / math.log1p(-distance))
-        return max(0, total - interval.clusters) if total <= MOST else None
-    if interval.low is None or not interval.se:
-        return max(1, LEAST_CLUSTERS - interval.clusters) if interval.clusters < LEAST_CLUSTERS else None
-    from scipy.special import ndtri
-
-    luck, spread = float(ndtri(power)), interval.se * math.sqrt(interval.clusters)
-    total = LEAST_CLUSTERS
-    for _ in range(64):  # t depends on the total, so the formula is applied until it stands
-        reach = (t_quantile(wanted, total - 1) + luck) * spread / distance
-        if reach > math.sqrt(MOST):
-            return None
-        following = max(math.ceil(reach**2), LEAST_CLUSTERS)
-        if following == total or abs(following - total) == 1:
-            total = max(following, total)
-            break
-        total = following
-    return max(0, total - interval.clusters)

@@ -2,7 +2,7 @@
 
     PASS          the whole interval lies within the tolerance
     FAIL          the whole interval lies outside it
-    INCONCLUSIVE  it holds an end of the tolerance, or there is no interval; with how many more would settle it
+    INCONCLUSIVE  it holds an end of the tolerance, or there is no interval; with how many would settle it
     TOO FEW       fewer clusters or observations than the tolerance asks for; not a pass, whatever they say
     MISSING       nothing was measured there; not a pass either
 
@@ -14,23 +14,20 @@ many does, and so does that one of many stays open.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, isfinite, log
 from typing import Any
 
 from ..records.metrics import metric_named
 from ..records.schemas.sense import COUNTED
-from ..stats import Interval, samples_needed
-from ..stats.interval import EXACT_METHOD, clopper_pearson
+from ..stats import Interval, Planned, planned
 from ..stats.unpaired import difference_between, log_ratio_between, stated
 from .evidence import Evidence, Figure, MeasuredSide, exactly
 from .tolerances import Tolerance
 
 PASS, FAIL, INCONCLUSIVE, TOO_FEW, MISSING = "PASS", "FAIL", "INCONCLUSIVE", "TOO FEW", "MISSING"
 Where = tuple[tuple[str, str], ...]
-_MOST = 10_000_000
 _MEASURES = {
     "compare": "compare", "eval": "eval", "tau2": "tau2", "bench": "bench", "serving": "eval", "size": "plan or audit",
 }  # fmt: skip
@@ -40,8 +37,8 @@ _MEASURES = {
 class Check:
     """One tolerance at one place. `interval` is as a reader wants it, None where nothing was measured.
 
-    `needed` is how many more of `unit` would settle it, if the estimate is the truth; None where that cannot be said.
-    `depth` is the figure's.
+    `needed` is how many more of `unit` the tolerance asks for, where there are too few; `plan` how many would settle
+    what is open. `depth` is the figure's.
     """
 
     tolerance: Tolerance
@@ -53,6 +50,7 @@ class Check:
     needed: int | None = None
     reason: str | None = None
     depth: tuple[int, int | None] | None = None
+    plan: Planned | None = None
 
     @property
     def place(self) -> str:
@@ -66,7 +64,8 @@ class Check:
         entry |= {"tolerance": t.number, "limit": t.limit, "low_limit": t.low, "high_limit": t.high}
         if i is not None:
             entry |= i.as_dict()
-        entry |= {"confidence": t.confidence, "unit": self.unit, "needed": self.needed, "file": self.file}
+        entry |= {"confidence": t.confidence, "unit": self.unit, "needed": self.needed}
+        entry |= {"plan": None if self.plan is None else self.plan.as_dict(), "file": self.file}
         entry |= {"reason": self.reason, "why": t.why}
         return entry
 
@@ -129,13 +128,13 @@ def _held(t: Tolerance, figure: Figure, evidence: Evidence) -> Check:
     interval = stated(figure.interval, t.confidence)
     low, high = ((None if end is None else log(end)) if figure.log else end for end in (t.low, t.high))
     status, reason = _status(t, interval, low, high)
-    needed = None
+    needed, plan = None, None
     if status == TOO_FEW:
         needed = max(t.min_clusters - interval.clusters, 0) or None
     elif status == INCONCLUSIVE:
-        needed = _needed(interval, low, high, t.confidence)
+        plan = _planned(t, interval, low, high)
     shown = _exp(interval) if figure.log else interval
-    return Check(t, status, figure.where, shown, evidence.file, evidence.unit, needed, reason, figure.depth)
+    return Check(t, status, figure.where, shown, evidence.file, evidence.unit, needed, reason, figure.depth, plan)
 
 
 def _status(t: Tolerance, i: Interval, low: float | None, high: float | None) -> tuple[str, str | None]:
@@ -156,36 +155,26 @@ def _status(t: Tolerance, i: Interval, low: float | None, high: float | None) ->
     return INCONCLUSIVE, None
 
 
-def _needed(i: Interval, low: float | None, high: float | None, confidence: float) -> int | None:
-    """Clusters to add. An estimate within must get clear of every end that its interval holds, one outside of its own.
+def _planned(t: Tolerance, i: Interval, low: float | None, high: float | None) -> Planned | None:
+    """How many clusters would settle it, the truth being assumed well within; of two ends that are held, the nearer.
 
-    None where it cannot be said, as for an estimate on the end itself.
+    Of a difference or a ratio the truth is that of two alike; of the figure itself it is half-way between its limit and
+    the best that it can be, or a tenth better than the limit where the best has no bound.
     """
-    if low is not None and i.estimate < low:
-        return _to_clear(i, low, confidence)
-    if high is not None and i.estimate > high:
-        return _to_clear(i, high, confidence)
     held = [end for end in (low, high) if end is not None and (i.low is None or i.high is None or i.low < end < i.high)]
-    ends = held or [end for end in (low, high) if end is not None]
-    counts = [_to_clear(i, end, confidence) for end in ends]
-    return None if None in counts or not counts else max(count for count in counts if count is not None)
+    plans = [planned(i, end, _assumed(t, end, is_high=end == high), confidence=t.confidence) for end in held]
+    return max((plan for plan in plans if plan is not None), key=lambda plan: plan.most, default=None)
 
 
-def _to_clear(i: Interval, end: float, confidence: float) -> int | None:
-    """Clusters to add until the interval leaves `end` out; for an exact share by trying, at the same share."""
-    if i.method != EXACT_METHOD or not 0 < i.estimate < 1:
-        return samples_needed(i, end, confidence=confidence) or None
-
-    def clear(total: int) -> bool:
-        low, high = clopper_pearson(i.estimate * total, total, confidence)
-        return not low <= end <= high
-
-    most = max(i.clusters, 1)
-    while not clear(most):
-        if most > _MOST:
-            return None
-        most *= 2
-    return bisect_left(range(most), True, lo=i.clusters, key=clear) - i.clusters
+def _assumed(t: Tolerance, end: float, *, is_high: bool) -> float:
+    """The true figure that a plan assumes, inside of one end of a tolerance."""
+    if t.kind != "itself":
+        return 0.0
+    metric = metric_named(t.metric)
+    if t.low is not None and t.high is not None:
+        return (t.low + t.high) / 2
+    best = None if metric is None else metric.low if is_high else metric.high
+    return (end + best) / 2 if best is not None and isfinite(best) else end * (0.9 if (end > 0) == is_high else 1.1)
 
 
 def _exp(i: Interval) -> Interval:

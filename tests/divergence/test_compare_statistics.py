@@ -414,7 +414,7 @@ def test_what_the_margin_allows_is_within_the_floor():
     assert [v.verdict for v in verdicts.values()] == [ABOVE, OPEN, WITHIN]
     between = (difference.estimate + difference.high) / 2
     needed = against_floor(filled(), 0, 2, "f", between, 0.95)
-    assert needed.verdict == OPEN and needed.documents_needed is not None and needed.documents_needed > 0
+    assert needed.verdict == OPEN and needed.plan is not None and 0 < needed.plan.least <= needed.plan.most
 
 
 def test_candidates_are_better_worse_alike_or_open():

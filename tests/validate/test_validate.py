@@ -126,13 +126,21 @@ def test_a_figure_without_an_interval_is_not_settled(tmp_path: Path) -> None:
     assert (check["status"], check["reason"]) == ("INCONCLUSIVE", "an extreme; it has no interval")
 
 
-def test_open_questions_say_how_many_more_would_settle_them_and_that_many_do(tmp_path: Path) -> None:
+def test_an_open_question_says_how_many_would_settle_it_if_the_figure_were_well_within(tmp_path: Path) -> None:
     text = tolerance('metric = "kl_nats"\nmax = 0.011')
     check = only(verdict(tmp_path, text, compare(measure("kl_nats", 0.01, 0.002))))
-    assert check["status"] == "INCONCLUSIVE" and check["unit"] == "documents"
-    total = 50 + check["needed"]
-    settled = measure("kl_nats", 0.01, 0.002 * (50 / total) ** 0.5, clusters=total)
+    assert check["status"] == "INCONCLUSIVE" and check["unit"] == "documents" and check["needed"] is None
+    plan = check["plan"]
+    assert plan["assumed"] == pytest.approx(0.0055) and 5 < plan["least"] < plan["most"]
+    total = plan["most"]
+    settled = measure("kl_nats", plan["assumed"], 0.002 * (50 / total) ** 0.5, clusters=total)
     assert only(verdict(tmp_path, text, compare(settled)))["status"] == "PASS"
+
+
+def test_what_would_settle_it_does_not_depend_on_how_near_the_estimate_came(tmp_path: Path) -> None:
+    text = tolerance('metric = "kl_nats"\nmax = 0.011')
+    plans = [only(verdict(tmp_path, text, compare(measure("kl_nats", x, 0.002))))["plan"] for x in (0.008, 0.0109)]
+    assert plans[0] == plans[1]
 
 
 def test_a_higher_confidence_asks_for_more(tmp_path: Path) -> None:
@@ -217,7 +225,7 @@ def test_speeds_are_ratios_round_by_round(tmp_path: Path) -> None:
     assert check["estimate"] == pytest.approx(0.97, rel=1e-3)
     assert only(verdict(tmp_path, text, bench(0.90)))["status"] == "FAIL"
     noisy = only(verdict(tmp_path, text, bench(0.955, noise=0.05)))
-    assert noisy["status"] == "INCONCLUSIVE" and noisy["needed"] > 0
+    assert noisy["status"] == "INCONCLUSIVE" and noisy["plan"]["assumed"] == 0
     assert only(verdict(tmp_path, text, bench(0.97, rounds=3)))["status"] == "TOO FEW"
 
 
@@ -251,7 +259,7 @@ def test_trials_without_an_answer_are_a_share_with_an_interval(tmp_path: Path) -
     assert check["status"] == "PASS" and check["high"] == pytest.approx(1 - 0.025 ** (1 / 50), rel=1e-4)
     some = measure("timeouts", 2, None, n=100, reason="a count")
     check = only(verdict(tmp_path, tolerance(text.format(0.1)), evaluation(some)))
-    assert check["status"] == "INCONCLUSIVE" and 0 < check["needed"] < 20
+    assert check["status"] == "INCONCLUSIVE" and check["plan"]["assumed"] == 0.05
 
 
 def test_a_record_s_kind_can_be_asked_for(tmp_path: Path) -> None:
