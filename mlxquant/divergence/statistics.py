@@ -7,7 +7,8 @@ as independent, beside ours, which does not.
     log_perplexity_ratio        mean(q - r), q and r the candidate's and reference's -log p of the correct token
     perplexity_ratio            exp of it; perplexity = exp(mean(q)); perplexity_difference = exp(mean q) - exp(mean r)
     log_perplexity_correlation  the correlation of q and r over tokens
-    kl_nats                     mean of D(reference || candidate)
+    kl_nats                     mean of D(reference || candidate); of 20 to 99 documents by bootstrap-t, being skewed
+    kl_above_0_1_nats           share of tokens where it is above 0.1 nat (0.01, 1): what a mean hides
     dp_mean, dp_rms             mean, root mean square of p - p_reference, p being that of the correct token
     same_top                    share of tokens at which both hold the same token most likely
 
@@ -50,9 +51,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..records.measurements import as_measurement
-from ..records.metrics import ABOVE, ALIKE, BETTER, DP_QUANTILES, KL_QUANTILES, OPEN, WITHIN, WORSE
+from ..records.metrics import ABOVE, ALIKE, BETTER, DP_QUANTILES, KL_ABOVE, KL_QUANTILES, OPEN, WITHIN, WORSE
 from ..stats import (
     Interval,
     Planned,
@@ -79,13 +81,29 @@ def token_measurements(tally: Tally, candidate: int, confidence: float) -> Itera
             sums = tally.grouping.sums(tally.token_sums(candidate, case), group)
             if sums[:, 0].any():
                 yield from _means(sums, group, confidence, keys)
-                if group != ALL:  # means hide collapses; what is rare within a slice shows in its tail
-                    values, documents = tally.values(candidate, case, "kl", group)
-                    if len(values) == float(sums[:, 0].sum()):
+                values, documents = tally.values(candidate, case, "kl", group)
+                if len(values) == float(sums[:, 0].sum()):  # means hide collapses; what is rare shows in the tail
+                    yield from _above(values, documents, sums, group, confidence, keys)
+                    if group != ALL:
                         p99 = [KL_QUANTILES["kl_p99_nats"]]
                         tail = clustered_quantiles(values, documents, p99, confidence=confidence)
                         yield as_measurement("kl_p99_nats", tail[0], **group.keys(), **keys)
         yield from _percentiles(tally, candidate, case, confidence, keys)
+
+
+def _above(
+    values: NDArray[np.float64],
+    documents: NDArray[np.intp],
+    sums: Sums,
+    group: SliceGroup,
+    confidence: float,
+    keys: dict[str, Any],
+) -> Iterator[Measurement]:
+    """The shares of tokens whose KL is above a limit; `values` and the cluster of each are `(tokens,)`."""
+    for metric, limit in KL_ABOVE.items():
+        hits = np.bincount(documents[values > limit], minlength=len(sums))
+        share = share_of_sums(hits, sums[:, _N], confidence=confidence)
+        yield as_measurement(metric, share, **group.keys(), **keys)
 
 
 def reference_measurements(tally: Tally, confidence: float) -> Iterator[Measurement]:

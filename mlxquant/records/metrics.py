@@ -77,6 +77,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("kl_nats", "lower", "compare", NATS, "mean KL(reference ‖ candidate) a token, in nats"),
     Metric(r"kl_(max|median|min|p[0-9_]+)_nats", "lower", "compare", NATS, "a quantile of it over tokens",
            "kl_p99_nats, …"),
+    Metric(r"kl_above_(0_01|0_1|1)_nats", "lower", "compare", SHARE, "share of tokens whose KL is above so many nats",
+           "kl_above_0_01_nats, kl_above_0_1_nats, kl_above_1_nats"),
     Metric("kl_through_routing_nats", "lower", "compare", NATS, "the part of it that comes through routing", span=_ANY),
     Metric("perplexity", "lower", "compare", "perplexity", "exp of the mean -log p of the correct token",
            span=(1.0, inf)),
@@ -171,6 +173,7 @@ KL_QUANTILES = {
     "kl_median_nats": 0.5, "kl_p90_nats": 0.9, "kl_p95_nats": 0.95, "kl_p99_nats": 0.99, "kl_p99_9_nats": 0.999,
     "kl_max_nats": 1,
 }  # fmt: skip
+KL_ABOVE = {"kl_above_0_01_nats": 0.01, "kl_above_0_1_nats": 0.1, "kl_above_1_nats": 1.0}
 DP_QUANTILES = {
     "dp_min": 0, "dp_p0_1": 0.001, "dp_p1": 0.01, "dp_p5": 0.05, "dp_p10": 0.1, "dp_p25": 0.25, "dp_median": 0.5,
     "dp_p75": 0.75, "dp_p90": 0.9, "dp_p95": 0.95, "dp_p99": 0.99, "dp_p99_9": 0.999, "dp_max": 1,

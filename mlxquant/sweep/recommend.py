@@ -6,8 +6,10 @@ with the fewest checks certainly outside, then the fewest not passed, then the l
 
 The same documents choose and judge, which flatters the choice. Each member of a family is a test at the tolerance's
 confidence; where the sizes are walked down one by one and the walk ends at the first that does not pass, the chance of
-taking one that is outside stays that of a single test (a fixed sequence; Maurer, Hothorn and Lehmacher 1995). Where the
-recommended one lies beyond such an end, or another family was passed over, that is said.
+taking one that is outside stays that of a single test (a fixed sequence; Maurer, Hothorn and Lehmacher 1995). Several
+families are several walks, so that chance grows with their number: Holm's procedure (1979) says whether the recommended
+one would be inside at the confidence that this asks for. Where it would not, where it lies beyond the end of its walk,
+and where another family was passed over, that is said.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 from ..report.verdict import ORDER, interval, name, what_now
 from ..validate.judge import FAIL, PASS, Check, verdict_of
 from ..words.text import figure
+from ..words.units import show_bytes
 from .candidates import SweepPoint
 
 Checks = Mapping[str, Sequence[Check]]
@@ -96,6 +99,58 @@ def _nearest(candidates: Sequence[SweepPoint], checks: Checks) -> dict[str, Any]
     return _refused(min(candidates, key=far), checks)
 
 
+# --- several families ---
+
+
+def _holds_among(best: SweepPoint, candidates: Sequence[SweepPoint], checks: Checks) -> tuple[int, bool]:
+    """How many families were tried, and whether the one chosen holds by Holm's procedure over all of them."""
+    families = dict.fromkeys(c.family for c in candidates)
+    chances = {family: _chance_of(family, best, candidates, checks) for family in families}
+    for tried, (family, chance) in enumerate(sorted(chances.items(), key=lambda item: item[1])):
+        if chance > 1 / (len(families) - tried):
+            return len(families), False
+        if family == best.family:
+            break
+    return len(families), True
+
+
+def _chance_of(family: str, best: SweepPoint, candidates: Sequence[SweepPoint], checks: Checks) -> float:
+    """How far inside the member is at which a family's walk ends, 1 at the edge; more where none is inside."""
+    inside = [c for c in candidates if c.family == family and verdict_of(checks[c.name]) == PASS]
+    chosen = best if best in inside else min(inside, key=_preference, default=None)
+    if chosen is None:
+        return 2.0
+    walked = [c for c in inside if (c.bits or 0) >= (chosen.bits or 0)]
+    return max((check.chance or 0.0 for c in walked for check in checks[c.name]), default=0.0)
+
+
+def _others(best: SweepPoint, candidates: Sequence[SweepPoint], checks: Checks) -> Iterator[str]:
+    """What other families came to, and whether choosing among them was paid for."""
+    tried, holds = _holds_among(best, candidates, checks)
+    if tried == 1:
+        return
+    if holds:
+        yield f"chosen among {tried} families, and inside also at the confidence that this asks for (Holm)"
+    else:
+        yield (
+            f"chosen among {tried} families, and not inside at the confidence that this asks for (Holm): judge"
+            f" {best.name} again on other documents"
+        )
+    for family in dict.fromkeys(c.family for c in candidates if c.family != best.family):
+        members = [c for c in candidates if c.family == family]
+        inside = [c for c in members if verdict_of(checks[c.name]) == PASS and c.nbytes is not None]
+        if inside:
+            other = min(inside, key=_preference)
+            more = (other.nbytes or 0) - (best.nbytes or 0)
+            size = f"{show_bytes(more)} larger" if more > 0 else "of the same size"
+            yield f"passed over: {other.name}, the smallest inside of its family, {size}"
+        else:
+            yield f"passed over: {family}, no member of which is inside"
+
+
+# --- remarks ---
+
+
 def _remarks(best: SweepPoint, candidates: Sequence[SweepPoint], checks: Checks) -> Iterator[str]:
     """What a reader should know of this choice."""
     larger = [c for c in candidates if c.family == best.family and (c.bits or 0) > (best.bits or 0)]
@@ -106,3 +161,4 @@ def _remarks(best: SweepPoint, candidates: Sequence[SweepPoint], checks: Checks)
                 f"{c.name} has more bits and is not inside ({verdict}: {worst.tolerance.metric}, {worst.place}); that"
                 f" {best.name} is inside may be chance, so judge it again on other documents"
             )
+    yield from _others(best, candidates, checks)

@@ -38,7 +38,8 @@ class Check:
     """One tolerance at one place. `interval` is as a reader wants it, None where nothing was measured.
 
     `needed` is how many more of `unit` the tolerance asks for, where there are too few; `plan` how many would settle
-    what is open. `depth` is the figure's.
+    what is open. `depth` is the figure's. `chance` is how far inside one that passes is: the least share of ``1 -
+    confidence`` at which it still would, 1 where it just does, None where it does not.
     """
 
     tolerance: Tolerance
@@ -51,6 +52,7 @@ class Check:
     reason: str | None = None
     depth: tuple[int, int | None] | None = None
     plan: Planned | None = None
+    chance: float | None = None
 
     @property
     def place(self) -> str:
@@ -133,8 +135,11 @@ def _held(t: Tolerance, figure: Figure, evidence: Evidence) -> Check:
         needed = max(t.min_clusters - interval.clusters, 0) or None
     elif status == INCONCLUSIVE:
         plan = _planned(t, interval, low, high)
+    chance = _chance(t, figure.interval, low, high) if status == PASS else None
     shown = _exp(interval) if figure.log else interval
-    return Check(t, status, figure.where, shown, evidence.file, evidence.unit, needed, reason, figure.depth, plan)
+    return Check(
+        t, status, figure.where, shown, evidence.file, evidence.unit, needed, reason, figure.depth, plan, chance
+    )
 
 
 def _status(t: Tolerance, i: Interval, low: float | None, high: float | None) -> tuple[str, str | None]:
@@ -155,6 +160,28 @@ def _status(t: Tolerance, i: Interval, low: float | None, high: float | None) ->
     return INCONCLUSIVE, None
 
 
+_SUREST = 1e-4
+
+
+def _chance(t: Tolerance, i: Interval, low: float | None, high: float | None) -> float:
+    """The least share of ``1 - confidence`` at which an interval that is within still is, by halving; at least 1e-4."""
+    if i.method == COUNTED:
+        return 0.0
+
+    def within(share: float) -> bool:
+        wide = stated(i, 1 - share * (1 - t.confidence))
+        ends = wide.low, wide.high
+        return None not in ends and (low is None or ends[0] >= low) and (high is None or ends[1] <= high)  # type: ignore[operator]
+
+    least, most = log(_SUREST), 0.0
+    if within(_SUREST):
+        return _SUREST
+    for _ in range(20):
+        middle = (least + most) / 2
+        least, most = (least, middle) if within(exp(middle)) else (middle, most)
+    return exp(most)
+
+
 def _planned(t: Tolerance, i: Interval, low: float | None, high: float | None) -> Planned | None:
     """How many clusters would settle it, the truth being assumed well within; of two ends that are held, the nearer.
 
@@ -163,7 +190,8 @@ def _planned(t: Tolerance, i: Interval, low: float | None, high: float | None) -
     """
     held = [end for end in (low, high) if end is not None and (i.low is None or i.high is None or i.low < end < i.high)]
     plans = [planned(i, end, _assumed(t, end, is_high=end == high), confidence=t.confidence) for end in held]
-    return max((plan for plan in plans if plan is not None), key=lambda plan: plan.most, default=None)
+    plan = max((plan for plan in plans if plan is not None), key=lambda plan: plan.most, default=None)
+    return plan and replace(plan, least=max(plan.least, t.min_clusters), most=max(plan.most, t.min_clusters))
 
 
 def _assumed(t: Tolerance, end: float, *, is_high: bool) -> float:

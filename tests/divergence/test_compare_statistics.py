@@ -339,7 +339,9 @@ def test_no_flip_at_all_is_not_proof_of_none():
     tally = Tally(documents())
     fill(tally, documents(), (0.0,), forced=False)
     figure = find(list(layer_measurements(tally, 0, 0.95)), "expert_set_changed")
-    assert figure["estimate"] == 0 and figure["high"] == pytest.approx(1 - 0.025 ** (1 / 12))
+    assert figure["estimate"] == 0 and figure["high"] == pytest.approx(
+        1 - 0.025 ** (figure["design_effect"] / figure["n"])
+    )
 
 
 def test_an_identical_candidate_differs_nowhere():

@@ -124,7 +124,7 @@ def test_pass_1_is_the_reward_of_0_and_1_interval_and_all():
     reward = clustered_share(first.ravel(), tasks)
     assert (pass_1.estimate, *ends(pass_1)) == pytest.approx((reward.estimate, *ends(reward)))
     chances = [list(side.mean(axis=1)) for side in (second, first)]
-    of_tasks = pass_hat_difference(*chances, [4] * 25, range(25))
+    of_tasks = pass_hat_difference(chances[0], chances[1], [4] * 25, range(25))
     of_trials = clustered_difference(second.ravel(), first.ravel(), tasks)
     assert (of_tasks.estimate, *ends(of_tasks)) == pytest.approx((of_trials.estimate, *ends(of_trials)))
 

@@ -208,13 +208,24 @@ def test_the_smallest_inside_every_tolerance_is_recommended_with_reasons_against
     assert recommendation["remarks"] == []
 
 
+def test_choosing_among_families_asks_for_more_confidence_and_says_what_was_passed_over(tmp_path):
+    gate = '[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n'
+    clear = [member("gates", 5, kl=0.005), member("uniform", 6, kl=0.005)]
+    first, second = judged(tmp_path, comparison(*clear), gate=gate)["recommendation"]["remarks"]
+    assert "inside also at the confidence that this asks for (Holm)" in first
+    assert second.startswith("passed over: uniform-8bit:bits=6, the smallest inside of its family")
+    near = [member("gates", 5, kl=0.0189, half=0.001), member("uniform", 6, kl=0.0189, half=0.001)]
+    first, _ = judged(tmp_path, comparison(*near), gate=gate)["recommendation"]["remarks"]
+    assert "not inside at the confidence that this asks for" in first
+
+
 def test_inconclusive_is_not_inside_however_near(tmp_path):
     record = judged(tmp_path, comparison(member("gates", 8), member("gates", 5, kl=0.0199, half=0.002)),
                     gate='[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n')  # fmt: skip
     assert record["recommendation"]["name"] == "gates-8bit:bits=8"
     (reason,) = record["recommendation"]["smaller"][0]["reasons"]
     assert reason.startswith("INCONCLUSIVE: kl_nats ≤ 0.02: 0.0199 [0.0179, 0.0219] (")
-    assert "more documents would settle it" in reason
+    assert "four of five runs settle it with" in reason and "given a true figure of 0.01" in reason
 
 
 def test_a_slice_that_nobody_measured_lets_none_pass(tmp_path):

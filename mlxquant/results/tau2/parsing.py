@@ -30,7 +30,7 @@ class Simulation:
 
     `reads` and `writes` are (right, asked for) of the task's expected actions, None where the file does not tell
     reads from writes. `calls` are the agent's own tool calls, not those of a simulated user; `actions` is how many
-    the task asks of the agent.
+    the task asks of the agent. `voice` says that the dialogue is in ticks, which are not read.
     """
 
     task: str
@@ -46,6 +46,7 @@ class Simulation:
     calls: int | None = None
     call_errors: int | None = None
     actions: int | None = None
+    voice: bool = False
 
     @property
     def success(self) -> bool:
@@ -99,7 +100,8 @@ def parse_tau2(entry: Any, place: str, problems: list[str], actions: Mapping[str
         problems.append(f"{place}: no reward_info, so it was never scored; counted as a failure, as τ² counts it")
     scored = scored or {}
     reads, writes = _checked_actions(scored.get("action_checks"), place, problems)
-    turns, calls, errors = _dialogue(entry.get("messages"), place, problems)
+    voice = bool(entry.get("ticks")) and not entry.get("messages")
+    turns, calls, errors = _dialogue(None if voice else entry.get("messages"), place, problems)
     return Simulation(
         task=task,
         trial=_whole(entry, "trial", place, problems),
@@ -114,6 +116,7 @@ def parse_tau2(entry: Any, place: str, problems: list[str], actions: Mapping[str
         calls=calls,
         call_errors=errors,
         actions=actions.get(task),
+        voice=voice,
     )
 
 

@@ -63,7 +63,13 @@ def read_results(path: Path, name: str | None = None) -> Results:
         )
     distinct = _without_repeats([s for s in simulations if s is not None], path.name, problems)
     if not distinct:
-        problems.append(f"{path.name}: no simulation in it")
+        first = (
+            f" ({problems[0]}{f'; and {len(problems) - 1:,} more' if len(problems) > 1 else ''})" if problems else ""
+        )
+        raise RecordError(
+            f"{path}: no simulation in it can be read{first}; give the file that the finished run wrote, with a task_id"
+            " in each simulation"
+        )
     return Results(
         name=name or _name_of(path),
         file=path.name if path.name != _INDEX else f"{path.resolve().parent.name}/{_INDEX}",

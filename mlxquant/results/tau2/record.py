@@ -9,7 +9,7 @@ from typing import Any
 from ...records.head import describe_versions, head
 from ..pairing import Pairing
 from .figures import differences, measure, most_k, pair_trials, pairing_entry
-from .parsing import CONTEXT, INFRASTRUCTURE, Results, by_task
+from .parsing import CONTEXT, INFRASTRUCTURE, REWARD_TOLERANCE, Results, by_task
 
 SCHEMA = "mlxquant.tau2/1"
 # what must agree for two runs to be of one benchmark
@@ -75,6 +75,16 @@ def _notes(results: Results, dropped: Collection[str]) -> Iterator[str]:
     evaluated = results.evaluated(dropped)
     if evaluated and all(s.reads is None and s.writes is None for s in evaluated):
         yield f"{results.name}: no tool_type in the file, so read and write actions cannot be told apart"
+    if spoken := sum(s.voice for s in evaluated):
+        yield (
+            f"{results.name}: {spoken:,} simulations are of voice, their dialogue in `ticks`, which is not read: their"
+            " turns, calls and depth are not known"
+        )
+    if parts := sum(s.reward is not None and REWARD_TOLERANCE < s.reward < 1 - REWARD_TOLERANCE for s in evaluated):
+        yield (
+            f"{results.name}: {parts:,} simulations have a reward between 0 and 1: pass^k takes only 1 as passed, the"
+            " average reward takes them as they are"
+        )
     if over := sum(s.termination == CONTEXT for s in evaluated):
         yield (
             f"{results.name}: {over:,} simulations ran out of context and count as failures; newer versions of τ² leave"

@@ -347,9 +347,24 @@ def test_no_value_in_any_field_makes_it_fail(tmp_path_factory: pytest.TempPathFa
     assert record["baseline"]["counts"]["simulations"] >= 1
 
 
+@pytest.mark.parametrize("entries", [[], [simulation("a") | {"task_id": None}], [{}, {}]])
+def test_a_file_without_a_simulation_that_can_be_read_is_refused(tmp_path: Path, entries: list[Any]) -> None:
+    with pytest.raises(RecordError, match="no simulation in it can be read"):
+        record_of(write(tmp_path / "a.json", results(entries)))
+
+
+def test_a_voice_run_is_told_to_have_no_depth(tmp_path: Path) -> None:
+    spoken = [simulation(task, messages=None) | {"ticks": [{"tick_id": 0}]} for task in "abc"]
+    record = record_of(write(tmp_path / "a.json", results([*spoken, simulation("d")])))
+    assert any("3 simulations are of voice" in note and "`ticks`" in note for note in record["notes"])
+
+
+def test_rewards_between_0_and_1_are_told(tmp_path: Path) -> None:
+    record = record_of(write(tmp_path / "a.json", results([simulation("a", reward=0.5), simulation("b", reward=1.0)])))
+    assert any("1 simulations have a reward between 0 and 1" in note for note in record["notes"])
+
+
 def test_no_simulation_at_all_is_told_and_no_figure_is_made_up(tmp_path: Path) -> None:
-    side = record_of(write(tmp_path / "a.json", results([])))["candidates"][0]
-    assert side["measurements"] == [] and any("no simulation" in p for p in side["problems"])
     only_lost = record_of(write(tmp_path / "b.json", results([lost("a")])))
     assert metrics(only_lost["candidates"][0]) == {"infrastructure_errors"}
     assert any("every simulation was dropped" in note for note in only_lost["notes"])
