@@ -201,7 +201,8 @@ def _candidate(
     question: Question,
 ) -> dict[str, Any]:
     """One candidate: what it is, its verdicts, its figures. `entry` is the pass's, `candidate` None for the floor."""
-    record: dict[str, Any] = {"name": entry["name"], "kind": _kind(entry), **entry}
+    facts = {key: value for key, value in entry.items() if key != "routers_kept"}
+    record: dict[str, Any] = {"name": entry["name"], "kind": _kind(entry), **facts}
     if candidate is not None and candidate.recipe is not None:
         record["recipe"] = candidate.recipe.as_dict()
     margin, confidence = question.margin, question.confidence
@@ -217,7 +218,7 @@ def _candidate(
         *token_measurements(tally, i, confidence),
         *routing_damage(tally, i, confidence),
         *difference_measurements(tally, i, names, confidence),
-        *layer_measurements(tally, i, confidence),
+        *layer_measurements(tally, i, confidence, kept_routers=bool(entry.get("routers_kept"))),
     ]
     return record
 

@@ -258,11 +258,22 @@ _ALWAYS_ZERO = {
 }
 
 
-def layer_measurements(tally: Tally, candidate: int, confidence: float) -> Iterator[Measurement]:
+def layer_measurements(
+    tally: Tally, candidate: int, confidence: float, *, kept_routers: bool = False
+) -> Iterator[Measurement]:
     """Routing and hidden-state error: by layer, and over all layers by group, in each case.
 
-    Over all layers an observation is a token at a layer, a hidden-state error the mean over layers.
+    Over all layers an observation is a token at a layer, a hidden-state error the mean over layers. A router that is
+    kept chooses as the reference's on the same input: its flips are 0 by construction and have no interval.
     """
+    for measured in _of_layers(tally, candidate, confidence):
+        if kept_routers and measured.get("case") == ROUTER and measured["estimate"] == 0:
+            measured |= {"low": None, "high": None, "se": None, "reason": "0 by construction: the router is kept"}
+            measured.pop("df", None)
+        yield measured
+
+
+def _of_layers(tally: Tally, candidate: int, confidence: float) -> Iterator[Measurement]:
     for case in tally.cases("routing", candidate):
         keys: dict[str, Any] = {} if case == ACCUMULATED else {"case": case}
         for group in tally.grouping.groups:

@@ -129,7 +129,17 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         return ""
     head = ("", "both", "first only", "second only", "neither", "tasks −/+", "p")
     title = "Right on both, on one alone, on neither; tasks worse/better, McNemar's exact p"
-    return f"{title}\n{table(head, rows, 'lrrrrrr')}"
+    return "\n".join([f"{title}\n{table(head, rows, 'lrrrrrr')}", *_alike(candidate, words)])
+
+
+def _alike(candidate: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[str]:
+    """What no pair that differs says: not that none would, but how many at most."""
+    for row in candidate["paired"]:
+        if "slice" in row or "depth" in row or row["only_baseline"] or row["only_candidate"]:
+            continue
+        change = measurement(candidate, f"{row['metric']}_difference") or {}
+        most = "" if change.get("high") is None else f": a difference of at most {points(change['high'])[1:]} points"
+        yield f"None of {row['n']:,} {words[row['metric']]} differed{most}"
 
 
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:

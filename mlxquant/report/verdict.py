@@ -48,7 +48,7 @@ def what_now(check: Check) -> str:
     parts = [str(check["reason"])] if check.get("reason") else []
     if check["status"] == "TOO FEW" and check.get("needed"):
         parts.append(f"{check['needed']:,} more {check['unit']} are needed")
-    elif words := plan_words(check.get("plan"), check["unit"], _assumed(check)):
+    elif words := plan_words(check.get("plan"), check.get("unit", "samples"), _assumed(check)):
         parts.append(words)
     elif check.get("needed"):  # as versions before wrote it
         parts.append(f"{check['needed']:,} more {check['unit']} would settle it if the estimate is the truth")

@@ -172,6 +172,7 @@ class RecipeCandidate:
             "active_bytes_per_token": totals["active_bytes_per_token"],
             "recipe": {"name": recipe.name, "sha256": recipe.sha256, "overrides": list(recipe.overrides)},
             "warnings": list(self.plan.warnings),
+            "routers_kept": all(p.format is None for p in self.plan.modules if p.module.role == "router"),
         }
 
     def signature(self) -> dict[str, Any]:

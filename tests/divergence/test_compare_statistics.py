@@ -335,6 +335,19 @@ def test_what_a_case_fixes_at_zero_is_not_measured():
     assert not any(m["metric"] == "hidden_error_in" and m.get("case") == "own" for m in figures)
 
 
+def test_flips_of_a_kept_router_are_none_by_construction_and_have_no_interval():
+    tally = Tally(documents())
+    fill(tally, documents(), (0.0,), forced=False)
+    scores = layer_scores(0, documents()[0].tokens, 0, 0.0)
+    tally.layer(0, 0, "router", 0, 0, scores)
+    kept, open_ = (
+        find(list(layer_measurements(tally, 0, 0.95, kept_routers=k)), "expert_set_changed", case="router", layer=0)
+        for k in (True, False)
+    )
+    assert kept["estimate"] == open_["estimate"] == 0
+    assert kept["low"] is None and "by construction" in kept["reason"]
+
+
 def test_no_flip_at_all_is_not_proof_of_none():
     tally = Tally(documents())
     fill(tally, documents(), (0.0,), forced=False)

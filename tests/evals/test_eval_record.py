@@ -57,7 +57,7 @@ def test_measurements_are_the_contract_s_flat_tables():
             assert {"metric", "estimate", "low", "high", "se", "n", "clusters"} <= set(found), found
             assert set(found) <= {"metric", "slice", "depth", "depth_first", "depth_last",
                                       "estimate", "low", "high", "se", "n", "clusters",
-                                  "confidence", "method", "df", "reason"}  # fmt: skip
+                                  "confidence", "method", "df", "design_effect", "reason"}  # fmt: skip
             assert (found["low"] is None) == ("reason" in found), found
     names = {m["metric"] for m in record["candidates"][0]["measurements"]}
     assert {"pass", "pass_difference", "state_equal", "valid_call", "valid_json", "valid_schema", "right_tool",
