@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import UsageError
 from ..records.head import head, utc_date
 from ..records.metrics import metric_named
+from ..stats import covered
 from .agreement import Chosen, check_machines, check_other_than_baseline, choose, common
 from .commits import CannotTellError, committed
 from .evidence import Evidence, MeasuredSide
@@ -27,7 +28,8 @@ from .tolerances import Tolerances, read_tolerances
 # --- caveats ---
 
 
-_KL = "kl_"
+_KL, _KL_MEAN = "kl_", "kl_nats"
+_AS_STATED = 0.94  # below it an interval's coverage is told
 _FLIPS = ("same_top", "expert_set_changed", "first_expert_changed", "flips_weighted")
 _LONG = 151
 
@@ -42,6 +44,13 @@ def _sentences(used: Sequence[Check], checks: Sequence[Check]) -> Iterator[str]:
         yield (
             "KL rejects bad quantizations; it does not rank near-lossless ones. Among quantizations close to the"
             " reference its rank correlation with benchmark scores was 0.00 and -0.24 (arXiv:2606.19558)."
+        )
+    documents = [c.interval.clusters for c in used if c.tolerance.metric == _KL_MEAN and c.interval is not None]
+    if documents and covered(min(documents)) < _AS_STATED:
+        yield (
+            f"KL is skewed: over {min(documents):,} documents an interval of its mean at 95 % holds the truth in about"
+            f" {covered(min(documents)):.0%} of cases (simulated). Ask for confidence = 0.99, or gate on"
+            " kl_above_0_1_nats."
         )
     families = {metric.family for c in used if (metric := metric_named(c.tolerance.metric))}
     if any(c.tolerance.metric in _FLIPS for c in used):

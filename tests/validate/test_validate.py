@@ -431,6 +431,7 @@ def test_a_committed_file_is_as_old_as_its_commit_until_it_is_changed(tmp_path: 
 def test_it_says_what_its_evidence_cannot_say_where_such_evidence_is_used(tmp_path: Path) -> None:
     kl = verdict(tmp_path, tolerance('metric = "kl_nats"\nmax = 1'), compare(measure("kl_nats", 0.01)))["caveats"]
     assert any("2606.19558" in c for c in kl) and any("Nothing here was generated" in c for c in kl)
+    assert any(c.startswith("KL is skewed: over 50 documents") for c in kl)
     flips = verdict(tmp_path, tolerance('metric = "same_top"\nmin = 0.1'), compare(measure("same_top", 0.9)))["caveats"]
     assert any("200-call loop" in c for c in flips)
     shallow = verdict(
