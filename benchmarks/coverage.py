@@ -59,7 +59,7 @@ def kl_means(samples: int) -> Iterator[dict[str, Any]]:
     for spread in (0.6, 1.0, 1.4):
         for clusters in (10, 20, 40, 86, 100, 200, 500):
             for way in (ratio_of_sums, skewed_ratio):
-                if way is skewed_ratio and not 20 <= clusters < 100:
+                if way is skewed_ratio and not 20 <= clusters < 500:
                     continue
 
                 def draw(rng: np.random.Generator, way: Any = way, n: int = clusters, s: float = spread) -> Any:

@@ -7,7 +7,7 @@ as independent, beside ours, which does not.
     log_perplexity_ratio        mean(q - r), q and r the candidate's and reference's -log p of the correct token
     perplexity_ratio            exp of it; perplexity = exp(mean(q)); perplexity_difference = exp(mean q) - exp(mean r)
     log_perplexity_correlation  the correlation of q and r over tokens
-    kl_nats                     mean of D(reference || candidate); of 20 to 99 documents by bootstrap-t, being skewed
+    kl_nats                     mean of D(reference || candidate); of 20 to 499 documents by bootstrap-t, being skewed
     kl_above_0_1_nats           share of tokens where it is above 0.1 nat (0.01, 1): what a mean hides
     dp_mean, dp_rms             mean, root mean square of p - p_reference, p being that of the correct token
     same_top                    share of tokens at which both hold the same token most likely

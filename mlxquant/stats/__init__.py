@@ -5,7 +5,7 @@ intervals that are too short, often by a factor of three (Miller 2024, arXiv:241
 documents or tasks as the independent units. By what is measured:
 
 - means, ratios of sums, and smooth functions of them: cluster-robust, CR2, Student's t (`sums`); skewed means of 20 to
-  99 documents by bootstrap-t (`resampled`);
+  499 documents by bootstrap-t (`resampled`);
 - shares (0 or 1 for each observation): Clopper-Pearson at the effective sample size, Korn and Graubard 1998; paired
   differences of them after Bonett and Price 2012 (`sums`);
 - quantiles: Woodruff's interval, or a bootstrap over clusters (`quantiles`);
