@@ -60,11 +60,6 @@ def _committed(top: Path, path: Path) -> datetime | None:
     commit = _head(own, common)
     if commit is None:
         return None
-    if (common / "shallow").exists():
-        raise CannotTellError(
-            "a shallow clone lacks the history that would tell; fetch all of it: fetch-depth: 0 of actions/checkout, or"
-            " git fetch --unshallow"
-        )
     with tempfile.TemporaryDirectory(prefix="mlxquant-") as empty:
         _make_empty(Path(empty), "sha256" if len(commit) == 64 else "sha1")
         variables = {**_ENVIRONMENT, "GIT_DIR": empty, "GIT_OBJECT_DIRECTORY": str(common / "objects")}
@@ -76,6 +71,11 @@ def _committed(top: Path, path: Path) -> datetime | None:
         entry = git("ls-tree", "-z", commit, "--", name).split()
         if len(entry) < 3 or entry[1] != "blob" or entry[2] != _blob_hash(path, len(commit)):
             return None
+        if (common / "shallow").exists():
+            raise CannotTellError(
+                "a shallow clone lacks the history that would tell; fetch all of it: fetch-depth: 0 of"
+                " actions/checkout, or git fetch --unshallow"
+            )
         seconds = git("rev-list", "--max-count=1", "--timestamp", commit, "--", name).partition(" ")[0]
     if not seconds.isdigit():
         raise CannotTellError("its repository does not hold the commit")

@@ -225,5 +225,8 @@ def _why_missing(t: Tolerance, wanted: Mapping[str, str], chosen: Sequence[tuple
     if t.kind != "itself" and not any(f.metric == metric for f in there) and not any(e.baseline for e, _ in sides):
         return f"{t.metric} was measured, but no baseline's to compare it with"
     values = {key: dict.fromkeys(v for f in there for k, v in f.where if k == key) for key in wanted}
+    inside = f"in:{wanted.get('slice')}"
+    if inside in values.get("slice", ()):
+        return f"no document or item is called so; the tokens inside such parts are slice {inside!r}"
     places = "; ".join(f"{key}: {', '.join(list(names)[:8]) or 'none'}" for key, names in values.items())
     return f"{t.metric} was not measured there" + (f"; measured at {places}" if places else "")

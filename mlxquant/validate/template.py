@@ -29,11 +29,16 @@ _MOST = 40  # places of one list
 def template_text(kinds: Sequence[str] = ("compare",), records: Sequence[Evidence] = ()) -> str:
     """Write limits for what these commands measure, at the places that `records` have.
 
-    Kinds that are not asked for, and of which there is no record, are left out. Raises UsageError for an unknown one.
+    Raises UsageError for an unknown kind, and for a record of a kind that is not asked for.
     """
     for kind in kinds:
         if kind not in FOR:
             raise UsageError(f"--for {kind}: no kind of measurement{nearest(kind, FOR)}; valid: {', '.join(FOR)}")
+    for record in records:
+        if record.kind not in kinds:
+            raise UsageError(
+                f"--from {record.file}: a record of {record.kind}, which --for {','.join(kinds)} does not name"
+            )
     parts = [_part("head")]
     for kind in FOR:
         if kind in kinds:

@@ -153,6 +153,8 @@ def test_a_shallow_clone_cannot_tell(file: Path, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{folder}", "clone")
     moment, why = written(tmp_path / "clone" / "gates" / "t.toml")
     assert moment is None and why.startswith(UNKNOWN) and "shallow" in why and "fetch-depth: 0" in why
+    (tmp_path / "clone" / "own.toml").write_text("max = 1\n")  # of which no history is needed
+    assert written(tmp_path / "clone" / "own.toml")[1] == FILE
 
 
 def test_without_git_it_cannot_be_told(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,15 @@ def test_what_was_not_measured_is_missing_and_says_what_there_is(tmp_path: Path)
     assert "slice: json" in check["reason"]
 
 
+def test_a_slice_of_tokens_that_is_named_as_one_of_documents_is_pointed_out(tmp_path: Path) -> None:
+    record = verdict(
+        tmp_path,
+        tolerance('metric = "kl_nats"\nslice = "json"\nmax = 1'),
+        compare(measure("kl_nats", 0.01, slice="in:json")),
+    )
+    assert "'in:json'" in only(record)["reason"]
+
+
 def test_a_slice_that_is_too_small_is_no_pass_but_can_fail(tmp_path: Path) -> None:
     small = measure("kl_nats", 0.01, 0.001, slice="json", clusters=7)
     text = 'metric = "kl_nats"\nslice = "json"\nmax = {}'

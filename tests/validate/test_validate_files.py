@@ -84,6 +84,8 @@ def test_init_from_records_names_their_places_and_leaves_out_what_is_too_small(t
         ("decode_tok_s", (("test", "tg16"),)), ("prefill_tok_s", (("test", "pp64"),)),
     }  # fmt: skip
     assert "# fr" in path.read_text()
+    other = run("--init", tmp_path / "other.toml", "--for", "eval", "--from", files[0])
+    assert other.exit_code == 2 and "compare.json: a record of compare" in other.stderr
     done = run(*files, "-t", path, "--json")
     assert "MISSING" not in {c["status"] for c in json.loads(done.stdout)["checks"] if c.get("slice") or c.get("test")}
 
