@@ -97,6 +97,18 @@ def test_init_without_more_words_is_for_the_comparison_that_a_sweep_makes(tmp_pa
     assert again.exit_code == 3 and "already exists" in again.output
 
 
+def test_the_slices_that_the_file_names_are_those_of_compare_and_eval() -> None:
+    from mlxquant.divergence.texts import spans
+    from mlxquant.evals.suites.catalog import Choice, open_suites
+
+    inside = {value for name, value in vars(spans).items() if name.startswith("IN_")}
+    items = [item for suite in open_suites(["contracts"], Choice((5,), 1)) for item in suite.items()]
+    text = template_text(FOR)
+    assert inside == set(re.findall(r"\bin:[a-z_]+", text))
+    named = {name for line in re.findall(r"slice = \[(.*)\]", text) for name in re.findall(r'"([^"]+)"', line)}
+    assert named - inside <= {name for item in items for name in item.slices}
+
+
 @pytest.mark.parametrize(
     "words",
     [
