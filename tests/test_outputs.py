@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "report {record} -o {out}",
     "plan": "plan {source} -r {recipe} -o {out}",
     "tau2": "tau2 {tau2} -o {out}",
+    "rollout": "rollout --baseline http://a/v1 --candidate http://b/v1 --model m --candidate-build {build} -o {out}",
     "compare --from": "compare --from {record} -o {out}",
     "compare": "compare {source} -r {recipe} --data {data} -o {out}",
     "compare --build": "compare {source} --build {build} --data {data} -o {out}",

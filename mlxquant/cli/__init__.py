@@ -36,6 +36,7 @@ COMMANDS = {
     "tau2": "Compare τ²-bench result files: pass^k, rewards, actions, depth, with intervals.",
     "eval": "Judge builds or servers against a baseline: tool loops at depth, contracts.",
     "validate": "Judge records of a build against tolerances that were set before: the gate.",
+    "rollout": "Write a gateway's configuration for a rollout, and read what it logs.",
     "sweep": "Find the smallest recipe inside every tolerance, and where each recipe exceeds one.",
     "report": "Write one HTML page from any mix of records.",
     "upload": "Upload a build to the Hub, with a model card made from its records.",

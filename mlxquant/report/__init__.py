@@ -24,6 +24,7 @@ __all__ = [
     "page",
     "plan",
     "predict",
+    "rollout",
     "sweep",
     "tables",
     "tau2",

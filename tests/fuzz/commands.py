@@ -130,6 +130,7 @@ SCENARIOS = [
       for by in ("recipe", "depth", "turn", "layer", "pair", "statistic")),
     Scenario("compare --from {in}/compare.json --by slice --json -o {out}", ("compare.json",)),
     Scenario("tau2 {in}/results.json {in}/results2.json -o {out}", ("results.json", "results2.json")),
+    Scenario("rollout --status {in}/litellm.yaml", ("litellm.yaml",)),
     *(Scenario(f"validate {{in}}/{name} -t {{in}}/t.toml -o {{out}}", (name, "t.toml"), code=4 if name in JUDGED else 3)
       for name in RECORDS),
     Scenario("validate {in}/compare.json {in}/eval.json {in}/tau2.json -t {in}/t.toml --mixed-machines"
@@ -180,6 +181,8 @@ def make_inputs(folder: Path) -> None:
     texts = {"r.toml": RECIPE, "t.toml": TOLERANCES, "data.jsonl": TEXTS, "talk.jsonl": TALK, "suite.jsonl": SUITE}
     for name, text in texts.items():
         (folder / name).write_text(text)
+    servers = ("--baseline", "http://a/v1", "--candidate", "http://b/v1", "--model", "m")
+    _made("rollout", *servers, "-o", str(folder / "litellm.yaml"))
     _made("convert", str(folder / "source"), *R.split(), "-o", str(folder / "build"))
     words = {
         "plan.json": f"plan {{in}}/source {R}",

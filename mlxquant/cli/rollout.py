@@ -1,0 +1,196 @@
+"""`mlxquant rollout`: the configuration of a gateway for a rollout, its stages, and what the gateway's logs say."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..disk.outputs import OutputFile, check_outputs
+from ..errors import OutputError, UsageError
+from .endings import FAILED
+from .options import output_option
+from .printing import echo
+
+if TYPE_CHECKING:
+    from ..rollout.deployments import RolloutPlan, Side
+
+_STAGES = ("mirror", "cohorts", "part", "all", "back")
+_OURS = rb"# LiteLLM proxy configuration for a rollout, written by mlxquant rollout\."
+_SHOWN = 40
+
+
+class _Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A share of requests, such as 5%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        number = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", str(value).strip())
+        if number is None or float(number[1]) > 100:
+            self.fail(f"{str(value)[:40]!r}: a share from 0% to 100% expected, such as 5%", param, ctx)
+        return float(number[1])
+
+
+@click.command()
+@click.option("--baseline", metavar="URL[,…]", help="The servers of the model in use, as http://HOST:PORT/v1.")
+@click.option("--candidate", metavar="URL[,…]", help="The servers of the model that is to replace it.")
+@click.option("--model", metavar="NAME", help="The name that clients ask the gateway for.")
+@click.option("--baseline-model", metavar="NAME", help="The model's name on the baseline's servers.  [--model's]")
+@click.option("--candidate-model", metavar="NAME", help="The same for the candidate.")
+@click.option("--baseline-key-env", metavar="VAR", help="The variable with the servers' key; only its name is written.")
+@click.option("--candidate-key-env", metavar="VAR", help="The same for the candidate.")
+@click.option("--baseline-build", metavar="FOLDER", help="The build that is served, to name its format and hashes.")
+@click.option("--candidate-build", metavar="FOLDER", help="The same for the candidate.")
+@click.option("--mirror", type=_Share(), default=5.0, metavar="SHARE",
+              help="Share of requests that the candidate answers unseen.  [5%]")  # fmt: skip
+@click.option("--serve", type=_Share(), default=10.0, metavar="SHARE",
+              help="Share of requests that it serves in stage part.  [10%]")  # fmt: skip
+@click.option("--cohort", "cohorts", multiple=True, metavar="TAG=baseline|candidate",
+              help="Who serves requests with this tag, from stage cohorts on; again for several.")  # fmt: skip
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
+@click.option("--stage", type=click.Choice(_STAGES), help="Write that stage; alone with -o, change a file to it.")
+@click.option("--status", type=click.Path(path_type=Path), metavar="FILE",
+              help="Say which stage a configuration is in, and what was edited in it.")  # fmt: skip
+@output_option("The configuration; each stage is written beside it as FILE.STAGE.yaml.")
+def command(**options: Any) -> None:
+    """Roll a candidate out behind LiteLLM's proxy: mirror, cohorts, part, all, and back.
+
+    Writes a configuration whose last line names the stage. The candidate first answers a mirrored share of requests
+    that nobody waits for, then serves cohorts, a part, all. If it fails, the baseline answers. Keys are not written.
+
+    \b
+    mlxquant rollout --baseline http://a/v1 --candidate http://b/v1 --model qwen \\
+        --cohort batch=candidate --candidate-build build -o litellm.yaml
+    mlxquant rollout --status litellm.yaml
+    mlxquant rollout --stage back -o litellm.yaml
+    """
+    if options["status"] is not None:
+        _refuse_others(options, "--status", ("status",))
+        _show_status(options["status"])
+    elif options["baseline"] is None and options["candidate"] is None and options["stage"] is not None:
+        _refuse_others(options, "--stage without --baseline and --candidate", ("stage", "output"))
+        _change_stage(_output(options), options["stage"])
+    else:
+        _write(options)
+
+
+def _output(options: Mapping[str, Any]) -> Path:
+    if options["output"] is None:
+        raise UsageError("-o: the configuration's file is missing, such as -o litellm.yaml")
+    return Path(options["output"])
+
+
+def _refuse_others(options: Mapping[str, Any], what: str, used: tuple[str, ...]) -> None:
+    """Raise UsageError for an option that was given and would do nothing."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if name not in used and source is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"{parameter.opts[0]} goes with writing a configuration, not with {what}; leave it out")
+
+
+def _plan(options: Mapping[str, Any]) -> RolloutPlan:
+    from ..rollout.deployments import RolloutPlan, check_plan
+
+    for needed in ("baseline", "candidate", "model"):
+        if options[needed] is None:
+            raise UsageError(
+                f"--{needed} is missing; a configuration needs --baseline URL, --candidate URL and --model NAME"
+            )
+    cohorts = []
+    for cohort in options["cohorts"]:
+        tag, sign, role = cohort.rpartition("=")
+        if not sign:
+            raise UsageError(f"--cohort {cohort[:80]!r}: TAG=baseline or TAG=candidate expected")
+        cohorts.append((tag, role))
+    plan = RolloutPlan(
+        name=options["model"],
+        baseline=_side(options, "baseline"),
+        candidate=_side(options, "candidate"),
+        mirror=options["mirror"],
+        serve=options["serve"],
+        cohorts=tuple(cohorts),
+        timeout_s=options["timeout"],
+    )
+    check_plan(plan)
+    return plan
+
+
+def _side(options: Mapping[str, Any], role: str) -> Side:
+    """A side as it was named; a build's headers are read for what identifies it."""
+    from ..rollout.deployments import Side
+
+    variant, identity = role, dict[str, str]()
+    if options[f"{role}_build"] is not None:
+        from ..builds.facts import describe_build
+        from ..builds.read.build import read_build
+
+        build = read_build(options[f"{role}_build"])
+        facts, variant = describe_build(build), build.name
+        recipe = facts["recipe"] or {}
+        known = {
+            "format": facts["format"], "recipe": recipe.get("name"), "recipe_sha256": recipe.get("sha256"),
+            "manifest_sha256": facts["manifest_sha256"], "config_sha256": facts["config_sha256"],
+        }  # fmt: skip
+        identity = {key: value for key, value in known.items() if value}
+    urls = tuple(url.strip() for url in options[role].split(","))
+    model = options["model"] if options[f"{role}_model"] is None else options[f"{role}_model"]
+    return Side(urls, model, options[f"{role}_key_env"], variant, identity)
+
+
+def _write(options: Mapping[str, Any]) -> None:
+    from ..rollout.configuration import configuration_text
+    from ..rollout.status import read_status
+
+    plan, path = _plan(options), _output(options)
+    outputs = {None: OutputFile("-o", path, _OURS)}
+    outputs |= {stage: OutputFile("-o", _beside(path, stage), _OURS) for stage in _STAGES}  # type: ignore[misc]
+    inputs = [(f"--{role}-build", options[f"{role}_build"]) for role in ("baseline", "candidate")]
+    check_outputs(list(outputs.values()), [(name, Path(folder)) for name, folder in inputs if folder])
+    for output in outputs.values():
+        if output.path.exists() and output.path.stat().st_size and read_status(output.path).edits:
+            raise OutputError(
+                f"{output.path}: was edited after it was written (--status says where), and is not replaced; move it"
+            )
+    for stage, output in outputs.items():
+        output.write(configuration_text(plan, stage or options["stage"] or _STAGES[0]))
+    echo(f"{path}: stage {options['stage'] or _STAGES[0]}")
+    echo(f"stages:     {_beside(path, '{' + ','.join(_STAGES) + '}')}")
+    echo(f"run it:     litellm --config {path} --reload")
+    echo(f"next stage: mlxquant rollout --stage cohorts -o {path}")
+    echo(f"roll back:  mlxquant rollout --stage back -o {path}")
+
+
+def _beside(path: Path, stage: str) -> Path:
+    """The file of a stage: ``litellm.part.yaml`` beside litellm.yaml."""
+    return path.with_name(f"{path.stem}.{stage}{path.suffix or '.yaml'}")
+
+
+def _change_stage(path: Path, stage: str) -> None:
+    from ..rollout.status import read_status, with_stage
+
+    status = read_status(path)
+    OutputFile("-o", path, rb"").check()
+    text = with_stage(status, stage, str(path))
+    OutputFile("-o", path, rb"").write(text)
+    echo(f"{path}: stage {status.stage or 'unknown'} -> {stage}")
+    echo("litellm --reload takes it up by itself; without it, restart the proxy", err=True)
+
+
+def _show_status(path: Path) -> None:
+    """Print the stage; what was edited is printed too, with exit code 1."""
+    from ..report.rollout import status_text
+    from ..rollout.status import read_status
+
+    status = read_status(path)
+    echo(status_text(str(path), status.plan.as_dict(), status.stage, status.edits))
+    if status.edits:
+        sys.exit(FAILED)
