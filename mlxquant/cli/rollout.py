@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..disk.outputs import OutputFile, check_outputs
+from ..disk.outputs import OutputFile, check_outputs, record_of
 from ..errors import OutputError, UsageError
 from .endings import FAILED
-from .options import output_option
+from .options import json_option, output_option
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _STAGES = ("mirror", "cohorts", "part", "all", "back")
 _OURS = rb"# LiteLLM proxy configuration for a rollout, written by mlxquant rollout\."
-_SHOWN = 40
+# options that go with reading logs, and those that name the sides of a rollout
+_READING = ("logs", "config", "confidence", "as_json")
+_NAMING = tuple(f"{role}{what}" for role in ("baseline", "candidate") for what in ("", "_model", "_build"))
 
 
 class _Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -58,7 +60,14 @@ class _Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--stage", type=click.Choice(_STAGES), help="Write that stage; alone with -o, change a file to it.")
 @click.option("--status", type=click.Path(path_type=Path), metavar="FILE",
               help="Say which stage a configuration is in, and what was edited in it.")  # fmt: skip
-@output_option("The configuration; each stage is written beside it as FILE.STAGE.yaml.")
+@click.option("--logs", multiple=True, type=click.Path(path_type=Path), metavar="LOGS",
+              help="Read LiteLLM's payloads: a file or a folder; again for several.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+              help="With --logs: the configuration that was in force, which names both builds.")  # fmt: skip
+@click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True,
+              help="With --logs: confidence level of every interval.")  # fmt: skip
+@json_option
+@output_option("The configuration, and each stage beside it as FILE.STAGE.yaml; with --logs, the record.")
 def command(**options: Any) -> None:
     """Roll a candidate out behind LiteLLM's proxy: mirror, cohorts, part, all, and back.
 
@@ -70,6 +79,7 @@ def command(**options: Any) -> None:
         --cohort batch=candidate --candidate-build build -o litellm.yaml
     mlxquant rollout --status litellm.yaml
     mlxquant rollout --stage back -o litellm.yaml
+    mlxquant rollout --logs logs.ndjson --config litellm.yaml -o rollout.json
     """
     if options["status"] is not None:
         _refuse_others(options, "--status", ("status",))
@@ -77,7 +87,10 @@ def command(**options: Any) -> None:
     elif options["baseline"] is None and options["candidate"] is None and options["stage"] is not None:
         _refuse_others(options, "--stage without --baseline and --candidate", ("stage", "output"))
         _change_stage(_output(options), options["stage"])
+    elif options["logs"]:
+        _read_logs(options)
     else:
+        _refuse_others(options, "writing a configuration; --logs reads logs", (), only=_READING)
         _write(options)
 
 
@@ -87,14 +100,15 @@ def _output(options: Mapping[str, Any]) -> Path:
     return Path(options["output"])
 
 
-def _refuse_others(options: Mapping[str, Any], what: str, used: tuple[str, ...]) -> None:
-    """Raise UsageError for an option that was given and would do nothing."""
+def _refuse_others(options: Mapping[str, Any], what: str, used: Sequence[str], only: Sequence[str] = ()) -> None:
+    """Raise UsageError for an option that was given and would do nothing; with `only`, for those alone."""
     context = click.get_current_context()
     for parameter in context.command.params:
         name = str(parameter.name)
-        source = context.get_parameter_source(name)
-        if name not in used and source is click.core.ParameterSource.COMMANDLINE:
-            raise UsageError(f"{parameter.opts[0]} goes with writing a configuration, not with {what}; leave it out")
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE or name in used:
+            continue
+        if not only or name in only:
+            raise UsageError(f"{parameter.opts[0]} does not go with {what}; leave it out")
 
 
 def _plan(options: Mapping[str, Any]) -> RolloutPlan:
@@ -141,7 +155,7 @@ def _side(options: Mapping[str, Any], role: str) -> Side:
             "manifest_sha256": facts["manifest_sha256"], "config_sha256": facts["config_sha256"],
         }  # fmt: skip
         identity = {key: value for key, value in known.items() if value}
-    urls = tuple(url.strip() for url in options[role].split(","))
+    urls = tuple(url.strip() for url in options[role].split(",")) if options[role] else ()
     model = options["model"] if options[f"{role}_model"] is None else options[f"{role}_model"]
     return Side(urls, model, options[f"{role}_key_env"], variant, identity)
 
@@ -194,3 +208,31 @@ def _show_status(path: Path) -> None:
     echo(status_text(str(path), status.plan.as_dict(), status.stage, status.edits))
     if status.edits:
         sys.exit(FAILED)
+
+
+def _read_logs(options: Mapping[str, Any]) -> None:
+    """Print, and write, what logs say of both sides."""
+    from ..records.files import record_text
+    from ..report.rollout import rollout_text
+    from ..rollout.record import read_rollout
+    from ..rollout.status import read_status
+
+    used = (*_READING, "output", *(_NAMING if options["config"] is None else ()))
+    _refuse_others(
+        options, f"--logs{'' if options['config'] is None else ' and --config, which names both sides'}", used
+    )
+    output = None if options["output"] is None else OutputFile("-o", options["output"], record_of("rollout"))
+    if output is not None:
+        inputs = [("--logs", path) for path in options["logs"] if path.is_file()]
+        inputs += [("--config", options["config"])] if options["config"] is not None else []
+        check_outputs([output], inputs)
+    if options["config"] is not None:
+        plan = read_status(options["config"]).plan
+        sides = plan.baseline, plan.candidate
+    else:
+        sides = _side({**options, "model": None}, "baseline"), _side({**options, "model": None}, "candidate")
+    record = read_rollout(options["logs"], *sides, confidence=options["confidence"])
+    text = record_text(record)
+    if output is not None:
+        output.write(f"{text}\n")
+    echo(text if options["as_json"] else rollout_text(record))

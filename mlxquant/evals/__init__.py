@@ -11,4 +11,4 @@ Sides are judged by programs alone, never by a model. What could not be asked (a
 counted apart and is never a failure of the model. Texts of the record are in `report`.
 """
 
-__all__ = ["asking", "identity", "items", "loaded", "opening", "run", "sides", "store", "suites", "trace"]
+__all__ = ["asking", "identity", "items", "loaded", "opening", "replies", "run", "sides", "store", "suites", "trace"]

@@ -63,7 +63,19 @@ def known_as(path: Path) -> str:
     if path.name == _RECORD:
         return path.resolve().parent.name
     name = path.name.removesuffix(".json")
-    for kind in ("plan", "audit", "diff", "bench", "predict", "compare", "eval", "tau2", "validate", "sweep"):
+    for kind in (
+        "plan",
+        "audit",
+        "diff",
+        "bench",
+        "predict",
+        "compare",
+        "eval",
+        "tau2",
+        "rollout",
+        "validate",
+        "sweep",
+    ):
         name = name.removesuffix(f".{kind}")
     return name
 

@@ -18,7 +18,7 @@ PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
 # "zero": the nearer to 0 the better, so that a limit on either side limits something
 Better = Literal["lower", "higher", "zero"]
 # who measures it, and so what it is clustered by and what it depends on
-Family = Literal["compare", "eval", "tau2", "bench", "serving", "size"]
+Family = Literal["compare", "eval", "tau2", "rollout", "bench", "serving", "size"]
 
 SHARE, NATS, RELATIVE, SECONDS, RATE, BYTES, COUNT = (
     "share", "nats", "relative error", "s", "tokens/s", "bytes", "count",
@@ -125,6 +125,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("tool_call_errors", "lower", "tau2", SHARE, "share of tool calls answered by an error"),
     Metric("turns", "lower", "tau2", COUNT, "the user's turns in a run"),
     Metric("tool_calls", "lower", "tau2", COUNT, "the agent's tool calls in a run"),
+    Metric("same_tool", "higher", "rollout", SHARE, "share of the baseline's replies with calls for which the candidate"
+           " calls the same tools"),
+    Metric("same_arguments", "higher", "rollout", SHARE, "… with the same arguments"),
+    Metric("unexpected_call", "lower", "rollout", SHARE, "share of the baseline's replies without a call for which the"
+           " candidate calls a tool"),
+    Metric("same_finish", "higher", "rollout", SHARE, "share of mirrored replies that end for the same reason"),
+    Metric("same_language", "higher", "rollout", SHARE, "share of mirrored replies in the same language"),
+    Metric("refused", "lower", "rollout", SHARE, "share of texts that begin as refusals do"),
+    Metric("cut_off", "lower", "rollout", SHARE, "share of replies that ended at the limit of tokens"),
+    Metric("output_tokens", "lower", "rollout", COUNT, "tokens of a reply"),
+    Metric("thumbs_up", "higher", "rollout", SHARE, "share of rated replies that users liked"),
+    Metric("retried", "lower", "rollout", SHARE, "share of requests that users sent again within ten minutes"),
     Metric("infrastructure_errors", "lower", "serving", SHARE, "share of trials that never got an answer"),
     Metric("timeouts", "lower", "serving", SHARE, "share of trials that timed out"),
     Metric(r"ttft_s_p(50|90|99)", "lower", "serving", SECONDS,

@@ -31,6 +31,7 @@ _TABLES = {
     "compare": _MEASURED,
     "eval": _MEASURED,
     "tau2": _MEASURED,
+    "rollout": _MEASURED,
     "results": _MEASURED,
     "bench": "results",
     "predict": "chips",

@@ -68,7 +68,7 @@ def _entry(entry: Deployment, stage: str, plan: RolloutPlan) -> Iterator[str]:
     side = entry.side
     yield f"    - model_name: {_text(entry.group)}"
     yield "      litellm_params:"
-    yield f"        model: {_text(_PROVIDER + side.model)}"
+    yield f"        model: {_text(f'{_PROVIDER}{side.model}')}"
     yield f"        api_base: {_text(entry.url)}"
     yield f"        api_key: {_text(f'os.environ/{side.key_env}' if side.key_env else _NO_KEY)}"
     yield f"        timeout: {plan.timeout_s:g}"

@@ -43,7 +43,7 @@ class Side:
     """
 
     urls: tuple[str, ...]
-    model: str
+    model: str | None
     key_env: str | None
     variant: str
     build: Mapping[str, str]
@@ -157,7 +157,7 @@ def _check_side(role: str, side: Side, timeout_s: float) -> None:
         raise UsageError(f"--{role}: an address stands twice; name each server once")
     model = checked_model(side.model, f"--{role}-model")
     if not model or not model.isprintable() or model != model.strip():
-        raise UsageError(f"--{role}-model {side.model[:80]!r}: a name as the server lists it expected")
+        raise UsageError(f"--{role}-model {(side.model or '')[:80]!r}: a name as the server lists it expected")
     if side.key_env is not None and not _VARIABLE.fullmatch(side.key_env):
         raise UsageError(f"--{role}-key-env: the name of a variable expected, which holds the key; not the key itself")
 

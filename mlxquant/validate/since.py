@@ -41,7 +41,14 @@ _COMMANDS = {
     "speed": ("mlxquant bench", "mlxquant eval (its serving figures)"),
 }
 # family of a metric -> kind of its figures
-_FAMILIES = {"compare": "quality", "eval": "quality", "tau2": "quality", "bench": "speed", "serving": "speed"}
+_FAMILIES = {
+    "compare": "quality",
+    "eval": "quality",
+    "tau2": "quality",
+    "rollout": "quality",
+    "bench": "speed",
+    "serving": "speed",
+}
 
 
 @dataclass(frozen=True, slots=True)

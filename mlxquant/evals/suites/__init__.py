@@ -4,4 +4,4 @@
 replies by the kinds that an item's `score` may name. No model judges another.
 """
 
-__all__ = ["catalog"]
+__all__ = ["catalog", "scores_calls", "scores_text"]

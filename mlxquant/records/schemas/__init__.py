@@ -24,7 +24,7 @@ from .sense import senseless
 VERSIONS: dict[str, tuple[int, ...]] = dict.fromkeys(
     (
         "plan", "audit", "fits", "manifest", "verify", "check_load", "diff", "bench", "predict", "compare", "eval",
-        "tau2", "validate", "since", "sweep",
+        "tau2", "validate", "since", "sweep", "rollout",
     ),
     (1,),
 ) | {"predict": (1, 2), "fits": (1, 2)}  # fmt: skip
@@ -36,6 +36,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
         "settings", "suites", "survival", "notes", "trials", "confidence", "machine", "versions", "date",
         "baseline.serving", "candidates[].serving", "candidates[].paired",
     ),
+    "rollout": ("confidence", "counts", "notes", "problems", "first", "last"),
     "tau2": ("confidence", "baseline?.counts", "candidates[].counts"),
 }  # fmt: skip
 _SCHEMA = re.compile(r"mlxquant\.([a-z0-9_]+)/([0-9]{1,9})")
