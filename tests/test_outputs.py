@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ COMMANDS = {
     "plan": "plan {source} -r {recipe} -o {out}",
     "tau2": "tau2 {tau2} -o {out}",
     "rollout": "rollout --baseline http://a/v1 --candidate http://b/v1 --model m --candidate-build {build} -o {out}",
+    "rollout --logs": "rollout --logs {logs} -o {out}",
     "compare --from": "compare --from {record} -o {out}",
     "compare": "compare {source} -r {recipe} --data {data} -o {out}",
     "compare --build": "compare {source} --build {build} --data {data} -o {out}",
@@ -38,7 +40,7 @@ COMMANDS = {
     "eval -o": "eval --baseline {source} --candidate {build} --suite {suite} -o {out}",
     "eval --trace": "eval --baseline {source} --candidate {build} --suite {suite} --trace {out}",
 }
-NAMES = ("record", "gate", "build", "tau2", "source", "recipe", "data", "suite")
+NAMES = ("record", "gate", "build", "tau2", "logs", "source", "recipe", "data", "suite")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,8 @@ def shared(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
     (folder / "recipe.toml").write_text('name = "mine"\n[quantize]\nbits = 8\ngroup_size = 32\n')
     (folder / "data").write_text('{"text": "a document"}\n')
     (folder / "suite").write_text('{"id": "1", "prompt": "a", "score": "exact", "answer": "b"}\n')
+    traffic = (root / "tests" / "rollout" / "litellm-1.108.7.ndjson.gz").read_bytes()
+    (folder / "logs").write_bytes(gzip.decompress(traffic))
     simulation = {"task_id": "1", "trial": 0, "termination_reason": "user_stop", "reward_info": {"reward": 1.0}}
     simulations = [{**simulation, "id": str(i), "task_id": str(i), "messages": []} for i in range(6)]
     (folder / "tau2").write_text(json.dumps({"info": {}, "tasks": [], "simulations": simulations}))
@@ -164,7 +168,9 @@ def test_an_output_in_the_work_folder_is_refused(inputs: dict[str, Path], tmp_pa
         assert list((tmp_path / "work").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["validate -o", "validate --markdown", "validate --junit", "report", "tau2"])
+@pytest.mark.parametrize(
+    "command", ["validate -o", "validate --markdown", "validate --junit", "report", "tau2", "rollout --logs"]
+)
 def test_what_is_worked_out_of_records_replaces_its_earlier_version(
     inputs: dict[str, Path], tmp_path: Path, command: str
 ):

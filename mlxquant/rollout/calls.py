@@ -126,7 +126,7 @@ def rating_of(table: Mapping[str, Any]) -> bool | None:
         if isinstance(value, bool):
             return value
         if value in (1, -1, 0):
-            return value == 1
+            return bool(value == 1)
         if isinstance(value, str) and value.strip().lower() in _UP | _DOWN:
             return value.strip().lower() in _UP
     return None

@@ -194,7 +194,7 @@ def _times(
     everywhere: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """Quantiles of the whole answer's seconds, those to the first token, and tokens a second, over answers."""
-    places: list[tuple[dict[str, str], str | None]] = [({}, None)] if everywhere else []
+    places: list[tuple[dict[str, Any], str | None]] = [({}, None)] if everywhere else []
     for where, inside in [*places, *(({"slice": name}, name) for name in slices)]:
         here = [call for call, names in calls if not call.failed and (inside is None or inside in names)]
         for name, values in (

@@ -11,6 +11,7 @@ would end the process (a crash of a library) ends the run.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -131,6 +132,8 @@ SCENARIOS = [
     Scenario("compare --from {in}/compare.json --by slice --json -o {out}", ("compare.json",)),
     Scenario("tau2 {in}/results.json {in}/results2.json -o {out}", ("results.json", "results2.json")),
     Scenario("rollout --status {in}/litellm.yaml", ("litellm.yaml",)),
+    Scenario("rollout --logs {in}/traffic.ndjson --config {in}/litellm.yaml -o {out}",
+             ("traffic.ndjson", "litellm.yaml")),
     *(Scenario(f"validate {{in}}/{name} -t {{in}}/t.toml -o {{out}}", (name, "t.toml"), code=4 if name in JUDGED else 3)
       for name in RECORDS),
     Scenario("validate {in}/compare.json {in}/eval.json {in}/tau2.json -t {in}/t.toml --mixed-machines"
@@ -181,6 +184,8 @@ def make_inputs(folder: Path) -> None:
     texts = {"r.toml": RECIPE, "t.toml": TOLERANCES, "data.jsonl": TEXTS, "talk.jsonl": TALK, "suite.jsonl": SUITE}
     for name, text in texts.items():
         (folder / name).write_text(text)
+    traffic = (ROOT / "tests" / "rollout" / "litellm-1.108.7.ndjson.gz").read_bytes()
+    (folder / "traffic.ndjson").write_bytes(gzip.decompress(traffic))
     servers = ("--baseline", "http://a/v1", "--candidate", "http://b/v1", "--model", "m")
     _made("rollout", *servers, "-o", str(folder / "litellm.yaml"))
     _made("convert", str(folder / "source"), *R.split(), "-o", str(folder / "build"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import threading
@@ -114,7 +115,12 @@ def gateway(python: Path, config: Path, logs: str) -> Iterator[Gateway]:
     output = config.with_name("proxy.log")
     with output.open("wb") as file:
         process = subprocess.Popen(
-            list(map(str, command)), cwd=config.parent, env=os.environ | settings, stdout=file, stderr=file
+            list(map(str, command)),
+            cwd=config.parent,
+            env=os.environ | settings,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
         try:
             end = time.monotonic() + START_S
@@ -128,7 +134,11 @@ def gateway(python: Path, config: Path, logs: str) -> Iterator[Gateway]:
             yield Gateway(port, key)
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(20)
 
 
 def store_requests(tasks: int, calls: int) -> list[list[dict[str, Any]]]:

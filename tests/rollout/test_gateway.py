@@ -86,4 +86,8 @@ def test_a_candidate_is_mirrored_serves_a_cohort_dies_and_is_rolled_back(tmp_pat
         finally:
             proxy_running.__exit__(None, None, None)
     record = json.loads(run("rollout", "--logs", logs, "--config", config, "--json").stdout)
-    assert record["counts"]["pairs"] > 0
+    counts, (candidate,) = record["counts"], record["candidates"]
+    assert counts["pairs"] == counts["mirrors"] > 0 and counts["answered_by_fallback"] >= len(fallen)
+    assert candidate["recipe"]["name"] == "uniform-8bit" and candidate["format"].startswith("2-bit")
+    figures = {m["metric"]: m["estimate"] for m in candidate["measurements"] if "slice" not in m}
+    assert figures["same_arguments"] < 0.9 and figures["infrastructure_errors"] > 0

@@ -194,6 +194,11 @@ def _tau2(folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(results(simulations, num_trials=2)), encoding="utf-8")
 
 
+def _traffic(folder: Path) -> None:
+    """Payloads that LiteLLM's proxy logged in `tests.rollout.test_gateway`."""
+    shutil.copy(ROOT / "tests" / "rollout" / "litellm-1.108.7.ndjson.gz", folder / "traffic.ndjson.gz")
+
+
 WORLDS: dict[str, Callable[[Path], None]] = {
     "empty": lambda folder: None,
     "paper": _paper,
@@ -203,6 +208,7 @@ WORLDS: dict[str, Callable[[Path], None]] = {
     "study": _study,
     "speeds": _speeds,
     "tau2": _tau2,
+    "traffic": _traffic,
 }
 
 
