@@ -19,14 +19,14 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .deployments import FALLBACK, MIRROR, STAGES, Deployment, RolloutPlan, read_id, stages
+from .deployments import MIRROR, STAGES, Deployment, RolloutPlan, fallback_groups, read_id, stages
 
 SCHEMA = "mlxquant.rollout_plan/1"
 HEADER = f"# {SCHEMA} "
 STAGE_KEY = "model_list"
 _PROVIDER = "openai/"  # any server that speaks OpenAI's API
 _NO_KEY = "not-needed"  # LiteLLM asks for a key where the server has none
-_ALLOWED_FAILS, _COOLDOWN_S = 3, 30
+_ALLOWED_FAILS, _COOLDOWN_S, _MAX_FALLBACKS = 3, 30, 5
 
 
 def stage_line(stage: str) -> str:
@@ -56,7 +56,8 @@ def _settings(plan: RolloutPlan) -> Iterator[str]:
     yield "router_settings:"
     yield "  enable_tag_filtering: true"
     yield "  fallbacks:"
-    yield f"    - {_text(plan.group())}: [{_text(plan.group(FALLBACK))}]"
+    yield f"    - {_text(plan.group())}: {_texts(fallback_groups(plan))}"
+    yield f"  max_fallbacks: {max(_MAX_FALLBACKS, len(plan.baseline.urls))}"
     yield "  num_retries: 0"
     yield f"  allowed_fails: {_ALLOWED_FAILS}"
     yield f"  cooldown_time: {_COOLDOWN_S}"
@@ -86,6 +87,8 @@ def _entry(entry: Deployment, stage: str, plan: RolloutPlan) -> Iterator[str]:
     yield f"        model_variant: {_text(side.variant)}"
     yield f"        rollout_role: {_text(identity.role)}"
     yield f"        rollout_stage: {_text(stage)}"
+    if not entry.cools:  # in `litellm_params` it would not hold for /v1/responses
+        yield "        cooldown_time: 0"
     for key, name in _INFO.items():
         if key in side.build:
             yield f"        {name}: {_text(side.build[key])}"

@@ -10,14 +10,18 @@ How LiteLLM chooses (1.108, measured): it takes the deployments that share a tag
 `default` where none does, leaves out those that cool down, and draws one by weight. `silent_model` mirrors every
 request of its deployment, so a share of requests is mirrored by a second deployment of the same server, of that weight.
 A cohort's deployment has weight 0: alone it is drawn all the same, and beside one of the baseline's it never is, so a
-request with tags of both sides gets the baseline. Where all fail, the group's fallback is asked: the baseline.
+request with tags of both sides gets the baseline. Where a request fails, the servers of the baseline are asked in turn.
+
+What fails three times within a minute is left alone for a while, whoever is to blame: a client with requests that no
+server takes would so take the model from everybody, or leave it to the candidate alone. So neither a baseline's only
+server nor a fallback is ever left alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..endpoint.client import checked_model, parse_server
@@ -87,7 +91,10 @@ class RolloutPlan:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """An entry of LiteLLM's `model_list`; `weight` None where its group has no other kind of entry."""
+    """An entry of LiteLLM's `model_list`; `weight` None where its group has no other kind of entry.
+
+    `cools` says whether it is left alone for a while after failures.
+    """
 
     group: str
     id: str
@@ -96,6 +103,7 @@ class Deployment:
     tags: tuple[str, ...]
     weight: float | None = None
     silent: str | None = None
+    cools: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +173,7 @@ def _check_side(role: str, side: Side, timeout_s: float) -> None:
 def stages(plan: RolloutPlan) -> dict[str, list[Deployment]]:
     """The deployments of each stage, in the order of `STAGES`."""
     mirror = list(_entries(plan.candidate, CANDIDATE, MIRROR, plan.group(MIRROR), (_DEFAULT,)))
-    fallback = list(_entries(plan.baseline, BASELINE, FALLBACK, plan.group(FALLBACK), (_DEFAULT,)))
+    fallback = list(_fallback(plan))
     if not plan.mirror:
         mirror = []
     everybody = (_DEFAULT, *plan.tags(BASELINE))
@@ -184,6 +192,18 @@ def stages(plan: RolloutPlan) -> dict[str, list[Deployment]]:
         ],
         "back": [*_served(plan.baseline, BASELINE, None, plan, (_DEFAULT,), 1), *fallback],
     }
+
+
+def fallback_groups(plan: RolloutPlan) -> list[str]:
+    """Groups that are asked in turn where all else has failed: each server of the baseline alone."""
+    numbers = range(1, len(plan.baseline.urls) + 1)
+    return [f"{plan.group(FALLBACK)}{f'-{number}' if len(numbers) > 1 else ''}" for number in numbers]
+
+
+def _fallback(plan: RolloutPlan) -> Iterator[Deployment]:
+    entries = _entries(plan.baseline, BASELINE, FALLBACK, "", (_DEFAULT,))
+    for group, entry in zip(fallback_groups(plan), entries, strict=True):
+        yield replace(entry, group=group, cools=False)
 
 
 def _mirrored(plan: RolloutPlan, tags: tuple[str, ...], share: float) -> Iterator[Deployment]:
@@ -221,4 +241,5 @@ def _entries(
     hashed = side.build.get("manifest_sha256")
     for number, url in enumerate(side.urls, 1):
         name = f"{role}-{number}{f'.{purpose}' if purpose else ''}{f'@{hashed[:12]}' if hashed else ''}"
-        yield Deployment(group, name, side, url, tuple(tags), weight, silent)
+        cools = role == CANDIDATE or len(side.urls) > 1
+        yield Deployment(group, name, side, url, tuple(tags), weight, silent, cools)

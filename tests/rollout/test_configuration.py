@@ -59,7 +59,9 @@ def test_yaml_reads_what_the_plan_says(rollout, stage):
         assert entry["litellm_params"]["api_base"] in served.urls
         assert entry["litellm_params"]["model"] == f"openai/{served.model}"
         assert entry["model_info"]["model_variant"] == served.variant
-    assert table["router_settings"]["fallbacks"] == [{rollout.name: [f"{rollout.name}-fallback"]}]
+    groups = {entry["model_name"]: entry["litellm_params"]["api_base"] for entry in entries}
+    (fallbacks,) = table["router_settings"]["fallbacks"]
+    assert [groups[group] for group in fallbacks[rollout.name]] == list(rollout.baseline.urls)
 
 
 def weights(stage, *tags, **changes):
@@ -109,6 +111,15 @@ def test_shares_are_divided_among_servers():
     assert weights("part", candidate=two) == {
         "baseline-1": 85, "baseline-1.mirrored": 5, "candidate-1": 5, "candidate-2": 5
     }  # fmt: skip
+
+
+def test_neither_the_only_server_of_the_baseline_nor_a_fallback_is_ever_left_alone():
+    for urls in (("http://a/v1",), ("http://a/v1", "http://d/v1")):
+        for entry in loaded(configuration_text(plan(baseline=side("baseline", *urls)), "part"))["model_list"]:
+            identity = read_id(entry["model_info"]["id"])
+            assert identity is not None
+            always = identity.role == "baseline" and (identity.purpose == "fallback" or len(urls) == 1)
+            assert (entry["model_info"].get("cooldown_time") == 0) == always
 
 
 def test_a_key_is_written_as_the_name_of_its_variable_alone(tmp_path, monkeypatch):
