@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from .calls import BASELINE, CANDIDATE, LoggedCall, rating_of, read_call
 from .payloads import Faults
 
-MOST = 200_000
+MOST = 100_000
 # a request that is sent again within this time is a repetition, later it is another day's
 _AGAIN_S = 600.0
 _IDS = ("litellm_call_id", "call_id", "trace_id")
