@@ -12,6 +12,7 @@ import click
 
 from ..disk.outputs import OutputFile, check_outputs, record_of
 from ..errors import OutputError, UsageError
+from ..words.text import printable
 from .endings import FAILED
 from .options import json_option, output_option
 from .printing import echo
@@ -148,13 +149,13 @@ def _side(options: Mapping[str, Any], role: str) -> Side:
         from ..builds.read.build import read_build
 
         build = read_build(options[f"{role}_build"])
-        facts, variant = describe_build(build), build.name
+        facts, variant = describe_build(build), printable(build.name)
         recipe = facts["recipe"] or {}
         known = {
             "format": facts["format"], "recipe": recipe.get("name"), "recipe_sha256": recipe.get("sha256"),
             "manifest_sha256": facts["manifest_sha256"], "config_sha256": facts["config_sha256"],
         }  # fmt: skip
-        identity = {key: value for key, value in known.items() if value}
+        identity = {key: printable(value) for key, value in known.items() if value}
     urls = tuple(url.strip() for url in options[role].split(",")) if options[role] else ()
     model = options["model"] if options[f"{role}_model"] is None else options[f"{role}_model"]
     return Side(urls, model, options[f"{role}_key_env"], variant, identity)

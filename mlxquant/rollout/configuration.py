@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..words.text import json_escaped
 from .deployments import MIRROR, STAGES, Deployment, RolloutPlan, fallback_groups, read_id, stages
 
 SCHEMA = "mlxquant.rollout_plan/1"
@@ -41,7 +42,7 @@ def configuration_text(plan: RolloutPlan, stage: str) -> str:
         "#   litellm --config FILE --reload",
         f"# The last line says which stage is in force: *{', *'.join(STAGES)}. It alone changes.",
         "# Logs go to the address in the environment variable GENERIC_LOGGER_ENDPOINT, where that is set.",
-        HEADER + json.dumps(plan.as_dict(), ensure_ascii=False, sort_keys=True),
+        HEADER + json_escaped(json.dumps(plan.as_dict(), ensure_ascii=False, sort_keys=True)),
         "",
         *_settings(plan),
         "",
@@ -103,7 +104,7 @@ _INFO = {
 
 def _text(value: Any) -> str:
     """A text as JSON, which YAML reads as the same text."""
-    return json.dumps(value, ensure_ascii=False)
+    return json_escaped(json.dumps(value, ensure_ascii=False))
 
 
 def _texts(values: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from mlxquant.rollout.deployments import RolloutPlan, Side
 TAGS = st.from_regex(r"[a-zA-Z0-9_.:äß日-]{1,12}", fullmatch=True).filter(lambda tag: tag != "default")
 HOSTS = st.from_regex(r"https?://[a-z][a-z0-9]{0,8}(:[1-9][0-9]{0,3})?(/v1)?", fullmatch=True)
 NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
+ANY = st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=("Cs",)), max_size=20)
 
 
 def side(role: str, *urls: str, key_env: str | None = None, **build: str) -> Side:
@@ -30,9 +31,9 @@ def plans(draw: st.DrawFn) -> RolloutPlan:
     cut = draw(st.integers(1, len(hosts) - 1))
     mirror = draw(st.integers(0, 100))
     tags = draw(st.lists(TAGS, max_size=4, unique=True))
-    build = {"manifest_sha256": "0123456789abcdef" * 4, "recipe": draw(NAMES)} if draw(st.booleans()) else {}
+    build = {"manifest_sha256": "0123456789abcdef" * 4, "recipe": draw(ANY)} if draw(st.booleans()) else {}
     baseline, candidate = (
-        Side(tuple(urls), draw(NAMES), draw(st.sampled_from([None, "SOME_KEY"])), draw(NAMES), build)
+        Side(tuple(urls), draw(NAMES), draw(st.sampled_from([None, "SOME_KEY"])), draw(ANY), build)
         for urls in (hosts[:cut], hosts[cut:])
     )
     return plan(
