@@ -9,7 +9,7 @@ from mlxquant.rollout.deployments import RolloutPlan, Side
 TAGS = st.from_regex(r"[a-zA-Z0-9_.:äß日-]{1,12}", fullmatch=True).filter(lambda tag: tag != "default")
 HOSTS = st.from_regex(r"https?://[a-z][a-z0-9]{0,8}(:[1-9][0-9]{0,3})?(/v1)?", fullmatch=True)
 NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
-ANY = st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=("Cs",)), max_size=20)
+ANY = st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs"]), max_size=20)
 
 
 def side(role: str, *urls: str, key_env: str | None = None, **build: str) -> Side:
