@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..disk.outputs import OutputFile, check_outputs, record_of
-from ..errors import OutputError, UsageError
+from ..errors import MlxquantError, OutputError, UsageError
 from ..words.text import printable
-from .endings import FAILED
 from .options import json_option, output_option
 from .printing import echo
 
@@ -201,14 +200,14 @@ def _change_stage(path: Path, stage: str) -> None:
 
 
 def _show_status(path: Path) -> None:
-    """Print the stage; what was edited is printed too, with exit code 1."""
+    """Print the stage; what was edited is printed too, with exit code 3, as other faults are that checks find."""
     from ..report.rollout import status_text
     from ..rollout.status import read_status
 
     status = read_status(path)
     echo(status_text(str(path), status.plan.as_dict(), status.stage, status.edits))
     if status.edits:
-        sys.exit(FAILED)
+        sys.exit(MlxquantError.exit_code)
 
 
 def _read_logs(options: Mapping[str, Any]) -> None:

@@ -149,7 +149,7 @@ def test_an_edit_is_shown_survives_a_change_of_stage_and_is_not_written_over(tmp
     run(*WORDS, "-o", path)
     path.write_text(path.read_text().replace("cooldown_time: 30", "cooldown_time: 5\n  redis_host: r"))
     status = run("rollout", "--status", path)
-    assert status.exit_code == 1
+    assert status.exit_code == 3
     assert [line.strip() for line in status.stdout.splitlines()[-3:]] == [
         "-   cooldown_time: 30", "+   cooldown_time: 5", "+   redis_host: r"
     ]  # fmt: skip
