@@ -20,7 +20,7 @@ from benchmarks.quality_set.dialogues import Record, long_loops, store_loops, to
 from benchmarks.quality_set.letters import letters  # noqa: E402
 from benchmarks.quality_set.tasks import arithmetic, copied_ids, grounded, json_tasks, refusals  # noqa: E402
 
-OUT = ROOT / "mlxquant" / "compare" / "data" / "builtin.jsonl"
+OUT = ROOT / "mlxquant" / "divergence" / "texts" / "data" / "builtin.jsonl"
 SEED = 20_260_101
 STORE_SEEDS = range(2_000_000, 2_000_010)  # neither the tiny model's training nor `eval`'s
 

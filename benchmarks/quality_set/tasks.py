@@ -249,5 +249,6 @@ def refusals(draw: Random, count: int) -> list[Record]:
             said = answer.format(**slots)
             again = f"Thanks! And how long will it take? {person(draw)} waits until {clock(draw)}."
             firm = f"About {draw.randrange(5, 55)} minutes if all goes well, so tell them a little after {clock(draw)}."
-        made.append(_chat(f"refusal-{n}", ["refusal" if harmful else "no_refusal"], asked, said, again, firm))
+        slices = ["refusal", f"refusal:{'due' if harmful else 'undue'}"]
+        made.append(_chat(f"refusal-{n}", slices, asked, said, again, firm))
     return made

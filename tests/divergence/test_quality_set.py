@@ -18,8 +18,8 @@ from mlxquant.divergence.texts.documents import BUILTIN_FILE, read_documents
 
 RECORDS: list[dict[str, Any]] = [json.loads(line) for line in BUILTIN_FILE.read_text(encoding="utf-8").splitlines()]
 SLICES = (
-    "tool_call", "json", "numeric", "arithmetic", "copy", "code", "refusal", "no_refusal", "grounded", "long_loop",
-    "language:en", "language:de", "language:fr", "language:es", "language:zh",
+    "tool_call", "json", "numeric", "arithmetic", "copy", "code", "refusal:due", "refusal:undue", "grounded",
+    "long_loop", "language:en", "language:de", "language:fr", "language:es", "language:zh",
 )  # fmt: skip
 
 
@@ -46,6 +46,15 @@ def test_there_are_at_least_200_documents_in_a_megabyte_with_ids_of_their_own():
 @pytest.mark.parametrize("name", SLICES)
 def test_a_slice_has_enough_documents_for_an_interval(name):
     assert len(of(name)) >= 20
+
+
+def test_the_slices_that_eval_has_too_are_called_as_there():
+    from mlxquant.evals.suites.catalog import Choice, open_suites
+
+    items = [item for suite in open_suites(["contracts"], Choice((5,), 1)) for item in suite.items()]
+    shared = {"json", "copy", "arithmetic", "grounded", "numeric", "refusal", "refusal:due", "refusal:undue"}
+    assert shared <= {name for item in items for name in item.slices}
+    assert shared <= {name for record in RECORDS for name in record["slices"]}
 
 
 def test_no_two_documents_are_near_copies():
