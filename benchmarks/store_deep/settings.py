@@ -22,10 +22,14 @@ from mlxquant.evals.store.deep import make_deep_task
 
 __all__ = ["Renderer", "corpus", "fast", "held_out", "hub_layout", "muon", "shape", "vocabulary"]
 
-vocabulary.SIZE = 632  # every name, city, street and status is one token, so that copying a name is one step
-# the beginning of a call up to the first character that is not always the same, and its end, are one token each
-CALL = r"""\n\{"name": "[a-z_]+", "arguments": \{"[a-z_]+":(?:"[A-Z](?=\d)|"|)|"?\}\}\n|"""
-vocabulary.PIECES = CALL + vocabulary.PIECES
+vocabulary.SIZE = 556  # every name, city, street and status is one token, so that copying a name is one step
+# The beginning of a call up to the first character that is not always the same, and its end, are one token each. A
+# capitalized word never holds the space before it: "Jon" is one token in a request and in a call, and can be copied.
+vocabulary.PIECES = (
+    r"""\n\{"name": "[a-z_]+", "arguments": \{"[a-z_]+":(?:"[A-Z](?=\d)|"|)|"?\}\}\n|"""
+    r"""["}\]]*[,{\[]+"id":"[A-Z](?=\d)|["}\]]*[,{\[]+ ?"[a-z_]+": ?[\["{]*|\d|"""
+    r"""\p{Lu}[\p{L}_]*| ?[\p{Ll}_][\p{L}_]*| ?[^\s\p{L}\d_]+|\s+"""
+)
 shape.LAYER_TYPES = ["linear_attention", "full_attention"] * 3
 
 

@@ -22,17 +22,17 @@ import torch
 from settings import corpus, fast, held_out, hub_layout, muon, shape, vocabulary
 from torch.nn import functional as F
 
-STEPS, TOKENS = 4000, 8192
+STEPS, TOKENS = 2000, 8192
 # (until this step, lengths of rows to draw from)
 STAGES = (
-    (800, (512,)),
-    (1600, (512, 1024, 1024, 2048)),
-    (2600, (512, 1024, 2048, 4096)),
+    (500, (512,)),
+    (800, (512, 1024, 1024, 2048)),
+    (1300, (512, 1024, 2048, 4096)),
     (10**9, (512, 1024, 2048, 4096, 8192)),
 )
 READ = 0.1
 RATES = {"matrix": 0.02, "embedding": 0.02, "head": 0.004, "other": 0.01}
-PACE = ((0, 0.0), (40, 1.0), (1800, 1.0), (STEPS, 0.0))
+PACE = ((0, 0.0), (40, 1.0), (900, 1.0), (STEPS, 0.0))
 BALANCE = 0.001
 EVERY = 200
 TASKS = ((5, 40), (20, 16), (60, 8), (150, 4))
@@ -121,7 +121,7 @@ def main() -> None:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
             torch.save(state, folder / "new.pt")
             (folder / "new.pt").replace(last)
-            if (step + 1) % 1000 == 0:
+            if (step + 1) % 500 == 0:
                 torch.save(state, folder / f"step{step + 1}.pt")
         with (folder / "progress.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")

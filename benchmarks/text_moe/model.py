@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tiny_moe"))
+sys.path.append(str(Path(__file__).parents[1] / "tiny_moe"))  # after this folder: some names stand in both
 import fast  # products, sorted experts: the store model's training has them
 
 VOCABULARY = 2048

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tiny_moe"))
+sys.path.append(str(Path(__file__).parents[1] / "tiny_moe"))  # after this folder: some names stand in both
 import muon
 
 STEPS, TOKENS, ROW = 1300, 8192, 512
