@@ -49,6 +49,12 @@ def test_a_shipped_recipes_build_is_told_in_few_rules(name: str, n_rules: int) -
     assert recipe.default == (FormatChoice.of(shipped.formats[0]) if shipped else None)
 
 
+@pytest.mark.parametrize(("name", "n_rules"), [("roles-4bit", 6), ("roles-3bit", 6), ("roles-2bit", 6)])
+def test_a_build_with_bits_by_role_is_told_in_few_rules(name: str, n_rules: int) -> None:
+    """Its default is the format of most weights, which the shipped recipe gives to experts by a rule."""
+    assert len(of_shipped(name).rules) <= n_rules
+
+
 def test_rules_speak_of_roles_layer_types_and_depth_before_they_list_paths() -> None:
     base = load_recipe("uniform-8bit", sets=["role=router,shared_expert_gate,layer_type=full_attention:keep"])
     (rule,) = found(formats(base, QWEN, 48), QWEN, 48).rules
@@ -122,4 +128,4 @@ def test_any_orderly_choice_with_a_few_strays_comes_back(key: str, random: objec
 
 
 def test_every_shipped_recipe_was_tried() -> None:
-    assert len(available()) == 10
+    assert len(available()) == 13

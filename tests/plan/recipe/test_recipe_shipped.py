@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from mlxquant.evals.store.model import write_store_moe
+from mlxquant.layout.layout import read_layout
 from mlxquant.plan.decide import Decisions, decide
+from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import available, load_recipe, parse_recipe
 from mlxquant.plan.recipe.rules import MATCH_KEYS, RULE_KEYS
+from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.words.formats import MODES, Format
 from mlxquant.words.modules import LAYER_TYPES, ROLES
 from tests.plan.recipe_models import QWEN, qwen35
@@ -129,3 +133,31 @@ def test_the_readme_names_every_role_layer_type_and_key(root: Path) -> None:
         assert word in text, word
     for words in re.findall(r'--set "([^"]+)"', text):
         assert load_recipe("uniform-8bit", sets=[words]).rules[0].label == "--set#1"
+
+
+# --- bits by role ---
+
+
+def bits_on_qwen(name: str, **overrides: Any) -> float:
+    decisions = on_qwen(name, **overrides)
+    formats = {m: decisions.by_path[m.path].format for m in QWEN}
+    return sum(m.parameters * (f.bits + 32 / f.group_size if f else 16) for m, f in formats.items())
+
+
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_bits_by_role_take_no_more_than_uniform_bits_with_the_routers_kept(bits: int, tmp_path: Path) -> None:
+    assert bits_on_qwen(f"roles-{bits}bit") < bits_on_qwen("gates-8bit", bits=bits, group_size=64)
+    write_store_moe(tmp_path / "store")
+    source = open_checkpoint(tmp_path / "store")
+    layout = read_layout(source)
+    uniform = load_recipe("gates-8bit", bits=bits, group_size=64)
+    sizes = [make_plan(layout, each, source).totals["bytes"] for each in (load_recipe(f"roles-{bits}bit"), uniform)]
+    assert 0.95 * sizes[1] < sizes[0] <= sizes[1]
+
+
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_bits_by_role_keep_the_routers_and_search_the_rest(bits: int) -> None:
+    decisions = on_qwen(f"roles-{bits}bit")
+    assert protected_roles(decisions) == {"router": 48, "shared_expert_gate": 48}
+    assert {d.method for d in decisions.by_path.values() if d.format} == {"mse"}
+    assert decisions.warnings == [] or bits == 2  # two bits for an embedding are worth a warning
