@@ -48,6 +48,8 @@ def test_a_baseline_against_itself_shows_nothing_and_no_interval_of_width_0():
     for found in differences:
         assert found["estimate"] == 0 and found["low"] < 0 < found["high"], found
     assert all(row["mcnemar_p"] == 1 for row in record["candidates"][0]["paired"])
+    change = of(record, "right_call_difference")["high"]
+    assert f"None of 600 calls differed: a difference of at most {100 * change:.1f} points" in eval_text(record)
 
 
 def test_measurements_are_the_contract_s_flat_tables():
