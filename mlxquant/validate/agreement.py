@@ -51,7 +51,8 @@ def choose(evidence: Sequence[Evidence], wanted: Sequence[str] = ()) -> list[Cho
     Raises UsageError where a record lacks it or a word is needed, MixedRecordsError where records disagree.
     """
     if wanted:
-        return [_agreeing(word, sides_of(word, evidence)) for word in dict.fromkeys(wanted)]
+        chosen = [_agreeing(word, sides_of(word, evidence)) for word in dict.fromkeys(wanted)]
+        return [c for i, c in enumerate(chosen) if all(c.sides != other.sides for other in chosen[:i])]
     if not any(judged_sides(e) for e in evidence):
         raise UsageError(f"{evidence[0].file}: no candidate but the noise floor; give records of recipes or builds")
     if all(len(judged_sides(e)) == 1 for e in evidence):

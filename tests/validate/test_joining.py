@@ -78,6 +78,13 @@ def test_whatever_names_a_candidate_finds_it_in_every_record(tmp_path: Path, wor
     assert f"joined {candidate['name']} is" in words and ("in bench.json" in words or candidate["name"] == "q4")
 
 
+def test_two_words_for_one_candidate_are_judged_once(tmp_path: Path) -> None:
+    record = json.loads(judged(tmp_path, WORD, "q4", "gates-8bit:bits=3").stdout or "{}")
+    assert not record  # no build of 3 bits was evaluated
+    record = json.loads(judged(tmp_path, WORD, "q4").stdout)
+    assert [c["name"] for c in record["candidates"]] == [WORD]
+
+
 def test_the_folder_of_a_build_is_known_by_its_manifest_not_by_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "renamed"
     folder.mkdir()
