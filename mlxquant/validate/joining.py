@@ -22,7 +22,7 @@ from ..disk.files import read_regular
 from ..errors import MlxquantError, UsageError
 from ..plan.recipe.variation import load_variation, pairs_of, split_variation
 from ..records.candidates import HASHES
-from ..words.text import nearest, some
+from ..words.text import cut, nearest, some
 from .evidence import NOISE_FLOOR, Evidence, MeasuredSide
 
 _MANIFEST = "mlxquant.json"
@@ -202,12 +202,12 @@ def _unknown(word: str, places: Sequence[Place]) -> str:
     own = list(dict.fromkeys(p.side.name for p in places))
     near = nearest(word, [name for p in places for name in p.side.names])
     there = some(own, _MOST) or "none"
-    return f"--candidate {word}: no record has a candidate of this name or hash{near}; they have {there}"
+    return f"--candidate {cut(word, 80)}: no record has a candidate of this name or hash{near}; they have {there}"
 
 
 def _ambiguous(word: str, places: Sequence[Place]) -> str:
     there = some(list(dict.fromkeys(p.described for p in places)), _MOST)
-    return f"--candidate {word}: means several candidates; give one's name or hash: {there}"
+    return f"--candidate {cut(word, 80)}: means several candidates; give one's name or hash: {there}"
 
 
 def name_for(word: str, places: Sequence[Place]) -> str:
