@@ -16,6 +16,7 @@ from tests.report.report_records import AUDITS, PAPER, audit, bench, hostile, un
 from tests.support.browser import Browser, chromium
 
 pytestmark = pytest.mark.slow
+RECIPE = {"name": "mine", "overrides": ["--group-size 32"]}
 SHOWN = "[...document.querySelectorAll('#{0} .sortable tbody tr')].filter(r => !r.hidden)"
 
 
@@ -31,7 +32,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     small = write(folder, a__audit=audit(8), b__audit=audit(4), speed=bench(), later=unknown())
     evil = write(folder, e1=hostile()[0], e2=hostile()[1], e3=hostile()[2])
     found = {}
-    for name, paths in (("report", [*PAPER, *small]), ("hostile", evil)):
+    builds = write(
+        folder, **{f"build-{i}__audit": audit(8 - i % 7, recipe=RECIPE | {"sha256": f"{i:064x}"}) for i in range(14)}
+    )
+    for name, paths in (("report", [*PAPER, *small]), ("hostile", evil), ("builds", builds)):
         found[name] = folder / f"{name}.html"
         found[name].write_text(make_report([load(path) for path in paths]), encoding="utf-8")
     return found
@@ -373,7 +377,7 @@ CUT = """[...document.querySelectorAll('.scroll')]
 
 
 def test_no_table_is_cut_on_paper(browser: Browser, fourteen: Path, pages: dict[str, Path]) -> None:
-    for page in (fourteen, pages["report"]):
+    for page in (fourteen, pages["report"], pages["builds"]):
         browser.open(page, width=703, height=1000)
         browser.media("print")
         browser.ask("[...document.querySelectorAll('details')].forEach((d) => { d.open = true; })")

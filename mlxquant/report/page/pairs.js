@@ -64,7 +64,7 @@ function paired(record, first, second, key) {
   return undefined;
 }
 
-function differenceCell(record, first, second, key, a, b) {
+function differenceCell(record, first, second, key, a, b, exact) {
   const found = first === second ? undefined : paired(record, first, second, key);
   const cell = element("td", "", "n");
   if (found && found.value !== null) {
@@ -75,7 +75,7 @@ function differenceCell(record, first, second, key, a, b) {
     cell.append(element("small", `${ends}${found.words && !ratio ? `, B is ${found.words}` : ""}`));
   } else if (a && b && a[0] !== null && b[0] !== null) {
     cell.append(element("span", signed(Number((b[0] - a[0]).toPrecision(6))), "muted"));
-    if (record.why) cell.append(element("small", "not paired"));
+    if (record.why && !exact) cell.append(element("small", "not paired"));
   } else cell.append("-");
   return cell;
 }
@@ -91,14 +91,15 @@ function pairTable(record, rows, first, second, names) {
   const body = table.createTBody();
   const [at, to] = [record.sides.indexOf(first), record.sides.indexOf(second)];
   for (const row of rows) {
-    const [name, unit, meaning] = record.metrics[row[0]];
+    const [name, unit, meaning, exact] = record.metrics[row[0]];
     const line = body.insertRow();
-    const title = element("th", row[1] ? `${name}, ${row[1]}` : name);
+    const title = element("th");
+    for (const part of (row[1] ? `${name}, ${row[1]}` : name).split(/(?<=_)/)) title.append(part, element("wbr"));
     title.scope = "row";
     if (meaning) title.title = meaning;
     if (unit && unit !== name) title.append(element("small", ` ${unit}`));
     const [a, b] = [row[2 + at] || null, row[2 + to] || null];
-    line.append(title, figureCell(a), figureCell(b), differenceCell(record, first, second, `${name}\n${row[1]}`, a, b));
+    line.append(title, figureCell(a), figureCell(b), differenceCell(record, first, second, `${name}\n${row[1]}`, a, b, exact));
   }
   const scroll = element("div", undefined, "scroll");
   scroll.append(table);

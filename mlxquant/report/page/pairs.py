@@ -24,6 +24,9 @@ from .candidates import Cast, measured
 
 _SIZES = ("bytes", "bpw", "active_bytes_per_token")
 _DIFFERENCE = "_difference"
+_PROTECTED = "protected modules"
+# what two candidates differ in, by the figure of either that it is the difference of
+_OF = {"log_perplexity": "log_perplexity_ratio"}
 _TITLES = {COMPARE: "Comparison", EVAL: "Evaluation", TAU2: "Agent benchmark", BENCH: "Throughput", SWEEP: "Sweep"}
 # why two candidates have no paired difference, by the kind of record
 _WHY = {
@@ -107,10 +110,10 @@ def _laid_out(figures: _Figures) -> dict[str, Any]:
     }
 
 
-def _about(name: str) -> tuple[str, str]:
-    """A metric's unit and meaning, as far as the registry has it."""
+def _about(name: str) -> tuple[str, str, bool]:
+    """A metric's unit and meaning, as far as the registry has it, and whether it is exact, with nothing to pair."""
     metric = metric_named(name)
-    return (metric.unit, metric.meaning) if metric else ("", "")
+    return (metric.unit, metric.meaning, metric.family == "size") if metric else ("", "", name == _PROTECTED)
 
 
 def _short(ends: Ends) -> list[float | int | None]:
@@ -154,8 +157,8 @@ def _all(records: Sequence[Loaded], models: Sequence[Model], cast: Cast) -> Iter
 def _of_plans(model: Model, cast: Cast) -> _Figures:
     figures = _Figures(f"Plans and builds of {model.title}", "")
     for side in model.sides:
-        totals = side.record["totals"] | {"protected modules": side.record["protected"]["modules"]}
-        for name in (*_SIZES, "protected modules"):
+        totals = side.record["totals"] | {_PROTECTED: side.record["protected"]["modules"]}
+        for name in (*_SIZES, _PROTECTED):
             if totals.get(name) is not None:
                 figures.put((name, ""), cast.of(side.record).number, (totals[name], None, None))
     return figures
@@ -184,7 +187,9 @@ def _of_sides(loaded: Loaded, cast: Cast) -> _Figures:
             if of == metric and "against" not in m:
                 figures.put((metric, place), number, ends)
             elif against is not None:
-                figures.pair(against, number, (of, place), ends, _verdict(side, m) if of == "kl_nats" else "")
+                figures.pair(
+                    against, number, (_OF.get(of, of), place), ends, _verdict(side, m) if of == "kl_nats" else ""
+                )
             elif baseline and side is not baseline and str(baseline["name"]) in names and "against" not in m:
                 figures.pair(names[str(baseline["name"])], number, (of, place), ends)
     return figures
