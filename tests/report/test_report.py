@@ -142,7 +142,7 @@ def test_provenance_tells_versions_source_recipe_machine_and_hash(tmp_path: Path
 
 def test_what_changed_a_recipe_is_said_in_the_builds_card(tmp_path: Path) -> None:
     changed = audit(recipe={"name": "mine", "sha256": "f" * 64, "overrides": ["--group-size 32"]})
-    assert "mine --group-size 32" in page_of(*write(tmp_path, a__audit=changed))
+    assert "mine:group_size=32" in page_of(*write(tmp_path, a__audit=changed))
 
 
 def test_what_disagrees_in_a_build_is_said_in_its_card(tmp_path: Path) -> None:

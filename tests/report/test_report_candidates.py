@@ -40,6 +40,12 @@ def test_a_build_is_known_by_its_manifest_where_recipes_are_not_told() -> None:
     assert known["base"] == known["build-8"] != known["agentic"]
 
 
+def test_two_builds_of_one_recipe_are_two_candidates() -> None:
+    again = evaluation(measure("pass", 0.5), side={"name": "build-9", "manifest_sha256": "c" * 64})
+    known = numbers(compare(measure("kl_nats", 0.01)), evaluation(measure("pass", 0.5)), again)
+    assert known["gates-8bit"] == known["build-8"] != known["build-9"]
+
+
 def test_two_sides_of_one_record_are_never_one_candidate() -> None:
     record = compare(measure("kl_nats", 0.01))
     record["candidates"].append({**record["candidates"][0], "name": "again"})

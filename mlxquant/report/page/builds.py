@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...records.candidates import recipe_name
 from ...records.loading import Loaded
 from ...records.modules import relative_error, stored_as
 from ...words.layers import layers_text
@@ -113,7 +114,7 @@ def find_models(records: Iterable[Loaded]) -> list[Model]:
 def _called(loaded: Loaded) -> str:
     """What the page calls a plan or a build: its recipe, or the file's name where the record knows none."""
     recipe = loaded.record["recipe"]
-    return recipe_text(recipe) if recipe and recipe.get("name") else loaded.name
+    return (recipe_name(recipe) or recipe_text(recipe)) if recipe and recipe.get("name") else loaded.name
 
 
 # --- headline figures ---

@@ -1,8 +1,9 @@
 """Who is who on the page: one number, and with it one colour and one mark, for a candidate in all sections.
 
-Records name a candidate in words of their own. Two sides are the same one where they have the same recipe (its sha256
-covers what changed it), the same build (the manifest's sha256), or, where neither says what it is, the same name. Sides
-of one record are never the same. Which candidates charts show at first is chosen here too; a reader changes it.
+Records name a candidate in words of their own. Two sides are one where they are the same build (by the hash of its
+manifest), the same recipe where one of them is no build (see `records.candidates`), or, where one does not say what
+it is, have the same name. Sides of one record are never one. Which candidates charts show at first is chosen here
+too; a reader changes it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...records.candidates import hashes_of
 from ...records.loading import BENCH, COMPARE, EVAL, PREDICTIONS, SWEEP, TAU2, Loaded
 from ...records.measurements import measurement
 from ...records.schemas import is_known
@@ -20,6 +22,8 @@ COLOURS = 16
 # so many are drawn at first where there are more
 SHOWN = 6
 _MARKS = 6
+# what a side is told by: configurations are shared
+_TELLING = ("manifest_sha256", "recipe_sha256")
 
 Side = Mapping[str, Any]
 
@@ -31,9 +35,18 @@ class Candidate:
     number: int
     name: str
     names: list[str] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
+    hashes: dict[str, set[str]] = field(default_factory=dict)
     baseline: bool = False
     floor: bool = False
+
+    def told_by(self, hashes: Mapping[str, str]) -> str | None:
+        """The strongest hash that both have and that tells whether they are one: two builds of one recipe are two."""
+        return next((key for key in _TELLING if key in hashes and key in self.hashes), None)
+
+    def is_told(self, hashes: Mapping[str, str]) -> bool:
+        """Whether that hash is the same."""
+        key = self.told_by(hashes)
+        return key is not None and hashes[key] in self.hashes[key]
 
     @property
     def css(self) -> str:
@@ -77,18 +90,19 @@ class Cast:
         for side, name, baseline in sides:
             candidate = self._known(side, name, taken) or self._new(name)
             taken.add(candidate.number)
-            candidate.keys |= _keys(side) or {f"name {name}"}
+            for key, value in hashes_of(side).items():
+                candidate.hashes.setdefault(key, set()).add(value)
             candidate.names += [name] if name not in candidate.names else []
             candidate.baseline |= baseline
             candidate.floor |= str(side.get("kind")) == "noise floor"
             self._by_side[id(side)] = candidate
 
     def _known(self, side: Side, name: str, taken: set[int]) -> Candidate | None:
-        keys = _keys(side)
+        hashes = hashes_of(side)
         free = [c for c in self.all if c.number not in taken]
-        if keys:
-            return next((c for c in free if c.keys & keys), None)
-        return next((c for c in free if name in c.names), None)
+        alike = (c for c in free if c.is_told(hashes))
+        named = (c for c in free if name in c.names and not c.told_by(hashes))
+        return next(alike, None) or next(named, None)
 
     def _new(self, name: str) -> Candidate:
         self.all.append(Candidate(len(self.all), name))
@@ -114,14 +128,6 @@ def _sides(loaded: Loaded) -> Iterator[tuple[Side, str, bool]]:
         yield from ((c, str(c["name"]), False) for c in record["candidates"])
     elif loaded.schema == BENCH or loaded.schema in PREDICTIONS:
         yield from ((b, str(b["name"]), False) for b in record["builds"])
-
-
-def _keys(side: Side) -> set[str]:
-    """What a side is, as far as it says."""
-    recipe = side.get("recipe")
-    sha256 = recipe.get("sha256") if isinstance(recipe, Mapping) else None
-    keys = {f"recipe {sha256}"} if sha256 else set()
-    return keys | ({f"build {side['manifest_sha256']}"} if side.get("manifest_sha256") else set())
 
 
 # --- which are drawn at first ---

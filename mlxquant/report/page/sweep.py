@@ -26,7 +26,7 @@ def swept(loaded: Loaded, number: int, cast: Cast) -> dict[str, Any]:
     return {
         "number": number,
         "chosen": recommendation["name"],
-        "title": recommendation["name"] or "nothing recommended",
+        "title": recommendation["name"] or "",
         "why": _sentence(str(recommendation["why"])),
         "facts": list(_facts(record)),
         "refused": _refused(recommendation),
