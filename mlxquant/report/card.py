@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..records.metrics import metric_named
 from ..records.modules import grouped, nonfinite_note, not_a_number, stored_as
 from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes, show_count, show_size
@@ -53,6 +54,7 @@ def card(repository: str, manifest: Mapping[str, Any], audit: Mapping[str, Any],
         f"# {repository.partition('/')[2]}",
         _lead(manifest, base),
         _facts(manifest, audit),
+        *(["## Quality"] if said.verdicts else []),
         *(_quality(record, name) for record, name in said.verdicts),
         "## How to load it",
         _loading(repository, manifest),
@@ -128,13 +130,15 @@ def _quality(record: Mapping[str, Any], name: str) -> str:
     evidence = ", ".join(f"{code(e['file'])} ({str(e['sha256'])[:12]})" for e in record.get("evidence") or [])
     by = "" if side.get("identity", {}).get("manifest_sha256") else " Judged as a recipe, not as this build's files."
     parts = [
-        "## Quality",
         f"`mlxquant validate`: **{side.get('verdict') or record['verdict']}**, by tolerances {code(t.get('name'))}"
         f" (sha256 {code(str(t.get('sha256'))[:12])}, written {markdown(t.get('written') or t.get('written_by'))})"
         + (f", beside {markdown(baseline['name'])}" if baseline.get("name") else "")
         + f".{by}",
         checks_markdown(checks),
     ]
+    meanings = {str(c["metric"]): m.meaning for c in checks if (m := metric_named(str(c["metric"])))}
+    if meanings:
+        parts.append("; ".join(f"{code(metric)}: {markdown(meaning)}" for metric, meaning in meanings.items()) + ".")
     if evidence:
         parts.append(f"Records: {evidence}.")
     notes = [*(record.get("warnings") or []), *(record.get("caveats") or [])]

@@ -317,7 +317,7 @@ def test_a_verdict_stands_in_the_card_as_a_table(own_build, tmp_path):
     assert "**PASS**" in section and "2606.19558" in section
     row = next(line for line in section.splitlines() if "≤ 0.02" in line)
     assert "✅ PASS" in row and "0.013" in row and "0.011, 0.015" in row
-    assert "Judged as a recipe" not in section
+    assert "`kl_nats`: mean KL" in section and "Judged as a recipe" not in section
 
 
 def test_a_verdict_on_the_recipe_counts_for_its_build_and_says_so(own_build, tmp_path):
