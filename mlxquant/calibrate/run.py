@@ -31,8 +31,9 @@ def run_calibration(
 ) -> tuple[bytes, dict[str, Any]] | None:
     """Stream the documents through the reference, one layer in memory, and sum what enters its modules.
 
-    `described` is what the file says of the documents. Gives the file's bytes and a summary; None on a rank that is
-    not the first. Raises what `compare` raises; UsageError for fewer than `FEWEST` documents.
+    `described` is what the file says of the documents. Gives the file's bytes, the same after a kill and in
+    each run on one machine, and a summary with date and time; None on a rank that is not the first. Raises what
+    `compare` raises; UsageError for fewer than `FEWEST` documents.
     """
     if len(documents) < FEWEST:
         raise UsageError(
@@ -45,16 +46,15 @@ def run_calibration(
     if done.rank != 0:
         return None
     unreached = {path: int((s.rows.sum(0) == 0).sum()) for path, s in sums.sums.items() if s.rows.any()}
-    summary = {
-        "date": utc_date(),
+    record = {
         "machine": describe_machine(),
         "versions": describe_versions(),
         "source": {**done.source, "fingerprint": fingerprint(source)},
         "documents": {**described, "held_out_every": HOLD_OUT_EVERY},
-        "pass": done.figures(),
+        "compute": done.compute,
         "modules": sum(bool(s.rows.any()) for s in sums.sums.values()),
         "without_inputs": [path for path, s in sums.sums.items() if not s.rows.any()],
         "experts_unreached": {path: n for path, n in unreached.items() if n},
         "notes": list(done.notes),
     }
-    return calibration_bytes(sums, summary), summary
+    return calibration_bytes(sums, record), {**record, "date": utc_date(), "pass": done.figures()}
