@@ -44,7 +44,7 @@ from mlxquant.stream.engine import compare
 from mlxquant.stream.options import CompareOptions
 from mlxquant.words.formats import METHODS, Format
 
-BITS, GROUPS = (4, 3, 2), (64, 32)
+BITS = (4, 3, 2)
 ROLES = {bits: f"roles-{bits}bit" for bits in BITS}
 CALIBRATING, JUDGING, LUCK = (2_000_000, {5: 24}), (7_000_000, {5: 16, 10: 6}), (7_100_000, {5: 8})
 SAID, KL = "in:assistant", TOKEN_FIELDS.index("kl")
@@ -181,12 +181,12 @@ def sizes(source: Checkpoint, names: list[str]) -> dict[str, int]:
 # --- the record ---
 
 
-def record(work: Path, copies: int, methods: list[str]) -> dict[str, Any]:
+def record(work: Path, copies: int, methods: list[str], groups: list[int]) -> dict[str, Any]:
     """All of it: rows by bits, group and method, their luck, and the times."""
     source = work / "store-moe"
     if not source.exists():
         write_store_moe(source)
-    names = [uniform(b, g, m) for b in BITS for g in GROUPS for m in methods]
+    names = [uniform(b, g, m) for b in BITS for g in groups for m in methods]
     names += [roles(b, m) for b in BITS for m in methods if m != "rtn"]
     main_table = measured(work, source, names, JUDGING)
     lucky = [uniform(b, 64, m) for b in BITS for m in methods] + [roles(b, "mse") for b in BITS]
@@ -199,9 +199,8 @@ def record(work: Path, copies: int, methods: list[str]) -> dict[str, Any]:
     nbytes, tokens = sizes(open_checkpoint(source), names), sum(main_table["tokens"])
     rows = []
     for name in names:
-        bits, group = next(
-            (b, g) for b in BITS for g in GROUPS if f"bits={b},group_size={g}" in name or ROLES[b] in name
-        )
+        bits = next(b for b in BITS if f"bits={b}," in name or ROLES[b] in name)
+        group = next((g for g in groups if f"group_size={g}," in name), 64)
         base = uniform(bits, group, "rtn")
         kl, reference = main_table["kl"][name], main_table["kl"][base]
         rows.append({
@@ -247,9 +246,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--copies", type=int, default=4, help="copies of the model in other orders and signs")
     parser.add_argument("--methods", default=",".join(m for m in METHODS if m != "gptq"))
+    parser.add_argument("--groups", default="64,32")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    result = record(arguments.work, arguments.copies, arguments.methods.split(","))
+    groups = [int(g) for g in arguments.groups.split(",")]
+    result = record(arguments.work, arguments.copies, arguments.methods.split(","), groups)
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(table(result))
