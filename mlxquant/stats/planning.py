@@ -63,9 +63,9 @@ def _clusters(spread: float, confidence: float) -> int:
 
     luck, total = float(ndtri(POWER)), LEAST_CLUSTERS
     for _ in range(64):  # t depends on the total, so the formula is applied until it stands
-        following = min(
-            max(math.ceil(((t_quantile(confidence, total - 1) + luck) * spread) ** 2), LEAST_CLUSTERS), MOST
-        )
+        root = (t_quantile(confidence, total - 1) + luck) * spread
+        beyond = root >= math.sqrt(MOST)  # where its square may be none that a float holds
+        following = MOST if beyond else max(math.ceil(root**2), LEAST_CLUSTERS)
         if abs(following - total) <= 1:
             return max(following, total)
         total = following
