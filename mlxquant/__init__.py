@@ -74,7 +74,8 @@ def load_recipe(
 
     `bits` (2, 3, 4, 5, 6, 8 a weight), `group_size` (32, 64, 128 weights to a scale) and `mode` ("affine", "mxfp4",
     "mxfp8", "nvfp4") replace the recipe's default, where of several group sizes a module takes the first that divides
-    its input; `method` is how values become integers ("rtn" rounds, "mse" searches, "imatrix" needs a calibration);
+    its input; `method` is how values become integers ("rtn" rounds, "mse" searches, "imatrix" and "gptq" need
+    documents, which `mlxquant convert --data` takes);
     `sets` are rules such as "role=attention:bits=6", which win over the recipe's; `unaligned` is "error" or "keep",
     for modules whose input width no group size divides.
 

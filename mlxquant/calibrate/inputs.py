@@ -78,6 +78,14 @@ class InputSums:
         """Say which document comes next."""
         self._part = HELD_OUT if document % HOLD_OUT_EVERY == 0 else FITTED
 
+    def again(self, step: int | str, raws: Mapping[str, Any]) -> bool:
+        """No: all sums are taken at once."""
+        return False
+
+    def instead(self, step: int | str, raws: Mapping[str, Any]) -> Mapping[str, mx.array]:
+        """Nothing: documents go on through the reference."""
+        return {}
+
     def _listener(self, path: str) -> Any:
         def called(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs.get("transpose", True) is True and not (len(args) > 1 and args[1] is False):

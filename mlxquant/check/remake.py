@@ -2,7 +2,8 @@
 
 The plan is made anew, from the recipe in the manifest or, for another tool's build, from the formats that it has;
 names, shapes and dtypes must come out the same, and in mlxquant's own builds the config and the copied files. Then
-threads make pieces as `convert` does, and what they would write is compared with what is there. A sample takes one
+threads make pieces as `convert` does, and what they would write is compared with what is there. What cannot be made
+again here is measured instead (see `as_stored`). A sample takes one
 piece of every role and format first, then pieces at random until `SHARE` of the bytes are covered; a seed makes it
 repeatable. Nothing is written.
 """
@@ -42,6 +43,7 @@ from ..source.checkpoint import Checkpoint, read_file_header
 from ..source.headers import Read, Tensor
 from ..words.formats import FLOATS, TORCH_DTYPES
 from ..words.progress import Progress, Watch, unwatched
+from .as_stored import AsStored
 from .verify import RemadeSample, Verified
 
 # Of a build's bytes this much is made again, but no less than a few seconds' worth.
@@ -83,7 +85,8 @@ def verify_source(
     target = _Comparing({}, tensors, build.checkpoint.read_into)
     rounding = Rounding(allow_nonfinite=True, device=_device(build, notes))
     columns = calibration(layout) if calibration is not None else None
-    encoder = encoder or encoder_of(plan, rounding, columns, allow_nonfinite=True)
+    stored = AsStored(tensors, build.checkpoint.read_into)
+    encoder = encoder or encoder_of(plan, rounding, columns, allow_nonfinite=True, compensated=stored)
     maker = Maker(source.read_into, target, encoder, errors=False, allow_nonfinite=True)
     stop = source.reader.stop if source.reader is not None else lambda: None
     done, total = 0, sum(p.nbytes for p in chosen)
@@ -97,6 +100,9 @@ def verify_source(
         f"{name} ({tensors[name].file}): not what the source gives, from row {row:,} on"
         for name, row in sorted(target.first_rows.items())
     ]
+    differences += stored.differences()
+    if (measured := stored.note()) is not None:
+        notes.append(measured)
     if differences:
         notes += _versions(build)
     differences, notes = [*verified.differences, *differences], [*verified.notes, *notes]

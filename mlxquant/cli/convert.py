@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..errors import OutputError, UsageError
 from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
 from .bars import progress_bar
+from .calibrating import check_documents, document_options, encoders_of, needs_documents
 from .convert_texts import next_lines, opening_text
 from .mlx_lm_words import MlxLmWords, mlx_lm_options, take, without_format
 from .options import (
@@ -34,7 +35,8 @@ from .printing import echo
 
 if TYPE_CHECKING:
     from ..builds.write.convert import Converted, ConvertOptions
-    from ..kernels import ColumnWeights
+    from ..calibrate.compensating import Compensating
+    from ..kernels import ColumnWeights, Encoder
     from ..layout.layout import Layout
     from ..plan.plan import Plan
     from ..plan.recipe.recipe import Recipe
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
               " as many builds from one reading, each in OUT/RECIPE.")  # fmt: skip
 @override_options
 @calibration_option
+@document_options
 @output_option("The build's folder; must not exist. With several recipes the folder above.", metavar="OUT", name="out")
 @click.option(
     "--to",
@@ -78,6 +81,8 @@ def command(
     out: Path | None,
     place: str | None,
     calibration: Path | None,
+    data: str | None,
+    propagate: bool | None,
     keep_vision: bool | None,
     keep_mtp: bool,
     provider: str | None,
@@ -100,6 +105,7 @@ def command(
     mlxquant convert Qwen/Qwen3.5-122B-A10B -r gates-8bit --to lmstudio
     mlxquant convert ./checkpoint -r gates-8bit -r gates-8bit:bits=4 -o builds
     mlxquant convert ./checkpoint -r gates-4bit --set "role=lm_head:bits=6" -o build
+    mlxquant convert ./checkpoint -r gates-4bit --method gptq --data calls.jsonl -o build
     mlxquant convert ./checkpoint -r none --dtype float32 -o reference
     mlxquant convert Qwen/Qwen3.5-122B-A10B@main -r gates-8bit --keep-source -o build
     mlxquant convert --hf-path ./checkpoint --mlx-path build -q --q-bits 8
@@ -108,8 +114,10 @@ def command(
     typed = take(words)  # what is left changes the recipe
     typed.check()
     request = _request(typed, source, recipes, out, place, words)
+    check_documents(data, calibration, propagate, request.recipes)
     check_calibration(calibration, request.recipes.values())
     from ..layout.layout import read_layout
+    from ..plan.plan import make_plan
     from ..source.hub.open import open_source
 
     options = _options(**own)
@@ -124,8 +132,20 @@ def command(
     layout = read_layout(opened, dtype=options.dtype, keep=keep, provider=provider)
     if unseeing:
         refuse_no_vision(layout)
-    columns = calibrated(calibration, layout, opened)
-    plans, results = _convert(request, opened, layout, options, columns)
+    plans = {out: make_plan(layout, recipe, opened) for out, recipe in request.recipes.items()}
+
+    def encoders() -> dict[Path, Compensating]:
+        """Of plans that need documents; asked for when all else is known to be in order."""
+        wanting = {out: plan for out, plan in plans.items() if needs_documents(plan, calibration)}
+        name = opened.name if opened.folder is not None else f"{opened.name}@{opened.revision}"
+        source = opened.folder if opened.folder is not None else name
+
+        def reopen() -> Checkpoint:
+            return open_source(str(source), weights=True, keep=keep_source)
+
+        return encoders_of(wanting, layout, reopen, options, data, propagate=propagate) if wanting else {}
+
+    results = _convert(request, plans, opened, layout, options, calibrated(calibration, layout, opened), encoders)
     _report(request, plans, results, as_json=as_json)
 
 
@@ -190,14 +210,18 @@ def _base_name(source: str) -> str:
 
 
 def _convert(
-    request: _Request, opened: Checkpoint, layout: Layout, options: ConvertOptions, columns: ColumnWeights | None
-) -> tuple[dict[Path, Plan], list[Converted]]:
-    """Plan every build, say what it is, and write them all."""
+    request: _Request,
+    plans: Mapping[Path, Plan],
+    opened: Checkpoint,
+    layout: Layout,
+    options: ConvertOptions,
+    columns: ColumnWeights | None,
+    encoders: Callable[[], Mapping[Path, Encoder]],
+) -> list[Converted]:
+    """Say what every build is, and write them all."""
     from ..builds.side_files import read_sides, side_notes
     from ..builds.write.convert import convert_together
-    from ..plan.plan import make_plan
 
-    plans = {out: make_plan(layout, recipe, opened) for out, recipe in request.recipes.items()}
     notes = [*opened.notes, *(request.models.notes if request.models else ())]
     trust = options.trust_remote_code
     for plan in plans.values():
@@ -215,13 +239,13 @@ def _convert(
     try:
         with progress_bar() as watch:
             results = convert_together(
-                opened, layout, plans, options, watch, columns=columns,
+                opened, layout, plans, options, watch, columns=columns, encoders=encoders(),
                 opening=lambda opening: echo(f"mlxquant: {opening_text(opening)}", err=True),
             )  # fmt: skip
     except KeyboardInterrupt:
         echo(f"mlxquant: stopped; {_kept_work([*plans])}", err=True)
         sys.exit(INTERRUPTED)
-    return plans, results
+    return results
 
 
 def _sizes(out: Path, plan: Plan) -> str:

@@ -32,14 +32,14 @@ def opening_text(opening: Opening) -> str:
     if opening.from_hub and not missing:
         return text  # how fast that is read, nobody has measured
     if opening.from_hub:
-        return f"{text}; {_time(share * missing / _DOWNLOAD)} at 100 MB/s of download"
-    return f"{text}; {'less than a minute' if opening.seconds is None else _time(opening.seconds)}"
+        return f"{text}; {time_text(share * missing / _DOWNLOAD)} at 100 MB/s of download"
+    return f"{text}; {'less than a minute' if opening.seconds is None else time_text(opening.seconds)}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """A time to plan by.
 
-    >>> _time(42), _time(150), _time(3 * 3600)
+    >>> time_text(42), time_text(150), time_text(3 * 3600)
     ('less than a minute', 'about 3 minutes', 'about 3.0 hours')
     """
     if seconds < 60:

@@ -161,7 +161,7 @@ def override_options(function: _Function) -> _Function:
             click.option(
                 "--method",
                 help="Change the default's method: rtn (rounds, as mlx-lm does), mse (searches scales for the least"
-                " error) or imatrix (weighs errors by what enters the columns).",
+                " error), imatrix (weighs errors by what enters the columns) or gptq (also makes up for them).",
             ),
             click.option(
                 "--set",

@@ -6,7 +6,7 @@ writing a build asks for, with rounding to nearest and the search for least squa
 inputs, `mlx` the rest. Nothing here reads, writes, or chooses a format.
 """
 
-from .encoder import ByModule, ColumnWeights, Encoder, Rounding, Rows, Searching
+from .encoder import ByModule, ColumnWeights, Encoder, PreparedEncoder, Rounding, Rows, Searching
 from .error_sums import ErrorSums, merged_sums
 from .rows import BlockFault, Quantized, dequantize_rows, has_fast_path, measure_rows, quantize_rows
 
@@ -16,6 +16,7 @@ __all__ = [
     "ColumnWeights",
     "Encoder",
     "ErrorSums",
+    "PreparedEncoder",
     "Quantized",
     "Rounding",
     "Rows",

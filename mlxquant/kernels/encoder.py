@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..words.formats import Format, widen
+from ..words.progress import Watch
 from .error_sums import ErrorSums
 from .rows import Quantized, dequantize_rows, has_fast_path, measure_rows, quantize_rows
 
@@ -57,6 +59,24 @@ class Encoder(Protocol):
         Gives the error sums of the rows with `errors`, else None. Raises BlockFault for values that have no finite
         quantization.
         """
+        ...
+
+
+@runtime_checkable
+class PreparedEncoder(Encoder, Protocol):
+    """An encoder that has work to do before the first row, and says afterwards what came of it."""
+
+    def prepare(self, folder: Path, watch: Watch) -> None:
+        """Do it, keeping what is finished in `folder`, to go on from there. Called once, before `encode`."""
+        ...
+
+    def files(self) -> list[str]:
+        """Names of the files that `prepare` may leave there, below the folder."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What the audit says of it, once prepared."""
         ...
 
 

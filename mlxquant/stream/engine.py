@@ -58,12 +58,14 @@ def compare(
     ranks: Ranks | None = None,
     listener: Listener | None = None,
     calibration: Callable[[Layout], ColumnWeights | None] | None = None,
+    provider: str | None = None,
 ) -> Pass:
     """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
 
     `progress` counts steps: the embedding, each layer, the head. `ranks` are the processes that share the documents,
     found here if the caller has not. `listener` takes down what enters the reference's modules; `calibration` gives the
-    weights of input columns of a layout, for recipes whose method needs them.
+    weights of input columns of a layout, for recipes whose method needs them. `provider` is whose model class to use,
+    by default that which a build states.
 
     Raises LayoutError for an architecture that cannot be streamed, PlanError or BuildError for a candidate that does
     not fit the source, UsageError for options that this device cannot do, OutputError for the work folder.
@@ -74,7 +76,7 @@ def compare(
     folder = ranks.folder(options.work)
     inputs = [("the source", source.folder), *(("--build", c.build) for c in candidates)]
     check_work(folder, inputs, COMPARE if listener is None else CALIBRATE)
-    layout = read_layout(source, dtype=options.dtype, provider=stated_provider(candidates))
+    layout = read_layout(source, dtype=options.dtype, provider=provider or stated_provider(candidates))
     src = Source(source, layout, computing)
     columns = calibration(layout) if calibration is not None else None
     quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite, columns=columns)

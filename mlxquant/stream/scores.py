@@ -98,6 +98,18 @@ class Listener(Protocol):
     def begin(self, document: int) -> None:
         """Hear which of the documents given comes next."""
 
+    def again(self, step: int | str, raws: Mapping[str, Any]) -> bool:
+        """Take in a step that all documents went through, whose arrays are `raws` as the source has them (`Raw`).
+
+        Says whether the documents shall go through it once more, for what was not taken down yet.
+        """
+
+    def instead(self, step: int | str, raws: Mapping[str, Any]) -> Mapping[str, mx.array]:
+        """Arrays of a layer that take the place of the reference's, for documents to go on as they come out of these.
+
+        Empty where they go on as they came out of the reference. What this run calls is not to be taken down.
+        """
+
 
 # --- token scores ---
 

@@ -104,6 +104,10 @@ class Running:
         if self.listener is not None:
             self.listener.begin(self.numbers[document])
 
+    def instead(self, step: Step) -> Arrays:
+        """What the listener puts in the place of the reference's arrays of a step; empty for nothing."""
+        return {} if self.listener is None else dict(self.listener.instead(step, self.source.raws))
+
     def chunks(self, document: int) -> list[slice]:
         """The parts in which a document goes through a layer."""
         n = len(self.documents[document])
@@ -202,6 +206,12 @@ def run_layer(run: Running, layer: int) -> None:
     reference.put(arrays)
     # every document through the reference first: then its weights can go before a candidate's come
     seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+    while run.listener is not None and run.listener.again(layer, run.source.raws):
+        seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+    if others := run.instead(layer):
+        arrays.update(others)
+        reference.put(others)
+        seen = [_reference(run, layer, d) for d in range(len(run.documents))]
     reference.take_out(list(arrays))
     if run.floor is not None:
         held = run.floor.put(layer)
@@ -406,6 +416,8 @@ def run_head(run: Running) -> None:
             group = []
     if run.listener is not None and not run.candidates:
         _score(run, [])  # for what enters the head
+        while run.listener.again("head", run.source.raws):
+            _score(run, [])
     run.source.streamed.take_out(list(arrays))
     run.source.forget()
 

@@ -32,7 +32,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builds.methods import needs_columns
+from ..builds.methods import needs_columns, needs_documents
 from ..builds.write.making import nonfinite_error
 from ..builds.write.pieces import SIZES
 from ..errors import UsageError
@@ -44,7 +44,7 @@ from ..layout.views.view import View
 from ..plan.plan import OutputArray, Plan, PlannedModule
 from ..source.checkpoint import Checkpoint, Reader
 from ..source.headers import Tensor
-from ..words.formats import FLOATS, IMATRIX, MSE, RTN, Format, carrier
+from ..words.formats import FLOATS, GPTQ, IMATRIX, MSE, RTN, Format, carrier
 
 # --- tensors, each read once ---
 
@@ -226,6 +226,11 @@ class Quantizer:
 
     def check(self, plan: Plan) -> None:
         """Raise UsageError for a method that there is no encoder for."""
+        if needs_documents(plan):
+            raise UsageError(
+                f"recipe {plan.recipe}: method {GPTQ} encodes layer by layer on documents of its own, so it cannot be"
+                " judged without a build; write one with `mlxquant convert --data FILE` and give --build OUT"
+            )
         if needs_columns(plan) and IMATRIX not in self._encoders:
             raise UsageError(
                 f"recipe {plan.recipe}: method {IMATRIX} needs a calibration; give --calibration CAL, a file written by"

@@ -78,9 +78,10 @@ MODE_DEFAULTS: dict[str, tuple[int, int]] = {
 }  # fmt: skip
 
 # How values become integers, where a mode has biases: rounded to nearest as mlx does; scale and bias of each group
-# searched for the least squared error; the same with errors weighed by what enters the columns (see `kernels.encoder`)
-RTN, MSE, IMATRIX = "rtn", "mse", "imatrix"
-METHODS = (RTN, MSE, IMATRIX)
+# searched for the least squared error; the same with errors weighed by what enters the columns (see `kernels.encoder`);
+# integers that make up for each other's errors under moments of what enters (see `kernels.gptq`)
+RTN, MSE, IMATRIX, GPTQ = "rtn", "mse", "imatrix", "gptq"
+METHODS = (RTN, MSE, IMATRIX, GPTQ)
 
 
 @dataclass(frozen=True, slots=True)

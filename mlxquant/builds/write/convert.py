@@ -20,7 +20,7 @@ from pathlib import Path
 from ...disk import files as disk
 from ...disk.journal import Journal
 from ...errors import MlxquantError, NonFiniteError, OutputError, SourceError
-from ...kernels import ColumnWeights, Encoder, Rounding
+from ...kernels import ColumnWeights, Encoder, PreparedEncoder, Rounding
 from ...layout.layout import Layout
 from ...plan.plan import Plan
 from ...source.checkpoint import Checkpoint
@@ -80,10 +80,13 @@ def convert_together(
     watch: Watch = unwatched,
     *,
     encoder: Encoder | None = None,
+    encoders: Mapping[Path, Encoder] | None = None,
     columns: ColumnWeights | None = None,
     opening: Callable[[Opening], None] = lambda _: None,
 ) -> list[Converted]:
     """Write one build for each plan of `layout`, all from one reading of the source: `plans` by their OUT.
+
+    `encoders` are those of plans that need one of their own, by OUT; `encoder` and `columns` are as of `convert`.
 
     Each build is, byte for byte, what `convert` writes for its plan alone, and each OUT appears when all are complete.
     Of several, one that is there already and is that very build is taken as it is. Raises as `convert`.
@@ -92,11 +95,13 @@ def convert_together(
     if not source.tensors:
         raise SourceError(f"{source.name}: a config alone has no weights to convert; give the checkpoint's folder")
     rounding = Rounding(options.allow_nonfinite, options.device)
-    encoders = {
-        out: encoder or encoder_of(plan, rounding, columns, allow_nonfinite=options.allow_nonfinite)
+    chosen = {
+        out: (encoders or {}).get(out)
+        or encoder
+        or encoder_of(plan, rounding, columns, allow_nonfinite=options.allow_nonfinite)
         for out, plan in plans.items()
     }
-    runs = [_Run(Work(source, layout, plan, options, encoders[out]), out, began) for out, plan in plans.items()]
+    runs = [_Run(Work(source, layout, plan, options, chosen[out]), out, began) for out, plan in plans.items()]
     reuse = options.reuse or len(runs) > 1
     results = {run.out: run.result(run.work.nbytes) for run in runs if reuse and run.is_there()}
     todo = [run for run in runs if run.out not in results]
@@ -125,7 +130,8 @@ class _Run:
 
     def __init__(self, work: Work, out: Path, began: float) -> None:
         self.work, self.out, self.began = work, out, began
-        self.partial = Partial(out, work.names, work.source.files if work.hub is not None else ())
+        prepared = work.encoder.files() if isinstance(work.encoder, PreparedEncoder) else ()
+        self.partial = Partial(out, work.names, work.source.files if work.hub is not None else (), prepared)
         self.journal: Journal | None = None
         self.filling: Filling | None = None
 
@@ -163,6 +169,11 @@ class _Run:
         """Whether an earlier run says that it finished this piece."""
         return self.journal is not None and self.work.todo[piece].key in self.journal.finished
 
+    def prepare(self, watch: Watch) -> None:
+        """Let the encoder do what it does before the first row."""
+        if isinstance(self.work.encoder, PreparedEncoder):
+            self.work.encoder.prepare(self.partial.prepared, watch)
+
     def publish(self) -> Converted:
         """Give the build its name, and take the folder of unfinished work away."""
         self.partial.publish()
@@ -173,10 +184,9 @@ class _Run:
         """Leave nothing behind where nothing is worth keeping."""
         if isinstance(error, NonFiniteError) and self.filling is not None:
             worthless = self.filling.made + self.filling.resumed <= self.work.options.sizes.worth_keeping
-        elif self.journal is not None:
-            worthless = self.journal.empty and not self.partial.holds_source()
         else:
-            worthless = not self.partial.journal.exists() and not self.partial.holds_source()
+            unbegun = self.journal.empty if self.journal is not None else not self.partial.journal.exists()
+            worthless = unbegun and not self.partial.holds_source() and not self.partial.holds_prepared()
         if worthless:
             with suppress(OutputError):
                 self.partial.discard()
@@ -197,6 +207,7 @@ def _build(
     try:
         for run in runs:
             run.open()
+            run.prepare(watch)
         fillings = [run.filling for run in runs if run.filling is not None]
         opening(timed(takes, fillings, threads, runs[0].partial))
         if hub is not None:

@@ -3,6 +3,7 @@
     OUT.partial/build/          the files of the build, published by renaming this folder to OUT
     OUT.partial/journal.jsonl   what is finished (see `journal`)
     OUT.partial/source/         shards that are still needed or on their way (see `source.hub.reader`)
+    OUT.partial/prepared/       what an encoder made before the first row, and what its own pass goes on from
     OUT.partial/lock            says that the folder is mlxquant's and which files are; held while a run is at work
 
 Whatever else lies there is somebody's, and is never taken over, published or deleted (see `work_folder`).
@@ -24,7 +25,7 @@ from ...errors import OutputError, UsageError
 from ...source.links import TEMPLATES
 from ...words.units import show_bytes
 
-BUILD, JOURNAL, SOURCE = "build", "journal.jsonl", "source"
+BUILD, JOURNAL, SOURCE, PREPARED = "build", "journal.jsonl", "source", "prepared"
 COMMAND = "convert"
 # What the signature of a conversion has, and files of a build whose names do not come from its source
 _SIGNATURE = {"source", "recipe", "options", "versions", "architecture"}
@@ -37,7 +38,10 @@ BUILD_FILE = re.compile(
     rf"{_OWN_FILES.pattern}|[\w.-]+\.(json|jinja|model|tiktoken)|merges\.txt|vocab\.txt|{TEMPLATES}/[\w.-]+\.jinja"
 )
 # What a conversion leaves in OUT.partial, whatever its source
-_MAKES = re.compile(rf"{re.escape(JOURNAL)}|{BUILD}/({BUILD_FILE.pattern})|{SOURCE}/[^/]+\.safetensors(\.part)?")
+_MAKES = re.compile(
+    rf"{re.escape(JOURNAL)}|{BUILD}/({BUILD_FILE.pattern})|({PREPARED}/pass/)?{SOURCE}/[^/]+\.safetensors(\.part)?"
+    rf"|{PREPARED}/encoded/[\w-]+\.safetensors|{PREPARED}/pass/(lock|state\.npz(\.new)?|hidden-\d\.bin)"
+)
 
 
 def work_folder(folder: Path, names: Iterable[str] = (), *, busy: str | None = None) -> WorkFolder:
@@ -56,7 +60,7 @@ def work_folder(folder: Path, names: Iterable[str] = (), *, busy: str | None = N
 
 def discard(folder: Path) -> bool:
     """Throw an unfinished conversion away, whatever its OUT. Raises OutputError as `WorkFolder.discard`."""
-    return work_folder(folder).discard(SOURCE, BUILD, JOURNAL)
+    return work_folder(folder).discard(PREPARED, SOURCE, BUILD, JOURNAL)
 
 
 def progress_of(folder: Path) -> tuple[str, str]:
@@ -85,10 +89,13 @@ def _shard_bytes(build: Path) -> tuple[int, int]:
 class Partial:
     """The work in progress towards `out`. Nothing is written before `claimed`.
 
-    `files` are those of the build, `shards` those of the source that may be downloaded.
+    `files` are those of the build, `shards` those of the source that may be downloaded, `prepared` those that an
+    encoder leaves before the first row.
     """
 
-    def __init__(self, out: Path, files: Collection[str] = (), shards: Collection[str] = ()) -> None:
+    def __init__(
+        self, out: Path, files: Collection[str] = (), shards: Collection[str] = (), prepared: Collection[str] = ()
+    ) -> None:
         if out.name in ("", "..") and not os.path.lexists(out):
             raise UsageError(f"{out}: a name for the build's folder expected, such as ./build")
         self.out = out
@@ -96,10 +103,11 @@ class Partial:
         self.build = self.folder / BUILD
         self.journal = self.folder / JOURNAL
         self.source = self.folder / SOURCE
+        self.prepared = self.folder / PREPARED
         self._made: list[Path] = []
         self._work = work_folder(
             self.folder,
-            _names(files, shards),
+            [*_names(files, shards), *_prepared_names(prepared, shards)],
             busy=f"{out}: another mlxquant is writing it right now; wait for it, or choose another OUT",
         )
 
@@ -143,7 +151,7 @@ class Partial:
 
     def empty(self) -> None:
         """Throw away what earlier runs finished, and begin anew."""
-        self._work.remove(SOURCE, BUILD, JOURNAL)
+        self._work.remove(PREPARED, SOURCE, BUILD, JOURNAL)
         self._work.own(anew=True)
 
     def publish(self) -> None:
@@ -163,7 +171,7 @@ class Partial:
 
     def clear(self) -> None:
         """Take the folder away, in an order that a crash may cut anywhere: the journal outlives the build."""
-        self._work.remove(SOURCE, BUILD, JOURNAL)
+        self._work.remove(PREPARED, SOURCE, BUILD, JOURNAL)
         self._work.leave()
 
     def discard(self) -> None:
@@ -181,6 +189,10 @@ class Partial:
         """Whether a byte of the source was downloaded, which is worth keeping."""
         return self.source.is_dir() and any(p.stat().st_size for p in self.source.iterdir())
 
+    def holds_prepared(self) -> bool:
+        """Whether an encoder has finished a part of what it does before the first row, which is worth keeping."""
+        return self.prepared.is_dir() and any(p.suffix in (".safetensors", ".npz") for p in self.prepared.rglob("*"))
+
     def begun_at(self, name: str) -> str | None:
         """The commit of the repository `name` that the unfinished work here was begun at, if it was."""
         source = _signature(self.journal).get("source", {})
@@ -197,6 +209,14 @@ def _names(files: Collection[str], shards: Collection[str]) -> Iterator[str]:
     yield JOURNAL
     yield from (f"{BUILD}/{name}" for name in files)
     yield from (f"{SOURCE}/{name}{ending}" for name in shards for ending in ("", ".part"))
+
+
+def _prepared_names(files: Collection[str], shards: Collection[str]) -> Iterator[str]:
+    if files:
+        yield from (f"{PREPARED}/{name}" for name in files)
+        made = ("lock", "state.npz", "state.npz.new", *(f"hidden-{i}.bin" for i in range(3)))
+        yield from (f"{PREPARED}/pass/{name}" for name in made)
+        yield from (f"{PREPARED}/pass/{SOURCE}/{name}{ending}" for name in shards for ending in ("", ".part"))
 
 
 def _begun_before_markers(folder: Path) -> set[str] | None:

@@ -1,0 +1,250 @@
+"""The encoder of plans that need documents: a pass encodes layer by layer, then rows are given out as it left them.
+
+    for each layer:  its weights are read, documents go through it, what enters its modules is kept
+                     its modules are encoded (see `encoded`) and written to a file
+                     with `propagate` the documents go through it once more, as encoded, and on from there
+                     weights and inputs are dropped
+
+`Compensating.prepare` is that pass. It rides the streamed pass of `compare`, so it resumes after a kill at a layer, and
+layers that are encoded are not encoded again. `encode` then copies rows from the files, so a build is written as every
+other one is: whatever the workers, however often interrupted. Modules of other methods go to the encoder of theirs;
+`imatrix` takes the columns that the same pass gives.
+
+Memory is one layer as the source and as float32 has it, its inputs, and what one matrix takes for each worker.
+`room` says how much before anything is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from ..builds.methods import encoder_of, methods_of
+from ..disk import files as disk
+from ..errors import UsageError
+from ..kernels import Encoder, ErrorSums, Quantized, Rounding, Rows, Searching, gptq, measure_rows
+from ..layout.layout import Layout
+from ..plan.plan import Plan
+from ..source.checkpoint import Checkpoint
+from ..stream.engine import compare
+from ..stream.options import CompareOptions, HasTokens
+from ..stream.ranks import Ranks
+from ..words.formats import GPTQ, IMATRIX
+from ..words.progress import Watch
+from .encoded import ModuleReport, places_of, read_reports, read_rows
+from .inputs import HOLD_OUT_EVERY, InputSums
+from .layers import Layers, file_of
+from .record import calibration_bytes, fingerprint, read_calibration
+from .room import rooms
+from .run import FEWEST
+from .weights import TRUST, CalibratedColumns
+
+ENCODED, PASSED, CALIBRATION = "encoded", "pass", "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What is calibrated on: documents as tokens, and what a record says of where they come from."""
+
+    documents: Sequence[HasTokens]
+    described: Mapping[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """For a manifest: name, hash and counts of the data, and the hash of every document's tokens."""
+        hashes = [token_hash(document) for document in self.documents]
+        return {**self.described, "held_out_every": HOLD_OUT_EVERY, "token_hashes": hashes}
+
+
+def token_hash(document: HasTokens) -> str:
+    """XXH3 of a document's token ids as int32: the same text with the same tokenizer and template gives the same."""
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.tokens, np.int32).tobytes())
+
+
+class Compensating:
+    """Encodes a plan with modules of the methods gptq or imatrix, on documents; see the module.
+
+    `watching` gives what watches the pass, in steps; by default that is whoever watches the conversion.
+
+    `source` is read by the pass alone. Raises UsageError for too few documents, or too little `max_memory`.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        layout: Layout,
+        plan: Plan,
+        data: Documents,
+        *,
+        propagate: bool,
+        threads: int,
+        dtype: str | None = None,
+        allow_nonfinite: bool = False,
+        max_memory: int | None = None,
+        fresh: bool = False,
+        watching: Callable[[], AbstractContextManager[Watch]] | None = None,
+    ) -> None:
+        if len(data.documents) < FEWEST:
+            raise UsageError(
+                f"--data: at least {FEWEST} documents expected, since some are held out; {len(data.documents)} given"
+            )
+        self._source, self._layout, self._plan, self._data = source, layout, plan, data
+        self._propagate, self._threads, self._fresh = propagate, threads, fresh
+        self._dtype, self._allow, self._watching = dtype, allow_nonfinite, watching
+        methods = methods_of(plan.modules)
+        self._paths = [path for path, method in methods.items() if method == GPTQ]
+        self._weighed = [path for path, method in methods.items() if method == IMATRIX]
+        tokens = sum(len(d.tokens) for d in data.documents)
+        self.room, self._rounds = rooms(plan, self._paths, tokens, threads, max_memory)
+        self._reports: dict[Path, list[ModuleReport]] = {}
+        self._places: dict[str, Path] = {}
+        self._others: Encoder | None = None
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """All that bytes depend on: documents, settings, and the BLAS that the products are."""
+        if not self._paths:
+            return {"method": IMATRIX, "calibration": self._data.record()}
+        return {
+            "method": GPTQ,
+            "calibration": self._data.record(),
+            "propagate": self._propagate,
+            "damping": gptq.DAMPING,
+            "trust": TRUST,
+            "rounds": gptq.ROUNDS,
+            "blas": describe_blas(),
+        }
+
+    # --- the pass ---
+
+    def prepare(self, folder: Path, watch: Watch) -> None:
+        """Encode all modules of the method into `folder`, going on from what an earlier run left there."""
+        encoded = folder / ENCODED
+        calibration = encoded / CALIBRATION
+        reports = None if self._fresh or not calibration.is_file() else self._finished(encoded)
+        if reports is None:
+            with nullcontext(watch) if self._watching is None else self._watching() as own:
+                reports = self._pass(folder, calibration, own)
+        self._reports, self._places = reports, places_of(reports)
+        columns = read_calibration(calibration, self._source, self._layout.modules) if self._weighed else None
+        self._others = self._encoder_of_others(columns)
+
+    def _finished(self, encoded: Path) -> dict[Path, list[ModuleReport]] | None:
+        """What a finished pass left; None where something is missing or of other settings."""
+        paths = [path for step in self._rounds if (path := encoded / file_of(step)).is_file()]
+        reports = {path: found for path in paths if (found := read_reports(path, self._made_by())) is not None}
+        layers = {encoded / file_of(step) for step in self._rounds if step != "head"}  # a head may get no inputs
+        return reports if len(reports) == len(paths) and layers <= set(reports) else None
+
+    def _pass(self, folder: Path, calibration: Path, watch: Watch) -> dict[Path, list[ModuleReport]]:
+        """Stream the documents and encode every layer."""
+        documents = self._data.documents
+        layers = Layers(
+            self._layout.modules, self._plan.modules, self._rounds, self._weighed, calibration.parent, self._made_by(),
+            tokens=sum(len(d.tokens) for d in documents), threads=self._threads, propagate=self._propagate,
+            others=self._encoder_on_the_way, allow_nonfinite=self._allow, fresh=self._fresh,
+        )  # fmt: skip
+        options = CompareOptions(
+            dtype=self._dtype, noise_floor=False, own=False, work=folder / PASSED, fresh=self._fresh,
+            allow_nonfinite=self._allow,
+        )  # fmt: skip
+        provider = self._layout.provider.name
+        with layers.pool:
+            done = compare(
+                self._source, [], documents, layers, options, watch, Ranks(None), listener=layers, provider=provider
+            )
+        record = {
+            "source": {**done.source, "fingerprint": fingerprint(self._source)},
+            "documents": self._data.record(),
+            "pass": done.figures(),
+        }
+        layers.sums = {path: layers.sums[path] for path in self._weighed}
+        disk.make_folder(calibration.parent)
+        disk.write_whole(calibration, calibration_bytes(layers, record), replace=True)
+        return layers.reports
+
+    def files(self) -> list[str]:
+        """Names of the files that `prepare` leaves in its folder, below it."""
+        return [f"{ENCODED}/{name}" for name in (*map(file_of, self._rounds), CALIBRATION)]
+
+    def _encoder_of_others(self, columns: CalibratedColumns | None) -> Encoder:
+        """The encoder of modules that have another method, or that nothing entered."""
+        searched = Searching(None, self._allow)
+        rounding = Rounding(self._allow)
+        return encoder_of(self._plan, rounding, columns, allow_nonfinite=self._allow, compensated=searched)
+
+    def _encoder_on_the_way(self, sums: InputSums) -> Encoder:
+        """The same within the pass, by what was summed so far."""
+        rows_each = {m.path: m.shape[-2] for m in self._layout.modules if len(m.shape) > 1}
+        columns = CalibratedColumns({path: sums.sums[path] for path in self._weighed}, rows_each, {})
+        return self._encoder_of_others(columns)
+
+    def _made_by(self) -> dict[str, Any]:
+        recipe = self._plan.recipe
+        return {"signature": dict(self.signature), "recipe": recipe.sha256, "source": fingerprint(self._source)}
+
+    # --- an encoder ---
+
+    def encode(self, rows: Rows, out: Quantized, *, errors: bool) -> ErrorSums | None:
+        """Give rows as the pass encoded them."""
+        assert self._others is not None, "prepare comes first"
+        path = self._places.get(rows.module)
+        if path is None:
+            return self._others.encode(rows, out, errors=errors)
+        read_rows(path, rows.module, slice(rows.first_row, rows.first_row + len(rows.values)), out)
+        return measure_rows(rows.values, rows.dtype, out, rows.format) if errors else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What the audit says: modules that nothing entered, experts that no token reached, where rounding was kept."""
+        reports = {report.path: report for modules in self._reports.values() for report in modules}
+        notes = [
+            f"{path}: nothing multiplies by it as it is stored, so its scales were searched without documents (mse)"
+            for path in self._paths
+            if path not in reports
+        ]
+        for path in self._paths:
+            if path in reports:
+                notes += notes_of(reports[path])
+        shares = [r.error_share for r in reports.values() if r.error_share is not None]
+        if shares:
+            notes.append(
+                f"method {GPTQ}: on documents held out, the squared error of {len(shares):,} modules' outputs is"
+                f" {np.median(shares):.2f} of rounding's in the median, {max(shares):.2f} at most"
+            )
+        return notes
+
+
+def notes_of(report: ModuleReport) -> list[str]:
+    """What the audit says of a module: experts that no token reached, and where rounding was kept."""
+    notes = []
+    if report.unreached:
+        notes.append(
+            f"{report.path}: no token reached {len(report.unreached)} of {report.sets} experts"
+            f" ({_listed(report.unreached)}), which were encoded by their layer's inputs"
+        )
+    if report.rounded:
+        unit = "experts {}" if report.sets > 1 else "the rows from {} on"
+        what = unit.format(_listed(report.rounded))
+        notes.append(f"{report.path}: rounding was kept for {what}, no worse on the documents held out")
+    return notes
+
+
+def _listed(numbers: Sequence[int], most: int = 12) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most:,} more"
+
+
+def describe_blas() -> dict[str, Any]:
+    """Name numpy's BLAS and how many threads it has, on which the last bit of a product may depend."""
+    config: Any = np.show_config(mode="dicts")
+    blas = config.get("Build Dependencies", {}).get("blas", {})
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
+    threads = next((int(v) for n in names if (v := os.environ.get(n, "")).isdecimal()), os.cpu_count() or 1)
+    return {"name": str(blas.get("name")), "version": str(blas.get("version")), "threads": threads}

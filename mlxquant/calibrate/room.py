@@ -1,0 +1,116 @@
+"""What a pass of the method gptq takes of memory, and in how many rounds a layer's inputs are kept.
+
+At once in memory are one layer, as the source and as float32 has it and encoded, the inputs of its modules, and what
+each worker takes for one matrix. Where a limit leaves no room for all inputs of a layer, its documents go through it in
+rounds, each of which keeps the inputs of some modules, or of some experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..builds.write.work import BASE_MEMORY
+from ..errors import UsageError
+from ..plan.plan import Plan, PlannedModule
+from ..words.formats import GPTQ
+from ..words.units import show_bytes
+
+Step = int | str
+
+
+def step_of(planned: PlannedModule) -> Step:
+    """The step at which a module's inputs are seen: its layer, or the head for what lies outside of them."""
+    return "head" if planned.module.layer is None else planned.module.layer
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a pass takes of memory, in bytes: a layer, its inputs in so many `rounds`, and all workers' matrices."""
+
+    layer: int
+    inputs: int
+    workers: int
+    rounds: int
+
+    @property
+    def total(self) -> int:
+        """All of it, with what the process takes before."""
+        return BASE_MEMORY + self.layer + self.inputs + self.workers
+
+
+Round = Mapping[str, range]
+
+
+def rooms(
+    plan: Plan, paths: Sequence[str], tokens: int, threads: int, max_memory: int | None
+) -> tuple[Room, Mapping[Step, Sequence[Round]]]:
+    """What a pass takes of memory, and for each step the rounds in which its modules' inputs are kept.
+
+    A round has the modules by path, each with the experts that it takes. Raises UsageError where `max_memory` does not
+    suffice for the smallest round.
+    """
+    wanted = set(paths)
+    steps: dict[Step, list[PlannedModule]] = {}
+    for p in plan.modules:
+        steps.setdefault(step_of(p), []).append(p)
+    layer = max((_layer_bytes(modules) for modules in steps.values()), default=0)
+    own = {step: [p for p in modules if p.module.path in wanted] for step, modules in steps.items()}
+    workers = threads * max((_matrix_bytes(p) for modules in own.values() for p in modules), default=0)
+    budget = None if max_memory is None else max_memory - BASE_MEMORY - layer - workers
+    rounds = {step: _rounds(modules, tokens, budget) for step, modules in own.items() if modules}
+    sizes = [sum(_input_bytes(p, tokens, part[p.module.path]) for p in own[step] if p.module.path in part)
+             for step, parts in rounds.items() for part in parts]  # fmt: skip
+    room = Room(layer, max(sizes, default=0), workers, max((len(parts) for parts in rounds.values()), default=1))
+    if max_memory is not None and room.total > max_memory:
+        raise UsageError(
+            f"--max-memory: {show_bytes(room.total)} are needed for the method {GPTQ} on this model with {threads}"
+            f" workers and {tokens:,} tokens, {show_bytes(max_memory)} given; give more, fewer --jobs or shorter --data"
+        )
+    return room, rounds
+
+
+def _layer_bytes(modules: Sequence[PlannedModule]) -> int:
+    """A step's arrays as the source has them, as float32, and encoded."""
+    values = sum(p.module.parameters for p in modules)
+    return sum(p.source_nbytes for p in modules) + 4 * values + 2 * sum(p.nbytes for p in modules if p.format)
+
+
+def _matrix_bytes(p: PlannedModule) -> int:
+    """What a worker takes to encode a matrix: moments three times, and some copies of its rows."""
+    rows, columns = p.module.shape[-2:]
+    return 3 * 4 * columns * columns + 10 * min(16 << 20, 4 * rows * columns)
+
+
+def _input_bytes(p: PlannedModule, tokens: int, sets: range) -> int:
+    """Bytes of a module's inputs: a row a token, or one for each expert that a token is sent to."""
+    columns, count = p.module.shape[-1], (p.module.shape[0] if len(p.module.shape) == 3 else 1)
+    k = p.share[0] if p.module.role == "expert" else count
+    per_token = k * len(sets) / count if count > 1 else 1
+    return int(tokens * (4 * columns + 16) * per_token)
+
+
+def _rounds(modules: Sequence[PlannedModule], tokens: int, budget: int | None) -> list[dict[str, range]]:
+    """Modules and experts put together as far as their inputs fit `budget`."""
+    rounds: list[dict[str, range]] = [{}]
+    used = 0
+    for p in modules:
+        count = p.module.shape[0] if len(p.module.shape) == 3 else 1
+        at = 0
+        while at < count:
+            left = range(at, count)
+            if budget is not None:
+                each = max(1, _input_bytes(p, tokens, range(count)) // count)
+                fit = max(0, budget - used) // each
+                if fit < 1 and rounds[-1]:
+                    rounds.append({})
+                    used = 0
+                    continue
+                left = range(at, min(count, at + max(1, fit)))
+            rounds[-1][p.module.path] = left
+            used += _input_bytes(p, tokens, left)
+            at = left.stop
+            if at < count:
+                rounds.append({})
+                used = 0
+    return rounds

@@ -1,0 +1,151 @@
+"""Documents for `convert`: which recipes need them, where they come from, and the encoders that they go through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UsageError
+from ..words.formats import GPTQ, IMATRIX
+from ..words.progress import Progress, Watch
+from ..words.units import show_bytes
+from .bars import pass_bar
+from .convert_texts import time_text
+from .options import _Decorator, _Function
+from .printing import echo
+
+if TYPE_CHECKING:
+    from ..builds.write.convert import ConvertOptions
+    from ..calibrate.compensating import Compensating, Documents
+    from ..layout.layout import Layout
+    from ..plan.plan import Plan
+    from ..plan.recipe.recipe import Recipe
+    from ..source.checkpoint import Checkpoint
+
+BUILTIN = "builtin"
+# Whether documents go on through the encoded layers: measured on the store model, see docs/commands/calibrate.md
+PROPAGATE = False
+
+
+def document_options(function: _Function) -> _Function:
+    """Add where documents come from, `data`, and how they go through the layers, `propagate`."""
+    options: list[_Decorator] = [
+        click.option(
+            "--data",
+            metavar="FILE",
+            help="Texts that the methods imatrix and gptq measure a layer's inputs on: JSONL, or builtin, which is the"
+            " default.",
+        ),
+        click.option(
+            "--propagate/--no-propagate",
+            default=None,
+            help="With gptq, send the texts on through each layer as encoded, or through the source's, the default.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def check_documents(
+    data: str | None, calibration: Path | None, propagate: bool | None, recipes: Mapping[Path, Recipe]
+) -> None:
+    """Raise UsageError where what was typed does not fit the recipes' methods."""
+    methods = {method for recipe in recipes.values() for method in recipe.methods}
+    if data is not None and not methods & {GPTQ, IMATRIX}:
+        raise UsageError(
+            f"--data {data}: no recipe here needs texts; add --method {IMATRIX} or {GPTQ}, or leave it out"
+        )
+    if data is not None and calibration is not None:
+        raise UsageError(f"--calibration {calibration}: --data measures the same; give one of them")
+    if calibration is not None and GPTQ in methods:
+        raise UsageError(
+            f"--calibration {calibration}: has mean squares only, and the method {GPTQ} needs the documents themselves;"
+            " give --data FILE instead"
+        )
+    if propagate is not None and GPTQ not in methods:
+        raise UsageError(f"--propagate: no recipe here has the method {GPTQ}; add --method {GPTQ}, or leave it out")
+
+
+def needs_documents(plan: Plan, calibration: Path | None) -> bool:
+    """Whether a plan's modules are encoded on documents that no calibration file stands for."""
+    methods = {m.decision.method for m in plan.modules if m.format}
+    return GPTQ in methods or (IMATRIX in methods and calibration is None)
+
+
+def encoders_of(
+    plans: Mapping[Path, Plan],
+    layout: Layout,
+    reopen: Callable[[], Checkpoint],
+    options: ConvertOptions,
+    data: str | None,
+    *,
+    propagate: bool | None,
+) -> dict[Path, Compensating]:
+    """The encoders of plans that need documents, by OUT; says on stderr what they take.
+
+    `reopen` opens the source for the pass, which reads it by itself.
+    """
+    from ..calibrate.compensating import Compensating
+
+    documents = _documents(reopen(), data)
+    encoders = {}
+    for out, plan in plans.items():
+        encoders[out] = Compensating(
+            reopen(), layout, plan, documents,
+            propagate=PROPAGATE if propagate is None else propagate, threads=options.threads, dtype=options.dtype,
+            allow_nonfinite=options.allow_nonfinite, max_memory=options.max_memory, fresh=options.fresh,
+            watching=_watching,
+        )  # fmt: skip
+        room = encoders[out].room
+        rounds = f", in {room.rounds} rounds a layer at most" if room.rounds > 1 else ""
+        echo(
+            f"mlxquant: one pass over the layers first, {documents.described['tokens']:,} tokens of"
+            f" {documents.described['count']:,} documents: at most {show_bytes(room.total)} of memory, of which"
+            f" {show_bytes(room.layer)} for a layer and {show_bytes(room.inputs)} for what enters it{rounds}",
+            err=True,
+        )
+    return encoders
+
+
+def _documents(source: Checkpoint, data: str | None) -> Documents:
+    from ..calibrate.compensating import Documents
+    from ..divergence.texts.documents import read_documents
+    from ..divergence.texts.tokens import open_tokenizer
+
+    if data is None:
+        echo("mlxquant: no --data: the built-in texts are calibrated on; your own would fit your use better", err=True)
+    name = data or BUILTIN
+    read = read_documents(name if name == BUILTIN else Path(name), open_tokenizer(source), max_tokens=None)
+    described = {
+        "name": name if name == BUILTIN else Path(name).name,
+        "sha256": read.sha256,
+        "count": len(read.documents),
+        "tokens": sum(len(d.tokens) for d in read.documents),
+    }
+    return Documents(read.documents, described)
+
+
+@contextmanager
+def _watching() -> Iterator[Watch]:
+    """Show the steps of the pass; say how long it takes as soon as a layer tells."""
+    with pass_bar() as watch:
+        spoken = False
+
+        def watched(progress: Progress) -> None:
+            nonlocal spoken
+            watch(progress)
+            left = progress.total - progress.done
+            if not spoken and progress.seconds is not None and progress.done > 1:
+                spoken = True
+                echo(
+                    f"mlxquant: {progress.item} took {progress.seconds:.1f} s, {left} steps are left:"
+                    f" {time_text(left * progress.seconds)}",
+                    err=True,
+                )
+
+        yield watched
