@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .builds.read.build import Build
+    from .builds.write.convert import ConvertOptions
+    from .calibrate.compensating import Compensating
+    from .layout.layout import Layout
     from .plan.plan import Plan
     from .plan.recipe.recipe import Recipe
     from .records.rows import Row
@@ -128,6 +131,7 @@ def convert(
     dtype: str | None = None,
     keep: Collection[str] = (),
     provider: str | None = None,
+    data: str | Path | None = None,
     jobs: int | None = None,
     max_memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -136,7 +140,8 @@ def convert(
 
     Memory stays bounded whatever the model: `jobs` workers (by default one for each core) of one block each, at most
     `max_memory` bytes. `progress` is called with bytes done and bytes in all. What is finished is kept in OUT.partial:
-    the same call goes on from there after a crash. `dtype`, `keep` and `provider` are as of `make_plan`.
+    the same call goes on from there after a crash. `dtype`, `keep` and `provider` are as of `make_plan`. `data` are the
+    documents of the methods "imatrix" and "gptq", a JSONL file or "builtin", which is their default.
 
     Raises what `make_plan` raises; OutputError where `out` exists, lacks room or is being written; NonFiniteError for
     NaN or infinity in a weight.
@@ -147,6 +152,7 @@ def convert(
     from os import cpu_count
     from pathlib import Path
 
+    from .builds.methods import needs_columns, needs_documents
     from .builds.read.build import read_build
     from .builds.write.convert import ConvertOptions, convert
     from .layout.layout import read_layout
@@ -157,7 +163,11 @@ def convert(
     layout = read_layout(opened, dtype=dtype, keep=keep, provider=provider)
     options = ConvertOptions(dtype=dtype, max_memory=max_memory, threads=jobs or cpu_count() or 1)
     watch = unwatched if progress is None else (lambda event: progress(event.done, event.total))
-    convert(opened, layout, make_plan(layout, _loaded(recipe), opened), Path(out), options, watch)
+    plan = make_plan(layout, _loaded(recipe), opened)
+    encoder = None
+    if data is not None or needs_documents(plan) or needs_columns(plan):
+        encoder = _on_documents(opened, layout, plan, "builtin" if data is None else data, options)
+    convert(opened, layout, plan, Path(out), options, watch, encoder=encoder)
     return read_build(out)
 
 
@@ -309,6 +319,26 @@ def _opened(source: Checkpoint | str | Path, *, weights: bool = False) -> Checkp
     if not isinstance(source, Checkpoint):
         return open_source(str(source), weights=weights)
     return with_weights(source) if weights else source
+
+
+def _on_documents(
+    source: Checkpoint, layout: Layout, plan: Plan, data: str | Path, options: ConvertOptions
+) -> Compensating:
+    """The encoder of a plan on documents; reads the source by itself. Raises UsageError where no module needs it."""
+    from .builds.methods import needs_columns, needs_documents
+    from .calibrate.compensating import Compensating, Documents
+    from .divergence.texts.documents import read_documents
+    from .divergence.texts.tokens import open_tokenizer
+    from .errors import UsageError
+
+    if not needs_documents(plan) and not needs_columns(plan):
+        raise UsageError(f"data: recipe {plan.recipe} needs no documents; leave it out, or choose imatrix or gptq")
+    own = _opened(source.folder if source.folder is not None else source, weights=True)
+    documents = read_documents(data, open_tokenizer(own))
+    return Compensating(
+        own, layout, plan, Documents(documents.documents, documents.described(data)),
+        threads=options.threads, dtype=options.dtype, max_memory=options.max_memory,
+    )  # fmt: skip
 
 
 def _loaded(recipe: Recipe | str) -> Recipe:

@@ -28,7 +28,7 @@ import xxhash
 
 from ..builds.methods import encoder_of, methods_of
 from ..disk import files as disk
-from ..errors import UsageError
+from ..errors import OutputError, UsageError
 from ..kernels import Encoder, ErrorSums, Quantized, Rounding, Rows, Searching, gptq, measure_rows
 from ..layout.layout import Layout
 from ..plan.plan import Plan
@@ -46,6 +46,8 @@ from .room import rooms
 from .run import FEWEST
 from .weights import TRUST, CalibratedColumns
 
+# Whether documents go on through the encoded layers
+PROPAGATE = False
 ENCODED, PASSED, CALIBRATION = "encoded", "pass", "calibration.safetensors"
 
 
@@ -67,10 +69,30 @@ def token_hash(document: HasTokens) -> str:
     return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.tokens, np.int32).tobytes())
 
 
+def calibration_hashes(manifest: Mapping[str, Any]) -> set[str]:
+    """Hashes of what a build was calibrated on, by its manifest: of data files, and of single documents' tokens."""
+    hashes: set[str] = set()
+    encoder = _table(_table(manifest.get("options")).get("encoder"))
+    several = encoder.get("encoders")
+    for entry in (encoder, *(several if isinstance(several, list) else ())):
+        columns = _table(_table(entry).get("columns"))
+        for described in (_table(_table(entry).get("calibration")), _table(columns.get("documents"))):
+            tokens = described.get("token_hashes")
+            hashes.update(h for h in (tokens if isinstance(tokens, list) else ()) if isinstance(h, str))
+            hashes.update([described["sha256"]] if isinstance(described.get("sha256"), str) else ())
+    return hashes
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    """A table of a manifest, which may be a stranger's; empty for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
 class Compensating:
     """Encodes a plan with modules of the methods gptq or imatrix, on documents; see the module.
 
-    `watching` gives what watches the pass, in steps; by default that is whoever watches the conversion.
+    `watching` gives what watches the pass, in steps; by default that is whoever watches the conversion. What is
+    finished is kept at the end of a layer, at most once in `keep_every_s` seconds.
 
     `source` is read by the pass alone. Raises UsageError for too few documents, or too little `max_memory`.
     """
@@ -82,13 +104,14 @@ class Compensating:
         plan: Plan,
         data: Documents,
         *,
-        propagate: bool,
+        propagate: bool = PROPAGATE,
         threads: int,
         dtype: str | None = None,
         allow_nonfinite: bool = False,
         max_memory: int | None = None,
         fresh: bool = False,
         watching: Callable[[], AbstractContextManager[Watch]] | None = None,
+        keep_every_s: float = 30.0,
     ) -> None:
         if len(data.documents) < FEWEST:
             raise UsageError(
@@ -96,7 +119,7 @@ class Compensating:
             )
         self._source, self._layout, self._plan, self._data = source, layout, plan, data
         self._propagate, self._threads, self._fresh = propagate, threads, fresh
-        self._dtype, self._allow, self._watching = dtype, allow_nonfinite, watching
+        self._dtype, self._allow, self._watching, self._keep_every_s = dtype, allow_nonfinite, watching, keep_every_s
         methods = methods_of(plan.modules)
         self._paths = [path for path, method in methods.items() if method == GPTQ]
         self._weighed = [path for path, method in methods.items() if method == IMATRIX]
@@ -152,7 +175,7 @@ class Compensating:
         )  # fmt: skip
         options = CompareOptions(
             dtype=self._dtype, noise_floor=False, own=False, work=folder / PASSED, fresh=self._fresh,
-            allow_nonfinite=self._allow,
+            keep_every_s=self._keep_every_s, allow_nonfinite=self._allow,
         )  # fmt: skip
         provider = self._layout.provider.name
         with layers.pool:
@@ -167,7 +190,12 @@ class Compensating:
         layers.sums = {path: layers.sums[path] for path in self._weighed}
         disk.make_folder(calibration.parent)
         disk.write_whole(calibration, calibration_bytes(layers, record), replace=True)
-        return layers.reports
+        reports = self._finished(calibration.parent)  # those of an earlier run, too, which went through its layers
+        if reports is None:
+            raise OutputError(
+                f"{calibration.parent}: layers that an earlier run encoded are gone; start over with --fresh"
+            )
+        return reports
 
     def files(self) -> list[str]:
         """Names of the files that `prepare` leaves in its folder, below it."""

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..kernels import ErrorSums, Quantized, Rows, measure_rows, merged_sums, quantize_rows
 from ..source.headers import Read, Tensor
 from ..words.formats import GPTQ
@@ -42,7 +44,7 @@ class AsStored:
             if array is not None:
                 tensor = self.tensors[f"{rows.module}.{part}"]
                 start = tensor.start + rows.first_row * array[0].nbytes
-                self.read(tensor.file, start, memoryview(array.reshape(-1).view("u1")))
+                self.read(tensor.file, start, array.reshape(-1).view(np.uint8).data)
         own = measure_rows(rows.values, rows.dtype, out, rows.format)
         rounded = quantize_rows(rows.values, rows.dtype, rows.format, errors=True, allow_nonfinite=True)[1]
         with self.lock:

@@ -15,7 +15,7 @@ from ..words.progress import Progress, Watch
 from ..words.units import show_bytes
 from .bars import pass_bar
 from .convert_texts import time_text
-from .options import _Decorator, _Function
+from .options import _Function
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
     from ..source.checkpoint import Checkpoint
 
 BUILTIN = "builtin"
-# Whether documents go on through the encoded layers: measured on the store model, see docs/commands/calibrate.md
-PROPAGATE = False
 
 
 def document_options(function: _Function) -> _Function:
     """Add where documents come from, `data`, and how they go through the layers, `propagate`."""
-    options: list[_Decorator] = [
+    options = (
         click.option(
             "--data",
             metavar="FILE",
@@ -45,7 +43,7 @@ def document_options(function: _Function) -> _Function:
             default=None,
             help="With gptq, send the texts on through each layer as encoded, or through the source's, the default.",
         ),
-    ]
+    )
     for option in reversed(options):
         function = option(function)
     return function
@@ -90,7 +88,7 @@ def encoders_of(
 
     `reopen` opens the source for the pass, which reads it by itself.
     """
-    from ..calibrate.compensating import Compensating
+    from ..calibrate.compensating import PROPAGATE, Compensating
 
     documents = _documents(reopen(), data)
     encoders = {}
@@ -119,15 +117,8 @@ def _documents(source: Checkpoint, data: str | None) -> Documents:
 
     if data is None:
         echo("mlxquant: no --data: the built-in texts are calibrated on; your own would fit your use better", err=True)
-    name = data or BUILTIN
-    read = read_documents(name if name == BUILTIN else Path(name), open_tokenizer(source), max_tokens=None)
-    described = {
-        "name": name if name == BUILTIN else Path(name).name,
-        "sha256": read.sha256,
-        "count": len(read.documents),
-        "tokens": sum(len(d.tokens) for d in read.documents),
-    }
-    return Documents(read.documents, described)
+    read = read_documents(data or BUILTIN, open_tokenizer(source))
+    return Documents(read.documents, read.described(data or BUILTIN))
 
 
 @contextmanager

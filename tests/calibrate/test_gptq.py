@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,28 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlxquant.builds.write.convert import ConvertOptions, convert
-from mlxquant.calibrate.compensating import Compensating, Documents, notes_of
-from mlxquant.calibrate.encoded import ModuleReport
+from mlxquant.calibrate.compensating import Compensating, Documents, calibration_hashes, notes_of
+from mlxquant.calibrate.encoded import (
+    Encoding,
+    ModuleReport,
+    encode_modules,
+    read_reports,
+    read_rows,
+    report_of,
+    write_encoded,
+)
 from mlxquant.calibrate.inputs import FITTED, HELD_OUT
 from mlxquant.calibrate.room import rooms
 from mlxquant.calibrate.rows import InputRows, call_of
 from mlxquant.calibrate.weights import TRUST
 from mlxquant.cli import main
-from mlxquant.errors import UsageError
+from mlxquant.errors import NonFiniteError, UsageError
+from mlxquant.kernels import Quantized, quantize_rows
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.words.formats import Format
 from mlxquant.words.progress import Progress, unwatched
 from tests.checkpoints import Size, write_tiny
 from tests.stream.compare_pass import texts
@@ -119,6 +130,54 @@ def test_what_judges_are_rows_held_out_else_the_layers_else_those_fitted():
     assert [len(alone.judges(e)) for e in range(3)] == [2, 1, 1]
 
 
+def encoding(values: Any, fitted: Any, held_out: Any) -> Encoding:
+    """Two experts of 24 rows each; rows go to either in turn."""
+    calls = [
+        call_of(part, rows[:, None], np.arange(len(rows)) % 2, 2, 1)
+        for part, rows in ((FITTED, fitted), (HELD_OUT, held_out))
+    ]
+    out = Quantized.empty(48, 128, "BF16", Format(4, 64))
+    return Encoding("m.up_proj", values, "BF16", Format(4, 64), InputRows(128, 2, True, calls), range(2), out)
+
+
+def test_experts_are_encoded_where_documents_held_out_agree_and_rounded_where_not(tmp_path):
+    rng = np.random.default_rng(0)
+    values = ((rng.standard_normal((48, 128)) * 0.02).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    fitted = (rng.standard_normal((400, 16)) @ rng.standard_normal((16, 128))).astype(np.float32)
+    values[:, 0], fitted[:, 0] = 0x3E00, 0  # 0.125
+    rounded = quantize_rows(values, "BF16", Format(4, 64))[0]
+    unlike = np.zeros((6, 128), np.float32)
+    unlike[:, 0] = 1  # what never entered: a column whose outliers rounding stores exactly, and the search clips
+    for held_out, is_rounded in ((fitted[::7], ()), (unlike, (0, 1))):
+        module = encoding(values, fitted, held_out)
+        with ThreadPoolExecutor(2) as pool:
+            verdicts = encode_modules([module], pool, allow_nonfinite=False)
+        report = report_of(module.path, module.rows_each, np.array([[200, 200], [5, 5]]), verdicts)
+        assert report.rounded == is_rounded
+        assert np.array_equal(module.out.packed, rounded.packed) == bool(is_rounded)
+        if is_rounded:
+            assert report.error_share is None  # rounding made no error there
+        else:
+            assert report.error_share is not None
+            assert report.error_share < 0.3
+    path = tmp_path / "encoded" / "layer-0000.safetensors"
+    write_encoded(path, {"by": 1}, {module.path: (module.out, report)})
+    assert read_reports(path, {"by": 1}) == [report]
+    assert read_reports(path, {"by": 2}) is read_reports(tmp_path / "none", {}) is None
+    some = Quantized.empty(5, 128, "BF16", Format(4, 64))
+    read_rows(path, module.path, slice(20, 25), some)
+    assert np.array_equal(some.packed, module.out.packed[20:25])
+    assert np.array_equal(some.scales, module.out.scales[20:25])
+
+
+def test_a_weight_that_is_not_finite_is_named_by_tensor_row_and_column():
+    values = np.zeros((48, 128), np.uint16)
+    values[30, 7] = 0x7FC0
+    module = encoding(values, np.ones((8, 128), np.float32), np.ones((2, 128), np.float32))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(NonFiniteError, match=r"m.up_proj.weight: row 30, column 7"):
+        encode_modules([module], pool, allow_nonfinite=False)
+
+
 # --- the build ---
 
 
@@ -158,9 +217,11 @@ def test_compare_judges_a_gptq_build_and_refuses_its_recipe_in_one_line(made, so
     words = (*WORDS, "--build", made, "--data", data, "--max-tokens", 24, "--no-noise-floor", "--no-own", "--json")
     result = run("compare", source, *words)
     ended(result, 0)
-    for candidate in json.loads(result.stdout)["candidates"]:
+    record = json.loads(result.stdout)
+    for candidate in record["candidates"]:
         kl[candidate["name"]] = next(m["estimate"] for m in candidate["measurements"] if m["metric"] == "kl_nats")
     assert kl["gptq"] < 0.8 * kl["gates-8bit:bits=3"]
+    assert any("gptq was calibrated on 5 of the 5 documents judged here" in note for note in record["notes"])
     refused = ended(run("compare", source, *GPTQ, "--data", data), 2)
     assert "write one with `mlxquant convert --data FILE` and give --build OUT" in refused
 
@@ -203,9 +264,18 @@ def test_methods_may_be_mixed_by_rule(source, data, tmp_path):
     assert mixed[down] not in (rtn[down], imatrix[down])
 
 
+def test_what_a_build_was_calibrated_on_is_read_from_any_manifest():
+    imatrix = {"columns": {"documents": {"sha256": "a"}}}
+    assert calibration_hashes({"options": {"encoder": {"encoders": [imatrix, "x"], "columns": 3}}}) == {"a"}
+    gptq = {"method": "gptq", "calibration": {"sha256": "b", "token_hashes": ["c", 4]}}
+    assert calibration_hashes({"options": {"encoder": gptq}}) == {"b", "c"}
+    assert calibration_hashes({}) == calibration_hashes({"options": {"encoder": []}}) == set()
+
+
 # --- promises ---
 
 
+@pytest.mark.slow
 def test_workers_and_interruptions_change_no_byte(source, tmp_path):
     through_library(source, tmp_path / "whole", threads=1)
 
@@ -214,12 +284,14 @@ def test_workers_and_interruptions_change_no_byte(source, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        through_library(source, tmp_path / "again", stop, threads=3)
+        through_library(source, tmp_path / "again", stop, threads=3, keep_every_s=0.0)
     assert sorted(p.name for p in (tmp_path / "again.partial" / "prepared" / "encoded").iterdir()) == [
         "layer-0000.safetensors",
         "layer-0001.safetensors",
     ]
-    through_library(source, tmp_path / "again", threads=3)
+    steps: list[str] = []
+    through_library(source, tmp_path / "again", lambda event: steps.append(event.item), threads=3)
+    assert steps[0] == "going on at the head"
     assert contents(tmp_path / "whole") == contents(tmp_path / "again")
 
 
