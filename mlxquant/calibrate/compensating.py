@@ -27,7 +27,6 @@ import numpy as np
 import xxhash
 
 from ..builds.methods import encoder_of, methods_of
-from ..disk import files as disk
 from ..errors import OutputError, UsageError
 from ..kernels import Encoder, ErrorSums, Quantized, Rounding, Rows, Searching, gptq, measure_rows
 from ..layout.layout import Layout
@@ -38,7 +37,7 @@ from ..stream.options import CompareOptions, HasTokens
 from ..stream.ranks import Ranks
 from ..words.formats import GPTQ, IMATRIX
 from ..words.progress import Watch
-from .encoded import ModuleReport, places_of, read_reports, read_rows
+from .encoded import NEW, ModuleReport, places_of, read_reports, read_rows, write_named
 from .inputs import HOLD_OUT_EVERY, InputSums
 from .layers import Layers, file_of
 from .record import calibration_bytes, fingerprint, read_calibration
@@ -188,8 +187,7 @@ class Compensating:
             "pass": done.figures(),
         }
         layers.sums = {path: layers.sums[path] for path in self._weighed}
-        disk.make_folder(calibration.parent)
-        disk.write_whole(calibration, calibration_bytes(layers, record), replace=True)
+        write_named(calibration, calibration_bytes(layers, record))
         reports = self._finished(calibration.parent)  # those of an earlier run, too, which went through its layers
         if reports is None:
             raise OutputError(
@@ -199,7 +197,16 @@ class Compensating:
 
     def files(self) -> list[str]:
         """Names of the files that `prepare` leaves in its folder, below it."""
-        return [f"{ENCODED}/{name}" for name in (*map(file_of, self._rounds), CALIBRATION)]
+        names = (*map(file_of, self._rounds), CALIBRATION)
+        return [f"{ENCODED}/{name}{ending}" for name in names for ending in ("", NEW)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the disk that `prepare` takes: encoded modules, and the states that the pass goes on from."""
+        wanted = set(self._paths)
+        encoded = sum(p.nbytes for p in self._plan.modules if p.module.path in wanted)
+        widest = max((p.module.shape[-1] for p in self._plan.modules if p.module.path in wanted), default=0)
+        return encoded + 3 * 4 * widest * sum(len(d.tokens) for d in self._data.documents)
 
     def _encoder_of_others(self, columns: CalibratedColumns | None) -> Encoder:
         """The encoder of modules that have another method, or that nothing entered."""

@@ -35,6 +35,8 @@ from .inputs import FITTED, HELD_OUT
 from .rows import InputRows
 
 KEY = "mlxquant.encoded"
+# What is added to a file's name until it is whole
+NEW = ".new"
 # Bytes, as float32, of the rows of a dense matrix that are encoded in one go
 _RUN = 16 << 20
 
@@ -183,8 +185,15 @@ def write_encoded(path: Path, made_by: Mapping[str, Any], layer: Mapping[str, tu
         assert q.biases is not None, "only modules with biases are encoded here"
         arrays |= {f"{name}.packed": q.packed, f"{name}.scales": q.scales, f"{name}.biases": q.biases}
     record = {"made_by": dict(made_by), "modules": [asdict(report) for _, report in layer.values()]}
+    write_named(path, st.save(arrays, {KEY: json.dumps(record)}))
+
+
+def write_named(path: Path, content: bytes) -> None:
+    """Write a file whole, by way of PATH.new, the other name that the folder's marker knows."""
     disk.make_folder(path.parent)
-    disk.write_whole(path, st.save(arrays, {KEY: json.dumps(record)}), replace=True)
+    new = path.with_name(f"{path.name}{NEW}")
+    disk.write_file(new, content)
+    disk.rename_over(new, path)
 
 
 def read_reports(path: Path, made_by: Mapping[str, Any]) -> list[ModuleReport] | None:

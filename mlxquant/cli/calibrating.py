@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,32 +70,40 @@ def check_documents(
         raise UsageError(f"--propagate: no recipe here has the method {GPTQ}; add --method {GPTQ}, or leave it out")
 
 
-def needs_documents(plan: Plan, calibration: Path | None) -> bool:
-    """Whether a plan's modules are encoded on documents that no calibration file stands for."""
-    methods = {m.decision.method for m in plan.modules if m.format}
-    return GPTQ in methods or (IMATRIX in methods and calibration is None)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line says of documents; `keep_source` is for what the pass downloads."""
+
+    data: str | None
+    calibration: Path | None
+    propagate: bool | None
+    keep_source: bool
+
+    def wants(self, plan: Plan) -> bool:
+        """Whether a plan's modules are encoded on documents that no calibration file stands for."""
+        methods = {m.decision.method for m in plan.modules if m.format}
+        return GPTQ in methods or (IMATRIX in methods and self.calibration is None)
 
 
 def encoders_of(
-    plans: Mapping[Path, Plan],
-    layout: Layout,
-    reopen: Callable[[], Checkpoint],
-    options: ConvertOptions,
-    data: str | None,
-    *,
-    propagate: bool | None,
+    plans: Mapping[Path, Plan], layout: Layout, opened: Checkpoint, options: ConvertOptions, asked: Asked
 ) -> dict[Path, Compensating]:
     """The encoders of plans that need documents, by OUT; says on stderr what they take.
 
-    `reopen` opens the source for the pass, which reads it by itself.
+    The source is opened anew for each, whose pass reads it by itself.
     """
+    wanting = {out: plan for out, plan in plans.items() if asked.wants(plan)}
+    if not wanting:
+        return {}
     from ..calibrate.compensating import PROPAGATE, Compensating
+    from ..source.hub.open import open_source
 
-    documents = _documents(reopen(), data)
+    source = str(opened.folder) if opened.folder is not None else f"{opened.name}@{opened.revision}"
+    documents, propagate = _documents(opened, asked.data), asked.propagate
     encoders = {}
-    for out, plan in plans.items():
+    for out, plan in wanting.items():
         encoders[out] = Compensating(
-            reopen(), layout, plan, documents,
+            open_source(source, weights=True, keep=asked.keep_source), layout, plan, documents,
             propagate=PROPAGATE if propagate is None else propagate, threads=options.threads, dtype=options.dtype,
             allow_nonfinite=options.allow_nonfinite, max_memory=options.max_memory, fresh=options.fresh,
             watching=_watching,

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ..errors import OutputError, UsageError
 from ..words.units import parse_memory, show_bytes
 from . import INTERRUPTED
 from .bars import progress_bar
-from .calibrating import check_documents, document_options, encoders_of, needs_documents
+from .calibrating import Asked, check_documents, document_options, encoders_of
 from .convert_texts import next_lines, opening_text
 from .mlx_lm_words import MlxLmWords, mlx_lm_options, take, without_format
 from .options import (
@@ -35,7 +36,6 @@ from .printing import echo
 
 if TYPE_CHECKING:
     from ..builds.write.convert import Converted, ConvertOptions
-    from ..calibrate.compensating import Compensating
     from ..kernels import ColumnWeights, Encoder
     from ..layout.layout import Layout
     from ..plan.plan import Plan
@@ -134,17 +134,8 @@ def command(
         refuse_no_vision(layout)
     plans = {out: make_plan(layout, recipe, opened) for out, recipe in request.recipes.items()}
 
-    def encoders() -> dict[Path, Compensating]:
-        """Of plans that need documents; asked for when all else is known to be in order."""
-        wanting = {out: plan for out, plan in plans.items() if needs_documents(plan, calibration)}
-        name = opened.name if opened.folder is not None else f"{opened.name}@{opened.revision}"
-        source = opened.folder if opened.folder is not None else name
-
-        def reopen() -> Checkpoint:
-            return open_source(str(source), weights=True, keep=keep_source)
-
-        return encoders_of(wanting, layout, reopen, options, data, propagate=propagate) if wanting else {}
-
+    documents = Asked(data, calibration, propagate, keep_source)
+    encoders = partial(encoders_of, plans, layout, opened, options, documents)
     results = _convert(request, plans, opened, layout, options, calibrated(calibration, layout, opened), encoders)
     _report(request, plans, results, as_json=as_json)
 

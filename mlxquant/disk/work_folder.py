@@ -201,7 +201,9 @@ class WorkFolder:
     def _is_litter(self, entry: str) -> bool:
         """Whether an entry is what Finder left, or a marker that a crash left unfinished."""
         path = self.path / entry
-        return path.name == LITTER or ("/" not in entry and _is_unfinished_marker(path))
+        above, _, name = entry.rpartition("/")
+        marked = not above or f"{above}/{LOCK}" in self.names  # a folder of ours may hold another work folder
+        return name == LITTER or (marked and _is_unfinished_marker(path))
 
     def _remove_litter(self, folder: Path) -> None:
         for path in sorted(folder.iterdir()):

@@ -75,6 +75,11 @@ class PreparedEncoder(Encoder, Protocol):
         ...
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the disk that this takes there, at most."""
+        ...
+
+    @property
     def notes(self) -> list[str]:
         """What the audit says of it, once prepared."""
         ...

@@ -40,7 +40,7 @@ BUILD_FILE = re.compile(
 # What a conversion leaves in OUT.partial, whatever its source
 _MAKES = re.compile(
     rf"{re.escape(JOURNAL)}|{BUILD}/({BUILD_FILE.pattern})|({PREPARED}/pass/)?{SOURCE}/[^/]+\.safetensors(\.part)?"
-    rf"|{PREPARED}/encoded/[\w-]+\.safetensors|{PREPARED}/pass/(lock|state\.npz(\.new)?|hidden-\d\.bin)"
+    rf"|{PREPARED}/encoded/[\w-]+\.safetensors(\.new)?|{PREPARED}/pass/(lock|state\.npz(\.new)?|hidden-\d\.bin)"
 )
 
 

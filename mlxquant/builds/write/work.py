@@ -135,8 +135,10 @@ def check_outs(builds: Sequence[tuple[Work, Partial]]) -> Opening:
     folder, total, held = _parent(partial.out), sum(w.nbytes for w, _ in builds), sum(p.held_bytes() for _, p in builds)
     free = disk.free_bytes(folder)
     shards = work.hub.check_room(partial.out, total, held) if work.hub is not None else 0
-    if total + shards + SLACK - held > free:
+    prepared = sum(w.encoder.nbytes for w, _ in builds if isinstance(w.encoder, PreparedEncoder))
+    if total + shards + prepared + SLACK - held > free:
         also = f" and the shards that it is made from {show_size(shards)} at a time" if shards else ""
+        also += f" and what is encoded before {show_size(prepared)}" if prepared else ""
         what = "the build takes" if len(builds) == 1 else f"the {len(builds)} builds take"
         raise OutputError(
             f"{partial.out}: {what} {show_size(total)}{also}; {show_size(free + held)} are free there;"
