@@ -325,6 +325,8 @@ def _on_documents(
     source: Checkpoint, layout: Layout, plan: Plan, data: str | Path, options: ConvertOptions
 ) -> Compensating:
     """The encoder of a plan on documents; reads the source by itself. Raises UsageError where no module needs it."""
+    from pathlib import Path
+
     from .builds.methods import needs_columns, needs_documents
     from .calibrate.compensating import Compensating, Documents
     from .divergence.texts.documents import read_documents
@@ -336,7 +338,7 @@ def _on_documents(
     own = _opened(source.folder if source.folder is not None else source, weights=True)
     documents = read_documents(data, open_tokenizer(own))
     return Compensating(
-        own, layout, plan, Documents(documents.documents, documents.described(data)),
+        own, layout, plan, Documents(documents.documents, documents.described(Path(data).name)),
         threads=options.threads, dtype=options.dtype, max_memory=options.max_memory,
     )  # fmt: skip
 

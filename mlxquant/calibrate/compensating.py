@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from ..builds.methods import encoder_of, methods_of
 from ..errors import OutputError, UsageError
@@ -58,33 +57,8 @@ class Documents:
     described: Mapping[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """For a manifest: name, hash and counts of the data, and the hash of every document's tokens."""
-        hashes = [token_hash(document) for document in self.documents]
-        return {**self.described, "held_out_every": HOLD_OUT_EVERY, "token_hashes": hashes}
-
-
-def token_hash(document: HasTokens) -> str:
-    """XXH3 of a document's token ids as int32: the same text with the same tokenizer and template gives the same."""
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.tokens, np.int32).tobytes())
-
-
-def calibration_hashes(manifest: Mapping[str, Any]) -> set[str]:
-    """Hashes of what a build was calibrated on, by its manifest: of data files, and of single documents' tokens."""
-    hashes: set[str] = set()
-    encoder = _table(_table(manifest.get("options")).get("encoder"))
-    several = encoder.get("encoders")
-    for entry in (encoder, *(several if isinstance(several, list) else ())):
-        columns = _table(_table(entry).get("columns"))
-        for described in (_table(_table(entry).get("calibration")), _table(columns.get("documents"))):
-            tokens = described.get("token_hashes")
-            hashes.update(h for h in (tokens if isinstance(tokens, list) else ()) if isinstance(h, str))
-            hashes.update([described["sha256"]] if isinstance(described.get("sha256"), str) else ())
-    return hashes
-
-
-def _table(value: Any) -> Mapping[str, Any]:
-    """A table of a manifest, which may be a stranger's; empty for anything else."""
-    return value if isinstance(value, Mapping) else {}
+        """For a manifest: what is said of the data, and which documents were held out."""
+        return {**self.described, "held_out_every": HOLD_OUT_EVERY}
 
 
 class Compensating:
@@ -132,10 +106,10 @@ class Compensating:
     def signature(self) -> Mapping[str, Any]:
         """All that bytes depend on: documents, settings, and the BLAS that the products are."""
         if not self._paths:
-            return {"method": IMATRIX, "calibration": self._data.record()}
+            return {"method": IMATRIX, "documents": self._data.record()}
         return {
             "method": GPTQ,
-            "calibration": self._data.record(),
+            "documents": self._data.record(),
             "propagate": self._propagate,
             "damping": gptq.DAMPING,
             "trust": TRUST,

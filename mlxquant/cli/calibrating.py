@@ -127,7 +127,7 @@ def _documents(source: Checkpoint, data: str | None) -> Documents:
     if data is None:
         echo("mlxquant: no --data: the built-in texts are calibrated on; your own would fit your use better", err=True)
     read = read_documents(data or BUILTIN, open_tokenizer(source))
-    return Documents(read.documents, read.described(data or BUILTIN))
+    return Documents(read.documents, read.described(Path(data or BUILTIN).name))
 
 
 @contextmanager

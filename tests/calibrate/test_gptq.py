@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlxquant.builds.write.convert import ConvertOptions, convert
-from mlxquant.calibrate.compensating import Compensating, Documents, calibration_hashes, notes_of
+from mlxquant.calibrate.compensating import Compensating, Documents, notes_of
 from mlxquant.calibrate.encoded import (
     Encoding,
     ModuleReport,
@@ -185,9 +185,9 @@ def test_a_weight_that_is_not_finite_is_named_by_tensor_row_and_column():
 def test_manifest_and_audit_say_on_what_it_was_encoded(made, data):
     manifest = json.loads((made / "mlxquant.json").read_text())
     encoder = manifest["options"]["encoder"]
-    assert (encoder["method"], encoder["propagate"], encoder["calibration"]["count"]) == ("gptq", False, 5)
-    assert len(encoder["calibration"]["token_hashes"]) == 5
-    assert encoder["calibration"]["name"] == data.name
+    assert (encoder["method"], encoder["propagate"], encoder["documents"]["count"]) == ("gptq", False, 5)
+    assert len(encoder["documents"]["xxh3_128"]) == 5
+    assert encoder["documents"]["name"] == data.name
     notes = json.loads((made / "audit.json").read_text())["notes"]
     assert any("model.embed_tokens: nothing multiplies by it" in note for note in notes)
     assert any("on documents held out, the squared error of 15 modules' outputs is 0." in note for note in notes)
@@ -212,16 +212,19 @@ def test_verify_holds_the_bytes_and_measures_what_cannot_be_made_again(made, sou
 
 
 @pytest.mark.slow
-def test_compare_judges_a_gptq_build_and_refuses_its_recipe_in_one_line(made, source, data):
+def test_compare_judges_a_gptq_build_and_refuses_its_recipe_in_one_line(made, source, data, tmp_path):
     kl = {}
-    words = (*WORDS, "--build", made, "--data", data, "--max-tokens", 24, "--no-noise-floor", "--no-own", "--json")
+    assert "was calibrated on every document" in ended(run("compare", source, "--build", made, "--data", data), 2)
+    others = tmp_path / "others.jsonl"
+    lines = write_data(tmp_path / "more.jsonl", 9).read_text().splitlines(keepends=True)
+    others.write_text("".join(lines[5:]))
+    words = (*WORDS, "--build", made, "--data", others, "--max-tokens", 24, "--no-noise-floor", "--no-own", "--json")
     result = run("compare", source, *words)
     ended(result, 0)
     record = json.loads(result.stdout)
     for candidate in record["candidates"]:
         kl[candidate["name"]] = next(m["estimate"] for m in candidate["measurements"] if m["metric"] == "kl_nats")
     assert kl["gptq"] < 0.8 * kl["gates-8bit:bits=3"]
-    assert any("gptq was calibrated on 5 of the 5 documents judged here" in note for note in record["notes"])
     refused = ended(run("compare", source, *GPTQ, "--data", data), 2)
     assert "write one with `mlxquant convert --data FILE` and give --build OUT" in refused
 
@@ -262,14 +265,6 @@ def test_methods_may_be_mixed_by_rule(source, data, tmp_path):
             assert mixed[name] == imatrix[name], name
     down = "model.layers.0.mlp.switch_mlp.down_proj.weight"
     assert mixed[down] not in (rtn[down], imatrix[down])
-
-
-def test_what_a_build_was_calibrated_on_is_read_from_any_manifest():
-    imatrix = {"columns": {"documents": {"sha256": "a"}}}
-    assert calibration_hashes({"options": {"encoder": {"encoders": [imatrix, "x"], "columns": 3}}}) == {"a"}
-    gptq = {"method": "gptq", "calibration": {"sha256": "b", "token_hashes": ["c", 4]}}
-    assert calibration_hashes({"options": {"encoder": gptq}}) == {"b", "c"}
-    assert calibration_hashes({}) == calibration_hashes({"options": {"encoder": []}}) == set()
 
 
 # --- promises ---
