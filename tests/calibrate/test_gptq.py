@@ -318,7 +318,7 @@ def test_documents_that_go_on_through_encoded_layers_give_another_build(source, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
-    ["deepseek_v3", "gpt_oss", "granitemoehybrid", "llama4", "mixtral", "nemotron_h", "qwen3_5_moe"],
+    ["deepseek_v3", "gpt_oss", "nemotron_h", "qwen3_5_moe"],
 )
 def test_every_architecture_is_encoded(architecture, tmp_path):
     write_tiny(tmp_path / "tiny", architecture)
