@@ -38,7 +38,7 @@ class Planned:
 def planned(interval: Interval, limit: float, assumed: float, *, confidence: float | None = None) -> Planned | None:
     """Plan a measurement that would tell `assumed` from `limit`, by the spread of one at hand.
 
-    None where no spread is known, or the two are one.
+    None where no spread is known, the two are one, or more than ten million clusters would be needed.
     """
     distance = abs(assumed - limit)
     if interval.low is None or interval.high is None or not distance or not math.isfinite(distance):
@@ -47,14 +47,17 @@ def planned(interval: Interval, limit: float, assumed: float, *, confidence: flo
 
     df = interval.df or max(interval.clusters - 1, 1)
     # half the interval, not the standard error: that is 0 where nothing differs
-    half = (interval.high - interval.low) / 2 / t_quantile(interval.confidence, df)
-    spread = half * math.sqrt(interval.clusters)
-    if not spread > 0:
+    quantile = t_quantile(interval.confidence, df)
+    spread = (interval.high - interval.low) / 2 * math.sqrt(interval.clusters) / quantile if quantile > 0 else 0.0
+    if not spread > 0 or not math.isfinite(spread):
         return None
     wanted = interval.confidence if confidence is None else confidence
     ends = [math.sqrt(df / float(chdtri(df, tail))) for tail in (0.1, 0.9)]
-    least, most = (_clusters(spread * end / distance, wanted) for end in ends)
-    return Planned(least, most, assumed)
+    reach = spread / distance
+    if reach * ends[1] > math.sqrt(MOST):
+        return None
+    least, most = (_clusters(reach * end, wanted) for end in ends)
+    return None if most >= MOST else Planned(least, most, assumed)
 
 
 def _clusters(spread: float, confidence: float) -> int:

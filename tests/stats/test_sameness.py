@@ -163,3 +163,10 @@ def test_a_plan_does_not_depend_on_the_estimate():
 
 def test_nothing_tells_the_limit_from_itself():
     assert planned(clustered_difference([1.0, 2, 3, 4, 5], [0.0] * 5, range(5), share=False), 0.0, 0.0) is None
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(0.5, 0.9999))
+def test_any_limit_has_a_plan_of_finite_size_or_none(limit: float, confidence: float) -> None:
+    interval = clustered_difference([1.0, 2, 3, 4, 5], [0.0] * 5, range(5), share=False)
+    plan = planned(interval, limit, 0.0, confidence=confidence)
+    assert plan is None or 5 <= plan.least <= plan.most < 10_000_000

@@ -67,6 +67,7 @@ GOOD = {"estimate": 0.001, "low": 0.0, "high": 0.002, "se": 0.0005, "n": 999, "c
         ({"se": -1.0}, "se: 0 or more expected"),
         ({"df": 0}, "df: from 1 to the number of observations expected"),
         ({"df": 1e-9, "confidence": 0.999}, "df: from 1"),
+        ({"design_effect": 0}, "design_effect: from 1 to the number of observations expected"),
         ({"estimate": 1.5, "high": 2.0, "method": "Clopper-Pearson on clusters", "se": None}, "is for shares"),
         ({"estimate": 9.0, "high": 10.0, "method": "Clopper-Pearson at the effective sample size"}, "is for shares"),
         ({"confidence": None}, "measurements[0].confidence: a number expected, null found"),

@@ -171,6 +171,8 @@ def _impossible(entry: Mapping[str, Any], kind: str) -> Iterator[str]:
         yield f"se: 0 or more expected, {_figure(entry['se'])} found"
     if (df := entry.get("df")) is not None and not _LEAST_DF <= df <= max(n, 1):
         yield f"df: from 1 to the number of observations expected, {_figure(df)} found"
+    if (effect := entry.get("design_effect")) is not None and not 1 - _DIGITS <= effect <= max(n, 1) + _DIGITS:
+        yield f"design_effect: from 1 to the number of observations expected, {_figure(effect)} found"
     yield from _confidence(entry, "")
     if estimate is not None:
         yield from _wrong_method(entry, estimate)
