@@ -298,7 +298,7 @@ def quant_predicate(
 def rows(record: Mapping[str, Any] | str | Path, table: str | None = None) -> list[Row]:
     """Give a record, or the file of one, as flat tables of one set of columns: ``pandas.DataFrame(rows(record))``.
 
-    Modules of a plan or audit, changes of a diff, measurements of compare, eval and tau2 (with `candidate` and
+    Modules of a plan or audit, changes of a diff, measurements of compare, eval, results and tau2 (with `candidate` and
     `baseline`), results of bench, candidates of sweep, checks of validate; `table` names another list of the record.
 
     Raises RecordError for what is no record, UsageError for a list that it does not have.

@@ -33,7 +33,7 @@ COMMANDS = {
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
     "calibrate": "Measure what enters every module on texts, for methods that weigh errors by it.",
     "compare": "Judge recipes and builds against full precision in one streamed pass.",
-    "tau2": "Compare τ²-bench result files: pass^k, rewards, actions, depth, with intervals.",
+    "results": "Compare result files of lm-eval, inspect_ai, BFCL, EvalPlus, oMLX, τ²-bench, paired.",
     "eval": "Judge builds or servers against a baseline: tool loops at depth, contracts.",
     "validate": "Judge records of a build against tolerances that were set before: the gate.",
     "rollout": "Write a gateway's configuration for a rollout, and read what it logs.",
@@ -44,6 +44,8 @@ COMMANDS = {
 }
 
 
+# other names of commands, which `--help` does not list
+ALIASES = {"tau2": "results"}
 # commands that are no more -> what does their work now
 RETIRED = {"revalidate": "mlxquant validate --since BUILD [RECORD]..."}
 
@@ -68,9 +70,10 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in RETIRED:
             return _retired(cmd_name)
-        if cmd_name not in COMMANDS:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
+        module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
         command: click.Command = module.command
         command.help = command.help or _docstring(str(module.__file__), "command")
         return command

@@ -74,7 +74,7 @@ class ValidateArguments:
 def command(**options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
 
-    RECORD is what compare, eval, tau2, bench, plan or audit wrote, all of one build, source and machine. PASS needs
+    RECORD is what compare, eval, results, bench, plan or audit wrote, all of one build, source and machine. PASS needs
     every interval within its tolerance. Exit code 0 for PASS, 1 for FAIL, 4 for what is not settled:
     INCONCLUSIVE, TOO FEW or MISSING, and no FAIL.
 

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from ..errors import OutputError
 
@@ -39,6 +39,12 @@ def read_regular(path: Path, most: int = LARGEST) -> bytes:
 
     Raises OSError, also for a longer one, and for a pipe, a socket or a device, from which a read may never return.
     """
+    with open_regular(path, most) as file:
+        return file.read(most)
+
+
+def open_regular(path: Path, most: int = LARGEST) -> BinaryIO:
+    """Open a file of at most `most` bytes to read. Raises OSError as `read_regular` does."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
@@ -49,8 +55,7 @@ def read_regular(path: Path, most: int = LARGEST) -> bytes:
             raise OSError(errno.EINVAL, "a pipe, socket or device; a regular file expected", str(path))
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"{status.st_size:,} bytes; at most {most:,} are read", str(path))
-        with os.fdopen(os.dup(handle), "rb") as file:
-            return file.read(most)
+        return os.fdopen(os.dup(handle), "rb")
     finally:
         os.close(handle)
 

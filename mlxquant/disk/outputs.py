@@ -22,7 +22,7 @@ _BEGINNING = 4096
 
 
 def record_of(command: str) -> bytes:
-    """How a record of a command begins, as a pattern for `OutputFile.earlier`."""
+    """How a record of a command (a pattern) begins, as a pattern for `OutputFile.earlier`."""
     return rb'\s*\{\s*"schema":\s*"mlxquant\.' + command.encode() + rb"/"
 
 

@@ -20,6 +20,7 @@ PREDICTIONS = ("mlxquant.predict/1", "mlxquant.predict/2")
 COMPARE = "mlxquant.compare/1"
 EVAL = "mlxquant.eval/1"
 TAU2 = "mlxquant.tau2/1"
+RESULTS = "mlxquant.results/1"
 VALIDATE = "mlxquant.validate/1"
 SWEEP = "mlxquant.sweep/1"
 
@@ -73,6 +74,7 @@ def known_as(path: Path) -> str:
         "eval",
         "tau2",
         "rollout",
+        "results",
         "validate",
         "sweep",
     ):

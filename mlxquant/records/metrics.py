@@ -18,7 +18,7 @@ PLACES = ("slice", "depth", "turn", "layer", "case", "against", "test")
 # "zero": the nearer to 0 the better, so that a limit on either side limits something
 Better = Literal["lower", "higher", "zero"]
 # who measures it, and so what it is clustered by and what it depends on
-Family = Literal["compare", "eval", "tau2", "rollout", "bench", "serving", "size"]
+Family = Literal["compare", "eval", "tau2", "results", "rollout", "bench", "serving", "size"]
 
 SHARE, NATS, RELATIVE, SECONDS, RATE, BYTES, COUNT = (
     "share", "nats", "relative error", "s", "tokens/s", "bytes", "count",
@@ -137,6 +137,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("output_tokens", "lower", "rollout", COUNT, "tokens of a reply"),
     Metric("thumbs_up", "higher", "rollout", SHARE, "share of rated replies that users liked"),
     Metric("retried", "lower", "rollout", SHARE, "share of requests that users sent again within ten minutes"),
+    Metric(r"(acc|acc_norm|acc_bytes|exact_match|f1|em|mc1|mc2)(,[\w.-]+)?", "higher", "results", SHARE,
+           "a score of lm-evaluation-harness, with its filter", "acc, acc_norm, exact_match,strict-match, f1, …"),
+    Metric("(base|plus)_pass", "higher", "results", SHARE, "share of EvalPlus tasks solved, by base or all tests",
+           "base_pass, plus_pass"),
     Metric("infrastructure_errors", "lower", "serving", SHARE, "share of trials that never got an answer"),
     Metric("timeouts", "lower", "serving", SHARE, "share of trials that timed out"),
     Metric(r"ttft_s_p(50|90|99)", "lower", "serving", SECONDS,

@@ -49,7 +49,8 @@ def rows(record: Mapping[str, Any] | str | Path, table: str | None = None) -> li
     `record` is a record, or the path of one. `table` names a list of tables at the record's top, such as "samples" of
     a bench record; "measurements" are those of the baseline and of all candidates, with `candidate` (a name) and
     `baseline` (whether it is the baseline). By default: modules of plan and audit, changes of diff, measurements of
-    compare, eval and tau2, results of bench, candidates of sweep, checks of validate, recipes of `plan --fits`.
+    compare, eval, results and tau2, results of bench, candidates of sweep, checks of validate, recipes of
+    `plan --fits`.
 
     Raises RecordError for what is no record, UsageError for a list that the record does not have.
 

@@ -24,6 +24,7 @@ __all__ = [
     "page",
     "plan",
     "predict",
+    "results",
     "rollout",
     "sweep",
     "tables",

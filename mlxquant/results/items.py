@@ -40,22 +40,24 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ResultSet:
-    """What one path holds: its items, what it says of itself, and what is wrong with it, one line a problem.
+    """What one run holds: its items, what it says of itself, and what is wrong with it, one line a problem.
 
     `scales` says how each metric of the items' parts is put together; `lost` counts trials that never got an answer,
-    which are not among the items.
+    which are not among the items. A reader leaves `harness`, `files`, their hash and
+    the folder that they lie in to who opened the files.
     """
 
     name: str
-    harness: str
-    files: tuple[str, ...]
-    sha256: str
     items: tuple[Item, ...]
     scales: Mapping[str, Scale]
     problems: tuple[str, ...] = ()
     about: Mapping[str, str | int | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lost: int = 0
+    harness: str = ""
+    files: tuple[str, ...] = ()
+    sha256: str = ""
+    folder: str = ""
 
     @property
     def slices(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ..stats import Interval
 NOISE_FLOOR = "noise floor"
 # kinds of records that are judged -> what their figures are clustered by
 UNITS = {
-    "compare": "documents", "eval": "tasks", "tau2": "tasks", "rollout": "conversations",
+    "compare": "documents", "eval": "tasks", "tau2": "tasks", "results": "clusters", "rollout": "conversations",
     "bench": "rounds", "plan": "builds", "audit": "builds",
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ from .tolerances import Tolerance
 PASS, FAIL, INCONCLUSIVE, TOO_FEW, MISSING = "PASS", "FAIL", "INCONCLUSIVE", "TOO FEW", "MISSING"
 Where = tuple[tuple[str, str], ...]
 _MEASURES = {
-    "compare": "compare", "eval": "eval", "tau2": "tau2", "rollout": "rollout",
+    "compare": "compare", "eval": "eval", "tau2": "tau2", "results": "results", "rollout": "rollout",
     "bench": "bench", "serving": "eval", "size": "plan or audit",
 }  # fmt: skip
 

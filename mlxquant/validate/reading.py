@@ -1,4 +1,4 @@
-"""Records read as evidence: of plan, audit, compare, eval, tau2 and bench, checked as far as judging counts on them."""
+"""Records of measurements, plans and audits read as evidence, checked as far as judging counts on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AUDIT, _MANIFEST = "audit.json", "mlxquant.json"
 
 
 def read_evidence(path: Path) -> Evidence:
-    """Read a record of plan, audit, compare, eval, tau2 or bench. Raises RecordError with all that is wrong."""
+    """Read a record of one of `UNITS`. Raises RecordError with all that is wrong."""
     if path.is_dir():
         path = path / _AUDIT
     record, sha256 = read_hashed(path)

@@ -35,6 +35,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "eval": ("quality", "speed"),  # of its requests
     "compare": ("quality",),
     "tau2": ("quality",),
+    "results": ("quality",),
 }
 _COMMANDS = {
     "quality": ("mlxquant compare", "mlxquant eval", "τ²-bench, then mlxquant tau2"),
@@ -46,6 +47,7 @@ _FAMILIES = {
     "eval": "quality",
     "tau2": "quality",
     "rollout": "quality",
+    "results": "quality",
     "bench": "speed",
     "serving": "speed",
 }

@@ -28,7 +28,7 @@ from ..words.text import listed, nearest, plain_texts, unknown_keys
 
 SCHEMA = "mlxquant.tolerances/1"
 EVERY = "*"
-RECORDS = ("compare", "eval", "tau2", "rollout", "bench", "plan", "audit")
+RECORDS = ("compare", "eval", "tau2", "results", "rollout", "bench", "plan", "audit")
 KINDS: dict[str, tuple[str, str]] = {
     "itself": ("min", "max"),
     "difference": ("min_difference", "max_difference"),

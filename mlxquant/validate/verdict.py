@@ -62,7 +62,7 @@ def _sentences(used: Sequence[Check], checks: Sequence[Check]) -> Iterator[str]:
             f"Flips are counted token by token (about {max(few, 0):,.0f} in the smallest of these samples), and a few"
             " hundred of them say little about a 200-call loop, in which one may spoil all that follows."
         )
-    if "compare" in families and not families & {"eval", "tau2"}:
+    if "compare" in families and not families & {"eval", "tau2", "results"}:
         yield "Nothing here was generated: a comparison scores given text, so what a build writes itself is not judged."
     if families & {"eval", "tau2"} and not any(_deep(c) for c in used):
         yield (
@@ -150,7 +150,7 @@ def validate(
     baseline, as it is in a run that measures noise. Raises ToleranceError, UsageError, MixedRecordsError.
     """
     if not evidence:
-        raise UsageError("nothing to judge: give records of compare, eval, tau2, bench, plan or audit")
+        raise UsageError("nothing to judge: give records of compare, eval, results, bench, plan or audit")
     if len({e.sha256 for e in evidence}) < len(evidence):
         raise UsageError("a record is given twice; it counts once")
     metrics = sorted({f.metric for e in evidence for side in e.candidates for f in side.figures})

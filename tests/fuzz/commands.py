@@ -130,7 +130,7 @@ SCENARIOS = [
     *(Scenario(f"compare --from {{in}}/compare.json --by {by}", ("compare.json",))
       for by in ("recipe", "depth", "turn", "layer", "pair", "statistic")),
     Scenario("compare --from {in}/compare.json --by slice --json -o {out}", ("compare.json",)),
-    Scenario("tau2 {in}/results.json {in}/results2.json -o {out}", ("results.json", "results2.json")),
+    Scenario("results {in}/results.json {in}/results2.json -o {out}", ("results.json", "results2.json")),
     Scenario("rollout --status {in}/litellm.yaml", ("litellm.yaml",)),
     Scenario("rollout --logs {in}/traffic.ndjson --config {in}/litellm.yaml -o {out}",
              ("traffic.ndjson", "litellm.yaml")),

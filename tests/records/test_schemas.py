@@ -23,6 +23,7 @@ from mlxquant.records.files import parse_record, read_record
 from mlxquant.records.schemas import VERSIONS, check
 from mlxquant.records.schemas.validation import faults, load_schema
 from tests.report.report_records import audit, bench, module, record
+from tests.results.harness_files import lm_samples
 from tests.results.tau2.tau2_files import results, simulation, write
 from tests.validate.validate_records import compare, evaluation, measure, tau2
 
@@ -85,6 +86,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "t.toml").write_text(TOLERANCES)
     for name, step in (("a", 2), ("b", 3)):
         write(folder / f"{name}.json", results([simulation(str(i), 0, float(i % step > 0)) for i in range(8)]))
+    for name, wrong in (("x", (1,)), ("y", (1, 2))):
+        lm_samples(folder / f"{name}.jsonl", wrong)
     return folder
 
 
@@ -97,6 +100,7 @@ COMMANDS = {
     "diff": "diff b8 plan.json --json",
     "predict": "bench --predict store --recipe none --chip M3 --json",
     "tau2": "tau2 a.json b.json --json",
+    "results": "results x.jsonl y.jsonl --candidate-build b8 --json",
     "since": "validate --since b8 -t t.toml --json",
     "compare": "compare store -r gates-8bit:bits=4,group_size=64 -r uniform-8bit:bits=8,group_size=64"
     " --data data.jsonl --teacher-forced-routing --json",

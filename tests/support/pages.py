@@ -199,6 +199,15 @@ def _traffic(folder: Path) -> None:
     shutil.copy(ROOT / "tests" / "rollout" / "litellm-1.108.7.ndjson.gz", folder / "traffic.ndjson.gz")
 
 
+def _harness(folder: Path) -> None:
+    """Two made-up runs of lm-evaluation-harness, two tasks each, of which the second loses some."""
+    from tests.results.harness_files import DATE, lm_samples
+
+    for name, wrong in (("base", (3, 9, 12)), ("4bit", (3, 5, 7, 9, 12, 17))):
+        lm_samples(folder / name / f"samples_gsm8k_{DATE}.jsonl", wrong, n=40)
+        lm_samples(folder / name / f"samples_arc_easy_{DATE}.jsonl", wrong[:2], n=25, metric="acc")
+
+
 WORLDS: dict[str, Callable[[Path], None]] = {
     "empty": lambda folder: None,
     "paper": _paper,
@@ -209,6 +218,7 @@ WORLDS: dict[str, Callable[[Path], None]] = {
     "speeds": _speeds,
     "tau2": _tau2,
     "traffic": _traffic,
+    "harness": _harness,
 }
 
 

@@ -24,7 +24,7 @@ from .sense import senseless
 VERSIONS: dict[str, tuple[int, ...]] = dict.fromkeys(
     (
         "plan", "audit", "fits", "manifest", "verify", "check_load", "diff", "bench", "predict", "compare", "eval",
-        "tau2", "validate", "since", "sweep", "rollout",
+        "tau2", "results", "validate", "since", "sweep", "rollout",
     ),
     (1,),
 ) | {"predict": (1, 2), "fits": (1, 2)}  # fmt: skip
@@ -38,6 +38,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     ),
     "rollout": ("confidence", "counts", "notes", "problems", "first", "last"),
     "tau2": ("confidence", "baseline?.counts", "candidates[].counts"),
+    "results": ("confidence", "harness", "baseline?.counts", "candidates[].counts"),
 }  # fmt: skip
 _SCHEMA = re.compile(r"mlxquant\.([a-z0-9_]+)/([0-9]{1,9})")
 _SHOWN, _COUNTED = 5, 10_000

@@ -36,7 +36,7 @@ def senseless(kind: str, record: Mapping[str, Any]) -> Iterator[str]:
         yield from _modules(record)
     elif kind == "bench":
         yield from _samples(record)
-    elif kind in ("compare", "eval", "rollout", "tau2"):
+    elif kind in ("compare", "eval", "rollout", "tau2", "results"):
         yield from _sides(kind, record)
     elif kind == "sweep":
         sides = [(f"candidates[{number}]", side) for number, side in enumerate(record["candidates"])]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...records.candidates import hashes_of
-from ...records.loading import BENCH, COMPARE, EVAL, PREDICTIONS, SWEEP, TAU2, Loaded
+from ...records.loading import BENCH, COMPARE, EVAL, PREDICTIONS, RESULTS, SWEEP, TAU2, Loaded
 from ...records.measurements import measurement
 from ...records.schemas import is_known
 from .builds import Model
@@ -109,7 +109,7 @@ class Cast:
         return self.all[-1]
 
 
-_ORDER = {schema: i for i, schema in enumerate((SWEEP, COMPARE, EVAL, TAU2, BENCH, *PREDICTIONS))}
+_ORDER = {schema: i for i, schema in enumerate((SWEEP, COMPARE, EVAL, TAU2, RESULTS, BENCH, *PREDICTIONS))}
 
 
 def measured(loaded: Loaded) -> bool:

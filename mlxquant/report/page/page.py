@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICTIONS, SIDES, SWEEP, TAU2, VALIDATE, Loaded
+from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICTIONS, RESULTS, SIDES, SWEEP, TAU2, VALIDATE, Loaded
 from ...records.modules import relative_error
 from ...words.text import percent_digits, some
 from ...words.units import show_bytes, show_count
@@ -18,6 +18,7 @@ from .candidates import Cast, legend
 from .charts import Line, Plot, Tracks, by_layer, mark_path, ranges
 from .compare import quality
 from .eval import evaluation
+from .harness import harness_runs
 from .others import differences, is_unknown, provenance, show_diff, unknown
 from .pairs import pair_data
 from .precision_map import draw_maps, table_of
@@ -60,7 +61,10 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
         verdicts=[verdict(loaded) for loaded in _of(records, VALIDATE)],
         sweeps=[swept(loaded, i, cast) for i, loaded in enumerate(_of(records, SWEEP), 1)],
         evaluations=[evaluation(loaded, i, cast) for i, loaded in enumerate(_of(records, EVAL), 1)],
-        agents=[agent_runs(loaded) for loaded in _of(records, TAU2)],
+        agents=[
+            *(agent_runs(loaded) for loaded in _of(records, TAU2)),
+            *(harness_runs(loaded) for loaded in _of(records, RESULTS)),
+        ],
         predictions=[prediction(loaded) for loaded in _of(records, *PREDICTIONS)],
         pairs=pair_data(records, models, cast),
         others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...records.loading import BENCH, COMPARE, EVAL, SWEEP, TAU2, Loaded
+from ...records.loading import BENCH, COMPARE, EVAL, RESULTS, SWEEP, TAU2, Loaded
 from ...records.measurements import places_of
 from ...records.metrics import metric_named
 from .builds import Model
@@ -27,7 +27,14 @@ _DIFFERENCE = "_difference"
 _PROTECTED = "protected modules"
 # what two candidates differ in, by the figure of either that it is the difference of
 _OF = {"log_perplexity": "log_perplexity_ratio"}
-_TITLES = {COMPARE: "Comparison", EVAL: "Evaluation", TAU2: "Agent benchmark", BENCH: "Throughput", SWEEP: "Sweep"}
+_TITLES = {
+    COMPARE: "Comparison",
+    EVAL: "Evaluation",
+    TAU2: "Agent benchmark",
+    RESULTS: "Other harness",
+    BENCH: "Throughput",
+    SWEEP: "Sweep",
+}
 # why two candidates have no paired difference, by the kind of record
 _WHY = {
     COMPARE: "compare pairs any two candidates in KL and log-perplexity over all documents, and each one with the"
@@ -35,6 +42,7 @@ _WHY = {
     EVAL: "eval pairs each candidate with the baseline alone: choose the baseline as one of the two, or run eval with"
     " one of them as the baseline.",
     TAU2: "the later files are paired with the first alone: choose it as one of the two.",
+    RESULTS: "the later runs are paired with the first alone: choose it as one of the two.",
     BENCH: "bench pairs each build with the first, round by round: choose that one as one of the two.",
     SWEEP: "a sweep's record repeats what its records measured: give report the comparison too.",
 }

@@ -77,7 +77,8 @@ def agent_runs(loaded: Loaded) -> dict[str, Any]:
         "names": [side["name"] for side in sides],
         "compared": [side["name"] for side in sides[1:]] if baseline else [],
         "facts": [_counts(side) for side in sides],
-        "confidence": f"{record['confidence']:.0%}",
+        "legend": f"In per cent; reward, turns and calls plain. {record['confidence']:.0%} intervals, clustered by"
+        " task; differences are paired by task and trial.",
         "rows": [
             {
                 "label": label(metric),

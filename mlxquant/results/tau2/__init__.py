@@ -8,7 +8,7 @@ is paired with the first by task and trial (`figures`), and all of it becomes a 
 from __future__ import annotations
 
 from .parsing import Results
-from .reading import read_results
+from .reading import read_results, recognises
 from .record import SCHEMA, make_record
 
-__all__ = ["SCHEMA", "Results", "make_record", "read_results"]
+__all__ = ["SCHEMA", "Results", "make_record", "read_results", "recognises"]

@@ -17,15 +17,35 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...disk.files import read_regular
+from ...disk.files import open_regular, read_regular
 from ...errors import RecordError
+from ..files import open_file
 from .parsing import Results, Simulation, expected_actions, parse_tau1, parse_tau2
 
 _FOLDER, _INDEX = "simulations", "results.json"
 _GZIP = b"\x1f\x8b"
 _PIECE = 64
 _DIGITS = 300
+_HEAD = 1 << 16
 _ARRAY = re.compile(r'"simulations"\s*:\s*\[')
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file, or the results.json of a folder, holds simulations; a damaged one by how it begins."""
+    path = path / _INDEX if path.is_dir() else path
+    try:
+        value = open_file(path).first
+    except RecordError:
+        try:
+            with open_regular(path) as file:
+                start = file.read(_HEAD)
+        except OSError:
+            return False
+        head = (_before_the_damage(start) if start[:2] == _GZIP else start)[:_HEAD]
+        return bool(_ARRAY.search(head.decode("utf-8", "replace")))
+    if isinstance(value, list):
+        return bool(value) and isinstance(value[0], dict) and {"task_id", "reward"} <= value[0].keys()
+    return isinstance(value, dict) and ("simulations" in value or {"info", "tasks"} <= value.keys())
 
 
 def read_results(path: Path, name: str | None = None) -> Results:

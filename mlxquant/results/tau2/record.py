@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...records.head import describe_versions, head
@@ -18,11 +18,19 @@ _PREMATURE = "max_steps"
 
 
 def make_record(
-    results: Sequence[Results], *, dropped: Collection[str] = (INFRASTRUCTURE,), confidence: float = 0.95
+    results: Sequence[Results],
+    *,
+    dropped: Collection[str] = (INFRASTRUCTURE,),
+    confidence: float = 0.95,
+    builds: Sequence[Mapping[str, Any] | None] = (),
 ) -> dict[str, Any]:
-    """Measure each file, and every later one against the first. A single file has no baseline."""
+    """Measure each file, and every later one against the first. A single file has no baseline.
+
+    `builds` says of each file which build was measured, as `describe_build` does; None where nobody says.
+    """
     first, later = results[0], results[1:]
-    sides = [_side(r, dropped, confidence) for r in results]
+    facts = [*builds, *[None] * (len(results) - len(builds))]
+    sides = [_side(r, dropped, confidence) | dict(build or {}) for r, build in zip(results, facts, strict=True)]
     notes = [note for r in results for note in _notes(r, dropped)]
     for other, side in zip(later, sides[1:], strict=True):
         pairing = pair_trials(first, other, dropped)
