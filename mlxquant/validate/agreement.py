@@ -27,7 +27,7 @@ _VERSIONS = ("mlxquant", "mlx", "mlx-lm")
 _SIZES = ("plan", "audit")
 # what an evaluation's record says instead of the address of a server that is not on this machine
 ELSEWHERE = "another machine"
-_RECORDED = "eval --candidate-build and bench --build record it"
+_RECORDED = "--candidate-build records it, of bench --build"
 
 
 class MixedRecordsError(MlxquantError):
