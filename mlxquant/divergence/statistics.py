@@ -56,6 +56,7 @@ from numpy.typing import NDArray
 from ..records.measurements import as_measurement
 from ..records.metrics import ABOVE, ALIKE, BETTER, DP_QUANTILES, KL_ABOVE, KL_QUANTILES, OPEN, WITHIN, WORSE
 from ..stats import (
+    OF_TOKENS,
     Interval,
     Planned,
     clustered_quantiles,
@@ -102,7 +103,7 @@ def _above(
     """The shares of tokens whose KL is above a limit; `values` and the cluster of each are `(tokens,)`."""
     for metric, limit in KL_ABOVE.items():
         hits = np.bincount(documents[values > limit], minlength=len(sums))
-        share = share_of_sums(hits, sums[:, _N], confidence=confidence)
+        share = share_of_sums(hits, sums[:, _N], correlation=OF_TOKENS, confidence=confidence)
         yield as_measurement(metric, share, **group.keys(), **keys)
 
 
@@ -152,7 +153,7 @@ def _means(sums: Sums, group: SliceGroup, confidence: float, case: dict[str, Any
     rms, squared = _root(ratio_of_sums(_column(sums, "dp2"), n, confidence=confidence)), _totals(sums, "dp2", "dp4")
     iid = _iid(*squared, total) / (2 * rms.estimate) if rms.estimate else 0.0
     yield as_measurement("dp_rms", rms, se_iid=iid, **keys)
-    same = share_of_sums(_column(sums, "same_top"), n, confidence=confidence)
+    same = share_of_sums(_column(sums, "same_top"), n, correlation=OF_TOKENS, confidence=confidence)
     iid = math.sqrt(same.estimate * (1 - same.estimate) / (total - 1)) if total > 1 else math.nan
     yield as_measurement("same_top", same, se_iid=iid, **keys)
     if group == ALL:
@@ -316,7 +317,8 @@ def _layer_figures(sums: Sums, confidence: float, keys: dict[str, Any]) -> Itera
         ("first_expert_changed", "first_changed", "first_seen"),
     ):
         if column[count].any():
-            yield as_measurement(metric, share_of_sums(column[hits], column[count], confidence=confidence), **keys)
+            share = share_of_sums(column[hits], column[count], correlation=OF_TOKENS, confidence=confidence)
+            yield as_measurement(metric, share, **keys)
 
 
 # --- verdicts ---

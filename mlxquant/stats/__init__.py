@@ -28,6 +28,7 @@ from .planning import Planned, planned
 from .quantiles import bootstrap_quantile, clustered_quantiles
 from .resampled import covered, skewed_ratio
 from .sums import (
+    OF_TOKENS,
     assumed_effect,
     clustered_difference,
     clustered_mean,
@@ -47,6 +48,7 @@ from .survival import Survival, kaplan_meier
 
 __all__ = [
     "LEAST_CLUSTERS",
+    "OF_TOKENS",
     "Interval",
     "Planned",
     "Survival",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .interval import CONFIDENCE, EXACT_METHOD, LEAST_CLUSTERS, Interval, t_quantile, too_few, without_ends
-from .sums import Clusters, numbered, share_of_sums
+from .sums import OF_TOKENS, Clusters, numbered, share_of_sums
 
 WOODRUFF = "Woodruff on clusters"
 BOOTSTRAP = "cluster bootstrap"
@@ -51,7 +51,8 @@ def clustered_quantiles(
             intervals.append(without_ends(estimate, len(v), count, confidence, "an extreme; it has no interval"))
             continue
         below = round(q * len(v))
-        share = share_of_sums(np.bincount(owners[:below], minlength=count), sizes, confidence=confidence)
+        hits = np.bincount(owners[:below], minlength=count)
+        share = share_of_sums(hits, sizes, correlation=OF_TOKENS, confidence=confidence)
         if share.low is None or share.high is None or share.method == EXACT_METHOD:
             intervals.append(without_ends(estimate, len(v), count, confidence, "too few values beyond it"))
             continue
