@@ -80,7 +80,8 @@ def shares(samples: int) -> Iterator[dict[str, Any]]:
     """Observations of one cluster are alike: tokens of documents, calls or trials of tasks."""
     for clusters, size, share, alike in (
         (20, 12, 0.02, 0.3), (20, 12, 0.05, 0.3), (20, 50, 0.01, 0.3), (30, 12, 0.05, 0.1), (30, 12, 0.2, 0.3),
-        (86, 500, 0.01, 0.1), (86, 500, 0.001, 0.05), (86, 500, 0.001, 0.005), (40, 4, 0.05, 0.5), (40, 4, 0.3, 0.5), (100, 10, 0.01, 0.2),
+        (86, 500, 0.01, 0.1), (86, 500, 0.001, 0.05), (86, 500, 0.001, 0.005),
+        (40, 4, 0.05, 0.5), (40, 4, 0.3, 0.5), (100, 10, 0.01, 0.2),
     ):  # fmt: skip
 
         def draw(rng: np.random.Generator, n: int = clusters, m: int = size, p: float = share, r: float = alike) -> Any:
