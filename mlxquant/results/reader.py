@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..records.metrics import metric_named
 from ..words.text import counted, printable, some
 from .files import ResultFile
 from .items import Item, Part, ResultSet, Scale
@@ -53,6 +54,7 @@ class Gathering:
     notes: list[str] = field(default_factory=list)
     lost: int = 0
     twice: list[str] = field(default_factory=list)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, item: Item) -> None:
         """Keep an item; the second of the same question and trial is left out, and said."""
@@ -64,6 +66,8 @@ class Gathering:
 
     def metric(self, name: str, part: Part, *, share: bool = False) -> None:
         """Note how a metric is put together: a score in [0, 1] until one lies outside."""
+        low, high = self.spans.get(name, (math.inf, -math.inf))
+        self.spans[name] = (min(low, part[0]), max(high, part[0]))
         scale: Scale = "share" if share else "score"
         if not share and not 0 <= part[0] <= 1:
             scale = "count"
@@ -94,22 +98,30 @@ class Gathering:
         for asked in (self.fields.cluster, *self.fields.slices):
             if asked is not None and not any(self._has(item, asked) for item in self.items.values()):
                 self.notes.append(f"no item has a field {printable(asked)!r}")
+        names = {metric: self._name(metric) for metric in self.scales}
         return ResultSet(
             name=printable(name),
-            items=tuple(_shown(item) for item in self.items.values()),
-            scales={printable(metric): scale for metric, scale in self.scales.items()},
+            items=tuple(_shown(item, names) for item in self.items.values()),
+            scales={names[metric]: scale for metric, scale in self.scales.items()},
             problems=tuple(printable(problem) for problem in self.problems),
             about={key: printable(value) if isinstance(value, str) else value for key, value in self.about.items()},
             notes=tuple(printable(note) for note in self.notes),
             lost=self.lost,
         )
 
+    def _name(self, metric: str) -> str:
+        """A metric's name; another one where its values are none that ours of that name can have."""
+        known, (low, high) = metric_named(metric), self.spans[metric]
+        share = self.scales[metric] == "share"
+        fits = known is None or share or (known.low <= low and high <= known.high)
+        return printable(metric if fits else f"{metric} (unbounded)")
+
     def _has(self, item: Item, field_name: str) -> bool:
         begin = f"{field_name}:"
         return item.cluster.startswith(begin) or any(name.startswith(begin) for name in item.slices)
 
 
-def _shown(item: Item) -> Item:
+def _shown(item: Item, names: Mapping[str, str]) -> Item:
     """An item whose names steer no terminal."""
     from dataclasses import replace
 
@@ -118,7 +130,7 @@ def _shown(item: Item) -> Item:
         id=printable(item.id),
         cluster=printable(item.cluster),
         slices=tuple(printable(name) for name in item.slices),
-        parts={printable(metric): part for metric, part in item.parts.items()},
+        parts={names[metric]: part for metric, part in item.parts.items()},
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlxquant.cli import main
+from mlxquant.records.files import read_checked
 from tests.results import harness_files as files
 from tests.support.pages import ROOT
 
@@ -220,6 +221,13 @@ def test_a_metric_that_is_no_number_for_an_item_is_left_out_and_said(tmp_path: P
     rows = [{**files.lm_row(i, 1.0), "metrics": ["exact_match", "perplexity"], "perplexity": [1, 2]} for i in range(6)]
     made = record(files.lines(tmp_path / "a.jsonl", rows))
     assert any("left out: perplexity" in note for note in made["notes"])
+
+
+def test_values_that_a_metric_cannot_have_are_of_another_metric(tmp_path: Path) -> None:
+    rows = [files.lm_row(i, 50.0 + i, metric="f1") for i in range(20)]
+    assert run(files.lines(tmp_path / "a.jsonl", rows), "-o", tmp_path / "results.json").exit_code == 0
+    (side,) = read_checked(tmp_path / "results.json", "results")["candidates"]
+    assert figure(side, "f1 (unbounded)")["estimate"] == 59.5 and side["counts"]["judged"] == 0
 
 
 def test_averages_alone_are_refused_with_what_to_do(tmp_path: Path) -> None:
