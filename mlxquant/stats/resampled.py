@@ -26,7 +26,7 @@ from .sums import ratio_of_sums
 FEWEST, ENOUGH = 20, 500
 RESAMPLES = 999
 # clusters -> the share of intervals at 95 % that hold the truth, documents log-normal with a deviation of 1
-COVERAGE = {5: 0.75, 10: 0.83, 20: 0.90, 40: 0.92, 86: 0.92, 100: 0.93, 200: 0.94, 500: 0.93}
+COVERAGE = {5: 0.75, 10: 0.83, 20: 0.90, 40: 0.92, 86: 0.92, 100: 0.93, 200: 0.93, 500: 0.93}
 
 
 def skewed_ratio(
