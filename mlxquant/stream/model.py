@@ -14,6 +14,7 @@ finds out whether a model is of that kind, and what has to be known of its forwa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..errors import MODEL_ERRORS, LayoutError, MlxquantError
 from ..layout.arrays import module_at
 from ..layout.provider import MLX_LM, Provider
 from ..words.formats import Format
+from .cpu.forms import Forms
 from .widened import added_up_in_float32
 
 
@@ -97,6 +99,7 @@ class Streamed:
         self.names: dict[int | None, list[str]] = {i: [] for i in (None, *range(len(layer_paths)))}
         for name_ in self._nothing:
             self.names[self._layer_of(name_)].append(name_)
+        self.forms = Forms(model, dtype)
         self.put(self._nothing)
         self._visit: Visit | None = None
         for i, path in enumerate(layer_paths):
@@ -117,6 +120,7 @@ class Streamed:
     def take_out(self, names: Sequence[str]) -> None:
         """Let arrays go."""
         self.put({n: self._nothing[n] for n in names})
+        self.forms.forget()
 
     def caches(self) -> list[Any]:
         """Fresh caches, as the model's provider makes them for generation."""
@@ -164,7 +168,9 @@ class Streamed:
             moved.update(id(c) for c in own)
             if at == i:
                 args, kwargs = forward.with_hidden(i, args, kwargs, hidden)
-                raise _Left(call(*args, **kwargs))  # the layers after it have no weights; the forward ends here
+                with self.forms.on():
+                    out = call(*args, **kwargs)
+                raise _Left(out)  # the layers after it have no weights; the forward ends here
             for cache in own:
                 advance(cache, len(tokens))
             return forward.hidden(at, args, kwargs)
@@ -181,10 +187,15 @@ class Streamed:
         """Logits (n, vocabulary) of the last layer's output `hidden` (1, n, width), not evaluated."""
         last = len(self.paths) - 1
 
-        def visit(at: int, _: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return hidden if at == last else forward.hidden(at, args, kwargs)
+        with ExitStack() as behind:  # forms compute at once, and before the last layer there is nothing to compute on
 
-        logits: mx.array = self._run(tokens, self.caches() if forward.needs_cache else None, visit)
+            def visit(at: int, _: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                if at < last:
+                    return forward.hidden(at, args, kwargs)
+                behind.enter_context(self.forms.on())
+                return hidden
+
+            logits: mx.array = self._run(tokens, self.caches() if forward.needs_cache else None, visit)
         return logits[0]
 
     def _run(self, tokens: Tokens, caches: Sequence[Any] | None, visit: Visit) -> Any:

@@ -13,6 +13,7 @@ that hold more than one set of experts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,12 +81,17 @@ class Seen:
         return [a for a in _arrays([self.indices, self.router, self.inputs, self.outputs]) if isinstance(a, mx.array)]
 
 
+class _Chosen(Exception):
+    """Leaves a block whose choice alone is asked for."""
+
+
 class Taps:
     """Sees the routing of one model's layers; `seen` is what passed since `begin`. Made before the first layer runs."""
 
     def __init__(self, model: Any, places: Mapping[int, Places]) -> None:
         self.seen = Seen()
         self._forced: list[Any] | None = None
+        self._chooses_only = False
         self._blocks = {i: module_at(model, p.block) for i, p in places.items() if p.block}
         for place in places.values():
             hook(module_at(model, place.switch), self._switch)
@@ -103,13 +109,17 @@ class Taps:
     def replay(self, layer: int, inputs: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> Seen | None:
         """What the layer's router chooses on another model's block inputs; None where the block is not seen.
 
-        The block is called, but only its choice is ever evaluated, so no expert computes.
+        The block is called and left at its experts, so none computes.
         """
         if layer not in self._blocks:
             return None
-        seen = self.begin()
-        for args, kwargs in inputs:
-            self._blocks[layer](*args, **kwargs)
+        seen, self._chooses_only = self.begin(), True
+        try:
+            for args, kwargs in inputs:
+                with suppress(_Chosen):
+                    self._blocks[layer](*args, **kwargs)
+        finally:
+            self._chooses_only = False
         seen.inputs, seen.outputs = [], []
         return seen
 
@@ -118,6 +128,8 @@ class Taps:
             if isinstance(a, mx.array) and mx.issubdtype(a.dtype, mx.integer):
                 self.seen.indices.append(a.reshape(-1, a.shape[-1]))
                 break
+        if self._chooses_only:
+            raise _Chosen
         return call(*args, **kwargs)
 
     def _router(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -128,18 +128,21 @@ def positions_at_once(vocabulary: int) -> int:
 
 def token_scores(reference: mx.array, logits: mx.array, targets: mx.array) -> TokenScores:
     """Score a candidate's logits (m, vocabulary) against the reference's and the tokens that came, (m,)."""
-    r, c = reference.astype(mx.float32), logits.astype(mx.float32)
-    nll_reference, nll, kl = _nll(r, targets), _nll(c, targets), _divergence(r, c)
-    same = mx.argmax(r, axis=-1) == mx.argmax(c, axis=-1)
-    mx.eval(nll_reference, nll, kl, same)
-    surprises = [np.asarray(a).astype(np.float64) for a in (nll_reference, nll)]
+    arrays = (reference.astype(mx.float32), logits.astype(mx.float32), targets)
+    if mx.default_device().type == mx.DeviceType.cpu:  # numpy's exponentials are vectorised there, mlx's are not
+        scores = _scores(np, *(np.asarray(a) for a in arrays))
+    else:
+        scores = _scores(mx, *arrays)
+        mx.eval(*scores)
+    nll_reference, nll, kl, same = (np.asarray(a) for a in scores)
+    surprises = [a.astype(np.float64) for a in (nll_reference, nll)]
     return TokenScores(
         nll_reference=surprises[0],
         nll=surprises[1],
-        kl=np.asarray(kl).astype(np.float64),
+        kl=kl.astype(np.float64),
         p_reference=np.exp(-surprises[0]).astype(np.float32),
         p=np.exp(-surprises[1]).astype(np.float32),
-        same_top=np.asarray(same),
+        same_top=same,
     )
 
 
@@ -150,33 +153,43 @@ def joined(parts: list[TokenScores]) -> TokenScores:
     )
 
 
-def _nll(logits: mx.array, targets: mx.array) -> mx.array:
-    shifted = logits - mx.max(logits, axis=-1, keepdims=True)
-    chosen = mx.take_along_axis(shifted, targets[:, None], axis=-1)[:, 0]
-    return mx.log(_sum(mx.exp(shifted))[:, 0]) - chosen
+def _scores(xp: Any, r: Any, c: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+    """Surprises of both, divergence and whether both have one first choice, (m,) each; `xp` is mlx.core or numpy."""
+    same = xp.argmax(r, axis=-1) == xp.argmax(c, axis=-1)
+    return _nll(xp, r, targets), _nll(xp, c, targets), _divergence(xp, r, c), same
 
 
-def _divergence(r: mx.array, c: mx.array) -> mx.array:
-    top = mx.argmax(r, axis=-1, keepdims=True)
-    r, c = (a - mx.take_along_axis(a, top, axis=-1) for a in (r, c))
-    p = mx.exp(r)
-    p = p / _sum(p)
+def _nll(xp: Any, logits: Any, targets: Any) -> Any:
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    chosen = xp.take_along_axis(shifted, targets[:, None], axis=-1)[:, 0]
+    return xp.log(_sum(xp, xp.exp(shifted))[:, 0]) - chosen
+
+
+def _divergence(xp: Any, r: Any, c: Any) -> Any:
+    top = xp.argmax(r, axis=-1)[:, None]
+    r, c = (a - xp.take_along_axis(a, top, axis=-1) for a in (r, c))
+    p = xp.exp(r)
+    p = p / _sum(xp, p)
     u = c - r
     # p sums to 1 but for its rounding, which a shift common to all logits would make visible
-    u = u - _sum(p * u) / _sum(p)
-    near = mx.log1p(_sum(p * mx.expm1(mx.minimum(u, _LARGE)))[:, 0])
-    joint = mx.log(p) + u
-    most = mx.max(joint, axis=-1, keepdims=True)
-    far = (most + mx.log(_sum(mx.exp(joint - most))))[:, 0]
-    kl = mx.where(mx.max(u, axis=-1) < _LARGE, near, far)
-    return mx.maximum(kl, 0.0)
+    u = u - _sum(xp, p * u) / _sum(xp, p)
+    near = xp.log1p(_sum(xp, p * xp.expm1(xp.minimum(u, _LARGE)))[:, 0])
+    large = xp.max(u, axis=-1) >= _LARGE
+    if not large.any():
+        return xp.maximum(near, 0.0)
+    joint = r - xp.log(_sum(xp, xp.exp(r))) + u
+    most = xp.max(joint, axis=-1, keepdims=True)
+    far = (most + xp.log(_sum(xp, xp.exp(joint - most))))[:, 0]
+    return xp.maximum(xp.where(large, far, near), 0.0)
 
 
-def _sum(a: mx.array) -> mx.array:
+def _sum(xp: Any, a: Any) -> Any:
     """Sum over the last axis, kept, by blocks: mlx adds one value after another, which at 30,000 costs 8e-6 of it."""
+    if xp is np:
+        return a.sum(axis=-1, keepdims=True)  # by halves
     rows, n = a.shape
     whole = n - n % _BLOCK
     blocks = mx.sum(a[:, :whole].reshape(rows, -1, _BLOCK), axis=-1)
     if blocks.shape[1] > _BLOCK:
-        blocks = _sum(blocks)
+        blocks = _sum(mx, blocks)
     return mx.sum(blocks, axis=-1, keepdims=True) + mx.sum(a[:, whole:], axis=-1, keepdims=True)

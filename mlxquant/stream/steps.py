@@ -320,7 +320,7 @@ class _LayerOfCandidate:
         """The router alone: no error enters, and what leaves the layer is not computed."""
         if not self.reference.inputs:
             return
-        with added_up_in_float32(self.streamed.dtype):
+        with added_up_in_float32(self.streamed.dtype), self.streamed.forms.on():
             seen = self.run.taps[self.streamed.name].replay(self.layer, self.reference.inputs)
         if seen is None:
             return
@@ -408,7 +408,7 @@ def run_head(run: Running) -> None:
     budget = HEADS * nbytes_of(arrays)
     for number, candidate in enumerate(run.candidates):
         group.append((number, candidate, run.fill(candidate, "head", arrays)))
-        used = sum(a.nbytes for _, _, own in group for n, a in own.items() if a is not arrays.get(n))
+        used = sum(_bytes_beside(member.streamed, own, arrays) for _, member, own in group)
         if used >= budget or number == len(run.candidates) - 1:
             _score(run, [task for n, member, _ in group for task in _tasks(run, n, member.streamed)])
             for _, member, own in group:
@@ -420,6 +420,13 @@ def run_head(run: Running) -> None:
             _score(run, [])
     run.source.streamed.take_out(list(arrays))
     run.source.forget()
+
+
+def _bytes_beside(streamed: Streamed, own: Arrays, reference: Arrays) -> int:
+    """Bytes that a candidate's arrays of a step take beside the reference's, and what is made of them to compute."""
+    stored = sum(a.nbytes for n, a in own.items() if a is not reference.get(n))
+    dequantized = streamed.forms.apply and any(name.endswith(".scales") for name in own)
+    return stored + dequantized * nbytes_of(reference)
 
 
 _Task = tuple[int, str, int, Streamed]  # candidate, case, stream, model

@@ -105,7 +105,7 @@ def test_indices_margins_and_first_experts_are_those_of_the_models_own_routing(t
         rows = np.sort(np.array(found[0]), axis=1)[:, ::-1]
         k = model.args.num_experts_per_tok
         margin = sink.routing("accumulated", 0, i).margin
-        assert np.allclose(margin, rows[:, k - 1] - rows[:, k], atol=1e-6)
+        assert np.allclose(margin, rows[:, k - 1] - rows[:, k], atol=1e-5)
 
 
 @pytest.mark.slow
