@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from mlxquant.errors import RecordError
 from mlxquant.records.loading import Loaded, load
 from mlxquant.records.schemas import check
-from mlxquant.report.page.candidates import Cast
+from mlxquant.report.page.candidates import Candidate, Cast
+from mlxquant.report.page.charts import survival
 from mlxquant.report.page.eval import evaluation
 from mlxquant.report.page.page import make_report
 from tests.evals.eval_records import damaged, record_of
@@ -31,6 +33,13 @@ def test_a_section_shows_changes_pairs_depths_slices_survival_and_speed(tmp_path
         assert words in html, words
     assert html.count('<figure class="chart') == 4
     assert "no section for" not in html and "tiny.eval.json" in html
+
+
+def test_a_survival_line_does_not_hide_an_equal_one():
+    sides = [Candidate(0, "full", baseline=True), Candidate(1, "gates-8bit")]
+    plot = survival("t", "t", [(side, [2.0, 5.0], [0.5, 0.25], side.name) for side in sides], 10)
+    first, second = ([float(n) for n in re.findall(r"[\d.]+", drawn.lines[0])] for drawn in plot.drawn)
+    assert {round(b - a, 1) for a, b in zip(first, second, strict=True)} == {2.0}
 
 
 def test_what_a_record_says_cannot_become_markup(tmp_path):

@@ -116,8 +116,17 @@ def test_checks_of_one_status_stand_with_the_one_farthest_beyond_its_limit_first
         "schema": "mlxquant.validate/1", "verdict": "FAIL", "tolerances": {}, "candidates": [{"name": "c"}],
         "checks": [check("small", 0.03), check("large", 0.9), check("middle", 0.1)],
     }  # fmt: skip
-    rows = verdict(loaded(record))["candidates"][0]["rows"]
+    rows = verdict(loaded(record), Cast([], []))["candidates"][0]["rows"]
     assert [row["what"] for row in rows] == ["large", "middle", "small"]
+
+
+def test_a_verdict_has_the_colour_of_the_candidate_that_it_judged_whatever_it_calls_it() -> None:
+    cast = Cast([loaded(compare(measure("kl_nats", 0.01)))], [])
+    judged = {"name": "another", "identity": {"recipe_sha256": RECIPE["sha256"]}, "verdict": "PASS"}
+    record = {"schema": "mlxquant.validate/1", "verdict": "PASS", "tolerances": {}, "checks": []}
+    laid_out = verdict(loaded(record | {"candidates": [judged, {"name": "stranger"}]}), cast)
+    (candidate,) = (c for c in cast.all if RECIPE["name"] in c.names)
+    assert [c["key"] for c in laid_out["candidates"]] == [candidate.css, ""]
 
 
 def test_chips_that_cannot_hold_a_build_show_no_speed_of_it() -> None:

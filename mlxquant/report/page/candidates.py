@@ -80,6 +80,12 @@ class Cast:
         """Whether a side of a record is one of the page's candidates."""
         return id(side) in self._by_side
 
+    def like(self, side: Side) -> Candidate | None:
+        """The candidate that a side without figures is (a verdict's): by a hash, else by name."""
+        identity = side.get("identity") or {}
+        known = {**identity, "recipe": {"sha256": identity.get("recipe_sha256")}}
+        return self._known(known, str(side["name"]), set())
+
     def named(self, sides: Iterable[Side]) -> Iterator[tuple[str, Candidate]]:
         """Sides by the names that their record gives them."""
         for side in sides:

@@ -200,18 +200,23 @@ Curves = Sequence[tuple[Candidate, Sequence[float], Sequence[float], str]]
 
 
 def survival(title: str, label: str, curves: Curves, last: float) -> Plot:
-    """How many runs still go right: a falling step line for each (candidate, times, shares, words), from 1 at 0."""
+    """How many runs still go right: a falling step line for each (candidate, times, shares, words), from 1 at 0.
+
+    Lines stand a little apart, so that none hides an equal one.
+    """
     box = (46.0, 8.0, 570.0, 180.0)
     across = linear_scale([0.0, last], box[0], box[2], lambda v: f"{v:g}", whole=True)
     upward = linear_scale([0.0, 1.0], box[3], box[1], percent)
     drawn = []
-    for candidate, times, left, words in curves:
+    step = min(2.0, 10 / max(len(curves), 1))
+    for i, (candidate, times, left, words) in enumerate(curves):
+        aside = (i - (len(curves) - 1) / 2) * step
         places, share = [(0.0, 1.0)], 1.0
         for time, after in zip(times, left, strict=True):
             places += [(time, share), (time, after)]
             share = after
-        path = _path([(across.at(x), upward.at(y)) for x, y in (*places, (last, share))])
-        ends = [(across.at(time), upward.at(after)) for time, after in zip(times, left, strict=True)]
+        path = _path([(across.at(x) + aside, upward.at(y) + aside) for x, y in (*places, (last, share))])
+        ends = [(across.at(x) + aside, upward.at(y) + aside) for x, y in zip(times, left, strict=True)]
         marks = "".join(mark_path(candidate.mark, x, y, 3.0) for x, y in ends)
         drawn.append(Drawn(candidate.css, (path,), marks, words=words))
     return Plot(title, label, 580, 214, box, across.ticks, upward.ticks, "tool calls", tuple(drawn))

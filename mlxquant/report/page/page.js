@@ -226,3 +226,13 @@ for (const model of document.querySelectorAll("section.model")) {
 for (const table of document.querySelectorAll(".sorts")) sortable(table, () => {});
 document.addEventListener("scroll", place, { passive: true, capture: true });
 for (const hint of document.querySelectorAll(".controls")) hint.classList.add("ready");
+
+// Paper has what is folded away on the screen; afterwards it is folded as before.
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details:not([open])")].filter((group) => !group.closest("#pair"));
+  for (const group of folded) group.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const group of folded) group.open = false;
+});

@@ -36,7 +36,7 @@ function digits(value) {
   if (value === null || value === undefined) return "-";
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en").replace("-", "−");
   const text = Math.abs(value) >= 1e-5 || value === 0 ? Number(value.toPrecision(4)).toString() : value.toExponential(2);
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 const signed = (value) => (value > 0 ? "+" : "") + digits(value);
 

@@ -10,12 +10,13 @@ from ...records.loading import Loaded
 from ...words.text import figure
 from ..tau2 import label, shown
 from ..verdict import ORDER, interval, pointer, what_now, where
+from .candidates import Cast
 
 _CLASSES = {"PASS": "pass", "FAIL": "fail"}
 _LEFT_OUT = ("infrastructure_errors",)
 
 
-def verdict(loaded: Loaded) -> dict[str, Any]:
+def verdict(loaded: Loaded, cast: Cast) -> dict[str, Any]:
     """Lay a verdict's record out: its word, each candidate's checks, what it rests on and cannot say."""
     record = loaded.record
     t = record["tolerances"]
@@ -27,17 +28,19 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
             f" {t.get('written') or t.get('written_by')})",
             f"roll back to {pointer(record.get('baseline'), 16)}",
         ],
-        "candidates": [_candidate(c, record["checks"]) for c in record["candidates"]],
+        "candidates": [_candidate(c, record["checks"], cast) for c in record["candidates"]],
         "warnings": [str(w) for w in record.get("warnings") or []],
         "caveats": [str(c) for c in record.get("caveats") or []],
     }
 
 
-def _candidate(candidate: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _candidate(candidate: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], cast: Cast) -> dict[str, Any]:
+    drawn = cast.like(candidate)
     mine = [c for c in checks if c.get("candidate") == candidate["name"]]
     mine.sort(key=lambda c: (ORDER.index(c["status"]), -_beyond(c)))
     return {
         "name": candidate["name"],
+        "key": drawn.css if drawn else "",
         "verdict": candidate.get("verdict"),
         "rows": [
             {
