@@ -34,6 +34,7 @@ from ..source.checkpoint import Checkpoint
 from ..stream.engine import compare
 from ..stream.options import CompareOptions, HasTokens
 from ..stream.ranks import Ranks
+from ..words import blas
 from ..words.formats import GPTQ, IMATRIX
 from ..words.progress import Watch
 from .encoded import NEW, ModuleReport, places_of, read_reports, read_rows, write_named
@@ -251,9 +252,13 @@ def _listed(numbers: Sequence[int], most: int = 12) -> str:
 
 
 def describe_blas() -> dict[str, Any]:
-    """Name numpy's BLAS and how many threads it has, on which the last bit of a product may depend."""
+    """Name numpy's BLAS and how many threads compute a product, on which the last bit of it may depend."""
     config: Any = np.show_config(mode="dicts")
-    blas = config.get("Build Dependencies", {}).get("blas", {})
-    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
+    library = config.get("Build Dependencies", {}).get("blas", {})
+    names = ("MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
     threads = next((int(v) for n in names if (v := os.environ.get(n, "")).isdecimal()), os.cpu_count() or 1)
-    return {"name": str(blas.get("name")), "version": str(blas.get("version")), "threads": threads}
+    return {
+        "name": str(library.get("name")),
+        "version": str(library.get("version")),
+        "threads": 1 if blas.can_limit() else threads,
+    }

@@ -30,6 +30,7 @@ from ..builds.write.making import nonfinite_error
 from ..disk import files as disk
 from ..errors import OutputError
 from ..kernels import BlockFault, Quantized, dequantize_rows, gptq, quantize_rows
+from ..words.blas import one_blas_thread
 from ..words.formats import Format, widen
 from .inputs import FITTED, HELD_OUT
 from .rows import InputRows
@@ -82,14 +83,22 @@ class Encoding:
 
 
 def encode_modules(modules: Sequence[Encoding], pool: ThreadPoolExecutor, *, allow_nonfinite: bool) -> list[Verdict]:
-    """Encode modules, those that were given the same arrays together. Raises NonFiniteError."""
+    """Encode modules, those that were given the same arrays together. Raises NonFiniteError.
+
+    Each worker of the pool computes its products alone, so bytes do not depend on how many threads a BLAS has.
+    """
+    with one_blas_thread():
+        return _encode_together(modules, pool, allow_nonfinite)
+
+
+def _encode_together(modules: Sequence[Encoding], pool: ThreadPoolExecutor, allow_nonfinite: bool) -> list[Verdict]:
     together: dict[tuple[int, ...], list[Encoding]] = {}
     for module in modules:
         together.setdefault((*module.inputs.key, module.sets.start, module.sets.stop), []).append(module)
     verdicts: list[Verdict] = []
     for group in together.values():
         inputs, jobs = group[0].inputs, _Jobs(group, allow_nonfinite)
-        inputs.prepare()
+        inputs.prepare(pool)
         if inputs.sets > 1:
             verdicts += [verdict for each in pool.map(jobs.encode_set, group[0].sets) for verdict in each]
         else:

@@ -17,6 +17,7 @@ that no row reached has P.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,8 @@ from .weights import TRUST
 Floats = NDArray[np.float32]
 # Tokens by which a layer's prior is estimated, and rows by which what was chosen is judged: more would change little
 SAMPLED_TOKENS, _JUDGING_ROWS = 4096, 2048
+# Columns of moments that one thread sums
+_COLUMNS = 512
 
 
 @dataclass(frozen=True)
@@ -114,19 +117,23 @@ class InputRows:
         """The rows of one set, (n, columns)."""
         return self._joined([call.of(number) for call in self.calls if call.part == part])
 
-    def prepare(self) -> None:
-        """Make what all sets share, before threads ask for it."""
-        if self.sets > 1 and self.shared_prior:
+    def prepare(self, pool: Executor | None = None) -> None:
+        """Make what all sets share, on the threads of `pool`, before others ask for it."""
+        if self.sets == 1:
+            self._priors[FITTED] = _second_moments([call.values for call in self.calls if call.part == FITTED], pool)
+        elif self.shared_prior:
             fitted, held_out = (
                 self._joined([call.sample for call in self.calls if call.part == part]) for part in (FITTED, HELD_OUT)
             )
-            self._priors[FITTED] = _second_moments([fitted]) if len(fitted) else np.eye(self.columns, dtype=np.float32)
+            self._priors[FITTED] = (
+                _second_moments([fitted], pool) if len(fitted) else np.eye(self.columns, dtype=np.float32)
+            )
             self._priors[HELD_OUT] = _spread(held_out, _JUDGING_ROWS)
 
     def moments(self, number: int) -> Floats:
         """Second moments (columns, columns) of one set, drawn towards the prior of its kind."""
         if self.sets == 1:
-            return _second_moments([call.values for call in self.calls if call.part == FITTED])
+            return self._priors[FITTED]
         rows = self.rows(number, FITTED)
         own = _second_moments([rows])
         trace = float(np.trace(own, dtype=np.float64))
@@ -150,13 +157,20 @@ class InputRows:
         return np.concatenate(parts) if parts else np.empty((0, self.columns), np.float32)
 
 
-def _second_moments(parts: Sequence[Floats]) -> Floats:
-    """Mean of x·xᵀ over rows in order, (columns, columns)."""
-    total = sum(len(part) for part in parts)
-    moments = np.zeros((parts[0].shape[1],) * 2, np.float32)
-    for part in parts:
-        moments += part.T @ part
-    return np.asarray(moments / np.float32(max(total, 1)))
+def _second_moments(parts: Sequence[Floats], pool: Executor | None = None) -> Floats:
+    """Mean of x·xᵀ over rows in order, (columns, columns): blocks of its upper half, on the threads of `pool`."""
+    total, columns = sum(len(part) for part in parts), parts[0].shape[1]
+    moments = np.zeros((columns, columns), np.float32)
+
+    def add(first: int) -> None:
+        last = min(first + _COLUMNS, columns)
+        for part in parts:
+            moments[first:last, first:] += part[:, first:last].T @ part[:, first:]
+        moments[first:last, first:] /= np.float32(max(total, 1))
+        moments[last:, first:last] = moments[first:last, last:].T
+
+    list((map if pool is None else pool.map)(add, range(0, columns, _COLUMNS)))
+    return moments
 
 
 def _spread(rows: Floats, most: int) -> Floats:

@@ -7,12 +7,14 @@
     text        paragraphs, tables, lists, figures, names cut to fit
     lm_studio   which library LM Studio loads a build through
     progress    the event that long operations report
+    blas        how many threads numpy's and scipy's BLAS computes with
     secrets, strict_json, interrupts, jit
 
 It imports nothing of mlxquant but `errors`, and neither numpy nor mlx when it is imported.
 """
 
 __all__ = [
+    "blas",
     "formats",
     "interrupts",
     "jit",

@@ -131,18 +131,18 @@ def test_what_judges_are_rows_held_out_else_the_layers_else_those_fitted():
 
 
 def encoding(values: Any, fitted: Any, held_out: Any) -> Encoding:
-    """Two experts of 24 rows each; rows go to either in turn."""
+    """Two experts of 8 rows each; rows go to either in turn."""
     calls = [
         call_of(part, rows[:, None], np.arange(len(rows)) % 2, 2, 1)
         for part, rows in ((FITTED, fitted), (HELD_OUT, held_out))
     ]
-    out = Quantized.empty(48, 128, "BF16", Format(4, 64))
+    out = Quantized.empty(16, 128, "BF16", Format(4, 64))
     return Encoding("m.up_proj", values, "BF16", Format(4, 64), InputRows(128, 2, True, calls), range(2), out)
 
 
 def test_experts_are_encoded_where_documents_held_out_agree_and_rounded_where_not(tmp_path):
     rng = np.random.default_rng(0)
-    values = ((rng.standard_normal((48, 128)) * 0.02).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    values = ((rng.standard_normal((16, 128)) * 0.02).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     fitted = (rng.standard_normal((400, 16)) @ rng.standard_normal((16, 128))).astype(np.float32)
     values[:, 0], fitted[:, 0] = 0x3E00, 0  # 0.125
     rounded = quantize_rows(values, "BF16", Format(4, 64))[0]
@@ -165,16 +165,16 @@ def test_experts_are_encoded_where_documents_held_out_agree_and_rounded_where_no
     assert read_reports(path, {"by": 1}) == [report]
     assert read_reports(path, {"by": 2}) is read_reports(tmp_path / "none", {}) is None
     some = Quantized.empty(5, 128, "BF16", Format(4, 64))
-    read_rows(path, module.path, slice(20, 25), some)
-    assert np.array_equal(some.packed, module.out.packed[20:25])
-    assert np.array_equal(some.scales, module.out.scales[20:25])
+    read_rows(path, module.path, slice(6, 11), some)
+    assert np.array_equal(some.packed, module.out.packed[6:11])
+    assert np.array_equal(some.scales, module.out.scales[6:11])
 
 
 def test_a_weight_that_is_not_finite_is_named_by_tensor_row_and_column():
-    values = np.zeros((48, 128), np.uint16)
-    values[30, 7] = 0x7FC0
+    values = np.zeros((16, 128), np.uint16)
+    values[10, 7] = 0x7FC0
     module = encoding(values, np.ones((8, 128), np.float32), np.ones((2, 128), np.float32))
-    with ThreadPoolExecutor(1) as pool, pytest.raises(NonFiniteError, match=r"m.up_proj.weight: row 30, column 7"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(NonFiniteError, match=r"m.up_proj.weight: row 10, column 7"):
         encode_modules([module], pool, allow_nonfinite=False)
 
 

@@ -1,23 +1,20 @@
 """Cores for products: one BLAS thread each, and our own threads over experts, heads and rows.
 
-OpenBLAS cuts even a small product over all cores and waits for the slowest, actively: on many cores, or on a machine
-that is busy, that costs many times the product. So while forms compute it has one thread, and what is large enough is
-spread over a pool here, whose threads sleep while they wait. Another BLAS keeps the threads that it has.
+While forms compute, OpenBLAS has one thread (see `words.blas`), and what is large enough is spread over a pool here,
+whose threads sleep while they wait. Another BLAS keeps the threads that it has.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+from ...words import blas
 
 # Operations from which on a second thread pays: some 0.4 ms of one core.
 WORTH = 2e7
@@ -34,19 +31,12 @@ def cores() -> int:
 def one_blas_thread() -> Iterator[None]:
     """Let every product be computed by the thread that asks for it."""
     global _limits
-    library = _openblas()
-    if library is None:
-        yield
-        return
-    read, write = library
-    before = read()
-    _limits += 1
-    write(1)
-    try:
-        yield
-    finally:
-        _limits -= 1
-        write(before)
+    with blas.one_blas_thread():
+        _limits += blas.can_limit()
+        try:
+            yield
+        finally:
+            _limits -= blas.can_limit()
 
 
 def spread(work: Callable[[Any], object], items: Sequence[Any], operations: float) -> None:
@@ -77,16 +67,3 @@ def cut_rows(rows: int, operations: float) -> list[slice]:
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="product")
-
-
-@cache
-def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """How many threads numpy's own OpenBLAS uses: read it, write it; None where numpy came with another BLAS."""
-    root = Path(np.__file__).parent
-    for path in sorted([*root.parent.glob("numpy.libs/*openblas*"), *root.glob(".dylibs/*openblas*")]):
-        library = ctypes.CDLL(str(path))
-        for prefix, suffix in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")):
-            names = [f"{prefix}openblas_{what}_num_threads{suffix}" for what in ("get", "set")]
-            if all(hasattr(library, name) for name in names):
-                return getattr(library, names[0]), getattr(library, names[1])
-    return None
