@@ -12,7 +12,7 @@ import click
 
 from ..disk.outputs import OutputFile, check_outputs, record_of
 from ..errors import MlxquantError, RecordError, UsageError
-from .options import json_option, output_option
+from .options import check_forms, csv_option, in_form, json_option, output_option
 from .printing import echo
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class ResultsArguments:
     drop: tuple[str, ...]
     confidence: float
     as_json: bool
+    as_csv: bool
     output: Path | None
 
 
@@ -62,6 +63,7 @@ class ResultsArguments:
     help="Confidence level of every interval.",
 )
 @json_option
+@csv_option("measurement")
 @output_option("Write the record here too; an earlier one is replaced, any other file is not.")
 @click.pass_context
 def command(context: click.Context, /, **options: Any) -> None:
@@ -77,6 +79,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     mlxquant results base/results.json agentic/results.json --name base --name agentic
     """
     arguments = ResultsArguments(**options)
+    check_forms(arguments)
     _check(arguments)
     if _are_tau2(arguments.results, always=context.info_name == TAU2):
         _tau2(arguments)
@@ -122,10 +125,9 @@ def _is_known(path: Path) -> bool:
 def _write(arguments: ResultsArguments, record: Mapping[str, Any], text: str) -> None:
     from ..records.files import record_text
 
-    written = record_text(record)
     if arguments.output is not None:
-        _output(arguments.output).write(f"{written}\n")
-    echo(written if arguments.as_json else text)
+        _output(arguments.output).write(f"{record_text(record)}\n")
+    echo(in_form(record, lambda: text, arguments))
 
 
 def _builds(arguments: ResultsArguments, runs: int) -> list[Mapping[str, Any] | None]:

@@ -93,11 +93,12 @@ def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: f
 def _pairs(baseline: Mapping[str, Any], side: Mapping[str, Any]) -> str:
     p = side["pairing"]
     if "mcnemar_p" not in p or not p["pairs"]:
-        return filled("pairs", f"{p['pairs']:,} trials of {p['questions']:,} questions in both")
+        return filled("pairs", f"{counted(p['pairs'], 'trial')} of {counted(p['questions'], 'question')} in both")
     trials = " (takes every trial as independent; the intervals do not)" if p["pairs"] > p["questions"] else ""
     return filled(
         "pairs",
-        f"{p['pairs']:,} trials of {counted(p['questions'], 'question')} in both: {p['both_passed']:,} passed in both,"
+        f"{counted(p['pairs'], 'trial')} of {counted(p['questions'], 'question')} in both:"
+        f" {p['both_passed']:,} passed in both,"
         f" {p['only_baseline_passed']:,} only in {baseline['name']}, {p['only_candidate_passed']:,} only in"
         f" {side['name']}, {p['neither_passed']:,} in neither; exact McNemar test p = {p['mcnemar_p']:.3g}{trials}",
     )

@@ -1,6 +1,7 @@
 """Records as CSV: the one way in which every command writes rows for a spreadsheet or a data frame.
 
     record_csv(compare), record_csv(eval)   a row a measurement, of the baseline and of every candidate
+    record_csv(results), record_csv(tau2)   the same
     record_csv(sweep)                       a row a candidate
     record_csv(validate)                    a row a check
 

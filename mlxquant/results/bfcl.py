@@ -62,7 +62,8 @@ def _read(files: Sequence[ResultFile], fields: Fields) -> list[ResultSet]:
         asked = next(iter(results.values())) if alone else results.get(key) or _beside(file)
         _read_category(models.setdefault(key.model, Gathering(fields)), key.category, file, asked)
     for key, file in results.items():
-        if key not in scores and not alone and key.model in models:
+        prepares = key.category.endswith("_prereq")  # conversations that fill a memory, which nobody scores
+        if key not in scores and not alone and not prepares and key.model in models:
             models[key.model].problems.append(f"{file.name}: no scores of this category; left out")
     for model, gathering in models.items():
         gathering.about |= {"model": model} if model else {}
@@ -85,6 +86,7 @@ def _beside(file: ResultFile) -> ResultFile | None:
 
 
 def _read_category(gathering: Gathering, category: str, scores: ResultFile, asked: ResultFile | None) -> None:
+    gathering.sources += [scores, asked] if asked else [scores]
     failures: dict[str, Mapping[str, Any]] = {}
     for number, row in scores.rows(gathering.problems):
         if row.keys() >= _COUNTS:

@@ -74,10 +74,11 @@ class ResultFile:
             return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
-def files_of(path: Path) -> list[ResultFile]:
+def files_of(path: Path, problems: list[str] | None = None) -> list[ResultFile]:
     """The file that a path names, or all in the folder (and those below it) that have a form of results.
 
-    Raises RecordError for a single file of another form; in a folder such files are passed over.
+    Raises RecordError for a single file of another form; in a folder such files are passed over, each with a line of
+    `problems`: an empty or cut one may have been results.
     """
     if not path.is_dir():
         return [open_file(path)]
@@ -85,8 +86,9 @@ def files_of(path: Path) -> list[ResultFile]:
     for below in _walk(path):
         try:
             opened.append(open_file(below))
-        except RecordError:
-            continue
+        except RecordError as error:
+            if problems is not None and below.suffix:  # such as LICENSE
+                problems.append(f"{error}; left out")
     return opened
 
 
@@ -105,7 +107,7 @@ def open_file(path: Path) -> ResultFile:
             value = parse(first)
         except ValueError:
             value = None
-        if isinstance(value, dict) and (file.peek(1)[:1] or not _is_document(value)):
+        if isinstance(value, dict) and (file.peek(1).strip() or not _is_document(value)):
             return ResultFile(path, "lines", value)
         try:
             return ResultFile(path, "json", parse(first + file.read(LARGEST)))
@@ -124,7 +126,7 @@ def parse(text: bytes) -> Any:
     """Read JSON that Python may have written. Raises ValueError for what is none, or no one could work with."""
     try:
         value = json.loads(
-            text.decode("utf-8", "replace"), parse_constant=lambda _: None, parse_int=_int, parse_float=_float
+            text.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_int, parse_float=_float
         )
     except RecursionError:
         raise ValueError(f"tables and lists stand more than {_DEEPEST} deep in each other") from None

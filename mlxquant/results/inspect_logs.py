@@ -10,13 +10,13 @@ well counts; an unfinished log is read as far as it goes, and said to be one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RecordError
 from ..words.text import counted, some
 from .files import ResultFile, hashed, parse
-from .items import Item, Part, ResultSet
+from .items import Item, Part, ResultSet, judged
 from .reader import Fields, Gathering, Reader, facts, score_of
 
 _HEADER, _START, _SAMPLES = "header.json", "_journal/start.json", "samples/"
@@ -176,14 +176,11 @@ def _read_log(gathering: Gathering, log: _Log) -> None:
 def _judge(gathering: Gathering, task: str, main: str | None) -> None:
     """Say of each of a task's items whether it passed: by the log's headline, else by its first score of 0 or 1."""
     mine = [(key, item) for key, item in gathering.items.items() if item.slices[0] == task]
-    names = [main] if main else []
-    names += dict.fromkeys(metric for _, item in mine for metric in item.parts)
-    for name in names:
-        if all(item.parts.get(name, (0.0, 1.0))[0] in (0.0, 1.0) for _, item in mine):
-            for key, item in mine:
-                score = item.parts.get(name)
-                gathering.items[key] = replace(item, success=None if score is None else score[0] == 1.0)
-            return
+    names = dict.fromkeys([*([main] if main else []), *(metric for _, item in mine for metric in item.parts)])
+    judges = tuple(n for n in names if all(item.parts.get(n, (0.0, 1.0))[0] in (0.0, 1.0) for _, item in mine))
+    gathering.judges[task] = judges
+    for key, item in mine if judges else ():
+        gathering.items[key] = judged(item, judges[0])
 
 
 def _headline(header: Mapping[str, Any]) -> str | None:

@@ -8,8 +8,11 @@ cluster: they are not independent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from .files import ResultFile
 
 # what is counted of an item for a metric: (sum, of how many); a score is (score, 1), three right calls of four (3, 4)
 Part = tuple[float, float]
@@ -23,8 +26,8 @@ class Item:
 
     `cluster` is what items are drawn anew by: the question itself, or the passage, repository or user that several
     questions share. `success` says whether it passed as the harness counts it, None where it has no such word.
-    `prompt` and `target` are hashes (or texts) of what was asked and of the right answer; the same id with others in
-    two files is not the same question.
+    `prompt`, `target` and `document` are hashes (or texts) of what was asked, of the right answer and of the data
+    set's row; the same id with others in two files is not the same question.
     """
 
     id: str
@@ -35,6 +38,7 @@ class Item:
     slices: tuple[str, ...] = ()
     prompt: str | None = None
     target: str | None = None
+    document: str | None = None
     seed: int | None = None
 
 
@@ -42,18 +46,22 @@ class Item:
 class ResultSet:
     """What one run holds: its items, what it says of itself, and what is wrong with it, one line a problem.
 
-    `scales` says how each metric of the items' parts is put together; `lost` counts trials that never got an answer,
-    which are not among the items. A reader leaves `harness`, `files`, their hash and
-    the folder that they lie in to who opened the files.
+    `scales` says how each metric of the items' parts is put together; `judges` names, for each task, the metrics by
+    which its items can be said to pass, the first of which `success` is from; empty where the harness itself says.
+    `lost` counts trials that never got an answer, which are not among the items. `sources` are the files that it is
+    from, where these are not all that were given. A reader leaves `harness`, `files`, their hash and the folder that
+    they lie in to who opened the files.
     """
 
     name: str
     items: tuple[Item, ...]
     scales: Mapping[str, Scale]
     problems: tuple[str, ...] = ()
+    judges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     about: Mapping[str, str | int | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lost: int = 0
+    sources: tuple[ResultFile, ...] = ()
     harness: str = ""
     files: tuple[str, ...] = ()
     sha256: str = ""
@@ -63,6 +71,12 @@ class ResultSet:
     def slices(self) -> tuple[str, ...]:
         """Names of its slices, in the order of their first appearance."""
         return tuple(dict.fromkeys(name for item in self.items for name in item.slices))
+
+
+def judged(item: Item, metric: str | None) -> Item:
+    """The item as one that passed where this metric is 1; with no word of it where the metric says none."""
+    score = item.parts.get(metric) if metric is not None else None
+    return replace(item, success=None if score is None else score[0] == 1.0)
 
 
 def by_id(items: Iterable[Item]) -> dict[str, list[Item]]:

@@ -9,6 +9,8 @@ an item (perplexities, pairs for BLEU) cannot be paired by item and are left out
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from .reader import Fields, Gathering, Reader, facts, kinds, score_of
 
 _TASK = re.compile(r"samples_(.+?)(?:_(\d{4}-\d\d-\d\dT[\d.:+-]+))?\.(?:jsonl|ndjson)(?:\.gz)?")
 _NO_FILTER = "none"
+_ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # an image as Python shows it, in every run another text
 
 
 def _is_samples(file: ResultFile) -> bool:
@@ -54,6 +57,9 @@ def _read(files: Sequence[ResultFile], fields: Fields) -> list[ResultSet]:
         raise RecordError(
             f"{files[0].path}: averages alone, which cannot be paired by item; run again with samples kept ({how})"
         )
+    models = {str(run.first["model_name"]) for run in runs if isinstance(run.first.get("model_name"), str)}
+    if len(models) > 1:
+        raise RecordError(f"{files[0].path}: runs of several models ({some(sorted(models))}); give the folder of each")
     tasks: dict[str, ResultFile] = {}
     for file in samples:
         task = _task_of(file)
@@ -132,10 +138,11 @@ def _read_task(gathering: Gathering, task: str, file: ResultFile, groups: Sequen
             gathering.metric(name, part, share=share)
     if left_out:
         gathering.notes.append(f"{task or file.name}: no number for an item, so left out: {some(list(left_out), 6)}")
-    main = _main_metric(list(documents.values()))
+    judges = _judges(list(documents.values()))
+    gathering.judges[task] = judges
     for identity, document in documents.items():
         doc, name = document.row.get("doc"), f"{task}/{identity}" if task else identity
-        score = document.parts.get(main) if main else None
+        score = document.parts.get(judges[0]) if judges else None
         gathering.add(
             Item(
                 id=name,
@@ -144,7 +151,8 @@ def _read_task(gathering: Gathering, task: str, file: ResultFile, groups: Sequen
                 parts=document.parts,
                 slices=(*((task,) if task else ()), *groups, *gathering.slices_of(doc)),
                 prompt=_text(document.row.get("prompt_hash")),
-                target=_text(document.row.get("target_hash")),
+                target=_hash(document.row, "target_hash", "target"),
+                document=None if _ADDRESS.search(json.dumps(doc)) else _hash(document.row, "doc_hash", "doc"),
             )
         )
 
@@ -162,12 +170,20 @@ def _metrics(row: Mapping[str, Any], left_out: dict[str, None]) -> Iterator[tupl
             left_out[metric] = None
 
 
-def _main_metric(documents: Sequence[_Document]) -> str | None:
-    """The first metric that is 0 or 1 for every document, by which one passes or not."""
-    for name in documents[0].parts if documents else ():
-        if all(document.parts.get(name) in ((0.0, 1.0), (1.0, 1.0)) for document in documents):
-            return name
-    return None
+def _judges(documents: Sequence[_Document]) -> tuple[str, ...]:
+    """The metrics that are 0 or 1 for every document; by the first of them one passes or not."""
+    names = documents[0].parts if documents else ()
+    return tuple(name for name in names if all(d.parts.get(name) in ((0.0, 1.0), (1.0, 1.0)) for d in documents))
+
+
+def _hash(row: Mapping[str, Any], key: str, of: str) -> str | None:
+    """A hash that a line has, or what lm-eval hashes, hashed as it does it: earlier versions wrote no hashes."""
+    if isinstance(value := row.get(key), str):
+        return value
+    if of not in row:
+        return None
+    text = str(row[of]) if of == "target" else json.dumps(row[of], indent=2, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _text(value: Any) -> str | None:

@@ -64,9 +64,12 @@ def _read(files: Sequence[ResultFile], fields: Fields) -> list[ResultSet]:
             run: Mapping[str, Any] = {_QUESTIONS: [entry]} if alone else entry
             model = str(run.get("model_id") or entry.get("model_id") or "")
             gathering = models.setdefault(model, Gathering(fields))
+            if file not in gathering.sources:
+                gathering.sources.append(file)
             if not alone:
                 gathering.about |= facts(run, {"model": "model_id"})
-            _read_run(gathering, run, str(run.get("benchmark") or entry.get("benchmark") or ""), file)
+            benchmark = str(run.get("benchmark") or entry.get("benchmark") or "")
+            _read_run(gathering, run, benchmark, file, first=number if alone else 0)
         for gathering in models.values():
             gathering.problems += problems
     if not models:
@@ -74,9 +77,9 @@ def _read(files: Sequence[ResultFile], fields: Fields) -> list[ResultSet]:
     return [gathering.result_set(model.rpartition("/")[2]) for model, gathering in models.items()]
 
 
-def _read_run(gathering: Gathering, run: Mapping[str, Any], benchmark: str, file: ResultFile) -> None:
+def _read_run(gathering: Gathering, run: Mapping[str, Any], benchmark: str, file: ResultFile, *, first: int) -> None:
     failed = 0
-    for number, question in enumerate(run[_QUESTIONS]):
+    for number, question in enumerate(run[_QUESTIONS], first):
         identity = question.get("question_id", question.get("id")) if isinstance(question, dict) else None
         if type(identity) not in (str, int) or not isinstance(question.get("correct"), bool):
             gathering.problems.append(

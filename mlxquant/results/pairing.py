@@ -76,7 +76,7 @@ def pair(baseline: Sequence[Item], candidate: Sequence[Item]) -> Pairing:
 
 def check_same_questions(pairing: Pairing, names: tuple[str, str]) -> None:
     """Refuse pairs whose id stands for two questions. Raises RecordError that names them."""
-    for what in ("prompt", "target"):
+    for what in ("prompt", "target", "document"):
         others = list(dict.fromkeys(a.id for a, b in pairing.pairs if _differ(getattr(a, what), getattr(b, what))))
         if others:
             ids = some([printable(name)[:60] for name in others])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UsageError
 from ..records.metrics import metric_named
 from ..words.text import counted, printable, some
 from .files import ResultFile
@@ -17,6 +18,8 @@ from .items import Item, Part, ResultSet, Scale
 
 # fields of an item's metadata that name what it shares with others, where nobody says which does
 CLUSTERS = ("cluster", "cluster_id", "group", "group_id")
+_LARGEST_SCORE = 1e100
+_KNOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ class Gathering:
     lost: int = 0
     twice: list[str] = field(default_factory=list)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    judges: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    known: dict[str, None] = field(default_factory=dict)
+    sources: list[ResultFile] = field(default_factory=list)
 
     def add(self, item: Item) -> None:
         """Keep an item; the second of the same question and trial is left out, and said."""
@@ -77,6 +83,8 @@ class Gathering:
     def cluster_of(self, identity: str, metadata: Any, named: Iterable[str | None] = ()) -> str:
         """What an item is drawn anew with: the field that a person or the harness names, or the item itself."""
         table = metadata if isinstance(metadata, Mapping) else {}
+        if len(self.known) < _KNOWN:
+            self.known |= dict.fromkeys(str(name) for name, value in table.items() if type(value) in (str, int))
         for name in (self.fields.cluster, *named, *(CLUSTERS if self.fields.cluster is None else ())):
             if name is not None and type(value := table.get(name)) in (str, int):
                 return f"{name}:{value}"
@@ -92,21 +100,26 @@ class Gathering:
         """All of it, with names that can be shown."""
         if self.twice:
             self.problems.append(
-                f"{counted(len(self.twice), 'item')} stand twice ({some([printable(i)[:60] for i in self.twice])});"
+                f"{counted(len(self.twice), 'repeated item')} ({some([printable(i)[:60] for i in self.twice])}):"
                 " the first of each counts"
             )
         for asked in (self.fields.cluster, *self.fields.slices):
             if asked is not None and not any(self._has(item, asked) for item in self.items.values()):
-                self.notes.append(f"no item has a field {printable(asked)!r}")
+                fields = some([printable(name) for name in self.known], 8) if self.known else "none"
+                raise UsageError(
+                    f"{printable(name or 'results')}: no item has a field {printable(asked)!r}; fields: {fields}"
+                )
         names = {metric: self._name(metric) for metric in self.scales}
         return ResultSet(
             name=printable(name),
             items=tuple(_shown(item, names) for item in self.items.values()),
             scales={names[metric]: scale for metric, scale in self.scales.items()},
             problems=tuple(printable(problem) for problem in self.problems),
+            judges={printable(task): tuple(names[m] for m in metrics) for task, metrics in self.judges.items()},
             about={key: printable(value) if isinstance(value, str) else value for key, value in self.about.items()},
             notes=tuple(printable(note) for note in self.notes),
             lost=self.lost,
+            sources=tuple(self.sources),
         )
 
     def _name(self, metric: str) -> str:
@@ -135,10 +148,10 @@ def _shown(item: Item, names: Mapping[str, str]) -> Item:
 
 
 def score_of(value: Any) -> float | None:
-    """A number that a file gives as a score, or a truth; None for what is neither."""
+    """A number that a file gives as a score, or a truth; None for what is neither, or too large to be squared."""
     if isinstance(value, bool):
         return float(value)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return float(value) if isinstance(value, int | float) and abs(value) <= _LARGEST_SCORE else None
 
 
 def facts(table: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, str | int | None]:

@@ -30,11 +30,14 @@ def read_result_sets(path: Path, fields: Fields = Fields()) -> list[ResultSet]: 
 
     Raises RecordError where no harness knows the files, or several do.
     """
-    files = files_of(path)
+    damaged: list[str] = []
+    files = files_of(path, damaged)
     mine = {reader.harness: [file for file in files if reader.recognises(file)] for reader in READERS}
     known_files = {harness: group for harness, group in mine.items() if group}
     if not known_files:
         what = "nothing in it is of a harness" if path.is_dir() else "not of a harness"
+        if path.is_dir() and damaged and not files:
+            raise RecordError(f"{path}: no file in it can be read: {damaged[0].removesuffix('; left out')}")
         raise RecordError(f"{path}: {what} that is known here: {known()}")
     if len(known_files) > 1:
         each = ", ".join(
@@ -44,7 +47,18 @@ def read_result_sets(path: Path, fields: Fields = Fields()) -> list[ResultSet]: 
     ((harness, group),) = known_files.items()
     reader = next(reader for reader in READERS if reader.harness == harness)
     sets = reader.read(group, fields)
-    return [_named(result_set, path, reader, group, alone=len(sets) == 1) for result_set in sets]
+    named = [_named(result_set, path, reader, group, alone=len(sets) == 1) for result_set in sets]
+    for result_set in named:
+        _check_not_empty(result_set, path)
+    return [replace(result_set, problems=(*result_set.problems, *map(printable, damaged))) for result_set in named]
+
+
+def _check_not_empty(results: ResultSet, path: Path) -> None:
+    """Raises RecordError where no item says anything: a run that measured nothing is no result."""
+    if any(item.parts or item.success is not None for item in results.items):
+        return
+    why = next(iter((*results.problems, *results.notes)), "the run is empty")
+    raise RecordError(f"{path}: no item of {results.name} has a score ({why}); run the harness again")
 
 
 def recognises(path: Path) -> bool:
@@ -55,8 +69,9 @@ def recognises(path: Path) -> bool:
         return False
 
 
-def _named(result_set: ResultSet, path: Path, reader: Reader, files: Sequence[ResultFile], *, alone: bool) -> ResultSet:
+def _named(result_set: ResultSet, path: Path, reader: Reader, group: Sequence[ResultFile], *, alone: bool) -> ResultSet:
     """The set with its origin; called by the path where that tells more than the model, or there is no model."""
+    files = result_set.sources or tuple(group)
     digest = hashlib.sha256("".join(sorted(file.sha256() for file in files)).encode()).hexdigest()
     name = path.resolve().name if path.is_dir() else path.name
     for ending in (".gz", ".jsonl", ".json", ".eval", ".ndjson"):
@@ -65,7 +80,7 @@ def _named(result_set: ResultSet, path: Path, reader: Reader, files: Sequence[Re
         result_set,
         name=printable(name) if alone else result_set.name or printable(name),
         harness=reader.harness,
-        files=tuple(printable(str(f.path.relative_to(path)) if path.is_dir() else f.path.name) for f in files),
+        files=tuple(printable(str(f.path.relative_to(path)) if path in f.path.parents else f.path.name) for f in files),
         sha256=files[0].sha256() if len(files) == 1 else digest,
         folder=printable(path.resolve().parent.name),
     )

@@ -11,6 +11,7 @@ from ..records.head import describe_versions, head
 from ..words.text import counted, distinct, some
 from .figures import differences, measure, pass_hat_differences
 from .items import Item, ResultSet, by_id, trial_counts
+from .judging import judged_alike
 from .pairing import Pairing, check_same_questions, pair
 
 SCHEMA = "mlxquant.results/1"
@@ -28,7 +29,7 @@ def make_results_record(
     """
     if len(harnesses := dict.fromkeys(each.harness for each in sets)) > 1:
         raise UsageError(f"results of several harnesses cannot be paired: {', '.join(harnesses)}")
-    named = [replace(s, name=name) for s, name in zip(sets, _names(sets), strict=True)]
+    named = judged_alike([replace(s, name=name) for s, name in zip(sets, _names(sets), strict=True)])
     facts = [*builds, *[None] * (len(named) - len(builds))]
     sides = [_side(each, confidence) | dict(build or {}) for each, build in zip(named, facts, strict=True)]
     notes = [f"{each.name}: {note}" for each in named for note in each.notes]
@@ -120,6 +121,8 @@ def _pair_notes(first: ResultSet, other: ResultSet, pairing: Pairing) -> Iterato
         a, b = first.about.get(key), other.about.get(key)
         if a is not None and b is not None and a != b:
             yield f"{first.name} and {other.name} differ in {key}: {a} and {b}; the difference may come from that too"
+    if first.items == other.items and first.sha256 == other.sha256:
+        yield f"{other.name} is {first.name} once more: the same files, so no difference is one of two builds"
     if not pairing.shared:
         yield f"{first.name} and {other.name} share no question: no difference can be told"
     for name, only in ((first.name, pairing.only_baseline), (other.name, pairing.only_candidate)):

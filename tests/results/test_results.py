@@ -170,6 +170,49 @@ def test_damaged_lines_are_left_out_and_said(tmp_path: Path) -> None:
     assert [problem.split(":")[1] for problem in side["problems"]] == [" line 11", " line 21"]
 
 
+def test_a_run_in_which_nothing_was_measured_is_refused(tmp_path: Path) -> None:
+    no_ids = [{**files.lm_row(i, 1.0), "doc_id": None} for i in range(3)]
+    assert "line 1: no doc_id" in refused(files.lines(tmp_path / "a.jsonl", no_ids))
+    no_scores = [files.lm_row(i, float("nan")) for i in range(3)]
+    assert "no number for an item" in refused(files.lines(tmp_path / "b.jsonl", no_scores))
+    assert "has a score" in refused(files.document(tmp_path / "c.json", files.inspect_log((), n=0)))
+    by_place = files.omlx_run("org/m", ())
+    by_place["question_results"] = [{k: v for k, v in q.items() if k != "id"} for q in by_place["question_results"]]
+    assert "an id and true or false" in refused(files.document(tmp_path / "d.json", by_place))
+
+
+def test_what_cannot_be_read_in_a_folder_is_said(tmp_path: Path) -> None:
+    files.lm_samples(tmp_path / f"samples_a_{files.DATE}.jsonl", ())
+    files.lines(tmp_path / f"samples_b_{files.DATE}.jsonl", ())
+    (tmp_path / f"samples_c_{files.DATE}.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 99)[:20])
+    (tmp_path / "LICENSE").write_text("text")
+    first, second = record(tmp_path)["candidates"][0]["problems"]
+    assert "samples_b" in first and "empty" in first and "samples_c" in second and "cut off" in second
+
+
+def test_a_document_may_end_in_blank_lines_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("\ufeff" + json.dumps(files.inspect_log({1})) + "\r\n\n", encoding="utf-8")
+    assert record(path)["candidates"][0]["counts"]["questions"] == 12
+
+
+def test_a_score_too_large_to_be_squared_is_no_score(tmp_path: Path) -> None:
+    rows = [files.lm_row(i, 1e308 if i == 3 else 0.5) for i in range(9)]
+    assert run(files.lines(tmp_path / "a.jsonl", rows)).stderr == ""
+
+
+def test_the_same_files_on_both_sides_are_said(tmp_path: Path) -> None:
+    path = files.lm_samples(tmp_path / "a.jsonl", {1})
+    assert any("the same files" in note for note in record(path, path)["notes"])
+
+
+def test_csv_has_a_row_a_measurement(tmp_path: Path) -> None:
+    path = files.lm_samples(tmp_path / "a.jsonl", {1})
+    header, first, *_ = run(path, "--csv").stdout.splitlines()
+    assert "metric" in header.split(",") and "pass" in first.split(",")
+    assert run(path, "--csv", "--json").exit_code == 2
+
+
 def test_gzip_is_unpacked_and_a_cut_one_refused(tmp_path: Path) -> None:
     plain = files.lm_samples(tmp_path / "a.jsonl", {3})
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
@@ -214,7 +257,11 @@ def test_clusters_and_slices_can_be_named(tmp_path: Path) -> None:
     ]
     assert (side["counts"]["clusters"], figure(side, "pass")["clusters"]) == (10, 10)
     assert figure(side, "pass", slice="subject:a")["estimate"] == 0.9
-    assert "no item has a field 'nothing'" in run(tmp_path / "a.jsonl", "--slice", "nothing").stdout
+    for option in ("--slice", "--cluster"):
+        done = run(tmp_path / "a.jsonl", option, "nothing")
+        assert (
+            done.exit_code == 2 and "no item has a field 'nothing'; fields: question, passage, subject" in done.stderr
+        )
 
 
 def test_a_metric_that_is_no_number_for_an_item_is_left_out_and_said(tmp_path: Path) -> None:
@@ -241,6 +288,46 @@ def test_two_tasks_are_not_paired_by_their_document_numbers(tmp_path: Path) -> N
     b = files.lm_samples(tmp_path / f"samples_gsm8k_{files.DATE}.jsonl", ())
     assert "results of the task gsm8k" in refused(a, b)
     assert record(a, files.lm_samples(tmp_path / "any.jsonl", ()))["candidates"][0]["pairing"]["pairs"] == 20
+
+
+def test_runs_are_judged_by_one_metric_where_a_bad_one_has_more_to_choose_from(tmp_path: Path) -> None:
+    """F1 is 0 throughout for a build that answers nothing, so it is 0 or 1 there and not in the baseline."""
+    for name, right in (("base", 18), ("cand", 0)):
+        rows = [
+            {**files.lm_row(i, float(i < right)), "metrics": ["f1", "exact_match"], "f1": 0.9 if i < right else 0.0}
+            for i in range(20)
+        ]
+        files.lines(tmp_path / name / f"samples_qa_{files.DATE}.jsonl", rows)
+    made = record(tmp_path / "base", tmp_path / "cand")
+    assert any("passed by exact_match" in note for note in made["notes"])
+    assert made["candidates"][0]["pairing"]["only_baseline_passed"] == 18
+    rows = [{**files.lm_row(i, 0.5), "metrics": ["f1"], "f1": i / 20} for i in range(20)]
+    alone = record(tmp_path / "cand", files.lines(tmp_path / "c.jsonl", rows))
+    assert alone["baseline"]["counts"]["judged"] == alone["candidates"][0]["counts"]["judged"] == 0
+
+
+def test_another_row_of_the_data_set_is_another_question_also_without_hashes(tmp_path: Path) -> None:
+    keys = ("doc_hash", "prompt_hash", "target_hash")
+    rows = [{k: v for k, v in files.lm_row(i, 1.0).items() if k not in keys} for i in range(6)]
+    other = [{**row, "doc": {"question": "other"}} for row in rows]
+    a, b = files.lines(tmp_path / "a.jsonl", rows), files.lines(tmp_path / "b.jsonl", other)
+    assert "another document" in refused(a, b)
+    assert "another target" in refused(a, files.lines(tmp_path / "c.jsonl", [{**row, "target": "x"} for row in rows]))
+    assert record(a, files.lines(tmp_path / "d.jsonl", rows))["candidates"][0]["pairing"]["pairs"] == 6
+    images = [
+        [files.lm_row(i, 1.0, doc_hash=name, doc={"image": f"<Image at 0x7f{name}>"}) for i in range(6)]
+        for name in "ab"
+    ]
+    a, b = (files.lines(tmp_path / f"{i}.jsonl", each) for i, each in enumerate(images))
+    assert record(a, b)["candidates"][0]["pairing"]["pairs"] == 6
+
+
+def test_runs_of_two_models_in_a_folder_are_not_one(tmp_path: Path) -> None:
+    for task, model in (("x", "org/a"), ("y", "org/b")):
+        files.lm_samples(tmp_path / task / f"samples_{task}_{files.DATE}.jsonl", ())
+        about = {"results": {task: {}}, "model_name": model, "lm_eval_version": "0.4.13"}
+        files.document(tmp_path / task / f"results_{files.DATE}.json", about)
+    assert "several models (org/a, org/b)" in refused(tmp_path)
 
 
 # --- inspect_ai ---
@@ -337,6 +424,19 @@ def test_a_folder_of_several_models_is_as_many_runs(tmp_path: Path) -> None:
 
 def _sides(made: dict[str, Any]) -> list[Any]:
     return [made["baseline"], *made["candidates"]]
+
+
+def test_each_model_names_its_own_files_results_among_them(tmp_path: Path) -> None:
+    for model in ("base", "cand"):
+        files.bfcl(tmp_path, model, {1})
+        memory = tmp_path / f"result/{model}/agentic/BFCL_v4_memory_kv_prereq_result.json"
+        files.lines(memory, [{"id": "memory_kv_prereq_0", "result": "[]"}])
+    made = record(tmp_path)
+    for side in (made["baseline"], made["candidates"][0]):
+        assert len(side["files"]) == 2 and all(side["name"] in name for name in side["files"])
+        assert side["problems"] == []
+    assert made["baseline"]["sha256"] != made["candidates"][0]["sha256"]
+    assert len(record(tmp_path / "score" / "base")["candidates"][0]["files"]) == 2
 
 
 def test_scores_without_the_ids_that_were_asked_are_refused(tmp_path: Path) -> None:
