@@ -80,6 +80,15 @@ def test_two_candidates_have_the_difference_that_a_comparison_measured_in_pairs(
     assert data["why"].startswith("compare pairs any two candidates in KL")
 
 
+def test_a_figure_without_interval_keeps_the_digits_that_its_differences_need() -> None:
+    record = compare(measure("kl_nats", 0.01))
+    record["candidates"] = [record["candidates"][0] | {"name": n, "recipe": None, "bpw": bpw} for n, bpw in
+                            (("a", 8.409312), ("b", 8.252512))]  # fmt: skip
+    (data,) = pairs_of(record)
+    (row,) = (row for row in data["rows"] if data["metrics"][row[0]][0] == "bpw")
+    assert row[-2:] == [[8.409312], [8.252512]]
+
+
 def test_an_evaluation_pairs_each_candidate_with_its_baseline_and_says_so() -> None:
     record = evaluation(measure("pass", 0.5), measure("pass_difference", -0.1, 0.05), before=(measure("pass", 0.6),))
     (data,) = pairs_of(record)

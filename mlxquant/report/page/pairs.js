@@ -74,7 +74,9 @@ function differenceCell(record, first, second, key, a, b, exact) {
     const ends = found.low === null ? "no interval" : `[${show(found.low)}, ${show(found.high)}]`;
     cell.append(element("small", `${ends}${found.words && !ratio ? `, B is ${found.words}` : ""}`));
   } else if (a && b && a[0] !== null && b[0] !== null) {
-    cell.append(element("span", signed(Number((b[0] - a[0]).toPrecision(6))), "muted"));
+    const whole = Number.isInteger(a[0]) && Number.isInteger(b[0]);
+    const difference = whole ? b[0] - a[0] : Number((b[0] - a[0]).toPrecision(6));
+    cell.append(element("span", signed(difference), "muted"));
     if (record.why && !exact) cell.append(element("small", "not paired"));
   } else cell.append("-");
   return cell;

@@ -128,10 +128,10 @@ def _short(ends: Ends) -> list[float | int | None]:
     """A figure in the digits that its interval leaves it: value, value and half a width, or value and both ends."""
     value, low, high = ends
     if value is None or low is None or high is None:
-        return [None if value is None else _rounded(value, 4)]
+        return [None if value is None else _rounded(value, 7)]  # the page shows four, also of differences
     half = (high - low) / 2
     if not half:
-        return [_rounded(value, 4), 0]
+        return [_rounded(value, 7), 0]
     if abs((high + low) / 2 - value) < half / 50:
         places = 1 - math.floor(math.log10(half))
         return [_whole(round(value, places)), _rounded(half, 2)]
