@@ -12,7 +12,7 @@ import click
 
 from ..disk.outputs import OutputFile, check_outputs, record_of
 from ..errors import MlxquantError, OutputError, UsageError
-from ..words.text import printable
+from ..words.text import filled, printable
 from .options import json_option, output_option
 from .printing import echo
 
@@ -162,25 +162,37 @@ def _side(options: Mapping[str, Any], role: str) -> Side:
 
 def _write(options: Mapping[str, Any]) -> None:
     from ..rollout.configuration import configuration_text
+    from ..rollout.deployments import doubtful_addresses, next_stage
     from ..rollout.status import read_status
 
-    plan, path = _plan(options), _output(options)
+    plan, path, stage_in_force = _plan(options), _output(options), options["stage"] or _STAGES[0]
     outputs = {None: OutputFile("-o", path, _OURS)}
     outputs |= {stage: OutputFile("-o", _beside(path, stage), _OURS) for stage in _STAGES}  # type: ignore[misc]
     inputs = [(f"--{role}-build", options[f"{role}_build"]) for role in ("baseline", "candidate")]
     check_outputs(list(outputs.values()), [(name, Path(folder)) for name, folder in inputs if folder])
-    for output in outputs.values():
-        if output.path.exists() and output.path.stat().st_size and read_status(output.path).edits:
+    before = None
+    for stage, output in outputs.items():
+        if not output.path.exists() or not output.path.stat().st_size:
+            continue
+        status = read_status(output.path)
+        before = status.stage if stage is None else before
+        if status.edits:
             raise OutputError(
                 f"{output.path}: was edited after it was written (--status says where), and is not replaced; move it"
             )
     for stage, output in outputs.items():
-        output.write(configuration_text(plan, stage or options["stage"] or _STAGES[0]))
-    echo(f"{path}: stage {options['stage'] or _STAGES[0]}")
+        output.write(configuration_text(plan, stage or stage_in_force))
+    echo(f"{path}: stage {f'{before} -> ' if before not in (None, stage_in_force) else ''}{stage_in_force}")
     echo(f"stages:     {_beside(path, '{' + ','.join(_STAGES) + '}')}")
+    keys = sorted({side.key_env for side in (plan.baseline, plan.candidate) if side.key_env})
+    echo(filled("variables:", ", ".join(["LITELLM_MASTER_KEY for clients", "GENERIC_LOGGER_ENDPOINT for logs", *keys])))
     echo(f"run it:     litellm --config {path} --reload")
-    echo(f"next stage: mlxquant rollout --stage cohorts -o {path}")
-    echo(f"roll back:  mlxquant rollout --stage back -o {path}")
+    if (after := next_stage(plan, stage_in_force)) is not None:
+        echo(f"next stage: mlxquant rollout --stage {after} -o {path}")
+    if stage_in_force != "back":
+        echo(f"roll back:  mlxquant rollout --stage back -o {path}")
+    for url in doubtful_addresses(plan):
+        echo(f"{url}: has no path; most servers answer below /v1 only (mlx_lm.server does without)", err=True)
 
 
 def _beside(path: Path, stage: str) -> Path:
@@ -192,6 +204,11 @@ def _change_stage(path: Path, stage: str) -> None:
     from ..rollout.status import read_status, with_stage
 
     status = read_status(path)
+    if status.stage not in (None, stage) and Path(path.stem).suffix == f".{status.stage}":
+        raise UsageError(
+            f"-o {path}: is the file of stage {status.stage}, to be there when it is needed; change the file that the"
+            " proxy runs"
+        )
     OutputFile("-o", path, rb"").check()
     text = with_stage(status, stage, str(path))
     OutputFile("-o", path, rb"").write(text)

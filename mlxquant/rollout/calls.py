@@ -23,7 +23,7 @@ from ..evals.replies import broken_calls
 from ..evals.suites.scores_calls import formally, parsed_calls
 from ..evals.suites.scores_text import language_of, refuses
 from ..words.text import printable
-from .deployments import BASELINE, CANDIDATE, FALLBACK, MIRROR, MIRRORED, read_id
+from .deployments import BASELINE, CANDIDATE, FALLBACK, LAST, MIRROR, MIRRORED, read_id
 
 _REDACTED = "redacted-by-litellm"
 _NOT_TAGS = ("default",)
@@ -95,8 +95,8 @@ def read_call(entry: Mapping[str, Any], addresses: Mapping[str, str]) -> LoggedC
     return LoggedCall(
         role=role,
         mirror=purpose == MIRROR or metadata.get("is_silent_experiment") is True,
-        fallback=purpose == FALLBACK,
-        mirrored=purpose in (MIRRORED, FALLBACK) if identity else None,
+        fallback=purpose in (FALLBACK, LAST),
+        mirrored=purpose in (MIRRORED, FALLBACK, LAST) if identity else None,
         manifest=identity.manifest if identity else None,
         trace=trace,
         call_id=_word(entry.get("litellm_call_id")) or "",

@@ -41,7 +41,9 @@ def configuration_text(plan: RolloutPlan, stage: str) -> str:
         "# LiteLLM proxy configuration for a rollout, written by mlxquant rollout. Run it with",
         "#   litellm --config FILE --reload",
         f"# The last line says which stage is in force: *{', *'.join(STAGES)}. It alone changes.",
-        "# Logs go to the address in the environment variable GENERIC_LOGGER_ENDPOINT, where that is set.",
+        "# Environment variables: LITELLM_MASTER_KEY, a key that clients send; LiteLLM does not start without it.",
+        "# GENERIC_LOGGER_ENDPOINT, the address that logs are posted to; without it there are none, and each request",
+        "# leaves an error in LiteLLM's output.",
         HEADER + json_escaped(json.dumps(plan.as_dict(), ensure_ascii=False, sort_keys=True)),
         "",
         *_settings(plan),
@@ -58,7 +60,7 @@ def _settings(plan: RolloutPlan) -> Iterator[str]:
     yield "  enable_tag_filtering: true"
     yield "  fallbacks:"
     yield f"    - {_text(plan.group())}: {_texts(fallback_groups(plan))}"
-    yield f"  max_fallbacks: {max(_MAX_FALLBACKS, len(plan.baseline.urls))}"
+    yield f"  max_fallbacks: {max(_MAX_FALLBACKS, len(fallback_groups(plan)))}"
     yield "  num_retries: 0"
     yield f"  allowed_fails: {_ALLOWED_FAILS}"
     yield f"  cooldown_time: {_COOLDOWN_S}"

@@ -10,7 +10,8 @@ How LiteLLM chooses (1.108, measured): it takes the deployments that share a tag
 `default` where none does, leaves out those that cool down, and draws one by weight. `silent_model` mirrors every
 request of its deployment, so a share of requests is mirrored by a second deployment of the same server, of that weight.
 A cohort's deployment has weight 0: alone it is drawn all the same, and beside one of the baseline's it never is, so a
-request with tags of both sides gets the baseline. Where a request fails, the servers of the baseline are asked in turn.
+request with tags of both sides gets the baseline. Where a request fails, a server of the baseline is drawn, so that all
+of them share what a dead candidate leaves; where that one fails too, each of them is asked in turn.
 
 What fails three times within a minute is left alone for a while, whoever is to blame: a client with requests that no
 server takes would so take the model from everybody, or leave it to the candidate alone. So neither a baseline's only
@@ -23,20 +24,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..endpoint.client import checked_model, parse_server
 from ..errors import UsageError
 
 STAGES = ("mirror", "cohorts", "part", "all", "back")
 BASELINE, CANDIDATE = "baseline", "candidate"
-MIRRORED, MIRROR, FALLBACK, COHORT = "mirrored", "mirror", "fallback", "cohort"
+MIRRORED, MIRROR, FALLBACK, LAST, COHORT = "mirrored", "mirror", "fallback", "last", "cohort"
 # LiteLLM's own: what serves requests whose tags nothing else has, and prefixes of tags that demand or exclude
 _DEFAULT, _MARKS = "default", ("&", "!")
 _TAG = re.compile(r"[^\s,\"'\\]{1,100}")
 _NAME = re.compile(r"[\w.@:/+-]{1,200}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
-_ID = re.compile(r"(baseline|candidate)-[0-9]{1,4}(?:\.(mirrored|mirror|fallback|cohort))?(?:@([0-9a-f]{12}))?")
+_ID = re.compile(r"(baseline|candidate)-[0-9]{1,4}(?:\.(mirrored|mirror|fallback|last|cohort))?(?:@([0-9a-f]{12}))?")
 _MOST_SERVERS = 100
+# ends of an address that is an endpoint's and not the API's
+_ENDPOINTS = ("/completions", "/responses", "/messages", "/models", "/embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,12 @@ def _check_side(role: str, side: Side, timeout_s: float) -> None:
     if not 0 < len(side.urls) <= _MOST_SERVERS:
         raise UsageError(f"--{role}: 1 to {_MOST_SERVERS} addresses expected, {len(side.urls)} found")
     for url in side.urls:
-        parse_server(url, timeout_s, option=f"--{role}")
+        path = parse_server(url, timeout_s, option=f"--{role}").path
+        if path.endswith(_ENDPOINTS):
+            raise UsageError(
+                f"--{role} {url}: LiteLLM adds /chat/completions itself; the address before it expected, such as"
+                " http://HOST:PORT/v1"
+            )
     if len({url.rstrip("/") for url in side.urls}) < len(side.urls):
         raise UsageError(f"--{role}: an address stands twice; name each server once")
     model = checked_model(side.model, f"--{role}-model")
@@ -168,6 +177,11 @@ def _check_side(role: str, side: Side, timeout_s: float) -> None:
         raise UsageError(f"--{role}-model {(side.model or '')[:80]!r}: a name as the server lists it expected")
     if side.key_env is not None and not _VARIABLE.fullmatch(side.key_env):
         raise UsageError(f"--{role}-key-env: the name of a variable expected, which holds the key; not the key itself")
+
+
+def doubtful_addresses(plan: RolloutPlan) -> list[str]:
+    """Addresses without a path: mlx_lm.server answers there, LM Studio, vLLM and oMLX only below /v1."""
+    return [url for side in (plan.baseline, plan.candidate) for url in side.urls if not urlsplit(url).path.strip("/")]
 
 
 def stages(plan: RolloutPlan) -> dict[str, list[Deployment]]:
@@ -194,16 +208,32 @@ def stages(plan: RolloutPlan) -> dict[str, list[Deployment]]:
     }
 
 
+def next_stage(plan: RolloutPlan, stage: str) -> str | None:
+    """The stage after one, over those in which nothing would change; None after the last, and to go on from `back`.
+
+    Without a cohort of the candidate's, `cohorts` is as `mirror`; without a share to serve, `part` is as `cohorts`.
+    """
+    follows = {"mirror": "cohorts", "cohorts": "part", "part": "all"}
+    empty = {"cohorts": not plan.tags(CANDIDATE), "part": not plan.serve}
+    after = follows.get(stage)
+    while after is not None and empty.get(after, False):
+        after = follows[after]
+    return after
+
+
 def fallback_groups(plan: RolloutPlan) -> list[str]:
-    """Groups that are asked in turn where all else has failed: each server of the baseline alone."""
-    numbers = range(1, len(plan.baseline.urls) + 1)
-    return [f"{plan.group(FALLBACK)}{f'-{number}' if len(numbers) > 1 else ''}" for number in numbers]
+    """Groups that are asked in turn where a request fails: the baseline's servers, then each of several alone."""
+    group, servers = plan.group(FALLBACK), len(plan.baseline.urls)
+    return [group, *(f"{group}-{number}" for number in range(1, servers + 1) if servers > 1)]
 
 
 def _fallback(plan: RolloutPlan) -> Iterator[Deployment]:
-    entries = _entries(plan.baseline, BASELINE, FALLBACK, "", (_DEFAULT,))
-    for group, entry in zip(fallback_groups(plan), entries, strict=True):
-        yield replace(entry, group=group, cools=False)
+    group, *alone = fallback_groups(plan)
+    for entry in _entries(plan.baseline, BASELINE, FALLBACK, group, (_DEFAULT,)):
+        yield replace(entry, cools=False)
+    last = _entries(plan.baseline, BASELINE, LAST, "", (_DEFAULT,)) if alone else ()
+    for name, entry in zip(alone, last, strict=True):
+        yield replace(entry, group=name, cools=False)
 
 
 def _mirrored(plan: RolloutPlan, tags: tuple[str, ...], share: float) -> Iterator[Deployment]:

@@ -59,9 +59,15 @@ def test_yaml_reads_what_the_plan_says(rollout, stage):
         assert entry["litellm_params"]["api_base"] in served.urls
         assert entry["litellm_params"]["model"] == f"openai/{served.model}"
         assert entry["model_info"]["model_variant"] == served.variant
-    groups = {entry["model_name"]: entry["litellm_params"]["api_base"] for entry in entries}
     (fallbacks,) = table["router_settings"]["fallbacks"]
-    assert [groups[group] for group in fallbacks[rollout.name]] == list(rollout.baseline.urls)
+    shared, *alone = (
+        [entry["litellm_params"]["api_base"] for entry in entries if entry["model_name"] == group]
+        for group in fallbacks[rollout.name]
+    )
+    servers = list(rollout.baseline.urls)
+    assert shared == servers, "what a dead candidate leaves is shared"
+    assert alone == ([[url] for url in servers] if len(servers) > 1 else []), "and then each server is asked"
+    assert table["router_settings"]["max_fallbacks"] >= len(fallbacks[rollout.name])
 
 
 def weights(stage, *tags, **changes):
@@ -118,7 +124,7 @@ def test_neither_the_only_server_of_the_baseline_nor_a_fallback_is_ever_left_alo
         for entry in loaded(configuration_text(plan(baseline=side("baseline", *urls)), "part"))["model_list"]:
             identity = read_id(entry["model_info"]["id"])
             assert identity is not None
-            always = identity.role == "baseline" and (identity.purpose == "fallback" or len(urls) == 1)
+            always = identity.role == "baseline" and (identity.purpose in ("fallback", "last") or len(urls) == 1)
             assert (entry["model_info"].get("cooldown_time") == 0) == always
 
 
@@ -128,6 +134,11 @@ def test_a_key_is_written_as_the_name_of_its_variable_alone(tmp_path, monkeypatc
     assert result.exit_code == 0, result.output
     text = (tmp_path / "l.yaml").read_text()
     assert "very-secret" not in text and '"os.environ/CANDIDATE_KEY"' in text
+    variables = next(line for line in result.stdout.splitlines() if line.startswith("variables:"))
+    assert "LITELLM_MASTER_KEY" in variables, "without it LiteLLM does not start"
+    assert (
+        "CANDIDATE_KEY" in result.stdout and max(map(len, result.stdout.replace(str(tmp_path), "").splitlines())) <= 80
+    )
     refused = run(*WORDS, "--candidate-key-env", "sk-very-secret-1234567890", "-o", tmp_path / "m.yaml")
     assert refused.exit_code == 2 and "very-secret" not in refused.output and not (tmp_path / "m.yaml").exists()
 
@@ -140,8 +151,32 @@ def test_the_stages_are_written_as_files_and_one_command_rolls_back(tmp_path):
     )
     for stage in STAGES:
         assert f": stage {stage}\n" in run("rollout", "--status", tmp_path / f"litellm.{stage}.yaml").stdout
+    kept = run("rollout", "--stage", "all", "-o", tmp_path / "litellm.back.yaml")
+    assert kept.exit_code == 2 and "the file of stage back" in kept.stderr
     assert run("rollout", "--stage", "back", "-o", path).exit_code == 0
     assert path.read_bytes() == (tmp_path / "litellm.back.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "after"),
+    [
+        (("--cohort", "a=candidate"), "cohorts"), ((), "part"), (("--serve", "0%"), "all"),
+        (("--stage", "part"), "all"), (("--stage", "all"), None), (("--stage", "back"), None),
+    ],
+)  # fmt: skip
+def test_the_next_stage_is_one_in_which_something_changes(tmp_path, words, after):
+    lines = run(*WORDS, *words, "-o", tmp_path / "l.yaml").stdout.splitlines()
+    named = [line.split()[5] for line in lines if line.startswith("next stage:")]
+    assert named == ([] if after is None else [after])
+    assert any(line.startswith("roll back:") for line in lines) == ("back" not in words)
+
+
+def test_a_plan_written_anew_says_that_the_stage_changes_and_which_address_has_no_path(tmp_path):
+    path = tmp_path / "l.yaml"
+    run(*WORDS, "--stage", "all", "-o", path)
+    again = run(*WORDS, "--candidate", "http://c:8080", "-o", path)
+    assert again.stdout.startswith(f"{path}: stage all -> mirror\n")
+    assert again.stderr.startswith("http://c:8080: has no path") and again.stderr.count("\n") == 1
 
 
 def test_an_edit_is_shown_survives_a_change_of_stage_and_is_not_written_over(tmp_path):
@@ -178,6 +213,7 @@ def test_a_file_that_is_not_ours_is_neither_read_nor_replaced(tmp_path):
         ("--cohort", "a=candidate", "--cohort", "a=baseline"), ("--mirror", "5"), ("--mirror", "101%"),
         ("--mirror", "60%", "--serve", "50%"), ("--candidate", "http://a/v1"), ("--candidate", "b:8080"),
         ("--candidate", "http://b/v1,http://b/v1/"), ("--candidate", "http://me:pass@b/v1"), ("--timeout", "0"),
+        ("--candidate", "http://b/v1/chat/completions"),
         ("--model", "two words"), ("--candidate-model", ""), ("--stage", "most"), ("--status", "x"),
     ],
 )  # fmt: skip

@@ -8,6 +8,11 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -27,6 +32,7 @@ from mlxquant.rollout.configuration import configuration_text
 from mlxquant.rollout.pairing import Recent, Sample, gather
 from mlxquant.rollout.payloads import Faults, read_payloads
 from mlxquant.rollout.record import read_rollout
+from tests.rollout.gateway import free_port
 from tests.rollout.plans import plan, side
 
 LOGS = Path(__file__).with_name("litellm-1.108.7.ndjson.gz")
@@ -79,7 +85,8 @@ def test_mirrors_are_paired_and_scored_and_what_users_waited_for_is_apart():
 
 @pytest.mark.parametrize("form", ["lines", "array", "arrays", "one", "many lines", "folder", "gzip"])
 def test_whatever_logs_are_collected_in_they_say_the_same(tmp_path, form):
-    entries, path = payloads(), tmp_path / "logs.json"
+    mirrors = {entry["trace_id"] for entry in payloads()[-20:]}
+    entries, path = [entry for entry in payloads() if entry["trace_id"] in mirrors], tmp_path / "logs.json"
     if form == "lines":
         path.write_text("\n".join(map(json.dumps, entries)))
     elif form in ("array", "many lines"):
@@ -96,8 +103,8 @@ def test_whatever_logs_are_collected_in_they_say_the_same(tmp_path, form):
             (path / "day" / f"{number}.json").write_text(json.dumps(entry, indent=1 if form == "one" else None))
     faults = Faults()
     traffic = gather(read_payloads([path], faults), {}, {}, faults)
-    expected, _ = gathered(_payloads())
-    assert not faults.count and traffic.counts == expected.counts
+    expected, _ = gathered(entries)
+    assert not faults.count and traffic.counts == expected.counts and expected.counts["pairs"] > 0
     assert sorted(traffic.pairs.items, key=str) == sorted(expected.pairs.items, key=str)
 
 
@@ -252,6 +259,29 @@ def test_a_gate_takes_the_record(tmp_path):
     result = CliRunner().invoke(main, ["validate", str(record), "-t", str(gate)])
     assert result.exit_code == 0, result.output
     assert "conversations" in CliRunner().invoke(main, ["validate", str(record), "-t", str(gate), "--json"]).stdout
+
+
+def test_the_collector_that_the_page_shows_keeps_what_is_posted(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/commands/rollout.md").read_text()
+    code = textwrap.dedent(page.split("```python\n")[1].split("    ```")[0])
+    port = free_port()
+    (tmp_path / "collect.py").write_text(code.replace("4001", str(port)))
+    process = subprocess.Popen([sys.executable, "-S", "collect.py"], cwd=tmp_path)
+    try:
+        entries = payloads()
+        for batch in (entries[:20], entries[20:]):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/", json.dumps(batch).encode())
+            for _ in range(200):
+                try:
+                    urllib.request.urlopen(request, timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    traffic, faults = gathered(read_payloads([tmp_path / "logs.ndjson"], Faults()))
+    assert not faults.count and traffic.counts["pairs"] == 15
 
 
 def test_memory_has_a_bound_whatever_comes():
