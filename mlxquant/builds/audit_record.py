@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,8 @@ class Entry:
     `rule` is the label of the recipe's rule that decided, None where none did or none is known. `errors` is None
     where nothing was quantized or nothing was measured. `unaligned` is the group size that does not divide the
     module's input dimension, where that is why it is unquantized. `preferred` is the one that the recipe names first,
-    where that does not divide it and a smaller one was taken. `method` is how values became integers.
+    where that does not divide it and a smaller one was taken. `method` is how values became integers, `inputs`
+    what it was fitted to on documents, None where it needs none.
     """
 
     module: Module
@@ -60,10 +61,18 @@ class Entry:
     unaligned: int | None = None
     preferred: int | None = None
     method: str = RTN
+    inputs: Mapping[str, Any] | None = None
 
 
-def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
-    """What a plan's modules became, in the build's order; `errors` by module path, empty if not measured."""
+def entries_of(
+    plan: Plan,
+    errors: Mapping[str, ErrorSums],
+    inputs: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
+) -> list[Entry]:
+    """What a plan's modules became, in the build's order.
+
+    `errors` by module path, empty if not measured; `inputs` gives what a module was fitted to, by path.
+    """
     return [
         Entry(
             m.module,
@@ -77,6 +86,7 @@ def entries_of(plan: Plan, errors: Mapping[str, ErrorSums]) -> list[Entry]:
             m.decision.unaligned,
             m.decision.preferred,
             m.decision.method,
+            inputs(m.module.path) if m.format else None,
         )
         for m in plan.modules
     ]
@@ -135,6 +145,7 @@ def _module(entry: Entry) -> dict[str, Any]:
         **({"unaligned": entry.unaligned} if entry.unaligned else {}),
         **({"preferred_group_size": entry.preferred} if entry.preferred else {}),
         **({"method": entry.method} if entry.method != RTN else {}),
+        **({"inputs": dict(entry.inputs)} if entry.inputs is not None else {}),
         "errors": _errors(entry.errors) if entry.errors else None,
     }
 

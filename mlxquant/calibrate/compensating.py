@@ -27,7 +27,7 @@ import numpy as np
 
 from ..builds.methods import encoder_of, methods_of
 from ..errors import OutputError, UsageError
-from ..kernels import Encoder, ErrorSums, Quantized, Rounding, Rows, Searching, gptq, measure_rows
+from ..kernels import CalibratedEncoder, Encoder, ErrorSums, Quantized, Rounding, Rows, Searching, gptq, measure_rows
 from ..layout.layout import Layout
 from ..plan.plan import Plan
 from ..source.checkpoint import Checkpoint
@@ -210,6 +210,14 @@ class Compensating:
         read_rows(path, rows.module, slice(rows.first_row, rows.first_row + len(rows.values)), out)
         return measure_rows(rows.values, rows.dtype, out, rows.format) if errors else None
 
+    def inputs(self, module: str) -> Mapping[str, Any] | None:
+        """What the audit says of a module's inputs, once prepared."""
+        for reports in self._reports.values():
+            for report in reports:
+                if report.path == module:
+                    return report.inputs()
+        return self._others.inputs(module) if isinstance(self._others, CalibratedEncoder) else None
+
     @property
     def notes(self) -> list[str]:
         """What the audit says: modules that nothing entered, experts that no token reached, where rounding was kept."""
@@ -234,10 +242,10 @@ class Compensating:
 def notes_of(report: ModuleReport) -> list[str]:
     """What the audit says of a module: experts that no token reached, and where rounding was kept."""
     notes = []
-    if report.unreached:
+    if unreached := report.counts.unreached:
         notes.append(
-            f"{report.path}: no token reached {len(report.unreached)} of {report.sets} experts"
-            f" ({_listed(report.unreached)}), which were encoded by their layer's inputs"
+            f"{report.path}: no token reached {len(unreached)} of {report.sets} experts"
+            f" ({_listed(unreached)}), which were encoded by their layer's inputs"
         )
     if report.rounded:
         unit = "experts {}" if report.sets > 1 else "the rows from {} on"

@@ -29,7 +29,7 @@ from safetensors import safe_open
 from ..builds.write.making import nonfinite_error
 from ..disk import files as disk
 from ..errors import OutputError
-from ..kernels import BlockFault, Quantized, dequantize_rows, gptq, quantize_rows
+from ..kernels import BlockFault, InputCounts, Quantized, dequantize_rows, gptq, quantize_rows
 from ..words.blas import one_blas_thread
 from ..words.formats import Format, widen
 from .inputs import FITTED, HELD_OUT
@@ -44,21 +44,21 @@ _RUN = 16 << 20
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """What became of a module: rows that it was fitted to (all, fewest and most of a set), and rows held out.
+    """What became of a module of so many `sets`: the inputs that it was fitted to and judged on.
 
-    `unreached` are the experts that no row to fit reached; `rounded` the experts, or first rows of a dense matrix,
-    that rounding was kept for. `error_share` is the squared error of the output on the judging rows, to rounding's.
+    `rounded` are the experts, or first rows of a dense matrix, that rounding was kept for. `error_share` is the squared
+    error of the output on the judging rows, to rounding's.
     """
 
     path: str
     sets: int
-    rows_fitted: int
-    rows_fewest: int
-    rows_most: int
-    rows_held_out: int
-    unreached: tuple[int, ...]
+    counts: InputCounts
     rounded: tuple[int, ...]
     error_share: float | None
+
+    def inputs(self) -> dict[str, Any]:
+        """As the audit has it."""
+        return {**self.counts.as_dict(), "rounded": list(self.rounded), "output_error_share": self.error_share}
 
 
 @dataclass(frozen=True)
@@ -167,18 +167,13 @@ def _runs(rows: int, columns: int) -> list[slice]:
 
 def report_of(path: str, rows_each: int, counts: NDArray[np.int64], judged: Sequence[Verdict]) -> ModuleReport:
     """What became of a module, whose `counts` are rows of its inputs, (2, sets): to fit, and held out."""
-    fitted, held_out = counts[FITTED], counts[HELD_OUT]
-    many = len(fitted) > 1
+    many = counts.shape[1] > 1
     verdicts = sorted((v for v in judged if v.path == path), key=lambda v: v.first_row)
     error, plain = (sum(getattr(v, name) for v in verdicts) for name in ("error", "rounded_error"))
     return ModuleReport(
         path=path,
-        sets=len(fitted),
-        rows_fitted=int(fitted.sum()),
-        rows_fewest=int(fitted.min()),
-        rows_most=int(fitted.max()),
-        rows_held_out=int(held_out.sum()),
-        unreached=tuple(int(i) for i in np.flatnonzero(fitted == 0)) if many else (),
+        sets=counts.shape[1],
+        counts=InputCounts.of(counts[FITTED], counts[HELD_OUT]),
         rounded=tuple(v.first_row // (rows_each if many else 1) for v in verdicts if v.is_rounded),
         error_share=round(error / plain, 4) if plain > 0 else None,
     )
@@ -219,8 +214,8 @@ def read_reports(path: Path, made_by: Mapping[str, Any]) -> list[ModuleReport] |
 
 
 def _parse(entry: Mapping[str, Any]) -> ModuleReport:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-    return ModuleReport(**values)
+    counts = InputCounts(**{**entry["counts"], "unreached": tuple(entry["counts"]["unreached"])})
+    return ModuleReport(**{**entry, "counts": counts, "rounded": tuple(entry["rounded"])})
 
 
 def read_rows(path: Path, module: str, rows: slice, out: Quantized) -> None:

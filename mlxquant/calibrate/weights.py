@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import InputCounts
 from .inputs import FITTED, HELD_OUT, Sums
 
 TRUST = 128  # rows at which an expert's own figures weigh as much as the prior
@@ -50,6 +51,12 @@ class CalibratedColumns:
     def held_out(self, module: str) -> tuple[NDArray[np.float32], int] | None:
         """The same from documents that were held out."""
         return self._sets(module, HELD_OUT)
+
+    def counts(self, module: str) -> InputCounts | None:
+        """The rows that the sets of a module come from; None for a module without."""
+        if module not in self.sums or not self.sums[module].rows.any():
+            return None
+        return InputCounts.of(*self.sums[module].rows)
 
     def _sets(self, module: str, part: int) -> tuple[NDArray[np.float32], int] | None:
         if module not in self.sums or not self.sums[module].rows.any():

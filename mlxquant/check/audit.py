@@ -136,6 +136,7 @@ def _entry(build: Build, stored: Stored, own: Mapping[str, Any] | None, against:
         decision.unaligned,
         decision.preferred,
         decision.method,
+        own.get("inputs") if own is not None else None,
     )
 
 

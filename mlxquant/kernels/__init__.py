@@ -6,16 +6,28 @@ writing a build asks for, with rounding to nearest and the search for least squa
 inputs, `mlx` the rest. Nothing here reads, writes, or chooses a format.
 """
 
-from .encoder import ByModule, ColumnWeights, Encoder, PreparedEncoder, Rounding, Rows, Searching
+from .encoder import (
+    ByModule,
+    CalibratedEncoder,
+    ColumnWeights,
+    Encoder,
+    InputCounts,
+    PreparedEncoder,
+    Rounding,
+    Rows,
+    Searching,
+)
 from .error_sums import ErrorSums, merged_sums
 from .rows import BlockFault, Quantized, dequantize_rows, has_fast_path, measure_rows, quantize_rows
 
 __all__ = [
     "BlockFault",
     "ByModule",
+    "CalibratedEncoder",
     "ColumnWeights",
     "Encoder",
     "ErrorSums",
+    "InputCounts",
     "PreparedEncoder",
     "Quantized",
     "Rounding",

@@ -9,7 +9,7 @@ for whoever makes them to say, by `Rows.module`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -85,6 +85,40 @@ class PreparedEncoder(Encoder, Protocol):
         ...
 
 
+@runtime_checkable
+class CalibratedEncoder(Encoder, Protocol):
+    """An encoder that knows on how many inputs a module was fitted."""
+
+    def inputs(self, module: str) -> Mapping[str, Any] | None:
+        """What the audit says of a module's inputs, as JSON (see `InputCounts`); None where it had none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InputCounts:
+    """Rows of inputs that a module was fitted to, and that judged it.
+
+    `rows` to fit, of all sets; `fewest` and `most` of one set: an expert of stacked weights, else the module itself.
+    `held_out` judged, of all sets. `unreached` are the experts that no row to fit reached.
+    """
+
+    rows: int
+    fewest: int
+    most: int
+    held_out: int
+    unreached: tuple[int, ...]
+
+    @classmethod
+    def of(cls, fitted: NDArray[np.int64], held_out: NDArray[np.int64]) -> InputCounts:
+        """From the rows of each set, (sets,)."""
+        unreached = tuple(int(i) for i in np.flatnonzero(fitted == 0)) if len(fitted) > 1 else ()
+        return cls(int(fitted.sum()), int(fitted.min()), int(fitted.max()), int(held_out.sum()), unreached)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the audit has it."""
+        return {**asdict(self), "unreached": list(self.unreached)}
+
+
 @dataclass(frozen=True, slots=True)
 class Rounding:
     """Rounds to nearest, byte for byte as `mx.quantize` does on `device`, "cpu" or "gpu".
@@ -133,6 +167,10 @@ class ColumnWeights(Protocol):
         """Sets of other data, by which what the first ones chose is judged."""
         ...
 
+    def counts(self, module: str) -> InputCounts | None:
+        """The rows that the sets come from."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Searching:
@@ -152,6 +190,11 @@ class Searching:
         if self.columns is None:
             return {"method": "mse"}
         return {"method": "imatrix", "columns": dict(self.columns.signature)}
+
+    def inputs(self, module: str) -> Mapping[str, Any] | None:
+        """The rows that a module's column weights come from."""
+        counts = None if self.columns is None else self.columns.counts(module)
+        return None if counts is None else counts.as_dict()
 
     def encode(self, rows: Rows, out: Quantized, *, errors: bool) -> ErrorSums | None:
         """Round `rows` into `out`, then better each group."""
@@ -210,6 +253,11 @@ class ByModule:
         signatures = [dict(e.signature) for e in {id(e): e for e in (*self.encoders.values(), self.others)}.values()]
         own = [s for s in signatures if s]
         return {"encoders": own} if own else {}
+
+    def inputs(self, module: str) -> Mapping[str, Any] | None:
+        """What the module's own encoder says of its inputs."""
+        encoder = self.encoders.get(module, self.others)
+        return encoder.inputs(module) if isinstance(encoder, CalibratedEncoder) else None
 
     def encode(self, rows: Rows, out: Quantized, *, errors: bool) -> ErrorSums | None:
         """Encode by the module's own encoder."""

@@ -10,7 +10,7 @@ from ..records.modules import format_of, grouped
 from ..words.text import cut, filled, table
 from ..words.units import show_bytes
 from .audit_markdown import bits, by_role, protected_text, unaligned_of, worst_row
-from .common import error_text, methods_text, provider_text, recipe_text, short_layer, smaller_groups_text
+from .common import error_text, inputs_text, methods_text, provider_text, recipe_text, short_layer, smaller_groups_text
 from .tables import csv_text
 
 _SHOWN = 20
@@ -129,6 +129,8 @@ def _kept(record: Mapping[str, Any]) -> str:
         lines.append(filled("group size", smaller))
     if methods := methods_text(record["modules"]):
         lines.append(filled("method", methods))
+    if inputs := inputs_text(record["modules"]):
+        lines.append(filled("inputs", inputs))
     return "\n".join(lines)
 
 

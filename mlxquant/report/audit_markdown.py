@@ -15,7 +15,15 @@ from ..records.modules import Group, grouped, is_unaligned, stored_as
 from ..words.layers import layers_short
 from ..words.text import code, markdown, markdown_table
 from ..words.units import show_bytes
-from .common import error_text, methods_text, provider_text, recipe_text, smaller_groups_text, unaligned_text
+from .common import (
+    error_text,
+    inputs_text,
+    methods_text,
+    provider_text,
+    recipe_text,
+    smaller_groups_text,
+    unaligned_text,
+)
 
 _WORST = 12
 _LISTED = 50
@@ -81,6 +89,7 @@ def _summary(record: Mapping[str, Any]) -> str:
         ("unaligned", unaligned_of(record)),
         ("group size", smaller_groups_text(record["modules"])),
         ("method", methods_text(record["modules"])),
+        ("inputs", markdown(inputs_text(record["modules"]))),
     )
     return markdown_table(("", ""), [*rows, *((label, text) for label, text in remarks if text)])
 

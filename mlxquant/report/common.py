@@ -7,13 +7,15 @@ Each in a line or less, from the part of a record that holds it. How tables and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..words.text import counted, cut, percent_digits
 
 # What changes a recipe, and what stands for it in a narrow column
 _LETTERS = (("bits=", "b"), (",group_size=", "g"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", ""))
+# Modules, and experts of one, that a line names
+_NAMED = 8
 _MACHINE = ("chip", "gpu", "device", "cores", "memory_bytes", "os", "power_mode")
 
 
@@ -102,6 +104,25 @@ def methods_text(modules: Iterable[Mapping[str, Any]]) -> str:
         f"{method} in {counted(roles.total(), 'module')}: " + ", ".join(f"{n:,} {role}" for role, n in roles.items())
         for method, roles in by_method.items()
     )
+
+
+def inputs_text(modules: Iterable[Mapping[str, Any]]) -> str:
+    """On how many inputs modules were fitted, and which experts none reached; nothing where none was."""
+    fitted = [(m["path"], m["inputs"]) for m in modules if m.get("inputs")]
+    if not fitted:
+        return ""
+    fewest, most = min(i["fewest"] for _, i in fitted), max(i["most"] for _, i in fitted)
+    text = f"{counted(len(fitted), 'module')} fitted to {fewest:,} to {most:,} rows of inputs a matrix"
+    unreached = [(path, i["unreached"]) for path, i in fitted if i["unreached"]]
+    named = [f"{path} {_numbers(experts)}" for path, experts in unreached[:_NAMED]]
+    if len(unreached) > _NAMED:
+        named.append(f"{counted(len(unreached) - _NAMED, 'more module')} in audit.json")
+    return f"{text}; experts that none reached: {'; '.join(named)}" if named else text
+
+
+def _numbers(experts: Sequence[int]) -> str:
+    more = [f"and {len(experts) - _NAMED:,} more"] if len(experts) > _NAMED else []
+    return ", ".join([*map(str, experts[:_NAMED]), *more])
 
 
 def error_text(relative: float | None) -> str:

@@ -28,7 +28,7 @@ from mlxquant.calibrate.rows import InputRows, call_of
 from mlxquant.calibrate.weights import TRUST
 from mlxquant.cli import main
 from mlxquant.errors import NonFiniteError, UsageError
-from mlxquant.kernels import Quantized, quantize_rows
+from mlxquant.kernels import InputCounts, Quantized, quantize_rows
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
@@ -188,13 +188,25 @@ def test_manifest_and_audit_say_on_what_it_was_encoded(made, data):
     assert (encoder["method"], encoder["propagate"], encoder["documents"]["count"]) == ("gptq", False, 5)
     assert len(encoder["documents"]["xxh3_128"]) == 5
     assert encoder["documents"]["name"] == data.name
-    notes = json.loads((made / "audit.json").read_text())["notes"]
+    audit = json.loads((made / "audit.json").read_text())
+    inputs = {m["path"]: m["inputs"] for m in audit["modules"] if "inputs" in m}
+    up = inputs["model.layers.0.mlp.switch_mlp.up_proj"]
+    assert up["rows"] == 2 * inputs["model.layers.0.self_attn.q_proj"]["rows"]  # a token goes to two experts
+    assert (len(up["unreached"]) > 0) == (up["fewest"] == 0)
+    assert up["fewest"] < up["most"] < up["rows"]
+    assert up["held_out"] > 0
+    assert 0 < up["output_error_share"] < 1
+    assert f"{len(inputs)} modules fitted to" in (made / "AUDIT.md").read_text()
+    assert run("audit", made).exit_code == 0
+    again = json.loads(run("audit", made, "--json").stdout)
+    assert {m["path"]: m["inputs"] for m in again["modules"] if "inputs" in m} == inputs
+    notes = audit["notes"]
     assert any("model.embed_tokens: nothing multiplies by it" in note for note in notes)
     assert any("on documents held out, the squared error of 15 modules' outputs is 0." in note for note in notes)
 
 
 def test_notes_name_experts_without_tokens_and_those_that_rounding_was_kept_for():
-    report = ModuleReport("m.down_proj", 20, 90, 0, 30, 9, tuple(range(14)), (3, 7), 0.4)
+    report = ModuleReport("m.down_proj", 20, InputCounts(90, 0, 30, 9, tuple(range(14))), (3, 7), 0.4)
     unreached, rounded = notes_of(report)
     assert "no token reached 14 of 20 experts (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more)" in unreached
     assert rounded == "m.down_proj: rounding was kept for experts 3, 7, no worse on the documents held out"
@@ -250,6 +262,9 @@ def test_imatrix_with_documents_gives_the_weights_of_a_calibration_of_them(sourc
     ended(run("calibrate", source, "--data", data, "-o", tmp_path / "x.cal"), 0)
     ended(run("convert", source, *words, "--calibration", tmp_path / "x.cal", "-o", tmp_path / "two"), 0)
     assert stored(tmp_path / "one") == stored(tmp_path / "two")
+    one, two = (json.loads((tmp_path / name / "audit.json").read_text())["modules"] for name in ("one", "two"))
+    assert [m.get("inputs") for m in one] == [m.get("inputs") for m in two]
+    assert any(m["inputs"]["fewest"] < m["inputs"]["most"] for m in one if "inputs" in m)
 
 
 @pytest.mark.slow

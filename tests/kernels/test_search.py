@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mlxquant.kernels import Quantized, Rounding, Rows, Searching, dequantize_rows
+from mlxquant.kernels import InputCounts, Quantized, Rounding, Rows, Searching, dequantize_rows
 from mlxquant.words.formats import MODES, Format
 
 from .kernel_blocks import AFFINE, COLS, DTYPES, OTHERS, block, model_block, seeds, styles, widened
@@ -32,6 +32,10 @@ class Columns:
         return self.sets, self.rows_each
 
     held_out = of
+
+    def counts(self, module: str) -> InputCounts:
+        ones = np.ones(len(self.sets), np.int64)
+        return InputCounts.of(ones, ones)
 
 
 def encoded(encoder: Any, values: np.ndarray[Any, Any], dtype: str, fmt: Format, first_row: int = 0) -> Quantized:

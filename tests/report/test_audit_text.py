@@ -7,15 +7,16 @@ import io
 import json
 import math
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from mlxquant.builds.audit_record import Entry, make_record
 from mlxquant.cli import main
-from mlxquant.kernels import ErrorSums
+from mlxquant.kernels import ErrorSums, InputCounts
 from mlxquant.report.audit import audit_csv, audit_text
 from mlxquant.report.audit_markdown import audit_markdown, sqnr, worst_row
-from mlxquant.report.common import error_text
+from mlxquant.report.common import error_text, inputs_text
 from mlxquant.words.formats import Format
 from mlxquant.words.modules import Array, Module
 from tests.builds.read.audit_builds import copied, edit_quantization, made_by_mlx_lm, made_by_us
@@ -199,3 +200,14 @@ def test_what_is_no_build_exits_3(tiny_qwen, tmp_path):
 
 def test_two_forms_at_once_are_a_usage_error(own):
     assert "exclude each other" in audit(own, "--json", "--csv", code=2).output
+
+
+def test_experts_that_no_input_reached_are_named_and_kept_apart_from_modules_that_needed_none():
+    few = InputCounts.of(np.array([0, 3, 0]), np.array([1, 1, 0])).as_dict()
+    record = made(entry("a.up_proj", inputs=few), entry("b", inputs=InputCounts(9, 9, 9, 4, ()).as_dict()), entry("c"))
+    line = "2 modules fitted to 0 to 9 rows of inputs a matrix; experts that none reached: a.up_proj 0, 2"
+    assert inputs_text(record["modules"]) == line
+    assert ["inputs" in m for m in record["modules"]] == [True, True, False]
+    assert "fitted to 0 to 9 rows" in audit_markdown(record)
+    assert "fitted to 0 to 9 rows" in audit_text(record, "build")
+    assert "fitted" not in audit_markdown(made(entry("c")))

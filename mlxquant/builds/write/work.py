@@ -15,7 +15,7 @@ from typing import Any
 from ...disk import files as disk
 from ...disk.work_folder import check_apart
 from ...errors import OutputError, UsageError
-from ...kernels import Encoder, PreparedEncoder
+from ...kernels import CalibratedEncoder, Encoder, PreparedEncoder
 from ...layout.carried import MTP_FILE
 from ...layout.layout import Layout
 from ...plan.plan import Plan, recipe_record
@@ -113,8 +113,9 @@ class Work:
         yield INDEX, index(self.indexed, plan.totals["parameters"])
         yield from self.sides.items()
         encoder_notes = self.encoder.notes if isinstance(self.encoder, PreparedEncoder) else ()
+        inputs = self.encoder.inputs if isinstance(self.encoder, CalibratedEncoder) else lambda _: None
         recipe, notes = recipe_record(plan.recipe), (*plan.notes, *plan.warnings, *self.side_notes, *encoder_notes)
-        record = make_record(entries_of(plan, errors), source=plan.source, recipe=recipe, notes=notes)
+        record = make_record(entries_of(plan, errors, inputs), source=plan.source, recipe=recipe, notes=notes)
         yield "audit.json", (record_text(record) + "\n").encode()
         yield "AUDIT.md", audit_markdown(record).encode()
 
