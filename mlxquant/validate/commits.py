@@ -6,7 +6,7 @@ repository, made here, and takes from the stranger's only the objects, which are
 read here (HEAD, loose and packed references), and whether the file is as committed is told by its own hash.
 
 Not read: reftable references, and what lies beyond a shallow clone's border or only at a partial clone's server. Those
-are told as what cannot be told.
+are told as what cannot be told; a commit within the border is told also of a shallow clone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import re
 import stat
 import tempfile
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def _committed(top: Path, path: Path) -> datetime | None:
     commit = _head(own, common)
     if commit is None:
         return None
+    border = _border(common)
     with tempfile.TemporaryDirectory(prefix="mlxquant-") as empty:
-        _make_empty(Path(empty), "sha256" if len(commit) == 64 else "sha1")
+        _make_empty(Path(empty), "sha256" if len(commit) == 64 else "sha1", border)
         variables = {**_ENVIRONMENT, "GIT_DIR": empty, "GIT_OBJECT_DIRECTORY": str(common / "objects")}
         name = path.relative_to(top).as_posix()
 
@@ -71,12 +73,12 @@ def _committed(top: Path, path: Path) -> datetime | None:
         entry = git("ls-tree", "-z", commit, "--", name).split()
         if len(entry) < 3 or entry[1] != "blob" or entry[2] != _blob_hash(path, len(commit)):
             return None
-        if (common / "shallow").exists():
-            raise CannotTellError(
-                "a shallow clone lacks the history that would tell; fetch all of it: fetch-depth: 0 of"
-                " actions/checkout, or git fetch --unshallow"
-            )
-        seconds = git("rev-list", "--max-count=1", "--timestamp", commit, "--", name).partition(" ")[0]
+        seconds, _, last = git("rev-list", "--max-count=1", "--timestamp", commit, "--", name).strip().partition(" ")
+    if last in border:  # which looks as if it had made all that is older
+        raise CannotTellError(
+            "a shallow clone lacks the history that would tell; fetch all of it: fetch-depth: 0 of"
+            " actions/checkout, or git fetch --unshallow"
+        )
     if not seconds.isdigit():
         raise CannotTellError("its repository does not hold the commit")
     try:
@@ -126,6 +128,12 @@ def _packed(common: Path, reference: str) -> str:
     return ""
 
 
+def _border(common: Path) -> frozenset[str]:
+    """The commits whose parents a shallow clone lacks; none of a whole one."""
+    file = common / "shallow"
+    return frozenset(filter(_HASH.fullmatch, _text(file).split())) if file.exists() else frozenset()
+
+
 def _text(file: Path) -> str:
     """Read a small file of a repository. Raises OSError or ValueError; a pipe would be waited for."""
     status = file.stat()
@@ -141,8 +149,10 @@ def _blob_hash(path: Path, digits: int) -> str:
     return hashlib.sha256(whole).hexdigest() if digits == 64 else hashlib.sha1(whole, usedforsecurity=False).hexdigest()
 
 
-def _make_empty(folder: Path, algorithm: str) -> None:
-    """Make a repository without objects, references, hooks or programs."""
+def _make_empty(folder: Path, algorithm: str, border: Iterable[str] = ()) -> None:
+    """Make a repository without objects, references, hooks or programs; history ends at the commits of `border`."""
+    if border:
+        (folder / "shallow").write_text("".join(f"{commit}\n" for commit in sorted(border)))
     for name in ("objects", "refs"):
         (folder / name).mkdir()
     (folder / "HEAD").write_text("ref: refs/heads/none\n")

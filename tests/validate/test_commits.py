@@ -157,6 +157,20 @@ def test_a_shallow_clone_cannot_tell(file: Path, tmp_path: Path) -> None:
     assert written(tmp_path / "clone" / "own.toml")[1] == FILE
 
 
+def test_a_shallow_clone_tells_of_commits_that_it_has(file: Path, tmp_path: Path) -> None:
+    folder, later = file.parent.parent, datetime(2026, 1, 1, tzinfo=UTC)
+    file.write_text("max = 2\n")
+    (folder / "other.toml").write_text("max = 1\n")
+    git(folder, "commit", "-q", "-a", "-m", "loosened", date=later)
+    git(tmp_path, "clone", "-q", "--depth", "2", f"file://{folder}", "clone")
+    git(folder, "add", "other.toml")
+    git(folder, "commit", "-q", "-m", "other", date=later)
+    git(tmp_path, "clone", "-q", "--depth", "2", f"file://{folder}", "later")
+    assert committed(tmp_path / "clone" / "gates" / "t.toml") == later
+    with pytest.raises(CannotTellError, match="shallow"):  # the border holds all that is older
+        committed(tmp_path / "later" / "gates" / "t.toml")
+
+
 def test_without_git_it_cannot_be_told(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     moment, why = written(file)
