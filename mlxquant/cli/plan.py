@@ -99,7 +99,8 @@ def command(
     """Show the precision and bytes of every tensor of a build, from headers or config.json alone.
 
     SOURCE is a folder, a Hub id (org/name[@revision]) or a config.json. No weight is read. With --fits, every
-    shipped recipe (or the one that -r names) is held against a machine's memory, and one of them is recommended.
+    shipped recipe (or the one that -r names) is held against a machine's memory, and one of them is recommended; exit
+    code 2 where none fits.
 
     \b
     mlxquant plan Qwen/Qwen3.5-122B-A10B -r deepseek-8bit
@@ -126,12 +127,14 @@ def command(
         check_outputs([OutputFile("-o", output)], [*inputs, *recipe_files([recipe])])
     layout = {"dtype": dtype, "keep": carried(keep_vision=keep_vision, keep_mtp=keep_mtp), "provider": provider}
     laid_out = _LaidOut(layout, unseeing=keep_vision is False)
-    text = (_plan if fits is None else _fits)(arguments, laid_out, overrides)
+    text, problem = (_plan if fits is None else _fits)(arguments, laid_out, overrides)
     try:
         if output is not None:
             OutputFile("-o", output).write(f"{text}\n")
     finally:
         echo(text)
+    if problem is not None:
+        raise UsageError(problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +154,8 @@ class _LaidOut:
         return layout
 
 
-def _plan(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any]) -> str:
-    """Plan one recipe; the text or the record."""
+def _plan(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any]) -> tuple[str, None]:
+    """Plan one recipe; the text or the record, and no problem."""
     from ..plan.plan import make_plan
     from ..records.files import record_text
     from ..report.plan import plan_text
@@ -164,7 +167,7 @@ def _plan(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any
     read = laid_out.read(opened)
     plan = make_plan(read, recipe, opened)
     record = {**plan.as_dict(), **({"speed": speed(plan, read)} if speed else {})}
-    return record_text(record) if arguments.as_json else plan_text(record)
+    return record_text(record) if arguments.as_json else plan_text(record), None
 
 
 def _speeds(arguments: PlanArguments) -> Callable[[Plan, Layout], dict[str, Any]] | None:
@@ -191,8 +194,8 @@ def _speeds(arguments: PlanArguments) -> Callable[[Plan, Layout], dict[str, Any]
     return speed
 
 
-def _fits(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any]) -> str:
-    """Hold one or every shipped recipe against a machine's memory; the text or the record."""
+def _fits(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any]) -> tuple[str, str | None]:
+    """Hold one or every shipped recipe against a machine's memory; the text or the record, and that nothing fits."""
     from ..bench.predict import describe_chip, speed_of
     from ..builds.facts import traffic_of_plan
     from ..layout.context import longest_context
@@ -225,4 +228,5 @@ def _fits(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any
         chip=describe_chip(chip, own),
     )
     record = fits.as_dict()
-    return record_text(record) if arguments.as_json else fits_text(record)
+    problem = None if any(fit.fits for fit in fits.recipes) else f"--fits {arguments.fits}: nothing fits"
+    return record_text(record) if arguments.as_json else fits_text(record), problem

@@ -204,6 +204,10 @@ def _verdict(record: Record) -> str:
         lines += [filled("measured by" if i == 0 else "", s) for i, s in enumerate(record.get("sources", ()))]
         lines += [filled("not known" if i == 0 else "", s) for i, s in enumerate(record.get("not_known", ()))]
         lines += _speed_lines(best)
+    elif fitting := [r["recipe"] for r in possible if r["fits"]]:
+        lines.append(
+            filled("best", f"not named: {', '.join(fitting)} fits, but is shipped as a pitfall to compare with")
+        )
     elif possible:
         least = min(possible, key=lambda r: r["needed_bytes"] or 0)
         missing = _signed(-(least["spare_bytes"] or 0))

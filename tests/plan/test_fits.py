@@ -330,6 +330,12 @@ def test_where_nothing_fits_the_text_says_how_much_is_missing(paper_fits):
     assert "nothing fits: the smallest, a, is 3.00 GiB too large" in fits_text(small.as_dict())
 
 
+def test_a_pitfall_alone_that_fits_is_not_said_to_be_too_large(paper_fits):
+    recipes = (Fit("naive-linear-8bit", "x", 9, 15.6, 9, GiB),)
+    text = fits_text(Fits(paper_fits.source, (), Memory(16 * GiB), 4096, paper_fits.cost, recipes).as_dict())
+    assert "too large" not in text and "best        not named: naive-linear-8bit fits" in text
+
+
 def test_a_pitfall_that_fits_is_said_to_be_passed_over(paper_fits):
     recipes = (Fit("naive-linear-8bit", "x", 9, 15.6, 9, GiB), Fit("a", "x", 9, 8.0, 9, GiB))
     text = " ".join(
@@ -365,6 +371,14 @@ def test_plan_fits_as_json_is_one_record(tiny_qwen):
     assert [fit["recipe"] for fit in record["recipes"]] == ["gates-8bit"]
     assert record["best"] == "gates-8bit"
     assert record["recipes"][0]["needed_bytes"] == record["recipes"][0]["bytes"] + record["context"]["bytes"]
+
+
+def test_a_memory_that_no_recipe_fits_ends_with_2_after_the_table(tiny_qwen, tmp_path):
+    done = CliRunner().invoke(main, ["plan", str(tiny_qwen), "--fits", "0.1MB", "-o", str(tmp_path / "fits.txt")])
+    assert done.exit_code == 2 and done.stdout == (tmp_path / "fits.txt").read_text()
+    assert "nothing fits: the smallest" in done.stdout and done.stderr.startswith(
+        "mlxquant: --fits 0.1MB: nothing fits"
+    )
 
 
 def test_overrides_hold_for_every_recipe(tiny_qwen):
