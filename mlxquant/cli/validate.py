@@ -52,7 +52,8 @@ class ValidateArguments:
 @click.option("--allow-same", is_flag=True, help="Judge a candidate that is its own baseline: a noise floor run.")
 @click.option("--init", is_flag=True, help="Write a commented tolerance file (RECORD: its name), and judge nothing.")
 @click.option("--for", "kinds", metavar="KIND,…",
-              help="With --init: limits for what these measure: compare, eval, bench.  [compare]")  # fmt: skip
+              help="With --init: limits for what these measure: compare, eval, bench, results,"
+                   " tau2.  [compare]")  # fmt: skip
 @click.option("--from", "earlier", multiple=True, type=_PATH, metavar="RECORD",
               help="With --init: use the slices, depths and tests of this record, and its kind.")  # fmt: skip
 @click.option("--metrics", is_flag=True, help="List the figures that a tolerance may name.")
@@ -74,8 +75,8 @@ class ValidateArguments:
 def command(**options: Any) -> None:
     """Judge a build by its records: within the tolerances, outside, or not settled.
 
-    RECORD is what compare, eval, results, bench, plan or audit wrote, all of one build, source and machine. PASS needs
-    every interval within its tolerance. Exit code 0 for PASS, 1 for FAIL, 4 for what is not settled:
+    RECORD is what compare, eval, results, rollout, bench, plan or audit wrote, all of one build, source and machine.
+    PASS needs every interval within its tolerance. Exit code 0 for PASS, 1 for FAIL, 4 for what is not settled:
     INCONCLUSIVE, TOO FEW or MISSING, and no FAIL.
 
     \b
@@ -88,7 +89,7 @@ def command(**options: Any) -> None:
     check_forms(arguments)
     if arguments.init + arguments.metrics + (arguments.since is not None) > 1:
         raise UsageError("--init, --metrics and --since exclude each other; give one")
-    if (arguments.kinds or arguments.earlier) and not arguments.init:
+    if (arguments.kinds is not None or arguments.earlier) and not arguments.init:
         raise UsageError("--for and --from go with --init, which writes a tolerance file")
     if arguments.as_csv and arguments.since is not None:
         raise UsageError("--csv is of a verdict; --since has --json")
@@ -148,7 +149,7 @@ def _init(arguments: ValidateArguments) -> None:
     output = OutputFile("--init", path)
     check_outputs([output], [("--from", record) for record in arguments.earlier])
     records = [read_evidence(record) for record in arguments.earlier]
-    kinds = [kind.strip() for kind in arguments.kinds.split(",")] if arguments.kinds else []
+    kinds = [] if arguments.kinds is None else [kind.strip() for kind in arguments.kinds.split(",")]
     kinds = kinds or list(dict.fromkeys(record.kind for record in records)) or ["compare"]
     output.write(template_text(kinds, records))
     echo(

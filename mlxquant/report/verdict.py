@@ -53,7 +53,12 @@ def what_now(check: Check) -> str:
     elif check.get("needed"):  # as versions before wrote it
         parts.append(f"{check['needed']:,} more {check['unit']} would settle it if the estimate is the truth")
     elif check["status"] == "INCONCLUSIVE" and not parts:
-        parts.append(f"no number of {check['unit']} is sure to settle it: at the limit lies what two alike builds give")
+        alike = {"difference": 0.0, "ratio": 1.0}.get(str(check.get("of")))
+        if alike is not None and alike in (check.get("low_limit"), check.get("high_limit")):
+            why = "at the limit lies what two alike builds give"
+        else:
+            why = "the limit is too near to what is assumed, or the spread is not known"
+        parts.append(f"no number of {check['unit']} is sure to settle it: {why}")
     return "; ".join(parts)
 
 

@@ -6,6 +6,7 @@ served that are one candidate. What a person types is one of:
     the name in a record, the build's folder (a path, or its last part), the server's name for the model
     a recipe in one word (gates-8bit:bits=4, or the path of a .toml file), or its name with some of its changes
     a hash, or the first six digits or more of one: of the build's mlxquant.json, the recipe, or config.json
+    the beginning of a name, of three characters or more
 
 Exact words come before parts of one. A word that means several candidates is refused with a list of them.
 """
@@ -27,6 +28,7 @@ from .evidence import NOISE_FLOOR, Evidence, MeasuredSide
 
 _MANIFEST = "mlxquant.json"
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})", re.IGNORECASE)
+_SHORTEST = 3  # characters of a name's beginning
 # what makes two sides one: a config.json is that of many builds
 _JOINS = ("manifest_sha256", "recipe_sha256")
 
@@ -127,7 +129,7 @@ def _meant(word: str, places: Sequence[Place]) -> list[Place]:
     exact = list(_exact(word, places))
     if exact:
         return exact
-    for part in (_by_recipe, _by_prefix):
+    for part in (_by_recipe, _by_prefix, _by_beginning):
         if meant := list(part(word, places)):
             first = meant[0]
             if apart := [p for p in meant[1:] if not _one(first.side, p.side)]:
@@ -191,6 +193,12 @@ def _by_prefix(word: str, places: Sequence[Place]) -> Iterator[Place]:
     digits = match[1].lower() if match else None
     if digits:
         yield from (p for p in places if any(v.startswith(digits) for k, v in p.side.identity.items() if k in HASHES))
+
+
+def _by_beginning(word: str, places: Sequence[Place]) -> Iterator[Place]:
+    """Sides of which a name begins with the word; the verdict says the whole name."""
+    if len(word) >= _SHORTEST:
+        yield from (p for p in places if any(name.startswith(word) for name in p.side.names))
 
 
 # --- messages ---

@@ -7,7 +7,8 @@
     MISSING       nothing was measured there; not a pass either
 
 An interval is two-sided, so a limit on one side is held at more than its confidence says: at 95 %, a build that is
-exactly at a limit passes by luck in at most 2.5 % of cases. All tolerances must pass, so that chance does not grow with
+exactly at a limit passes by luck in 2.5 % of cases, as far as the interval holds the truth as often as it says. That of
+a mean KL over few documents does not (`stats.covered`). All tolerances must pass, so that chance does not grow with
 their number (an intersection-union test; Berger 1982, Technometrics 24); the chance that a good build fails one of
 many does, and so does that one of many stays open.
 """

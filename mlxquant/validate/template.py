@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..words.text import nearest
 from .evidence import Evidence, Figure
 
-FOR = ("compare", "eval", "bench")
+FOR = ("compare", "eval", "bench", "results", "tau2")
 # places of a run without options, where no record says what there is; a test of bench is left open then
 _INSIDE = ("in:tool_call", "in:json", "in:numeric")
 _PLACES: Mapping[str, Sequence[str]] = {"depth": ("1-20",)}
@@ -31,9 +31,15 @@ def template_text(kinds: Sequence[str] = ("compare",), records: Sequence[Evidenc
 
     Raises UsageError for an unknown kind, and for a record of a kind that is not asked for.
     """
+    for record in records:
+        if record.kind not in FOR:
+            raise UsageError(
+                f"--from {record.file}: a record of {record.kind}, for which no limits are written; give one of"
+                f" {', '.join(FOR)}"
+            )
     for kind in kinds:
         if kind not in FOR:
-            raise UsageError(f"--for {kind}: no kind of measurement{nearest(kind, FOR)}; valid: {', '.join(FOR)}")
+            raise UsageError(f"--for {kind!r}: no kind of measurement{nearest(kind, FOR)}; valid: {', '.join(FOR)}")
     for record in records:
         if record.kind not in kinds:
             raise UsageError(

@@ -30,6 +30,7 @@ from .tolerances import Tolerances, read_tolerances
 
 _KL, _KL_MEAN = "kl_", "kl_nats"
 _AS_STATED = 0.94  # below it an interval's coverage is told
+_SURER = 0.99  # what is asked for then
 _FLIPS = ("same_top", "expert_set_changed", "first_expert_changed", "flips_weighted")
 _LONG = 151
 
@@ -45,7 +46,11 @@ def _sentences(used: Sequence[Check], checks: Sequence[Check]) -> Iterator[str]:
             "KL rejects bad quantizations; it does not rank near-lossless ones. Among quantizations close to the"
             " reference its rank correlation with benchmark scores was 0.00 and -0.24 (arXiv:2606.19558)."
         )
-    documents = [c.interval.clusters for c in used if c.tolerance.metric == _KL_MEAN and c.interval is not None]
+    documents = [
+        c.interval.clusters
+        for c in used
+        if c.tolerance.metric == _KL_MEAN and c.interval is not None and c.tolerance.confidence < _SURER
+    ]
     if documents and covered(min(documents)) < _AS_STATED:
         yield (
             f"KL is skewed: over {min(documents):,} documents an interval of its mean at 95 % holds the truth in about"
@@ -150,7 +155,7 @@ def validate(
     baseline, as it is in a run that measures noise. Raises ToleranceError, UsageError, MixedRecordsError.
     """
     if not evidence:
-        raise UsageError("nothing to judge: give records of compare, eval, results, bench, plan or audit")
+        raise UsageError("nothing to judge: give records of compare, eval, results, rollout, bench, plan or audit")
     if len({e.sha256 for e in evidence}) < len(evidence):
         raise UsageError("a record is given twice; it counts once")
     metrics = sorted({f.metric for e in evidence for side in e.candidates for f in side.figures})

@@ -101,6 +101,14 @@ def test_a_word_that_no_record_has_ends_with_2_and_the_names(tmp_path: Path, wor
     assert done.exit_code == 2 and listed in done.stderr and WORD in done.stderr
 
 
+def test_the_beginning_of_a_name_serves_where_it_means_one(tmp_path: Path) -> None:
+    (candidate,) = json.loads(judged(tmp_path, "my m").stdout)["candidates"]
+    assert candidate["name"] == WORD and candidate["measured_as"]["eval.json"] == "my model"
+    done = judged(tmp_path, "gates-8bit:b")
+    assert done.exit_code == 2 and "means several" in done.stderr and WORD in done.stderr
+    assert "no record has" in judged(tmp_path, "my").stderr
+
+
 def test_a_word_that_means_several_lists_them_with_their_hashes(tmp_path: Path) -> None:
     *files, rules = records(tmp_path)
     contents = json.loads(files[0].read_text())

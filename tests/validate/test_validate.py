@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxquant.cli import main
-from mlxquant.report.verdict import verdict_text
+from mlxquant.report.verdict import verdict_text, what_now
 from mlxquant.stats import Interval
 from mlxquant.validate import read_evidence, validate
 from mlxquant.validate.evidence import UNITS
@@ -159,6 +159,22 @@ def test_a_higher_confidence_asks_for_more(tmp_path: Path) -> None:
     assert only(verdict(tmp_path, tolerance(text.format(0.95)), records))["status"] == "PASS"
     check = only(verdict(tmp_path, tolerance(text.format(0.99)), records))
     assert check["status"] == "INCONCLUSIVE" and check["high"] == pytest.approx(0.01 + 0.002 * 2.680 / 2.0096, rel=1e-3)
+
+
+def test_how_often_an_interval_of_few_documents_holds_is_said_until_more_confidence_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    text, records = 'metric = "kl_nats"\nmax = 1\nconfidence = {}', compare(measure("kl_nats", 0.01, 0.002))
+    for confidence, times in ((0.95, 1), (0.99, 0)):
+        caveats = verdict(tmp_path, tolerance(text.format(confidence)), records)["caveats"]
+        assert sum("KL is skewed" in caveat for caveat in caveats) == times
+
+
+def test_that_no_number_settles_it_gives_the_reason_that_there_is() -> None:
+    check = {"status": "INCONCLUSIVE", "unit": "tasks", "of": "itself", "low_limit": None, "high_limit": 0.5}
+    assert "alike" not in what_now(check) and "near" in what_now(check)
+    assert "alike" in what_now(check | {"of": "difference", "high_limit": 0.0})
+    assert "alike" in what_now(check | {"of": "ratio", "low_limit": 1.0})
 
 
 def test_an_interval_that_cannot_be_stated_again_serves_lower_confidences_only(tmp_path: Path) -> None:

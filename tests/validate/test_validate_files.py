@@ -17,7 +17,7 @@ from mlxquant.records.metrics import METRICS, metric_named
 from mlxquant.validate import ToleranceError, read_tolerances, template_text
 from mlxquant.validate.template import FOR
 from tests.report.report_records import HOSTILE
-from tests.validate.validate_records import bench, compare, evaluation, measure, write
+from tests.validate.validate_records import bench, compare, evaluation, measure, tau2, write
 
 GOOD = '[[tolerance]]\nmetric = "kl_nats"\nmax = 0.02\n'
 
@@ -67,7 +67,18 @@ def test_init_writes_limits_only_for_what_is_asked_for_and_argues_each(tmp_path:
     assert run("--init", path, "--for", kind).exit_code == 0
     for tolerance in read_tolerances(path).tolerances:
         metric = metric_named(tolerance.metric)
-        assert metric and metric.family in ({"eval", "serving"} if kind == "eval" else {kind}) and tolerance.why
+        families = {kind} if kind in ("compare", "bench") else {"eval", "serving"}
+        assert metric and metric.family in families and tolerance.why
+        assert tolerance.record in (None, kind)
+
+
+def test_init_from_results_of_other_harnesses_is_for_those(tmp_path: Path) -> None:
+    (record,) = write(tmp_path, tau2=tau2())
+    path = tmp_path / "gate.toml"
+    assert run("--init", path, "--from", record).exit_code == 0
+    assert {t.record for t in read_tolerances(path).tolerances} == {"tau2"}
+    done = run(record, "-t", path, "--json")
+    assert "no record" not in {c["reason"] for c in json.loads(done.stdout)["checks"]}
 
 
 def test_init_from_records_names_their_places_and_leaves_out_what_is_too_small(tmp_path: Path) -> None:
@@ -113,6 +124,8 @@ def test_the_slices_that_the_file_names_are_those_of_compare_and_eval() -> None:
     "words",
     [
         ("--init", "x.toml", "--for", "evel"),
+        ("--init", "x.toml", "--for", ""),
+        ("--init", "x.toml", "--for", "eval,"),
         ("--for", "eval"),
         ("--init", "x.toml", "y.toml"),
         ("--init", "--csv", "--json"),
