@@ -34,6 +34,8 @@ _UP, _DOWN = (
 )
 _RATINGS = ("feedback", "user_feedback", "thumbs", "rating")
 _LONGEST_NAME = 100
+_LATEST_S = 253_402_300_800  # the year 10000, which no date has
+_MOST = 1 << 53  # of a count or time; a float holds integers up to here
 # upper ends of a context's length in tokens
 _CONTEXTS = ((4_096, "0-4k"), (16_384, "4k-16k"), (65_536, "16k-64k"), (1 << 62, "64k+"))
 
@@ -85,8 +87,10 @@ def read_call(entry: Mapping[str, Any], addresses: Mapping[str, str]) -> LoggedC
     reply, tools = _reply(entry), _tools(entry)
     failed = entry["status"] == "failure"
     start, end = _number(entry.get("startTime")), _number(entry.get("endTime"))
-    if start is None or end is None or end < start:
-        raise ValueError("startTime and endTime: two numbers of seconds expected")
+    if start is None or end is None or not 0 <= start <= end < _LATEST_S:
+        raise ValueError(
+            "startTime and endTime: two numbers of seconds since 1970 expected, the end not before the start"
+        )
     first = _number(entry.get("completionStartTime"))
     messages = entry.get("messages")
     trace = _word(entry.get("trace_id")) or _word(entry.get("litellm_call_id"))
@@ -227,11 +231,12 @@ def _word(value: Any) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+    return float(value) if known else None
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST else None
 
 
 __all__ = ["BASELINE", "CANDIDATE", "LoggedCall", "rating_of", "read_call"]

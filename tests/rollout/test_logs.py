@@ -219,6 +219,20 @@ def test_logs_without_a_request_of_the_candidate_are_one_error(tmp_path, text):
     assert "no request to the candidate" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"startTime": 1e300, "endTime": 1e300}, {"startTime": -1e15, "endTime": -1e15}, {"endTime": 10**30},
+        {"startTime": "2026-11-29T00:00:00Z"}, {"prompt_tokens": 10**30, "completion_tokens": 10**30},
+    ],
+)  # fmt: skip
+def test_numbers_that_no_date_or_float_can_hold_cost_no_other_payload(tmp_path, values):
+    entries = [entry for entry in payloads() if entry["status"] == "success"][-12:]
+    record = read(tmp_path, [*entries, {**entries[0], "litellm_call_id": "odd", "model_id": "candidate-1", **values}])
+    assert record["counts"]["payloads"] == 13
+    assert len(record["problems"]) == (0 if "prompt_tokens" in values else 1)
+
+
 def test_a_damaged_line_is_named_and_costs_no_other(tmp_path):
     lines = [json.dumps(entry) for entry in payloads()]
     path = tmp_path / "logs.ndjson"
