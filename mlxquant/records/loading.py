@@ -21,6 +21,7 @@ COMPARE = "mlxquant.compare/1"
 EVAL = "mlxquant.eval/1"
 TAU2 = "mlxquant.tau2/1"
 RESULTS = "mlxquant.results/1"
+ROLLOUT = "mlxquant.rollout/1"
 VALIDATE = "mlxquant.validate/1"
 SWEEP = "mlxquant.sweep/1"
 

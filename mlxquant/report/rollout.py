@@ -21,7 +21,7 @@ _LABELS = {
        for q in (50, 90, 99)},
 }  # fmt: skip
 _PLAIN = ("output_tokens", "request_s", "ttft_s")
-_SERVED = "served"
+SERVED = "served"
 
 
 def status_text(file: str, plan: Mapping[str, Any], stage: str | None, edits: Sequence[str]) -> str:
@@ -75,13 +75,13 @@ def who_serves(plan: Mapping[str, Any], stage: str) -> str:
 def rollout_text(record: Mapping[str, Any]) -> str:
     """A record for a reader: what the logs hold, pairs, what users waited for, the worst slices, notes."""
     baseline, candidate, confidence = record["baseline"], record["candidates"][0], record["confidence"]
-    parts = ["\n".join(_head(record))]
+    parts = ["\n".join(filled(title, text) for title, text in facts_of(record))]
     ends = f"{confidence:.0%} intervals by conversation; in %, tokens and seconds plain"
     for title, where in (
         ("Mirrored pairs, the same requests", None),
-        ("What users waited for, other requests", _SERVED),
+        ("What users waited for, other requests", SERVED),
     ):
-        if rows := list(_rows(baseline, candidate, where)):
+        if rows := list(figures_beside(baseline, candidate, where)):
             heads = ("", cut(baseline["name"], _NAME), cut(candidate["name"], _NAME), "difference")
             parts.append(f"{title}\n{ends}\n" + table(heads, rows, "llll"))
     parts += [_worst(candidate)]
@@ -90,27 +90,29 @@ def rollout_text(record: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in [*parts, "\n".join(notes)] if part)
 
 
-def _head(record: Mapping[str, Any]) -> Iterator[str]:
+def facts_of(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Who served, what the logs hold, and how many requests there were: titles and texts."""
     counts = record["counts"]
     for side in (record["baseline"], *record["candidates"]):
         known = [str(side[key]) for key in ("format",) if side.get(key)]
         known += [side["recipe"]["name"]] if side.get("recipe") else []
         known += [f"manifest {side['manifest_sha256'][:12]}"] if side.get("manifest_sha256") else []
-        yield filled(side["role"], ", ".join([side["name"], *known]))
-    yield filled("logs", f"{counts['payloads']:,} entries from {record['first']} to {record['last']}")
+        yield side["role"], ", ".join([side["name"], *known])
+    yield "logs", f"{counts['payloads']:,} entries from {record['first']} to {record['last']}"
     fallback = (
         f", {counts['answered_by_fallback']:,} answered by the fallback" if counts["answered_by_fallback"] else ""
     )
-    yield filled(
+    yield (
         "requests",
         f"{counts['served_baseline']:,} to the baseline, {counts['served_candidate']:,} to the candidate{fallback};"
         f" {counts['mirrors']:,} mirrored, {counts['pairs']:,} of them with their request",
     )
 
 
-def _rows(
+def figures_beside(
     baseline: Mapping[str, Any], candidate: Mapping[str, Any], where: str | None
 ) -> Iterator[tuple[str, str, str, str]]:
+    """Each metric of a slice (None: all mirrored pairs) in words: its label, both sides' figures, the difference."""
     first, second = (
         {m["metric"]: m for m in side["measurements"] if m.get("slice") == where} for side in (baseline, candidate)
     )
@@ -131,17 +133,23 @@ def _cell(m: Mapping[str, Any] | None, metric: str, sign: str = "") -> str:
     return shown[0] if len(shown) == 1 else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def _worst(candidate: Mapping[str, Any]) -> str:
-    """Agreement by slice, the least first."""
+def slices_of(candidate: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Slices of the mirrored pairs with their agreement in tools and arguments and their pairs, the least first."""
     by_slice = {
         m["slice"]: m for m in candidate["measurements"]
-        if m["metric"] == "same_arguments" and m.get("slice") and not m["slice"].startswith(_SERVED)
+        if m["metric"] == "same_arguments" and m.get("slice") and not m["slice"].startswith(SERVED)
     }  # fmt: skip
     worst = sorted(by_slice.items(), key=lambda pair: pair[1]["estimate"])
-    if not worst:
+    return [(name, _cell(m, "same_arguments"), f"{m['n']:,}") for name, m in worst]
+
+
+def _worst(candidate: Mapping[str, Any]) -> str:
+    """Agreement by slice, the least first."""
+    slices = slices_of(candidate)
+    if not slices:
         return ""
-    rows = [(cut(name, 40), _cell(m, "same_arguments"), f"{m['n']:,}") for name, m in worst[:_SLICES]]
-    more = f"\n… and {len(worst) - _SLICES} more slices in the record" if len(worst) > _SLICES else ""
+    rows = [(cut(name, 40), share, n) for name, share, n in slices[:_SLICES]]
+    more = f"\n… and {len(slices) - _SLICES} more slices in the record" if len(slices) > _SLICES else ""
     return (
         "Same tools and arguments as the baseline, the worst slice first\n"
         + table(("slice", "share", "pairs"), rows, "llr")

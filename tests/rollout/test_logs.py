@@ -24,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxquant.cli import main
+from mlxquant.records.loading import Loaded
 from mlxquant.records.measurements import measurement
 from mlxquant.records.schemas import check
+from mlxquant.report.page.page import make_report
 from mlxquant.report.rollout import rollout_text
 from mlxquant.rollout.calls import read_call
 from mlxquant.rollout.configuration import configuration_text
@@ -296,6 +298,15 @@ def test_the_collector_that_the_page_shows_keeps_what_is_posted(tmp_path):
         process.wait()
     traffic, faults = gathered(read_payloads([tmp_path / "logs.ndjson"], Faults()))
     assert not faults.count and traffic.counts["pairs"] == 15
+
+
+def test_a_page_has_a_section_for_the_record_that_cannot_become_markup(tmp_path):
+    record = read(tmp_path, payloads())
+    record["candidates"][0]["name"] = "<img src=x>"
+    page = make_report([Loaded("x", "x.json", "0" * 64, record)])
+    section = page.partition('<section id="rollout">')[2].partition("</section>")[0]
+    assert "same tool" in section and "what users waited for: errors" in section and "same arguments, tool:" in section
+    assert "<img" not in page and "no section for" not in page
 
 
 def test_memory_has_a_bound_whatever_comes():

@@ -6,13 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...records.diff import diff_records
-from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICTIONS, RESULTS, SIDES, SWEEP, TAU2, VALIDATE, Loaded
+from ...records.loading import (
+    BENCH,
+    COMPARE,
+    DIFF,
+    EVAL,
+    PREDICTIONS,
+    RESULTS,
+    ROLLOUT,
+    SIDES,
+    SWEEP,
+    TAU2,
+    VALIDATE,
+    Loaded,
+)
 from ...words.text import cut, percent_digits, some
 from ...words.units import show_bytes
 from ..common import machine_text, recipe_text, short_layer
 from .builds import Model
 
-_KNOWN = (*SIDES, DIFF, BENCH, *PREDICTIONS, COMPARE, EVAL, SWEEP, TAU2, RESULTS, VALIDATE)
+_KNOWN = (*SIDES, DIFF, BENCH, *PREDICTIONS, COMPARE, EVAL, SWEEP, TAU2, RESULTS, ROLLOUT, VALIDATE)
 _TEXT, _ROWS, _COLUMNS, _FACTS = 200, 20, 8, 60
 _LABELS = (
     ("bytes", "bytes", ",", "+,"),

@@ -8,7 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from ...records.loading import BENCH, COMPARE, DIFF, EVAL, PREDICTIONS, RESULTS, SIDES, SWEEP, TAU2, VALIDATE, Loaded
+from ...records.loading import (
+    BENCH,
+    COMPARE,
+    DIFF,
+    EVAL,
+    PREDICTIONS,
+    RESULTS,
+    ROLLOUT,
+    SIDES,
+    SWEEP,
+    TAU2,
+    VALIDATE,
+    Loaded,
+)
 from ...records.modules import relative_error
 from ...words.text import percent_digits, some
 from ...words.units import show_bytes, show_count
@@ -22,6 +35,7 @@ from .harness import harness_runs
 from .others import differences, is_unknown, provenance, show_diff, unknown
 from .pairs import pair_data
 from .precision_map import draw_maps, table_of
+from .rollout import rolled_out
 from .sweep import swept
 from .verdict import agent_runs, verdict
 
@@ -65,6 +79,7 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
             *(agent_runs(loaded) for loaded in _of(records, TAU2)),
             *(harness_runs(loaded) for loaded in _of(records, RESULTS)),
         ],
+        rollouts=[rolled_out(loaded) for loaded in _of(records, ROLLOUT)],
         predictions=[prediction(loaded) for loaded in _of(records, *PREDICTIONS)],
         pairs=pair_data(records, models, cast),
         others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
