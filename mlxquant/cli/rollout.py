@@ -217,13 +217,13 @@ def _change_stage(path: Path, stage: str) -> None:
 
 
 def _show_status(path: Path) -> None:
-    """Print the stage; what was edited is printed too, with exit code 3, as other faults are that checks find."""
+    """Print the stage and what was edited; edits, or no stage, end with exit code 3, as faults that checks find do."""
     from ..report.rollout import status_text
     from ..rollout.status import read_status
 
     status = read_status(path)
     echo(status_text(str(path), status.plan.as_dict(), status.stage, status.edits))
-    if status.edits:
+    if status.edits or status.stage is None:
         sys.exit(MlxquantError.exit_code)
 
 

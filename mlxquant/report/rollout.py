@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..words.text import cut, filled, printable, table
+from ..words.text import counted, cut, filled, printable, table
 
 _SHOWN = 40
 _SLICES = 12
@@ -47,7 +47,7 @@ def _status(file: str, plan: Mapping[str, Any], stage: str | None, edits: Sequen
             ),
         )
     if edits:
-        yield f"{len(edits)} lines differ from what rollout wrote (- taken out, + put in):"
+        yield f"{counted(len(edits), 'difference')} from what rollout wrote (- taken out, + put in):"
         yield from (f"  {line}" for line in edits[:_SHOWN])
         if len(edits) > _SHOWN:
             yield f"  … and {len(edits) - _SHOWN:,} more"

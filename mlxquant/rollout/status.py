@@ -22,7 +22,7 @@ from .configuration import HEADER, STAGE_KEY, configuration_text, stage_line
 from .deployments import STAGES, RolloutPlan, Side, check_plan
 
 _MOST_BYTES = 4 << 20
-_STAGE_LINE = re.compile(rf"^{STAGE_KEY}:[ \t]*\*([A-Za-z0-9_-]+)[ \t]*(?:#.*)?$", re.MULTILINE)
+_STAGE_LINE = re.compile(rf"^{STAGE_KEY}:[ \t]*\*([A-Za-z0-9_-]+)[ \t]*(?:#[^\r\n]*)?(?=\r?$)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def with_stage(status: Status, stage: str, where: str) -> str:
             f"{where}: one line {stage_line('STAGE')!r} expected, {len(lines)} found; write the file anew, or mend it"
         )
     text = _STAGE_LINE.sub(stage_line(stage), status.text)
-    anchor = re.compile(rf"^[ \t]+{stage}:[ \t]*&{stage}[ \t]*$", re.MULTILINE)
+    anchor = re.compile(rf"^[ \t]+{stage}:[ \t]*&{stage}[ \t\r]*$", re.MULTILINE)
     if not anchor.search(text):
         raise RecordError(f"{where}: its stage {stage} is gone (no line '{stage}: &{stage}'); write the file anew")
     return text

@@ -195,6 +195,17 @@ def test_an_edit_is_shown_survives_a_change_of_stage_and_is_not_written_over(tmp
     assert path.read_bytes() == edited.replace(b"*mirror\n", b"*all\n")
 
 
+def test_a_file_without_a_stage_is_a_fault_and_one_with_windows_line_ends_is_none(tmp_path):
+    path, ended = tmp_path / "l.yaml", tmp_path / "ended.yaml"
+    text = configuration_text(plan(), "all")
+    path.write_text(text.replace("model_list: *all\n", ""))
+    assert run("rollout", "--status", path).exit_code == 3
+    ended.write_bytes(text.replace("\n", "\r\n").encode())
+    assert run("rollout", "--status", ended).stdout.startswith(f"{ended}: stage all\n")
+    assert run("rollout", "--stage", "back", "-o", ended).exit_code == 0
+    assert ended.read_bytes() == configuration_text(plan(), "back").replace("\n", "\r\n").encode()
+
+
 def test_a_file_that_is_not_ours_is_neither_read_nor_replaced(tmp_path):
     path = tmp_path / "litellm.yaml"
     path.write_text("model_list: []\n")
