@@ -50,8 +50,11 @@ def _read(files: Sequence[ResultFile], fields: Fields) -> list[ResultSet]:
         gathering.about |= facts(table, {"date": "date", "dataset_hash": "hash"})
         version = table.get("hash") if isinstance(table.get("hash"), str) else None
         for task, entries in table["eval"].items():
-            for trial, statuses in enumerate(_statuses(entries)):
+            samples = list(_statuses(entries))
+            for trial, statuses in enumerate(samples):
                 _add(gathering, task, trial, statuses, version, file)
+            if not samples:
+                gathering.problems.append(f"{file.name}: {task}: no samples with statuses; left out")
     return [gathering.result_set("")]
 
 
@@ -61,10 +64,14 @@ def _statuses(entries: Any) -> Iterator[tuple[Any, Any]]:
         yield from ((e.get("base_status"), e.get("plus_status")) if isinstance(e, dict) else (e, None) for e in entries)
     elif isinstance(entries, dict):
         base, plus = (
-            [each[0] if isinstance(each, list) and each else each for each in entries.get(kind) or []]
-            for kind in ("base", "plus")
+            [each[0] if isinstance(each, list) and each else each for each in listed]
+            for listed in (_list(entries.get("base")), _list(entries.get("plus")))
         )
         yield from ((status, plus[i] if i < len(plus) else None) for i, status in enumerate(base))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _add(

@@ -1,10 +1,10 @@
 """Logs of inspect_ai, `.eval` (a zip with a member a sample) and `.json`: items by sample id, trials by epoch.
 
 Read as 0.3.285 writes them. Each scorer is a metric, each key of a scorer's table one of its own (``both/right``);
-letters count as inspect_ai counts them: C 1, P 0.5, I and N 0. A log says itself what its errors are clustered by
-(`stderr(cluster="passage")`) and grouped by (`grouped(…, "subject")`): those are clusters and slices here. A sample
-that ended in an error has no score and is counted as lost. Of several logs of one task in a folder, the one that ended
-well counts; an unfinished log is read as far as it goes, and said to be one.
+letters, words and numbers in text count as inspect_ai counts them: C 1, P 0.5, I and N 0. A log says itself what its
+errors are clustered by (`stderr(cluster="passage")`) and grouped by (`grouped(…, "subject")`): those are clusters and
+slices here. A sample that ended in an error has no score and is counted as lost. Of several logs of one task in a
+folder, the one that ended well counts; an unfinished log is read as far as it goes, and said to be one.
 """
 
 from __future__ import annotations
@@ -202,9 +202,15 @@ def _scores(scores: Any) -> Iterator[tuple[str, Part]]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, str):
-        return _LETTERS.get(value, _WORDS.get(value.lower()))
-    return score_of(value)
+    if not isinstance(value, str):
+        return score_of(value)
+    known = _LETTERS.get(value, _WORDS.get(value.lower()))
+    if known is not None:
+        return known
+    try:
+        return score_of(float(value))
+    except ValueError:
+        return None
 
 
 def _options(spec: Any, key: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import RecordError
-from ..words.text import printable, some
+from ..words.text import counted, printable, some
 from . import bfcl, evalplus, inspect_logs, lm_eval, omlx
 from .files import ResultFile, files_of
 from .items import ResultSet
@@ -57,7 +57,7 @@ def _check_not_empty(results: ResultSet, path: Path) -> None:
     """Raises RecordError where no item says anything: a run that measured nothing is no result."""
     if any(item.parts or item.success is not None for item in results.items):
         return
-    why = next(iter((*results.problems, *results.notes)), "the run is empty")
+    why = next(iter((*results.problems, *results.notes)), f"{counted(len(results.items), 'item')}, none with a number")
     raise RecordError(f"{path}: no item of {results.name} has a score ({why}); run the harness again")
 
 

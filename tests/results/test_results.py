@@ -366,9 +366,9 @@ def test_an_unfinished_log_is_read_and_said_and_a_finished_one_preferred(tmp_pat
 def test_letters_and_tables_of_scores_count_as_inspect_counts_them(tmp_path: Path) -> None:
     log = files.inspect_log(())
     for sample, value in zip(log["samples"], "CPIN" * 3, strict=True):
-        sample["scores"] = {"judge": {"value": {"grade": value, "ok": value == "C"}}}
+        sample["scores"] = {"judge": {"value": {"grade": value, "ok": value == "C", "text": "0.25"}}}
     (side,) = record(files.document(tmp_path / "a.json", log))["candidates"]
-    assert figure(side, "judge/grade")["estimate"] == 0.375
+    assert figure(side, "judge/grade")["estimate"] == 0.375 and figure(side, "judge/text")["estimate"] == 0.25
     assert figure(side, "judge/ok")["estimate"] == figure(side, "pass")["estimate"] == 0.25
 
 
@@ -449,6 +449,14 @@ def test_scores_without_the_ids_that_were_asked_are_refused(tmp_path: Path) -> N
     assert "19 of 20 right by its first line, 20 of 20" in refused(score)
     all_failed = [{"accuracy": 0, "correct_count": 0, "total_count": 1}, {"id": "x_1", "valid": False}]
     assert record(files.lines(tmp_path / "all.json", all_failed))["candidates"][0]["counts"]["judged"] == 1
+
+
+def test_tasks_without_statuses_are_left_out_and_said(tmp_path: Path) -> None:
+    path = files.evalplus(tmp_path / "a.json", {1})
+    table = json.loads(path.read_text())
+    table["eval"] |= {"HumanEval/90": {"base": 5}, "HumanEval/91": None, "HumanEval/92": []}
+    (side,) = record(files.document(path, table))["candidates"]
+    assert side["counts"]["questions"] == 20 and len(side["problems"]) == 3
 
 
 def test_samples_of_evalplus_are_trials_and_two_data_sets_are_not_compared(tmp_path: Path) -> None:
