@@ -8,9 +8,9 @@ and Hinkley 1997, section 5.2; Hesterberg 2015, arXiv:1411.5279):
     t*   = (R* - R) / se*           R*, se* of clusters drawn anew, 999 times
     ends = R - t*(97.5 %) se … R - t*(2.5 %) se
 
-Simulated coverage is in `COVERAGE` (`benchmarks/coverage.py`, the skewness of real comparisons); it is still below 95 %
-where documents are few, which `covered` states. Fewer than 20 clusters have too few to draw from, and from 500 on t is
-about as good: there the interval is t's.
+Simulated coverage is in `COVERAGE` (`benchmarks/interval_coverage.py`, the skewness of real comparisons); it is still
+below 95 % where documents are few, which `covered` states. Fewer than 20 clusters have too few to draw from, and from
+500 on t is about as good: there the interval is t's.
 """
 
 from __future__ import annotations

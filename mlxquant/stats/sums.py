@@ -142,7 +142,7 @@ def difference_of_sums(
 # two, and none covers 83 % where hits are rare and come together.
 MORE = 0.5
 # Assumed where data cannot say how alike calls or trials of one task are; it covers what was simulated
-# (`benchmarks/coverage.py`).
+# (`benchmarks/interval_coverage.py`).
 CORRELATION = 0.1
 # Tokens of one document are many and less alike: flips of the store model have 0.001 within documents.
 OF_TOKENS = 0.01

@@ -1,6 +1,6 @@
 """How often intervals at 95 % hold the truth: simulated, by method, number of clusters and kind of data.
 
-    .venv/bin/python benchmarks/coverage.py -o benchmarks/results/coverage.json
+    .venv/bin/python benchmarks/interval_coverage.py -o benchmarks/results/coverage.json
 
 Data are drawn as mlxquant sees them: documents whose mean KL is log-normal, shares that are alike within a cluster
 (beta-binomial), pairs that differ rarely and together, tasks that pass with rates of their own. Each row has the
@@ -141,7 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [r for part in (kl_means, shares, paired, passes, speeds) for r in part(arguments.samples)]
     record = {
-        "about": "Simulated coverage of mlxquant's intervals (benchmarks/coverage.py)", "date": utc_date(),
+        "about": "Simulated coverage of mlxquant's intervals (benchmarks/interval_coverage.py)", "date": utc_date(),
         "machine": describe_machine(), "versions": describe_versions(), "rows": rows,
     }  # fmt: skip
     arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
