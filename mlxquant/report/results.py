@@ -63,31 +63,31 @@ def _against(baseline: Mapping[str, Any], side: Mapping[str, Any], confidence: f
     """The table of both, with the later run's difference; slices; what became of the pairs."""
     first, second = _overall(baseline), _overall(side)
     heads = (cut(baseline["name"], _NAME), cut(side["name"], _NAME), "difference")
-    rows = [
-        (
-            _label(side, second.get(m) or first[m]),
-            shown(baseline, first.get(m), fewer=1),
-            shown(side, second.get(m), fewer=1),
-            change(side, m),
-        )
-        for m in dict.fromkeys([*first, *second])
+    metrics = list(dict.fromkeys([*first, *second]))
+    cells = [
+        (shown(baseline, first.get(m), fewer=1), shown(side, second.get(m), fewer=1), change(side, m)) for m in metrics
     ]
+    room = _room(heads, cells, _METRIC)
+    rows = [(_label(side, second.get(m) or first[m], room), *each) for m, each in zip(metrics, cells, strict=True)]
     title = f"In % where it is a share; {confidence:.0%} intervals, clustered"
     yield f"{title}\n{table(('', *heads), rows, 'llll')}{_starred(second.values())}"
     names, metric = _slices(side), next(iter(_main(side)), "pass")
-    rows = [
-        (
-            cut(name, _SLICE),
-            _short(baseline, metric, name),
-            _short(side, metric, name),
-            change(side, metric, slice=name),
-        )
+    cells = [
+        (_short(baseline, metric, name), _short(side, metric, name), change(side, metric, slice=name))
         for name in names[:_SLICES]
     ]
+    room = _room(heads, cells, _SLICE)
+    rows = [(cut(name, room), *each) for name, each in zip(names, cells, strict=False)]
     if rows:
         more = f"\n… and {len(names) - _SLICES:,} more; --json has them all" if len(names) > _SLICES else ""
         yield f"{label(metric)}, by slice, the largest loss first\n{table(('', *heads), rows, 'llll')}{more}"
     yield _pairs(baseline, side)
+
+
+def _room(heads: Sequence[str], cells: Sequence[Sequence[str]], most: int) -> int:
+    """How wide the first column may be, beside columns of these heads and cells."""
+    columns = zip(*([f"{head}  " for head in heads], *cells), strict=True)  # a head has two spaces more than it needs
+    return max(8, min(most, WIDTH - sum(2 + max(map(len, column)) for column in columns)))
 
 
 def _pairs(baseline: Mapping[str, Any], side: Mapping[str, Any]) -> str:
@@ -176,13 +176,13 @@ def _is_pass(plain: Mapping[str, Mapping[str, Any]], m: Mapping[str, Any]) -> bo
     return passed is not None and not m["metric"].startswith("pass") and all(m[k] == passed[k] for k in keys)
 
 
-def _label(side: Mapping[str, Any], m: Mapping[str, Any]) -> str:
-    text = cut(label(m["metric"]), _METRIC) + (" *" if "note" in m else "")
+def _label(side: Mapping[str, Any], m: Mapping[str, Any], room: int = _METRIC) -> str:
+    text = cut(label(m["metric"]), room - 2 * ("note" in m)) + (" *" if "note" in m else "")
     if m["metric"] != "pass":
         return text
     plain = {e["metric"]: e for e in side["measurements"] if "slice" not in e}
     same = [name for name, e in plain.items() if not name.endswith("_difference") and _is_pass(plain, e)]
-    return f"pass ({cut(same[0], _METRIC - 7)})" if same else text
+    return f"pass ({cut(same[0], room - 7)})" if same else text
 
 
 def _starred(measurements: Iterable[Mapping[str, Any]]) -> str:

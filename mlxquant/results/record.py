@@ -38,6 +38,7 @@ def make_results_record(
         pairing = pair(first.items, second.items)
         check_same_questions(pairing, (first.name, second.name))
         side["pairing"] = pairing.as_dict()
+        side |= {"same_as_baseline": "run"} if _same_files(first, second) else {}
         slices = [name for name in first.slices if name in second.slices]
         side["measurements"] += list(differences(pairing.pairs, {**first.scales, **second.scales}, slices, confidence))
         side["measurements"] += _pass_hats(first.items, second.items, confidence)
@@ -116,12 +117,16 @@ def _pass_hats(first: Sequence[Item], second: Sequence[Item], confidence: float)
     return hats if len(hats) > 1 else []
 
 
+def _same_files(first: ResultSet, other: ResultSet) -> bool:
+    return first.sha256 == other.sha256 and first.items == other.items
+
+
 def _pair_notes(first: ResultSet, other: ResultSet, pairing: Pairing) -> Iterator[str]:
     for key in _SAME:
         a, b = first.about.get(key), other.about.get(key)
         if a is not None and b is not None and a != b:
             yield f"{first.name} and {other.name} differ in {key}: {a} and {b}; the difference may come from that too"
-    if first.items == other.items and first.sha256 == other.sha256:
+    if _same_files(first, other):
         yield f"{other.name} is {first.name} once more: the same files, so no difference is one of two builds"
     if not pairing.shared:
         yield f"{first.name} and {other.name} share no question: no difference can be told"

@@ -109,6 +109,15 @@ def test_the_text_fits_eighty_columns(tmp_path: Path, harness: str) -> None:
         assert max(map(len, text.splitlines())) <= 80, text
 
 
+def test_long_names_leave_room_for_the_figures(tmp_path: Path) -> None:
+    for name, wrong in (("a" * 20, {1}), ("b" * 20, {1, 2, 3, 4, 5})):
+        for task in ("one", "t" * 40):
+            path = tmp_path / name / f"samples_{task}_{files.DATE}.jsonl"
+            files.lm_samples(path, wrong, metric="exact_match", filter="custom-extract-of-numbers")
+    lines = run(tmp_path / ("a" * 20), tmp_path / ("b" * 20)).stdout.splitlines()
+    assert max(len(line) for line in lines) <= 80
+
+
 def test_ids_that_one_file_alone_has_are_said_and_counted(tmp_path: Path) -> None:
     base = files.lm_samples(tmp_path / "a.jsonl", (), n=12)
     cand = files.lines(tmp_path / "b.jsonl", [files.lm_row(i, 1.0) for i in range(3, 14)])
@@ -204,6 +213,11 @@ def test_a_score_too_large_to_be_squared_is_no_score(tmp_path: Path) -> None:
 def test_the_same_files_on_both_sides_are_said(tmp_path: Path) -> None:
     path = files.lm_samples(tmp_path / "a.jsonl", {1})
     assert any("the same files" in note for note in record(path, path)["notes"])
+    run(path, path, "-o", tmp_path / "results.json")
+    (tmp_path / "t.toml").write_text('[[tolerance]]\nmetric = "pass"\nmin_difference = -0.3\n')
+    words = ["validate", str(tmp_path / "results.json"), "-t", str(tmp_path / "t.toml")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and "are one run, as the record says" in done.stderr
 
 
 def test_csv_has_a_row_a_measurement(tmp_path: Path) -> None:
