@@ -97,7 +97,7 @@ def _table_of_candidates(record: Mapping[str, Any]) -> str:
     names = [c["name"] for c in candidates if len(c["name"]) > _NAME]
     shortened = [filled("name", f"{short_name(name, _NAME)} is {name}", 13) for name in names]
     floor = record.get("noise_floor_kl_nats")
-    noise = f" Of the reference in bf16: {mnat(floor)}." if floor else ""
+    noise = f" Of the bf16 noise floor: {mnat(floor)}." if floor else ""
     read = f"{_KL}{noise} {read_unit}/tok: read for a token. {_READ}"
     return "\n".join(
         [narrow_table(heads, rows, "llrrrrrl"), *([""] if shortened else []), *shortened, "", filled("read", read, 13)]

@@ -367,7 +367,7 @@ def test_languages_and_refusals_are_told_right_in_every_document_that_ships_for_
         answers = [m["content"] for m in record["messages"] if m["role"] == "assistant" and m["content"]]
         tags = [name.removeprefix("language:") for name in record["slices"] if name.startswith("language:")]
         assert [language_of(text) for text in answers if tags] == tags * (len(answers) if tags else 0)
-        due = "refusal" in record["slices"]
+        due = "refusal:due" in record["slices"]
         assert refuses(answers[0]) == due and (due or not any(map(refuses, answers))), record["id"]
 
 
