@@ -213,25 +213,31 @@ def run_layer(run: Running, layer: int) -> None:
         reference.put(others)
         seen = [_reference(run, layer, d) for d in range(len(run.documents))]
     reference.take_out(list(arrays))
+    computed = [(n, candidate) for n, candidate in enumerate(run.candidates) if candidate.first_step <= layer + 1]
+    arrays = _shared(arrays, layer, [candidate for _, candidate in computed])
     if run.floor is not None:
         held = run.floor.put(layer)
         for d in range(len(run.documents)):
             _noise(run, run.floor.streamed, layer, d, seen[d])
         run.floor.streamed.take_out(held)
-    # of the reference's arrays only those stay that a candidate takes as they are; the rest leaves memory here
-    shared = set[str]().union(*(candidate.shares(layer) for candidate in run.candidates))
-    arrays = {name: array for name, array in arrays.items() if name in shared}
     for number, candidate in enumerate(run.candidates):
         if candidate.first_step > layer + 1:
             for d in range(len(run.documents)):
                 _score_alike(run, number, layer, d, seen[d])
-            continue
+    for i, (number, candidate) in enumerate(computed):
+        arrays = _shared(arrays, layer, [later for _, later in computed[i:]])
         own = run.fill(candidate, layer, arrays)
         for d in range(len(run.documents)):
             _LayerOfCandidate(run, number, candidate.streamed, layer, d, seen[d]).score()
         candidate.streamed.take_out(list(own))
         del own  # else these arrays live on while the next candidate's are made
     run.source.forget()
+
+
+def _shared(arrays: Arrays, layer: int, candidates: Sequence[StreamedCandidate]) -> Arrays:
+    """The reference's arrays that one of these candidates takes as they are; the rest leaves memory."""
+    names = set[str]().union(*(candidate.shares(layer) for candidate in candidates))
+    return {name: array for name, array in arrays.items() if name in names}
 
 
 def _reference(run: Running, layer: int, d: int) -> _Reference:

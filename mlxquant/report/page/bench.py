@@ -70,7 +70,7 @@ def prediction(loaded: Loaded) -> dict[str, Any]:
         "builds": [str(build["name"]) for build in builds],
         "rows": [*_predicted([c for c in chips if c not in small], len(builds)), *_published(builds)],
         "small": "; ".join(_chip_name(chip) for chip in small),
-        "unknown": sorted({str(c["chip"]) for c in chips if c.get("memory_gib") is None and c not in small}),
+        "unknown": sorted({str(c.get("chip", "?")) for c in chips if c.get("memory_gib") is None and c not in small}),
         "sources": list(dict.fromkeys(str(chip["source"]) for chip in chips if chip.get("source"))),
     }
 
