@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def demo(folder, *words):
     command = [sys.executable, "-m", "mlxquant", "demo", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_demo_plans_converts_audits_compares_and_serves_a_request(tmp_path):
     done = demo(tmp_path, "-o", "kept")
     assert done.returncode == 0, done.stderr

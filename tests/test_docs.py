@@ -41,6 +41,7 @@ def hold(page: Path, worlds: Worlds, *, slow: bool) -> None:
         pytest.skip(f"{len(missing)} blocks not checked; missing here: {', '.join(sorted(set(missing)))}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", SHOWN, ids=name)
 def test_a_page_shows_what_the_commands_print(page, worlds):
     hold(page, worlds, slow=False)

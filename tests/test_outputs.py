@@ -168,6 +168,7 @@ def test_an_output_in_the_work_folder_is_refused(inputs: dict[str, Path], tmp_pa
         assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["validate -o", "validate --markdown", "validate --junit", "report", "tau2", "rollout --logs"]
 )

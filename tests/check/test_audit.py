@@ -158,6 +158,7 @@ def test_our_own_build_is_audited_to_the_record_that_convert_wrote(own):
     assert audit_build(read_build(own)) == json.loads((own / "audit.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["none", "mixed-3-6"])
 def test_the_record_of_every_architecture_follows_from_its_bytes(tiny_any, tmp_path, recipe):
     build = made_by_us(tiny_any, tmp_path / "b", recipe)

@@ -158,6 +158,7 @@ def test_the_benchmark_s_size_is_what_it_says():
     assert ARCHITECTURES["llama4"](size).nbytes == pytest.approx(3.3e9, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "8-bit"])
 def test_every_checkpoint_converts_with_mlx_lm_and_runs(tiny_any, tmp_path, precision):
     from mlx_lm import convert

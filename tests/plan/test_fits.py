@@ -51,6 +51,7 @@ def as_float32(array: mx.array) -> mx.array:
 # --- the size of a context ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_context_costs_what_mlx_lm_allocates(tmp_path, architecture):
     write_tiny(tmp_path / "tiny", architecture)

@@ -45,11 +45,13 @@ def pair(tiny_any: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder / "ours", made_with_mlx_lm(tiny_any, folder / "theirs", RECIPES["uniform"]())
 
 
+@pytest.mark.slow
 def test_every_architecture_at_8_bits_has_the_bytes_of_mlx_lm(pair):
     ours, expected = pair
     assert stored(ours) == stored(expected)
 
 
+@pytest.mark.slow
 def test_every_build_loads_in_mlx_lm_and_gives_identical_logits(pair):
     ours, expected = (logits(folder) for folder in pair)
     assert mx.isfinite(ours).all()
@@ -159,6 +161,7 @@ def test_the_number_of_workers_changes_no_byte_of_any_file(tiny_qwen, tmp_path):
         assert contents(tmp_path / f"{threads}-{memory}") == contents(tmp_path / "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "piece"), [(1 << 13, 1 << 14), (20_000, 50_000), (1 << 16, 1 << 30)])
 @pytest.mark.parametrize("architecture", ["qwen3_5_moe", "llama4", "deepseek_v3_fp8"])
 def test_the_sizes_of_blocks_and_pieces_change_no_byte_of_a_tensor(tiny, architecture, block, piece, tmp_path):

@@ -106,6 +106,7 @@ def test_a_write_that_fails_anywhere_is_told_and_the_rerun_is_byte_identical(run
         continued(run, out, whole)
 
 
+@pytest.mark.slow
 def test_after_a_process_that_died_anywhere_the_rerun_is_byte_identical(run, whole, points, tmp_path):
     for point in range(points):
         out = tmp_path / f"died-{point}"
