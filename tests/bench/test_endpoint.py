@@ -78,7 +78,7 @@ def test_the_first_token_and_the_rest_are_timed():
         sample = model(running).measure(Workload(n_gen=5), BenchSettings(), 1)
     assert sample.ttft_s >= 0.15
     assert sample.tokens == 4 and len(sample.token_s) == 4
-    assert sample.seconds >= 0.08
+    assert sample.seconds >= 0.04  # of 0.08: the first piece may be read late, never the last one early
     assert sum(sample.token_s) == pytest.approx(sample.seconds, rel=0.5)
 
 
