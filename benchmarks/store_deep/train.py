@@ -55,14 +55,6 @@ def batch(index: int, renderer: Any, tokenizer: Any) -> corpus.Batch:
     return corpus.pack(rows, READ, length + 1)
 
 
-def balance(scores: torch.Tensor) -> torch.Tensor:
-    """Transformers' load balancing loss of router logits (N, experts)."""
-    probabilities = scores.softmax(-1)
-    chosen = probabilities.topk(shape.EXPERTS_PER_TOKEN, dim=-1).indices
-    share = torch.bincount(chosen.flatten(), minlength=scores.shape[-1]) / len(scores)
-    return scores.shape[-1] * (share * probabilities.mean(0)).sum()
-
-
 def loss(model: Any, rows: corpus.Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """Return what to minimize, and what to report of the spoken tokens."""
     tokens, weights = torch.from_numpy(rows.tokens), torch.from_numpy(rows.weights).flatten()
@@ -70,7 +62,7 @@ def loss(model: Any, rows: corpus.Batch) -> tuple[torch.Tensor, dict[str, float]
     logits = fast.product(hidden.flatten(0, 1), model.lm_head.weight, torch.bfloat16)
     wanted = tokens[:, 1:].flatten()
     nats = F.cross_entropy(logits, wanted, reduction="none")
-    uneven = sum(balance(scores) for scores in routers) / len(routers)
+    uneven = sum(fast.balance(scores, shape.EXPERTS_PER_TOKEN) for scores in routers) / len(routers)
     spoken = weights >= 1
     with torch.no_grad():
         seen = {

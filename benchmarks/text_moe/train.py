@@ -75,16 +75,10 @@ def loss(model: Any, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
     """What to minimize for rows (B, T + 1), and nats per token."""
     logits, routers = text_model.logits(model, rows[:, :-1], dtype)
     nats = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
-    uneven = sum(balance(scores) for scores in routers) / len(routers)
+    uneven = sum(text_model.fast.balance(scores, text_model.CONFIG["num_experts_per_tok"]) for scores in routers) / len(
+        routers
+    )
     return nats + BALANCE * uneven, float(nats.detach())
-
-
-def balance(scores: Tensor) -> Tensor:
-    """Transformers' load balancing loss of router logits (N, experts)."""
-    probabilities = scores.softmax(-1)
-    chosen = probabilities.topk(text_model.CONFIG["num_experts_per_tok"], dim=-1).indices
-    share = torch.bincount(chosen.flatten(), minlength=scores.shape[-1]) / len(scores)
-    return scores.shape[-1] * (share * probabilities.mean(0)).sum()
 
 
 @torch.no_grad()

@@ -214,6 +214,17 @@ def _places(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor, list[int]]:
     return place, source, padded.tolist()
 
 
+def balance(scores: Tensor, chosen_per_token: int) -> Tensor:
+    """Transformers' load balancing loss of router logits (N, experts): k where all experts are chosen equally often.
+
+    ``experts * sum(share of choices * mean probability)``, shares counted per token and so adding up to k.
+    """
+    probabilities = scores.softmax(-1)
+    chosen = probabilities.topk(chosen_per_token, dim=-1).indices
+    share = torch.bincount(chosen.flatten(), minlength=scores.shape[-1]) / len(scores)
+    return scores.shape[-1] * (share * probabilities.mean(0)).sum()
+
+
 def logits_agree(model: Any, tokens: Tensor, tolerance: float = TOLERANCE) -> float:
     """Return the largest difference between transformers' logits and ours in float32, relative to the largest logit.
 

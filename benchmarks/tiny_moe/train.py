@@ -104,7 +104,7 @@ def loss(model: Any, rows: corpus.Batch) -> tuple[Tensor, dict[str, float]]:
     logits = fast.product(hidden.flatten(0, 1), model.lm_head.weight, torch.bfloat16)
     wanted = tokens[:, 1:].flatten()
     nats = F.cross_entropy(logits, wanted, reduction="none")
-    uneven = sum(balance(scores) for scores in routers) / len(routers)
+    uneven = sum(fast.balance(scores, shape.EXPERTS_PER_TOKEN) for scores in routers) / len(routers)
     spoken = weights >= 1
     with torch.no_grad():
         seen = {
@@ -114,17 +114,6 @@ def loss(model: Any, rows: corpus.Batch) -> tuple[Tensor, dict[str, float]]:
             "balance": float(uneven),
         }
     return (nats * weights).sum() / weights.sum() + BALANCE * uneven, seen
-
-
-def balance(scores: Tensor) -> Tensor:
-    """Transformers' load balancing loss of router logits (N, experts): k where all experts are chosen equally often.
-
-    ``experts * sum(share of choices * mean probability)``, shares counted per token and so adding up to k = 4.
-    """
-    probabilities = scores.softmax(-1)
-    chosen = probabilities.topk(shape.EXPERTS_PER_TOKEN, dim=-1).indices
-    share = torch.bincount(chosen.flatten(), minlength=scores.shape[-1]) / len(scores)
-    return scores.shape[-1] * (share * probabilities.mean(0)).sum()
 
 
 def pace(step: int) -> float:

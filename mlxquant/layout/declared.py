@@ -1,7 +1,8 @@
 """What a config alone tells of a packed checkpoint: which modules are stored in which format, and in how many bytes.
 
 A config names modules as the checkpoint does, and its rules are held against those names. Which of the formats a class
-of mlx-lm keeps as they are, its own source says. Without shards nothing here can be checked against them.
+of mlx-lm keeps as they are, its own source says. Without shards nothing here can be checked against them. Alone in its
+module because nothing else works without shards.
 """
 
 from __future__ import annotations

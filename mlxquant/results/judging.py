@@ -3,7 +3,7 @@
 A harness that has no word for a pass leaves it to the scores: an item passes where the first metric that is 0 or 1 for
 every item is 1. Which one that is depends on the run: where a bad build scores 0 throughout, its F1 is such a metric
 too, and the baseline's is not. So the runs are asked together; where they share no such metric, none of them passes or
-fails.
+fails. Alone in its module because it asks all runs at once, and readers know one.
 """
 
 from __future__ import annotations

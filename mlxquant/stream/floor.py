@@ -6,6 +6,8 @@ in float32), whose hidden states and logits are in bf16. Products are added up i
 
 A pass that computes in bf16 itself has that noise in its reference. Its floor is the model in float32: what lies
 between the two is the same rounding, seen from the other side.
+
+Alone in its module because it is neither the reference nor a candidate.
 """
 
 from __future__ import annotations

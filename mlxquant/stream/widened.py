@@ -8,6 +8,8 @@ of mlx take their input as float32 here, and their result is rounded to the inpu
 
 All else is mlx's own: a plain product of bf16 matrices is added up in float32 on the CPU, too. Nothing is changed for
 float32, nor on a GPU. The functions are replaced in `mlx.core` only while a model's forward is followed.
+
+Alone in its module because it alone changes `mlx.core`.
 """
 
 from __future__ import annotations

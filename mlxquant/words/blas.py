@@ -3,7 +3,8 @@
 OpenBLAS cuts even a small product over all cores and waits for the slowest, actively, and threads that call it side by
 side take turns: on many cores, or on a machine that is busy, that costs many times the product. So whoever has threads
 of its own lets each compute its products alone. numpy and scipy each come with a library of their own. Another BLAS
-(Accelerate, MKL) keeps the threads that it has.
+(Accelerate, MKL) keeps the threads that it has. Alone in its module because encoders and the streamed pass both
+need it.
 """
 
 from __future__ import annotations

@@ -12,13 +12,10 @@ one opened for a customer a few requests before; items by number or as "the same
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
-from ...errors import UsageError
 from .conversation import Conversation
-from .database import Store
-from .make import FEWEST_CALLS, MOST_CALLS
+from .make import played
 from .policy import APPROVAL_FROM, REFUND_DAYS
 from .references import find, opened
 from .requests import address, ask_item, cancel, note, refund, status, unknown_user
@@ -35,14 +32,7 @@ def make_deep_task(seed: int, n_calls: int) -> Task:
 
     Raises UsageError outside these bounds.
     """
-    if not FEWEST_CALLS <= n_calls <= MOST_CALLS:
-        raise UsageError(f"a tool loop has {FEWEST_CALLS} to {MOST_CALLS} calls, not {n_calls}")
-    with Store(seed) as store:
-        talk = Conversation(store, Random(f"mlxquant.deep {seed} {n_calls}"))
-        while talk.made < n_calls:
-            draw_request(talk, n_calls - talk.made)
-    slices = tuple(sorted({each for turn in talk.turns for each in turn.slices}))
-    return Task(f"tool-loop-deep-{seed}-{n_calls}", seed, n_calls, tuple(talk.turns), slices)
+    return played("tool-loop-deep", f"mlxquant.deep {seed} {n_calls}", seed, n_calls, draw_request)
 
 
 def draw_request(talk: Conversation, budget: int) -> None:

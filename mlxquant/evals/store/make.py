@@ -6,6 +6,7 @@ added, dropped or moved, here or in the requests, makes other tasks of all seeds
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from ...errors import UsageError
@@ -23,14 +24,22 @@ def make_task(seed: int, n_calls: int) -> Task:
 
     Raises UsageError outside these bounds.
     """
+    return played("tool-loop", f"mlxquant.task {seed} {n_calls}", seed, n_calls, draw_request)
+
+
+def played(world: str, stream: str, seed: int, n_calls: int, draw: Callable[[Conversation, int], None]) -> Task:
+    """Let `draw` make requests, each within the calls that are left, until there are `n_calls`; UsageError as above.
+
+    `stream` seeds what is drawn; `world` begins the task's id.
+    """
     if not FEWEST_CALLS <= n_calls <= MOST_CALLS:
         raise UsageError(f"a tool loop has {FEWEST_CALLS} to {MOST_CALLS} calls, not {n_calls}")
     with Store(seed) as store:
-        talk = Conversation(store, Random(f"mlxquant.task {seed} {n_calls}"))
+        talk = Conversation(store, Random(stream))
         while talk.made < n_calls:
-            draw_request(talk, n_calls - talk.made)
+            draw(talk, n_calls - talk.made)
     slices = tuple(sorted({each for turn in talk.turns for each in turn.slices}))
-    return Task(f"tool-loop-{seed}-{n_calls}", seed, n_calls, tuple(talk.turns), slices)
+    return Task(f"{world}-{seed}-{n_calls}", seed, n_calls, tuple(talk.turns), slices)
 
 
 def draw_request(talk: Conversation, budget: int) -> None:

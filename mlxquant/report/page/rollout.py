@@ -1,6 +1,7 @@
 """What the page shows of a rollout's logs: mirrored pairs, what users waited for, agreement by slice.
 
-The template is that of agent benchmarks; the figures are in the words that the terminal has.
+The template is that of agent benchmarks; the figures are in the words that the terminal has. Alone in its module, as
+each kind of record is on the page.
 """
 
 from __future__ import annotations

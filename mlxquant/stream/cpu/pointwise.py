@@ -1,4 +1,7 @@
-"""Activations between products: numpy's exponential is vectorised, mlx's on a CPU takes ten times as long."""
+"""Activations between products: numpy's exponential is vectorised, mlx's on a CPU takes ten times as long.
+
+Alone in its module because attention, experts and linear attention share it.
+"""
 
 from __future__ import annotations
 
