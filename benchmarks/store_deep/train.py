@@ -19,21 +19,10 @@ from typing import Any
 import numpy as np
 import settings
 import torch
+from schedule import BALANCE, PACE, RATES, READ, STAGES, STEPS, TOKENS
 from settings import corpus, fast, held_out, hub_layout, muon, shape, vocabulary
 from torch.nn import functional as F
 
-STEPS, TOKENS = 2000, 8192
-# (until this step, lengths of rows to draw from)
-STAGES = (
-    (500, (512,)),
-    (800, (512, 1024, 1024, 2048)),
-    (1300, (512, 1024, 2048, 4096)),
-    (10**9, (512, 1024, 2048, 4096, 8192)),
-)
-READ = 0.1
-RATES = {"matrix": 0.02, "embedding": 0.02, "head": 0.004, "other": 0.01}
-PACE = ((0, 0.0), (40, 1.0), (900, 1.0), (STEPS, 0.0))
-BALANCE = 0.001
 EVERY = 200
 TASKS = ((5, 40), (20, 16), (60, 8), (150, 4))
 WORD_TASKS = 400

@@ -4,10 +4,12 @@ In the full world (`make`) a model of a few million parameters gets one call in 
 the seventh call: such a model cannot show how damage compounds over 60 or 150 calls. Here nothing has to be picked from
 a list by a word of the request, no two figures are compared with each other, and no customer has a namesake. What is
 left is what long loops live on: ids copied out of results and out of earlier requests, procedures of one to four calls,
-and rules that hang on one word or on a fixed bound. Store, tools, policy and scoring are the full world's.
+and rules that hang on one word. Store, tools, policy and scoring are the full world's.
 
-Customers are named, or "the same". Orders are given by number, as the latest of a customer, as "the same", or as the
-one opened for a customer a few requests before; items by number or as "the same". No order is a stranger's.
+Customers are named, or "the same". Orders are given by number, as the latest of a customer, or as "the same"; items by
+number or as "the same". No order is a stranger's. Three things were in this world for the first 1,200 or 1,600 steps
+of training, and a model of three million parameters that did nearly everything else guessed at them: streets in a change
+of address, "the order we opened for" somebody, and whether a refund needs an approval code. They are not asked for.
 """
 
 from __future__ import annotations
@@ -18,13 +20,12 @@ from .conversation import Conversation
 from .make import played
 from .policy import APPROVAL_FROM, REFUND_DAYS
 from .references import find, opened
-from .requests import address, ask_item, cancel, note, refund, status, unknown_user
+from .requests import ask_item, cancel, note, refund, status, unknown_user
 from .tasks import Task
 
 Order = dict[str, Any]
 # kind of request: (play, calls after get_order, weight)
-KINDS = {"status": (status, 0, 3), "note": (note, 1, 1), "cancel": (cancel, 1, 2), "address": (address, 1, 2)}
-BEFORE = 4  # customers back that "the order we opened for NAME" reaches
+KINDS = {"status": (status, 0, 3), "note": (note, 1, 2), "cancel": (cancel, 1, 3)}
 
 
 def make_deep_task(seed: int, n_calls: int) -> Task:
@@ -53,7 +54,6 @@ def order_request(talk: Conversation, budget: int) -> None:
     """Ask for something about an order."""
     ways = {"number": 3, "latest": 3 * (budget >= 4)} if budget >= 3 else {}
     ways |= {"same": 3} if talk.same_order else {}
-    ways |= {"before": 1} if len(talk.before) > 1 else {}
     way = talk.rng.choices(list(ways), list(ways.values()))[0]
     if way in ("number", "latest"):
         user, name = customer(talk)
@@ -64,10 +64,6 @@ def order_request(talk: Conversation, budget: int) -> None:
         else:
             (order_id,) = talk.rng.choice(talk.store.rows("SELECT id FROM orders WHERE user = ? ORDER BY id", user))
             phrase = f"order {order_id} of {name}"
-    elif way == "before":
-        who = talk.rng.choice(list(talk.before)[-BEFORE:-1])
-        phrase, order_id = f"the order we opened for {who}", talk.before[who]
-        talk.refer(order_id)
     else:
         phrase, order_id = "the same order", str(talk.same_order)
         talk.refer(order_id)
@@ -81,8 +77,8 @@ def order_request(talk: Conversation, budget: int) -> None:
 
 
 def refundable(order: Order) -> bool:
-    """Whether no rule but the one of approval codes decides a refund, and that one not by a hair."""
-    easy = order["status"] == "delivered" and order["days"] <= REFUND_DAYS and order["total"] != APPROVAL_FROM
+    """Whether every rule allows a refund, and no approval code is needed."""
+    easy = order["status"] == "delivered" and order["days"] <= REFUND_DAYS and order["total"] <= APPROVAL_FROM
     return bool(easy)
 
 
