@@ -58,7 +58,7 @@ def row(what: str, drawn: str, clusters: int, draw: Draw, samples: int, nominal:
 def kl_means(samples: int) -> Iterator[dict[str, Any]]:
     """Documents of 100 to 1,000 tokens whose mean KL is log-normal."""
     for spread in (0.6, 1.0, 1.4):
-        for clusters in (10, 20, 40, 86, 100, 200, 500):
+        for clusters in (5, 10, 20, 40, 86, 100, 200, 500):
             for way in (ratio_of_sums, skewed_ratio):
                 if way is skewed_ratio and not 20 <= clusters < 500:
                     continue

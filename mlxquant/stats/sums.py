@@ -75,10 +75,11 @@ def share_of_sums(
 
     Clopper-Pearson at the effective sample size; hits may be fractional, values between 0 and 1 that are averaged. Few
     clusters with hits say little of how hits cluster, so half of one more is counted with, of as many hits as the
-    clusters have in which a hit is found (``sum(hits²) / sum(hits)``); `se` includes it. Where all or none have the
-    property no variance can be seen: no end is tighter than for none of ``n / design_effect`` (see `assumed_effect`;
-    `design_effect` is that of something seen in the same observations, `correlation` what is assumed within a cluster).
-    None of 49,192 tokens in 86 documents, correlated by 0.01: 0 … 0.0005.
+    clusters have in which a hit is found (``sum(hits²) / sum(hits)``); `se` includes it. A variance that few clusters
+    carry has few degrees of freedom (see `carried_by`). Where all or none have the property no variance can be seen: no
+    end is tighter than for none of ``n / design_effect`` (see `assumed_effect`; `design_effect` is that of something
+    seen in the same observations, `correlation` what is assumed within a cluster). None of 49,192 tokens in 86
+    documents, correlated by 0.01: 0 … 0.0005.
 
     With `weights` (a sum a cluster), hits are sums of weights as well, and counts only say how many observations there
     are.
@@ -98,10 +99,11 @@ def share_of_sums(
         low, high = clopper_pearson(share * ratio.clusters, ratio.clusters, confidence)
         return Interval(share, low, high, None, ratio.n, ratio.clusters, confidence, EXACT_METHOD)
     se, (top, bottom) = ratio.se, _checked(hits, bottoms)
+    rarer = top if share < 0.5 else bottom - top
     if numbers.max() > 1:
-        rarer = top if share < 0.5 else bottom - top
         se = math.hypot(se, float((rarer**2).sum() / rarer.sum() / bottom.sum()) * math.sqrt(MORE))
-    return share_interval(share, se, ratio.n, ratio.clusters, ratio.df, confidence, effect)
+    df = carried_by(rarer, ratio.df)
+    return share_interval(share, se, ratio.n, ratio.clusters, df, confidence, effect)
 
 
 def difference_of_sums(
@@ -146,6 +148,26 @@ MORE = 0.5
 CORRELATION = 0.1
 # Tokens of one document are many and less alike: flips of the store model have 0.001 within documents.
 OF_TOKENS = 0.01
+
+
+def carried_by(hits: Sums, df: float) -> float:
+    """Degrees of freedom of a variance that few clusters' hits `(clusters,)` carry; at most `df`, those of all.
+
+    Where each of K clusters with hits has as many, nothing is taken off: it is one observation a cluster then. Where
+    some have more, ``k = sum(hits²)² / sum(hits⁴)`` of the K carry the variance, and with ``e = 1 - k / K``
+
+        1 / carried = (1 - e) / df + e / (k + 1)
+
+    With it the interval holds the truth in 90 % of samples where 0.1 % of the tokens in 86 documents are hits that are
+    correlated by 0.05, and in 86 % without (`benchmarks/interval_coverage.py`). Of 85 degrees of freedom, five clusters
+    with 10 hits leave 85, one with 10 and four with 1 leave 2.7.
+    """
+    squares = hits**2
+    carry = float(squares.sum() ** 2 / (squares**2).sum())
+    if carry + 1 >= df:
+        return df
+    excess = 1 - carry / np.count_nonzero(hits)
+    return 1 / ((1 - excess) / df + excess / (carry + 1))
 
 
 def assumed_effect(counts: Sums, observed: float | None = None, correlation: float | None = None) -> float:

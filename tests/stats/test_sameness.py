@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +22,7 @@ from mlxquant.stats import (
     skewed_ratio,
 )
 from mlxquant.stats.interval import RESAMPLED_METHOD, T_METHOD
+from mlxquant.stats.resampled import COVERAGE
 
 
 def ends(interval: Interval) -> tuple[float, float]:
@@ -111,6 +115,15 @@ def test_resampled_intervals_hold_the_truth_more_often_than_t():
         np.mean([not way(d, np.ones(20)).excludes(1.0) for d in documents]) for way in (ratio_of_sums, skewed_ratio)
     ]
     assert shares[1] > shares[0] + 0.02
+
+
+def test_stated_coverage_is_what_was_simulated():
+    path = Path(__file__).parents[2] / "benchmarks/results/coverage.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    means = [r for r in rows if (r["what"], r["nominal"]) == ("mean KL", 0.95) and r["drawn"].endswith("1.0")]
+    measured = {r["clusters"]: r["measured"] for r in means}  # of two methods the bootstrap-t's, which comes last
+    assert measured.keys() == COVERAGE.keys()
+    assert all(abs(measured[n] - share) <= 0.006 for n, share in COVERAGE.items())
 
 
 # pass^k
