@@ -3,13 +3,13 @@
 In the full world (`make`) a model of a few million parameters gets one call in ten wrong, and its median loop errs at
 the seventh call: such a model cannot show how damage compounds over 60 or 150 calls. Here nothing has to be picked from
 a list by a word of the request, no two figures are compared with each other, and no customer has a namesake. What is
-left is what long loops live on: ids copied out of results and out of earlier requests, procedures of one to four calls,
+left is what long loops live on: ids copied out of results and out of the request before, procedures of one to four calls,
 and rules that hang on one word. Store, tools, policy and scoring are the full world's.
 
 Customers are named, or "the same". Orders are given by number, as the latest of a customer, or as "the same"; items by
 number or as "the same". No order is a stranger's. Three things were in this world for the first 1,200 or 1,600 steps
-of training, and a model of three million parameters that did nearly everything else guessed at them: streets in a change
-of address, "the order we opened for" somebody, and whether a refund needs an approval code. They are not asked for.
+of training, and a model of three million parameters that did nearly everything else guessed at them: streets in a
+change of address, "the order we opened for" somebody, whether a refund needs an approval code. They are not asked for.
 """
 
 from __future__ import annotations
