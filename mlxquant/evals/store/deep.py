@@ -3,7 +3,7 @@
 In the full world (`make`) a model of a few million parameters gets one call in ten wrong, and its median loop errs at
 the seventh call: such a model cannot show how damage compounds over 60 or 150 calls. Here nothing has to be picked from
 a list by a word of the request, no two figures are compared with each other, and no customer has a namesake. What is
-left is what long loops live on: ids copied out of results and out of the request before, procedures of one to four calls,
+left is what long loops live on: ids copied out of results and the request before, procedures of one to four calls,
 and rules that hang on one word. Store, tools, policy and scoring are the full world's.
 
 Customers are named, or "the same". Orders are given by number, as the latest of a customer, or as "the same"; items by
