@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "mlx_lm": f"layout.mlx_lm check.load_probe {RUN_MODELS}",
     "numba": "words.jit kernels",
     "matplotlib": "",
-    "scipy": "stats kernels.gptq",
+    "scipy": "stats kernels.gptq allocate.solve",
     "jsonschema": "records evals",
     "transformers": "builds.read.loading builds.read.templates builds.read.template_worker",
     "torch": "",

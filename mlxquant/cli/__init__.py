@@ -32,6 +32,7 @@ COMMANDS = {
     "diff": "Show where two recipes, plans or builds differ, and what that costs.",
     "bench": "Measure prefill and decode throughput of builds, or predict it from a plan.",
     "calibrate": "Measure what enters every module on texts, for methods that weigh errors by it.",
+    "allocate": "Choose every module's bits for a budget of bytes, by what they do to the output.",
     "compare": "Judge recipes and builds against full precision in one streamed pass.",
     "results": "Compare result files of lm-eval, inspect_ai, BFCL, EvalPlus, oMLX, τ²-bench, paired.",
     "eval": "Judge builds or servers against a baseline: tool loops at depth, contracts.",

@@ -17,9 +17,9 @@ from .printing import echo
 def command(folder: Path, names: tuple[str, ...]) -> None:
     """List the unfinished work in DIR, and throw away what is named of it.
 
-    Unfinished are OUT.partial of convert, the work folders of compare, calibrate and sweep, and FILE.partial of eval.
-    Each is known by mlxquant's own marker in it, never by its name; nothing else is ever deleted. DIR is looked through
-    three folders deep, and no link is followed. Work that a running mlxquant holds is refused.
+    Unfinished are OUT.partial of convert, the work folders of compare, calibrate, allocate and sweep, and FILE.partial
+    of eval. Each is known by mlxquant's own marker in it, never by its name; nothing else is ever deleted. DIR is
+    looked through three folders deep, and no link is followed. Work that a running mlxquant holds is refused.
 
     \b
     mlxquant clean .

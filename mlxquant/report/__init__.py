@@ -12,6 +12,7 @@ the page) and Plotly (4.8 MB of script in every page) were weighed.
 """
 
 __all__ = [
+    "allocate",
     "audit",
     "audit_markdown",
     "bench",

@@ -26,6 +26,7 @@ from .interval import LEAST_CLUSTERS, Interval, t_quantile
 from .least_squares import bounded_least_squares
 from .planning import Planned, planned
 from .quantiles import bootstrap_quantile, clustered_quantiles
+from .resampled import FEWEST as FEWEST_SKEWED
 from .resampled import covered, skewed_ratio
 from .sums import (
     OF_TOKENS,
@@ -47,6 +48,7 @@ from .sums import (
 from .survival import Survival, kaplan_meier
 
 __all__ = [
+    "FEWEST_SKEWED",
     "LEAST_CLUSTERS",
     "OF_TOKENS",
     "Interval",

@@ -1,9 +1,9 @@
 """Unfinished work that lies in a folder: what it is, how far it got, how large and how old; and throwing it away.
 
-Known are OUT.partial of `convert`, the work folders of `compare`, `calibrate` and `sweep`, and FILE.partial of `eval`:
-by their own markers (see `disk.work_folder`, `disk.journal`), never by a name. What shards of the Hub a conversion has
-fetched lies in its OUT.partial. No link is followed, and nothing is looked into further than `DEPTH` folders down. It
-stands in `sweep` because that package comes after all that leave such work.
+Known are OUT.partial of `convert`, the work folders of `compare`, `calibrate`, `allocate` and `sweep`, and FILE.partial
+of `eval`: by their own markers (see `disk.work_folder`, `disk.journal`), never by a name. What shards of the Hub a
+conversion has fetched lies in its OUT.partial. No link is followed, and nothing is looked into further than `DEPTH`
+folders down. It stands in `sweep` because that package comes after all that leave such work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..allocate.folder import AllocateFolder
 from ..builds.write import partial
 from ..disk import files as disk
 from ..disk.journal import discard_run, read_run
@@ -31,6 +32,7 @@ _FOLDERS: dict[str, tuple[Callable[[Path], tuple[str, str]], Callable[[Path], ob
     "convert": (partial.progress_of, partial.discard),
     "compare": (state.progress_of, state.discard),
     "calibrate": (state.progress_of, lambda path: state.discard(path, state.CALIBRATE)),
+    "allocate": (lambda path: AllocateFolder(path).progress(), lambda path: AllocateFolder(path).discard()),
     "sweep": (lambda path: SweepFolder(path).progress(), lambda path: SweepFolder(path).discard()),
 }
 

@@ -37,6 +37,7 @@ from tests.fuzz.mutate import flipped, json_changed, mutated
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120  # seconds of one command: what takes longer hangs, also on a machine that is busy
 TEXTS = "".join(json.dumps({"text": f"A short document number {i} about nothing."}) + "\n" for i in range(4))
+MANY = "".join(json.dumps({"text": f"Document {i} of many."}) + "\n" for i in range(12))
 TALK = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n"
 SUITE = json.dumps({"id": "a", "messages": [{"role": "user", "content": "hi"}], "score": {"kind": "complete"}}) + "\n"
 SPAN = '{"name": "chat m", "attributes": {"gen_ai.operation.name": "chat", "model_variant": "m", "suite": "s"}}\n'
@@ -153,6 +154,8 @@ SCENARIOS = [
     Scenario(f"compare {{in}}/source {R} --data {{in}}/talk.jsonl --no-own",
              ("talk.jsonl", "source/chat_template.jinja"), dear=True),
     Scenario("calibrate {in}/source --data {in}/data.jsonl -o {out}", (*SOURCE, "data.jsonl"), dear=True),
+    Scenario("allocate {in}/source --bpw 9 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -o {out}",
+             (*SOURCE, "many.jsonl"), dear=True),
     Scenario("compare {in}/source --build {in}/build --data {in}/data.jsonl --no-own", BUILD, dear=True),
     Scenario("bench {in}/build -p 4 -n 2 -r 1 --warmups 0", LOADED, dear=True),
     Scenario("eval --baseline {in}/build --candidate {in}/build --suite {in}/suite.jsonl --max-tokens 2 -o {out}",
@@ -181,7 +184,14 @@ def run(*words: str) -> Result:
 def make_inputs(folder: Path) -> None:
     """Make a sound input of every kind: a checkpoint, its build, records of each schema, tables and texts."""
     write_tiny(folder / "source", "qwen3_5_moe")
-    texts = {"r.toml": RECIPE, "t.toml": TOLERANCES, "data.jsonl": TEXTS, "talk.jsonl": TALK, "suite.jsonl": SUITE}
+    texts = {
+        "r.toml": RECIPE,
+        "t.toml": TOLERANCES,
+        "data.jsonl": TEXTS,
+        "talk.jsonl": TALK,
+        "suite.jsonl": SUITE,
+        "many.jsonl": MANY,
+    }
     for name, text in texts.items():
         (folder / name).write_text(text)
     traffic = (ROOT / "tests" / "rollout" / "litellm-1.108.7.ndjson.gz").read_bytes()

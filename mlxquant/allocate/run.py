@@ -1,0 +1,282 @@
+"""An allocation from end to end: measure groups alone, solve for each budget, check against what it has to beat.
+
+What is asked for is judged before anything is measured: a budget that nothing meets is refused, and one that holds the
+model as it is needs no measurement. `record` makes the record of it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..calibrate.record import Calibration
+from ..calibrate.run import run_calibration
+from ..disk import files as disk
+from ..errors import UsageError
+from ..kernels import ColumnWeights
+from ..layout.layout import Layout
+from ..plan.plan import Plan, make_plan
+from ..plan.recipe.recipe import Recipe, load_recipe, parse_recipe
+from ..source.checkpoint import Checkpoint
+from ..stream.candidates import Candidate
+from ..stream.engine import compare
+from ..stream.options import CompareOptions
+from ..words.formats import GPTQ, IMATRIX, RTN
+from ..words.progress import Watch, unwatched
+from ..words.units import show_bytes
+from .budgets import Budget
+from .contest import Contestant, Final, contestants, final, with_method
+from .folder import AllocateFolder
+from .groups import BITS, GROUP_SIZES, GROUPS, ModuleGroup, groups_of
+from .measure import KlSums, measure, options_of
+from .recipe import contestant_text, kept_text, read_back, recipe_text
+from .shares import Shares
+from .solve import Allocation, Option, allocate
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateOptions:
+    """What is allocated, and how.
+
+    `active` are the most bytes that a token may read of all tensors, None without bound. `method` is the encoder that
+    will ship.
+    """
+
+    budgets: tuple[Budget, ...] = ()
+    method: str = RTN
+    bits: tuple[int, ...] = BITS
+    group_sizes: tuple[int, ...] = GROUP_SIZES
+    groups: int = GROUPS
+    routers: bool = False
+    active: int | None = None
+    confidence: float = 0.95
+
+    @property
+    def measured_with(self) -> str:
+        """The encoder that is measured: `method`, or rounding in its place where that needs a pass of its own."""
+        return RTN if self.method == GPTQ else self.method
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """One budget's outcome. `proposed` is the solver's recipe, `text` and `recipe` are of what ships.
+
+    `final` is how the check ended, None where there was nothing to check: the budget holds the model as it is.
+    """
+
+    budget: Budget
+    allocation: Allocation
+    proposed: Recipe
+    contestants: tuple[Contestant, ...]
+    final: Final | None
+    text: str
+    recipe: Recipe
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the solver's recipe ships."""
+        return self.final is None or self.final.ships == self.proposed.name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that an allocation came to: groups with the damage of each choice, and every budget's recipe.
+
+    `fixed` are the bytes that nothing decides about, `active` the most that a token may read of the rest.
+    """
+
+    groups: list[ModuleGroup]
+    choices: list[list[Option]]
+    fixed: int
+    active: int | None
+    budgets: list[Allocated]
+
+
+def groups_and_plan(source: Checkpoint, layout: Layout, options: AllocateOptions) -> tuple[list[ModuleGroup], Plan]:
+    """The groups that are decided, and the plan that keeps everything. Raises UsageError where there are none."""
+    plan = make_plan(layout, load_recipe("none"), source)
+    groups = groups_of(
+        plan.modules, limit=options.groups, bits=options.bits, group_sizes=options.group_sizes, routers=options.routers
+    )
+    if not groups:
+        raise UsageError(f"{source.name}: nothing in it can be quantized by these bits and group sizes")
+    return groups, plan
+
+
+def check_budgets(groups: Sequence[ModuleGroup], plan: Plan, options: AllocateOptions) -> None:
+    """Raise UsageError for a budget that no recipe meets, or for so few bytes a token that none reads less."""
+    fixed, fixed_active = _fixed(plan, groups)
+    least = fixed + sum(min(choice.nbytes for choice in group.choices) for group in groups)
+    for budget in options.budgets:
+        if budget.nbytes < least:
+            raise UsageError(
+                f"{budget.words}: room for {show_bytes(budget.nbytes)} of tensors, and the smallest recipe of these"
+                f" bits and group sizes takes {show_bytes(least)}; give more, or allow fewer bits or a shorter context"
+            )
+    active = fixed_active + sum(min(choice.active for choice in group.choices) for group in groups)
+    if options.active is not None and options.active < active:
+        raise UsageError(
+            f"--min-decode: a token may read {show_bytes(options.active)}, and no recipe of these bits and group sizes"
+            f" reads less than {show_bytes(active)}; ask for fewer tokens a second, or allow fewer bits"
+        )
+
+
+def run_allocation(
+    source: Checkpoint,
+    layout: Layout,
+    shares: Shares,
+    described: dict[str, Any],
+    options: AllocateOptions,
+    folder: AllocateFolder,
+    *,
+    passes: CompareOptions | None = None,
+    calibration: Calibration | None = None,
+    watch: Watch = unwatched,
+) -> Outcome:
+    """Allocate for every budget.
+
+    `described` is what records say of the documents, `passes` how the model is computed. A method that weighs errors
+    takes `calibration`, or else what the documents to calibrate on give. `folder` keeps what was measured, for the same
+    call to go on from; it is held meanwhile. Raises UsageError for a budget that nothing meets, and what `compare`
+    raises.
+    """
+    groups, plan = groups_and_plan(source, layout, options)
+    check_budgets(groups, plan, options)
+    fixed, fixed_active = _fixed(plan, groups)
+    active = None if options.active is None else options.active - fixed_active
+    whole = [_whole(groups, options, budget, fixed, active) for budget in options.budgets]
+    passes = passes or CompareOptions()
+    with folder.claimed():
+        if passes.fresh:
+            folder.empty()
+        if all(whole):
+            return Outcome(groups, [], fixed, active, [each for each in whole if each is not None])
+        run = _Run(source, layout, shares, described, options, replace(passes, fresh=False), folder)
+        columns = run.columns(calibration, watch)
+        width = next(m.shape[-1] for m in layout.modules if m.role == "embedding")
+        kl = measure(
+            source, groups, shares.allocate, width=width, method=options.measured_with, columns=columns,
+            options=run.passes, folder=folder, watch=watch,
+        )  # fmt: skip
+        choices = options_of(groups, kl)
+        open_budgets = [budget for budget, kept in zip(options.budgets, whole, strict=True) if kept is None]
+        solved = [allocate(groups, choices, budget.nbytes - fixed, active) for budget in open_budgets]
+        drafts = [run.draft(groups, *each, fixed) for each in zip(open_budgets, solved, strict=True)]
+        outcomes = iter(run.checked(drafts, columns, _named(watch, "check")))
+    return Outcome(groups, choices, fixed, active, [kept or next(outcomes) for kept in whole])
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A budget's solution as a recipe, before the check, and those that it has to beat."""
+
+    budget: Budget
+    allocation: Allocation
+    text: str
+    recipe: Recipe
+    contestants: tuple[Contestant, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the parts of one allocation share."""
+
+    source: Checkpoint
+    layout: Layout
+    shares: Shares
+    described: dict[str, Any]
+    options: AllocateOptions
+    passes: CompareOptions
+    folder: AllocateFolder
+
+    def columns(self, calibration: Calibration | None, watch: Watch) -> ColumnWeights | None:
+        """What the measured method weighs errors by, None where it weighs none."""
+        if self.options.measured_with != IMATRIX:
+            return None
+        return (calibration or self._calibrated(watch)).columns(self.layout)
+
+    def _calibrated(self, watch: Watch) -> Calibration:
+        """The calibration of the documents that are for it: kept by an earlier run, or made now."""
+        path, documents = self.folder.columns, self.shares.calibrate
+        described = {
+            "name": self.described["name"], "sha256": self.described["sha256"], "count": len(documents),
+            "tokens": sum(len(d.tokens) for d in documents), "xxh3_128": [d.content_hash for d in documents],
+        }  # fmt: skip
+        kept = Calibration(path, self.source)
+        if disk.is_file(path) and kept.documents()["xxh3_128"] == described["xxh3_128"]:
+            return kept
+        options = replace(self.passes, work=self.folder.passing)
+        made = run_calibration(self.source, documents, described, options, _named(watch, "calibration"))
+        assert made is not None  # one rank alone
+        disk.write_whole(path, made[0], replace=True)
+        return kept
+
+    def draft(self, groups: Sequence[ModuleGroup], budget: Budget, allocation: Allocation, fixed: int) -> _Draft:
+        """Write a budget's solution as a recipe, and find those that it has to beat."""
+        options = self.options
+        name = f"allocated-{budget.words.replace(' ', '').lower()}"
+        summary = f"bits allocated for {self.source.name} at {budget.words}, by the KL of each group quantized alone"
+        data = f"{self.described['name']} (sha256 {self.described['sha256'][:12]})"
+        reference = (
+            f"mlxquant allocate: {self.source.name}{f'@{self.source.revision}' if self.source.revision else ''},"
+            f" measured with {options.measured_with} on {len(self.shares.allocate)} documents of {data}"
+        )
+        text = recipe_text(name, summary, groups, allocation, method=options.method, reference=reference)
+        recipe = read_back(text, groups, allocation, self.layout, self.source, fixed + allocation.nbytes)
+        entered = contestants(
+            self.layout, self.source, budget.nbytes, active=options.active, method=options.method, bits=options.bits,
+            group_sizes=options.group_sizes,
+        )  # fmt: skip
+        return _Draft(budget, allocation, text, recipe, tuple(entered))
+
+    def checked(self, drafts: Sequence[_Draft], columns: ColumnWeights | None, watch: Watch) -> list[Allocated]:
+        """Judge every budget's recipe and contestants in one pass, on documents that chose nothing."""
+        method, documents = self.options.measured_with, self.shares.check
+        recipes: dict[str, Recipe] = {}
+        for draft in drafts:
+            for name, recipe in ((draft.recipe.name, draft.recipe), *((c.name, c.recipe) for c in draft.contestants)):
+                recipes.setdefault(name, with_method(recipe, method))
+        sums = KlSums(len(recipes), len(documents))
+        alone = replace(
+            self.passes, own=False, noise_floor=False, teacher_forced_routing=False, work=self.folder.passing
+        )
+        candidates = [Candidate(name, recipe) for name, recipe in recipes.items()]
+        compare(self.source, candidates, documents, sums, alone, watch, calibration=lambda _: columns)
+        names = list(recipes)
+        return [
+            _judged(draft, final(draft.recipe.name, draft.contestants, sums.kl, sums.tokens_scored, names,
+                                 self.options.confidence))
+            for draft in drafts
+        ]  # fmt: skip
+
+
+def _judged(draft: _Draft, end: Final) -> Allocated:
+    best, text, recipe = end.best, draft.text, draft.recipe
+    if best is not None and end.ships != recipe.name:
+        text, recipe = contestant_text(recipe.name, best), best.recipe
+    return Allocated(draft.budget, draft.allocation, draft.recipe, draft.contestants, end, text, recipe)
+
+
+def _whole(
+    groups: Sequence[ModuleGroup], options: AllocateOptions, budget: Budget, fixed: int, active: int | None
+) -> Allocated | None:
+    """The outcome of a budget that holds the model as it is; None where something has to be decided."""
+    keep = [Option(group.choice(None), 0.0, measured=True) for group in groups]
+    kept = Allocation(tuple(keep))
+    if fixed + kept.nbytes > budget.nbytes or (active is not None and kept.active > active):
+        return None
+    text = kept_text(f"allocated-{budget.words.replace(' ', '').lower()}", budget.words)
+    recipe = parse_recipe(text, where="the allocated recipe")
+    return Allocated(budget, kept, recipe, (), None, text, recipe)
+
+
+def _named(watch: Watch, subject: str) -> Watch:
+    return lambda progress: watch(replace(progress, subject=subject))
+
+
+def _fixed(plan: Plan, groups: Sequence[ModuleGroup]) -> tuple[int, int]:
+    """Bytes, and active bytes, of what is not decided."""
+    free = {path for group in groups for path in group.paths}
+    rest = [planned for planned in plan.modules if planned.module.path not in free]
+    return sum(p.nbytes for p in rest), sum(p.active(p.nbytes) for p in rest)

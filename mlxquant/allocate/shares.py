@@ -1,0 +1,71 @@
+"""Documents for each purpose, told apart by the hash of their content: to calibrate, to allocate, to check.
+
+The same document always lands in the same share, whatever file it comes in, so nothing that chose a format also judges
+it. Shares are given in hundredths of the hash's range. What a calibration file was made from is in no share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..divergence.texts.documents import Document
+from ..errors import DataError
+
+CALIBRATE, ALLOCATE, CHECK = "calibrate", "allocate", "check"
+# with and without calibration
+SHARES = {True: {CALIBRATE: 30, ALLOCATE: 30, CHECK: 40}, False: {CALIBRATE: 0, ALLOCATE: 50, CHECK: 50}}
+FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Documents by purpose. `left_out` of those that were given calibrated before, or were given to check, too."""
+
+    calibrate: list[Document]
+    allocate: list[Document]
+    check: list[Document]
+    left_out: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """How many documents each has."""
+        return {CALIBRATE: len(self.calibrate), ALLOCATE: len(self.allocate), CHECK: len(self.check)}
+
+
+def shared_out(
+    documents: Sequence[Document],
+    *,
+    calibrates: bool,
+    judge: Sequence[Document] | None = None,
+    calibrated: Collection[str] = (),
+) -> Shares:
+    """Share documents out; with `judge` those check, and none of the others does. Raises DataError for too few.
+
+    `calibrated` are the content hashes of documents that calibrated before: they neither allocate nor check. A document
+    of `documents` that is in `judge` too is left out of the former.
+    """
+    shares = dict(SHARES[calibrates])
+    parts: dict[str, list[Document]] = {name: [] for name in shares}
+    if judge is not None:
+        shares[CHECK] = 0
+        parts[CHECK] = [document for document in judge if document.content_hash not in calibrated]
+    apart = {*calibrated, *(document.content_hash for document in judge or ())}
+    whole = sum(shares.values())
+    for document in documents:
+        if document.content_hash in apart:
+            continue
+        place = int(document.content_hash[:12], 16) % whole
+        for name, share in shares.items():
+            if place < share:
+                parts[name].append(document)
+                break
+            place -= share
+    needed = [name for name in parts if name != CALIBRATE or calibrates]
+    if any(len(parts[name]) < FEWEST for name in needed):
+        counts = ", ".join(f"{len(parts[each])} to {each}" for each in needed)
+        raise DataError(
+            f"--data: {len(documents)} documents leave {counts}; at least {FEWEST} for each expected: give more"
+            " documents, or others to check with --judge"
+        )
+    left_out = len(documents) + len(judge or ()) - sum(map(len, parts.values()))
+    return Shares(parts[CALIBRATE], parts[ALLOCATE], parts[CHECK], left_out)

@@ -1,0 +1,294 @@
+"""`mlxquant allocate`: the bits of every module for a budget of bytes, by what each choice does to the output."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..disk.outputs import OutputFile, check_outputs
+from ..errors import UsageError
+from ..words.progress import Progress, Watch
+from . import INTERRUPTED
+from .bars import pass_bar
+from .chips import chips_named_by
+from .convert_texts import time_text
+from .options import (
+    calibration_option,
+    dtype_option,
+    json_option,
+    opened_calibration,
+    output_option,
+    parse_numbers,
+    source_argument,
+)
+from .printing import echo, warn
+
+if TYPE_CHECKING:
+    from ..allocate.groups import ModuleGroup
+    from ..allocate.run import AllocateOptions, Outcome
+    from ..allocate.shares import Shares
+    from ..calibrate.record import Calibration
+    from ..source.checkpoint import Checkpoint
+
+BUILTIN = "builtin"
+SHARE = 50  # time left is told when a fiftieth of the work is done
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocateArguments:
+    """The command line of `allocate`, but for SOURCE."""
+
+    budgets: str | None
+    bpw: str | None
+    method: str
+    data: str
+    judge: Path | None
+    calibration: Path | None
+    context: str | None
+    chip: str | None
+    min_decode: float | None
+    bits: str | None
+    group_size: str | None
+    groups: int | None
+    with_routers: bool
+    max_tokens: int | None
+    dtype: str | None
+    work: Path | None
+    fresh: bool
+    as_json: bool
+    output: Path | None
+    recipe_out: Path
+
+
+@click.command()
+@source_argument
+@click.option("--budget", "budgets", metavar="SIZE,…", help="Memory of the machine, as plan --fits counts it: 96GB.")
+@click.option("--bpw", metavar="X,…", help="Bits per weight of the build, never exceeded: 4.2.")
+@click.option("--method", default="rtn", show_default=True, help="How values become integers: rtn, mse, imatrix, gptq.")
+@click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
+@click.option("--judge", type=click.Path(path_type=Path), metavar="FILE",
+              help="Texts for the final check; else a share of --data.")  # fmt: skip
+@calibration_option
+@click.option("--context", metavar="TOKENS", help="Keep room for this context.  [32k, or the longest]")
+@click.option("--chip", metavar="NAME", help='With --min-decode: the chip, such as "M3 Ultra".')
+@click.option("--min-decode", type=float, metavar="TOK/S", help="The least decode speed at the context.")
+@click.option("--bits", metavar="N,…", help="Bits to choose from.  [2,3,4,5,6,8]")
+@click.option("--group-size", metavar="N,…", help="ModuleGroup sizes to choose from.  [32,64,128]")
+@click.option("--groups", type=click.IntRange(1), metavar="N", help="Most groups that are measured.  [64]")
+@click.option("--with-routers", is_flag=True, help="Let routers be quantized, too.")
+@click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
+@dtype_option
+@click.option("--work", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep what is measured, to resume.")
+@click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
+@json_option
+@output_option("The recipe file; of several budgets, a name such as recipe-96GB.toml each.", required=True,
+               name="recipe_out", metavar="RECIPE")  # fmt: skip
+@click.option("--record", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the record there too.")
+def command(source: str, **options: Any) -> None:
+    """Choose every module's format for a budget of bytes: the least KL to full precision, never worse than uniform.
+
+    Groups of modules are quantized alone, one after another, and what each does to the output is measured. An exact
+    solver chooses. Its recipe is taken only where it is ahead of uniform and shipped recipes of at most the same bytes
+    on documents that chose nothing; else the best of those is.
+
+    \b
+    mlxquant allocate ./checkpoint --budget 96GB --data calls.jsonl --work work -o recipe.toml
+    mlxquant allocate ./checkpoint --bpw 4.25 --method mse --data calls.jsonl -o recipe.toml
+    mlxquant allocate ./checkpoint --budget 64GB,96GB,128GB --data calls.jsonl --work work -o recipe.toml
+    """
+    arguments = AllocateArguments(**options)
+    words = _words(arguments)
+    outputs = _outputs(arguments, words)
+    check_outputs(outputs, _inputs(source, arguments), arguments.work)
+    with ExitStack() as stack:
+        work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-allocate-")))
+        try:
+            record, outcome = _allocated(source, words, arguments, work)
+        except KeyboardInterrupt:
+            advice = f"the same command goes on from {work}" if arguments.work else "nothing is kept without --work"
+            echo(f"mlxquant: stopped; {advice}", err=True)
+            sys.exit(INTERRUPTED)
+    from ..records.files import record_text
+    from ..report.allocate import allocate_text
+
+    text = record_text(record)
+    try:
+        for output, budget in zip(outputs, outcome.budgets, strict=False):
+            output.write(budget.text)
+        if arguments.output is not None:
+            outputs[-1].write(f"{text}\n")
+    finally:  # what took hours is shown also where the disk takes no file
+        echo(text if arguments.as_json else allocate_text(record))
+    echo(f"Next: mlxquant plan {shlex.quote(source)} -r {shlex.quote(str(outputs[0].path))}", err=True)
+
+
+def _words(arguments: AllocateArguments) -> list[str]:
+    """The budgets as they were typed. Raises UsageError for options that do not go together."""
+    from ..stream.ranks import launched
+
+    if (arguments.budgets is None) == (arguments.bpw is None):
+        raise UsageError("give --budget SIZE, such as 96GB, or --bpw X, such as 4.25")
+    if (arguments.chip is None) != (arguments.min_decode is None):
+        raise UsageError("--chip and --min-decode go together: the speed is that of a chip")
+    if arguments.bpw is not None and arguments.context is not None and arguments.chip is None:
+        raise UsageError("--context goes with --budget or --min-decode: bits per weight are the same at any")
+    if launched():
+        raise UsageError("allocate runs in one process; start it without mlx.launch")
+    return [word.strip() for word in str(arguments.budgets or arguments.bpw).split(",") if word.strip()]
+
+
+def _inputs(source: str, arguments: AllocateArguments) -> list[tuple[str, str | Path]]:
+    """What is read, as it was typed."""
+    files = [("--data", arguments.data), ("--judge", arguments.judge), ("--calibration", arguments.calibration)]
+    return [("the source", source), *((name, file) for name, file in files if file and file != BUILTIN)]
+
+
+def _outputs(arguments: AllocateArguments, words: list[str]) -> list[OutputFile]:
+    """A recipe file for each budget, then the record's."""
+    path = arguments.recipe_out
+    paths = [path] if len(words) == 1 else [path.with_name(f"{path.stem}-{word}{path.suffix}") for word in words]
+    outputs = [OutputFile("-o", each) for each in paths]
+    return outputs + ([OutputFile("--record", arguments.output)] if arguments.output is not None else [])
+
+
+def _allocated(
+    source: str, words: list[str], arguments: AllocateArguments, work: Path
+) -> tuple[dict[str, Any], Outcome]:
+    """Read everything, say what it will take, and run the allocation."""
+    from ..allocate.budgets import LeastSpeed, active_bytes_for, budgets_of
+    from ..allocate.folder import AllocateFolder
+    from ..allocate.record import allocation_record
+    from ..allocate.run import check_budgets, groups_and_plan, run_allocation
+    from ..layout.layout import read_layout
+    from ..source.hub.open import open_source
+    from ..stream.options import CompareOptions
+    from ..words.units import parse_tokens
+
+    options = _options(arguments)
+    context = None if arguments.context is None else parse_tokens(arguments.context)
+    opened = open_source(source, weights=True)
+    folder = AllocateFolder(work)
+    folder.check([(name, Path(file)) for name, file in _inputs(str(opened.folder or ""), arguments) if file])
+    layout = read_layout(opened, dtype=arguments.dtype)
+    groups, plan = groups_and_plan(opened, layout, options)
+    budgets = budgets_of(words, plan, layout, bpw=arguments.bpw is not None, context=context)
+    options = replace(options, budgets=tuple(budgets))
+    if arguments.chip is not None and arguments.min_decode is not None:
+        least = LeastSpeed(chips_named_by((arguments.chip,))[-1], arguments.min_decode)
+        options = replace(options, active=active_bytes_for(least, plan, layout, context))
+    check_budgets(groups, plan, options)
+    calibration = opened_calibration(arguments.calibration, opened)
+    shares, described = _documents(opened, arguments, calibration)
+    _tell_before(groups, shares, arguments)
+    with _watching() as watch:
+        outcome = run_allocation(
+            opened, layout, shares, described, options, folder, calibration=calibration, watch=watch,
+            passes=CompareOptions(dtype=arguments.dtype, fresh=arguments.fresh),
+        )  # fmt: skip
+    return allocation_record(opened, layout, shares, described, options, outcome), outcome
+
+
+def _options(arguments: AllocateArguments) -> AllocateOptions:
+    """What is allocated, as far as the command line alone tells. Raises UsageError."""
+    from ..allocate.groups import BITS, GROUP_SIZES, GROUPS
+    from ..allocate.run import AllocateOptions
+    from ..words.formats import IMATRIX, METHODS, MODES
+
+    if arguments.method not in METHODS:
+        raise UsageError(f"--method {arguments.method}: one of {', '.join(METHODS)} expected")
+    if arguments.method != IMATRIX and arguments.calibration is not None:
+        raise UsageError(f"--calibration {arguments.calibration}: --method {arguments.method} does not use it")
+    bits = BITS if arguments.bits is None else parse_numbers(arguments.bits, "--bits", "3,4,6")
+    sizes: tuple[int, ...] = GROUP_SIZES
+    if arguments.group_size is not None:
+        sizes = parse_numbers(arguments.group_size, "--group-size", "32,64")
+    all_sizes, all_bits = MODES["affine"]
+    for name, values, valid in (("--bits", bits, all_bits), ("--group-size", sizes, all_sizes)):
+        if wrong := [n for n in values if n not in valid]:
+            raise UsageError(f"{name} {wrong[0]}: of {', '.join(map(str, valid))} expected")
+    return AllocateOptions(
+        method=arguments.method,
+        bits=tuple(sorted(set(bits))),
+        group_sizes=tuple(sorted(set(sizes))),
+        groups=arguments.groups or GROUPS,
+        routers=arguments.with_routers,
+    )
+
+
+def _documents(
+    opened: Checkpoint, arguments: AllocateArguments, calibration: Calibration | None
+) -> tuple[Shares, dict[str, Any]]:
+    """The documents by purpose, and what the record says of them."""
+    from ..allocate.shares import shared_out
+    from ..divergence.texts.documents import read_documents
+    from ..divergence.texts.tokens import open_tokenizer
+    from ..words.formats import GPTQ, IMATRIX
+
+    tokenizer = open_tokenizer(opened)
+    data = arguments.data if arguments.data == BUILTIN else Path(arguments.data)
+    read = read_documents(data, tokenizer, max_tokens=arguments.max_tokens)
+    judge = None
+    if arguments.judge is not None:
+        judge = read_documents(arguments.judge, tokenizer, max_tokens=arguments.max_tokens)
+    shares = shared_out(
+        read.documents,
+        calibrates=calibration is None and arguments.method in (IMATRIX, GPTQ),
+        judge=None if judge is None else judge.documents,
+        calibrated=() if calibration is None else calibration.documents().get("xxh3_128", ()),
+    )
+    described: dict[str, Any] = {
+        "name": Path(arguments.data).name, "sha256": read.sha256, "documents": len(read.documents)
+    }  # fmt: skip
+    if judge is not None and arguments.judge is not None:
+        described["judge"] = {"name": arguments.judge.name, "sha256": judge.sha256, "documents": len(judge.documents)}
+    return shares, described
+
+
+def _tell_before(groups: list[ModuleGroup], shares: Shares, arguments: AllocateArguments) -> None:
+    """Say what is measured on what, and what will come of too few documents."""
+    from ..allocate.measure import probes_of
+    from ..stats import FEWEST_SKEWED
+    from ..words.formats import GPTQ, RTN
+
+    parts = [f"{count} {purpose}" for purpose, count in shares.counts().items() if count]
+    left_out = f", {shares.left_out} are left out" if shares.left_out else ""
+    echo(
+        f"mlxquant: measures {len(probes_of(groups))} formats of {len(groups)} groups, each alone; of the documents"
+        f" {', '.join(parts)}{left_out}",
+        err=True,
+    )
+    if arguments.method == GPTQ:
+        warn(f"{GPTQ} is measured with {RTN} in its place, also in the check; the recipe asks for {GPTQ}")
+    if len(shares.check) < FEWEST_SKEWED:
+        warn(
+            f"{len(shares.check)} documents check, and fewer than {FEWEST_SKEWED} show nothing for certain: the best"
+            " shipped recipe will be taken; give more documents"
+        )
+
+
+@contextmanager
+def _watching() -> Iterator[Watch]:
+    """Show all passes as one; say how long it takes as soon as a few layers tell."""
+    with pass_bar() as watch:
+        began, spoken = time.monotonic(), False
+
+        def watched(progress: Progress) -> None:
+            nonlocal began, spoken
+            watch(progress)
+            if progress.resumed or not progress.subject.startswith("pass"):
+                began = time.monotonic()
+            elif not spoken and progress.seconds is not None and progress.done * SHARE >= progress.total:
+                spoken = True
+                left = (time.monotonic() - began) / progress.done * (progress.total - progress.done)
+                echo(f"mlxquant: the measurement takes {time_text(left)} more, the check comes after it", err=True)
+
+        yield watched

@@ -1,0 +1,61 @@
+"""The solver: exact against trying everything, budgets to the byte, and what cannot be met."""
+
+from __future__ import annotations
+
+from itertools import product
+from random import Random
+
+import pytest
+
+from mlxquant.allocate.groups import FormatChoice, ModuleGroup
+from mlxquant.allocate.solve import Option, allocate
+from mlxquant.errors import UsageError
+from mlxquant.words.formats import Format
+
+
+def problem(seed: int, groups: int, choices: int) -> tuple[list[ModuleGroup], list[list[Option]]]:
+    rng = Random(seed)
+    options = [
+        [
+            Option(
+                FormatChoice(Format(rng.choice((2, 3, 4, 6, 8)), 64), rng.randint(1, 400), rng.randint(1, 50)),
+                rng.lognormvariate(-6, 1),
+                measured=True,
+            )
+            for _ in range(choices)
+        ]
+        for _ in range(groups)
+    ]
+    return [
+        ModuleGroup("expert", f"g{i}", (), (), tuple(o.choice for o in own)) for i, own in enumerate(options)
+    ], options
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_other_choice_within_the_budget_does_less_damage(seed):
+    groups, options = problem(seed, 5, 4)
+    budget = Random(seed).randint(700, 1400)
+    every = [chosen for chosen in product(*options) if sum(o.choice.nbytes for o in chosen) <= budget]
+    if not every:
+        with pytest.raises(UsageError, match="give more"):
+            allocate(groups, options, budget)
+        return
+    best = allocate(groups, options, budget)
+    assert best.nbytes <= budget
+    assert best.damage == pytest.approx(min(sum(o.damage for o in chosen) for chosen in every), rel=1e-3)
+
+
+def test_a_second_budget_of_active_bytes_is_kept_too():
+    groups, options = problem(1, 5, 4)
+    free = allocate(groups, options, 2000)
+    bound = allocate(groups, options, 2000, active=free.active - 1)
+    assert bound.active < free.active
+    assert bound.damage >= free.damage
+    with pytest.raises(UsageError, match="fewer tokens a second"):
+        allocate(groups, options, 2000, active=1)
+
+
+def test_a_budget_for_everything_keeps_the_least_damage_of_each():
+    groups, options = problem(2, 6, 5)
+    best = allocate(groups, options, 10**6)
+    assert best.damage == pytest.approx(sum(min(o.damage for o in own) for own in options))
