@@ -114,7 +114,7 @@ class Compensating:
             "propagate": self._propagate,
             "damping": gptq.DAMPING,
             "trust": TRUST,
-            "rounds": gptq.ROUNDS,
+            "sweeps": gptq.SWEEPS,
             "blas": describe_blas(),
         }
 

@@ -77,9 +77,9 @@ def _layer_bytes(modules: Sequence[PlannedModule]) -> int:
 
 
 def _matrix_bytes(p: PlannedModule) -> int:
-    """What a worker takes to encode a matrix: moments three times, and some copies of its rows."""
+    """What a worker takes to encode a matrix: moments, damped, factored and turned, and some copies of its rows."""
     rows, columns = p.module.shape[-2:]
-    return 3 * 4 * columns * columns + 10 * min(16 << 20, 4 * rows * columns)
+    return 4 * 4 * columns * columns + 10 * min(16 << 20, 4 * rows * columns)
 
 
 def _input_bytes(p: PlannedModule, tokens: int, sets: range) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mlxquant.kernels import Quantized, dequantize_rows, quantize_rows
-from mlxquant.kernels.gptq import Codes, Curvature, compensate_rows, output_errors
+from mlxquant.kernels.compiled import _KINDS
+from mlxquant.kernels.gptq import Curvature, _gptq, _sweep, compensate_rows, output_errors
 from mlxquant.words.formats import Format, widen
 
 from .kernel_blocks import model_block
@@ -79,19 +80,41 @@ def test_columns_of_equal_and_unrelated_inputs_gain_what_the_search_gains():
     assert 0.5 < np.square(error).sum() / np.square(plain).sum() < 0.95
 
 
-def test_the_factor_is_that_of_the_inverse_in_the_order_of_falling_moments():
+def test_the_factor_is_that_of_the_moments_in_falling_order():
     curvature = Curvature.of(moments_of(inputs_of(COLS)))
-    inverse = np.linalg.inv(curvature.moments[np.ix_(curvature.order, curvature.order)].astype(np.float64))
-    np.testing.assert_allclose(curvature.upper.T @ curvature.upper, inverse, rtol=2e-2, atol=1e-4 * inverse.max())
-    assert np.array_equal(curvature.upper, np.triu(curvature.upper))
+    ordered = curvature.moments[np.ix_(curvature.order, curvature.order)].astype(np.float64)
+    factor = (curvature.feedback * curvature.pivots[:, None]).T.astype(np.float64)
+    np.testing.assert_allclose(factor @ factor.T, ordered, atol=1e-5 * ordered.max())
+    assert np.array_equal(factor, np.triu(factor))
     assert (np.diff(curvature.moments.diagonal()[curvature.order]) <= 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 63, 65])
+def test_any_number_of_rows_is_encoded_as_well(rows):
+    fmt, values, inputs = Format(4, 32), model_block("BF16", 65)[:rows], inputs_of(COLS)
+    curvature = Curvature.of(moments_of(inputs))
+    ours = errors(values, compensated(values, "BF16", fmt, curvature), "BF16", fmt, inputs)
+    assert (ours < 0.6 * errors(values, rounded(values, "BF16", fmt), "BF16", fmt, inputs)).all()
+
+
+def test_levels_are_those_of_the_errors_that_were_minimized():
+    fmt, values, inputs = Format(2, 64), model_block("BF16", ROWS), inputs_of(COLS)
+    curvature, weights = Curvature.of(moments_of(inputs)), widen(values, "BF16")
+    start = rounded(values, "BF16", fmt)
+    codes = _gptq(np.ascontiguousarray(weights.T), curvature, start, "BF16", fmt)
+    for _ in range(3):
+        before = codes.losses.copy()
+        error = codes.errors.T.astype(np.float64)
+        np.testing.assert_allclose(codes.losses, np.einsum("ri,ij,rj->r", error, curvature.moments, error), rtol=1e-4)
+        _sweep(codes, curvature, fmt, _KINDS["BF16"])
+        assert (codes.losses <= before).all()
 
 
 def test_moments_that_float32_cannot_factor_are_factored_in_float64():
     inputs = inputs_of(64, 30)
     inputs[:, 0] *= 1e5
     curvature = Curvature.of(moments_of(inputs), damping=1e-12)
-    assert np.isfinite(curvature.upper).all()
+    assert np.isfinite(curvature.feedback).all()
 
 
 def test_moments_that_are_not_finite_are_refused():
@@ -110,8 +133,3 @@ def test_rows_that_hold_nan_have_nothing_to_choose():
     before = rounded(values, "BF16", fmt)
     values[1, 3] = 0x7FC0
     assert compensate_rows(values, "BF16", fmt, Curvature.of(np.eye(COLS)), before) is None
-
-
-def test_codes_stand_for_scale_times_level_plus_bias():
-    codes = Codes(np.array([[0, 1], [2, 3]], np.uint8), np.array([[0.5], [2]], np.float32), np.array([[-1], [1]], "f4"))
-    assert codes.values().tolist() == [[-1, -0.5], [5, 7]]
