@@ -3,6 +3,7 @@
 groups      what is decided together, its choices and their bytes
 measure     the KL of each group quantized alone, in the streamed pass
 solve       the best choices under a budget, exactly
+rounds      measuring and solving in turn, until what is chosen has been measured
 recipe      the choices as an ordinary recipe, with reasons in figures
 contest     the recipe beside shipped ones of at most the same bytes, on other documents
 budgets     a machine's memory, bits per weight or tokens a second, in bytes
@@ -12,4 +13,4 @@ run         all of it
 record      what came out, as a record
 """
 
-__all__ = ["budgets", "contest", "folder", "groups", "measure", "recipe", "record", "run", "shares", "solve"]
+__all__ = ["budgets", "contest", "folder", "groups", "measure", "recipe", "record", "rounds", "run", "shares", "solve"]

@@ -4,10 +4,10 @@ Each probe is a recipe that quantizes one group and keeps everything else. Many 
 weights; each is computed only from the first layer in which it differs on. How many go in one pass depends on the
 bytes of their hidden states. What a pass has found is kept in a work folder, so that a killed run goes on.
 
-Not every format is measured. Of each group are measured 2, 3, 4 and 6 bits at one group size, and 3 bits at the others.
-The rest follows: over bits the logarithm of KL is interpolated, and beyond 6 bits falls by a factor of 4 a bit, as
-squared errors do; another group size changes KL at all bits by the ratio that it has at 3. Such figures are `measured`
-False.
+Not every format is measured at first. Of each group are measured 2, 3, 4 and 6 bits at one group size, and 3 bits at
+the others. The rest follows: over bits the logarithm of KL is interpolated, and beyond 6 bits falls by a factor of 4 a
+bit, as squared errors do; another group size changes KL at all bits by the ratio that it has at 3. Such figures are
+`measured` False, and are measured once they are chosen (see `rounds`).
 """
 
 from __future__ import annotations
@@ -117,13 +117,14 @@ def measure(
     documents: Sequence[HasTokens],
     *,
     width: int,
+    probes: Sequence[Probe] | None = None,
     method: str = RTN,
     columns: ColumnWeights | None = None,
     options: CompareOptions | None = None,
     folder: AllocateFolder | None = None,
     watch: Watch = unwatched,
 ) -> dict[str, float]:
-    """Measure all probes: KL in nats a token, by the probe's name.
+    """Measure probes, by default those of `probes_of`: KL in nats a token, by the probe's name.
 
     `width` is that of the hidden state, `columns` what a method weighs errors by; `folder` keeps what passes have
     finished. `watch` counts forwards through a layer, the reference's and every probe's from the first layer on in
@@ -133,7 +134,7 @@ def measure(
         options or CompareOptions(), own=False, noise_floor=False, teacher_forced_routing=False,
         work=None if folder is None else folder.passing,
     )  # fmt: skip
-    probes = probes_of(groups)
+    probes = probes_of(groups) if probes is None else probes
     signature = _signature(source, groups, documents, method, alone, columns)
     kl = {} if folder is None else folder.damage(signature)
     todo = [probe for probe in probes if probe.name(groups) not in kl]
@@ -147,7 +148,7 @@ def measure(
         kl |= {p.name(groups): float(each / n) for p, each, n in zip(part, sums.kl.sum(axis=1), scored, strict=True)}
         if folder is not None:
             folder.keep(source.name, signature, kl)
-    return kl
+    return {name: kl[name] for name in (probe.name(groups) for probe in probes)}
 
 
 def passes_of(probes: Sequence[Probe], documents: Sequence[HasTokens], width: int) -> list[list[Probe]]:
@@ -206,12 +207,12 @@ def options_of(groups: Sequence[ModuleGroup], kl: Mapping[str, float]) -> list[l
 def _options(number: int, groups: Sequence[ModuleGroup], kl: Mapping[str, float]) -> list[Option]:
     group = groups[number]
     formats = _measured_formats(group)
-    known = {fmt: max(kl[Probe(number, fmt).name(groups)], LEAST) for fmt in formats}
+    names = {c.format: Probe(number, c.format).name(groups) for c in group.choices if c.format is not None}
+    known = {fmt: max(kl[name], LEAST) for fmt, name in names.items() if fmt in formats or name in kl}
     usual = formats[0].group_size
     curve = {fmt.bits: value for fmt, value in known.items() if fmt.group_size == usual}
-    ratio = {fmt.group_size: value / curve[fmt.bits] for fmt, value in known.items() if fmt.group_size != usual} | {
-        usual: 1.0
-    }
+    others = [fmt for fmt in formats if fmt.group_size != usual]
+    ratio = {usual: 1.0} | {fmt.group_size: known[fmt] / curve[fmt.bits] for fmt in others}
     return [_option(choice, known, curve, ratio) for choice in group.choices]
 
 

@@ -10,7 +10,6 @@ from ..plan.plan import source_record
 from ..records.head import describe_machine, describe_versions, head, utc_date
 from ..source.checkpoint import Checkpoint
 from .groups import ModuleGroup
-from .measure import probes_of
 from .run import Allocated, AllocateOptions, Outcome
 from .shares import Shares
 from .solve import Allocation, Option, frontier
@@ -42,7 +41,7 @@ def allocation_record(
             "confidence": options.confidence,
         },
         "fixed_bytes": outcome.fixed,
-        "probes": len(probes_of(groups)) if outcome.choices else 0,
+        "probes": sum(o.measured for own in outcome.choices for o in own if o.choice.format is not None),
         "groups": [_group_entry(group, own) for group, own in zip(groups, outcome.choices, strict=False)],
         "frontier": _frontier(outcome) if outcome.choices else [],
         "budgets": [_budget_entry(budget, outcome) for budget in outcome.budgets],

@@ -29,8 +29,9 @@ from .budgets import Budget
 from .contest import Contestant, Final, contestants, final, with_method
 from .folder import AllocateFolder
 from .groups import BITS, GROUP_SIZES, GROUPS, ModuleGroup, groups_of
-from .measure import KlSums, measure, options_of
+from .measure import KlSums, Probe, measure
 from .recipe import contestant_text, kept_text, read_back, recipe_text
+from .rounds import allocate_in_rounds
 from .shares import Shares
 from .solve import Allocation, Option, allocate
 
@@ -154,14 +155,9 @@ def run_allocation(
             return Outcome(groups, [], fixed, active, [each for each in whole if each is not None])
         run = _Run(source, layout, shares, described, options, replace(passes, fresh=False), folder)
         columns = run.columns(calibration, watch)
-        width = next(m.shape[-1] for m in layout.modules if m.role == "embedding")
-        kl = measure(
-            source, groups, shares.allocate, width=width, method=options.measured_with, columns=columns,
-            options=run.passes, folder=folder, watch=watch,
-        )  # fmt: skip
-        choices = options_of(groups, kl)
         open_budgets = [budget for budget, kept in zip(options.budgets, whole, strict=True) if kept is None]
-        solved = [allocate(groups, choices, budget.nbytes - fixed, active) for budget in open_budgets]
+        rooms = [budget.nbytes - fixed for budget in open_budgets]
+        choices, solved = run.solved(groups, rooms, active, columns, watch)
         drafts = [run.draft(groups, *each, fixed) for each in zip(open_budgets, solved, strict=True)]
         outcomes = iter(run.checked(drafts, columns, _named(watch, "check")))
     return Outcome(groups, choices, fixed, active, [kept or next(outcomes) for kept in whole])
@@ -211,6 +207,25 @@ class _Run:
         assert made is not None  # one rank alone
         disk.write_whole(path, made[0], replace=True)
         return kept
+
+    def solved(
+        self, groups: Sequence[ModuleGroup], rooms: Sequence[int], active: int | None, columns: ColumnWeights | None,
+        watch: Watch,
+    ) -> tuple[list[list[Option]], list[Allocation]]:  # fmt: skip
+        """Measure what the solver needs: every group's options, and the allocation for each of these bytes."""
+        width = next(m.shape[-1] for m in self.layout.modules if m.role == "embedding")
+
+        def measured(probes: Sequence[Probe]) -> dict[str, float]:
+            return measure(
+                self.source, groups, self.shares.allocate, width=width, probes=probes,
+                method=self.options.measured_with, columns=columns, options=self.passes, folder=self.folder,
+                watch=watch,
+            )  # fmt: skip
+
+        def chosen(options: Sequence[Sequence[Option]]) -> list[Allocation]:
+            return [allocate(groups, options, room, active) for room in rooms]
+
+        return allocate_in_rounds(groups, measured, chosen)
 
     def draft(self, groups: Sequence[ModuleGroup], budget: Budget, allocation: Allocation, fixed: int) -> _Draft:
         """Write a budget's solution as a recipe, and find those that it has to beat."""

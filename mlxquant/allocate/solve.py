@@ -10,7 +10,10 @@ group are left out beforehand, which changes no optimum. A budget's slack is a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -147,13 +150,14 @@ def _solved(options: Sequence[Sequence[Option]], budget: int, active: int | None
         for amounts, limit in limits:
             row = np.array(amounts, dtype=np.float64)[None] / max(limit, 1)
             constraints.append(LinearConstraint(row, -np.inf, room))
-        answer = milp(
-            damage / unit,
-            constraints=constraints,
-            integrality=np.ones(len(flat)),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-        )
+        with without_native_output():
+            answer = milp(
+                damage / unit,
+                constraints=constraints,
+                integrality=np.ones(len(flat)),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+            )
         if answer.x is None:
             break
         chosen = [flat[i] for i in np.flatnonzero(answer.x > 0.5)]
@@ -162,3 +166,21 @@ def _solved(options: Sequence[Sequence[Option]], budget: int, active: int | None
             return chosen
         room -= 1e-6  # the solver's own tolerance: a budget is one to the byte
     raise UsageError(f"no choice of formats within {show_bytes(budget)} was found; give a little more")
+
+
+@contextmanager
+def without_native_output() -> Iterator[None]:
+    """Let nothing that native code prints reach stdout, where a record may stand.
+
+    HiGHS as SciPy 1.17 has it prints a line of debugging for some problems, whatever its options say.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from itertools import product
 from random import Random
 
 import pytest
 
 from mlxquant.allocate.groups import FormatChoice, ModuleGroup
-from mlxquant.allocate.solve import Option, allocate
+from mlxquant.allocate.solve import Option, allocate, without_native_output
 from mlxquant.errors import UsageError
 from mlxquant.words.formats import Format
 
@@ -59,3 +60,11 @@ def test_a_budget_for_everything_keeps_the_least_damage_of_each():
     groups, options = problem(2, 6, 5)
     best = allocate(groups, options, 10**6)
     assert best.damage == pytest.approx(sum(min(o.damage for o in own) for own in options))
+
+
+def test_what_native_code_prints_does_not_reach_stdout(capfd):
+    print("before")
+    with without_native_output():
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution\n")
+    print("after")
+    assert capfd.readouterr().out == "before\nafter\n"
