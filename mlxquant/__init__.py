@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .builds.read.build import Build
     from .builds.write.convert import ConvertOptions
+    from .calibrate.candidates import EncodedCandidates
     from .calibrate.compensating import Compensating
     from .layout.layout import Layout
     from .plan.plan import Plan
@@ -236,6 +237,7 @@ def compare(
     candidates: Sequence[Recipe | str | Path],
     *,
     data: str | Path = "builtin",
+    calibration_data: str | Path | None = None,
     max_tokens: int | None = None,
     margin: float | None = None,
     confidence: float = 0.95,
@@ -244,9 +246,11 @@ def compare(
     """Judge recipes and builds against the full-precision model in one pass over its weights; give the record.
 
     `candidates` are recipes (as of `load_recipe`, or loaded) and folders of builds, given as a `Path`. `data` is a
-    JSONL file of texts or conversations, or "builtin". One layer is in memory at a time, and no build is written. KL is
-    in nats a token, with an interval by document at `confidence`; `margin` is the difference in KL that would matter,
-    set beforehand (0.001 by default). With `work`, a folder, what is done is kept there and the same call goes on.
+    JSONL file of texts or conversations, or "builtin". `calibration_data` are other documents, on which recipes of the
+    methods "imatrix" and "gptq" are encoded within the pass ("builtin" by default). One layer is in memory at a time,
+    and no build is written. KL is in nats a token, with an interval by document at `confidence`; `margin` is the
+    difference in KL that would matter, set beforehand (0.001 by default). With `work`, a folder, what is done is kept
+    there and the same call goes on.
 
     Raises UsageError for candidates that cannot be told apart, DataError for the data, and for source, recipes and
     builds what `make_plan` and `read_build` raise.
@@ -268,9 +272,9 @@ def compare(
         max_tokens=max_tokens,
     )
     options = CompareOptions(work=None if work is None else Path(work))
-    record, _ = run_comparison(
-        _opened(source, weights=True), [_candidate(each) for each in candidates], question, options
-    )
+    opened, judged = _opened(source, weights=True), [_candidate(each) for each in candidates]
+    encoding = _encoding([c.recipe for c in judged if c.recipe is not None], opened, calibration_data)
+    record, _ = run_comparison(opened, judged, question, options, encoding=encoding)
     return record
 
 
@@ -341,6 +345,26 @@ def _on_documents(
         own, layout, plan, Documents(documents.documents, documents.described(Path(data).name)),
         threads=options.threads, dtype=options.dtype, max_memory=options.max_memory,
     )  # fmt: skip
+
+
+def _encoding(recipes: Sequence[Recipe], source: Checkpoint, data: str | Path | None) -> EncodedCandidates | None:
+    """What encodes recipes of a comparison on documents; None where none needs it. Raises UsageError."""
+    from os import cpu_count
+    from pathlib import Path
+
+    from .calibrate.candidates import EncodedCandidates, needs_data
+    from .calibrate.compensating import Documents
+    from .divergence.texts.documents import read_documents
+    from .divergence.texts.tokens import open_tokenizer
+    from .errors import UsageError
+
+    if not any(needs_data(recipe, has_columns=False) for recipe in recipes):
+        if data is not None:
+            raise UsageError("calibration_data: no recipe here needs it; leave it out, or choose imatrix or gptq")
+        return None
+    read = read_documents("builtin" if data is None else data, open_tokenizer(source))
+    described = read.described(Path("builtin" if data is None else data).name)
+    return EncodedCandidates(Documents(read.documents, described, "calibration_data"), threads=cpu_count() or 1)
 
 
 def _loaded(recipe: Recipe | str) -> Recipe:

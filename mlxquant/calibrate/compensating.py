@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from ..builds.methods import encoder_of, methods_of
+from ..builds.methods import methods_of
 from ..errors import OutputError, UsageError
-from ..kernels import CalibratedEncoder, Encoder, ErrorSums, Quantized, Rounding, Rows, Searching, gptq, measure_rows
+from ..kernels import CalibratedEncoder, Encoder, ErrorSums, Quantized, Rows, gptq, measure_rows
 from ..layout.layout import Layout
 from ..plan.plan import Plan
 from ..source.checkpoint import Checkpoint
@@ -38,12 +39,13 @@ from ..words import blas
 from ..words.formats import GPTQ, IMATRIX
 from ..words.progress import Watch
 from .encoded import NEW, ModuleReport, places_of, read_reports, read_rows, write_named
-from .inputs import HOLD_OUT_EVERY, InputSums
-from .layers import Layers, file_of
+from .inputs import HOLD_OUT_EVERY
+from .layers import Layers
+from .plans import Files, PlanLayers, encoder_of_others, file_of
 from .record import calibration_bytes, fingerprint, read_calibration
 from .room import rooms
 from .run import FEWEST
-from .weights import TRUST, CalibratedColumns
+from .weights import TRUST
 
 # Whether documents go on through the encoded layers
 PROPAGATE = False
@@ -52,14 +54,39 @@ ENCODED, PASSED, CALIBRATION = "encoded", "pass", "calibration.safetensors"
 
 @dataclass(frozen=True)
 class Documents:
-    """What is calibrated on: documents as tokens, and what a record says of where they come from."""
+    """What is calibrated on: documents as tokens, and what a record says of where they come from.
+
+    `option` is what gave them on the command line, for errors.
+    """
 
     documents: Sequence[HasTokens]
     described: Mapping[str, Any]
+    option: str = "--data"
 
     def record(self) -> dict[str, Any]:
         """For a manifest: what is said of the data, and which documents were held out."""
         return {**self.described, "held_out_every": HOLD_OUT_EVERY}
+
+
+def check_count(data: Documents) -> None:
+    """Raise UsageError for too few documents, of which some are held out."""
+    if len(data.documents) < FEWEST:
+        raise UsageError(
+            f"{data.option}: at least {FEWEST} documents expected, since some are held out; {len(data.documents)} given"
+        )
+
+
+def made_with(data: Documents, *, propagate: bool) -> dict[str, Any]:
+    """All that bytes of the method depend on: documents, settings, and the BLAS that the products are."""
+    return {
+        "method": GPTQ,
+        "documents": data.record(),
+        "propagate": propagate,
+        "damping": gptq.DAMPING,
+        "trust": TRUST,
+        "sweeps": gptq.SWEEPS,
+        "blas": describe_blas(),
+    }
 
 
 class Compensating:
@@ -87,10 +114,7 @@ class Compensating:
         watching: Callable[[], AbstractContextManager[Watch]] | None = None,
         keep_every_s: float = 30.0,
     ) -> None:
-        if len(data.documents) < FEWEST:
-            raise UsageError(
-                f"--data: at least {FEWEST} documents expected, since some are held out; {len(data.documents)} given"
-            )
+        check_count(data)
         self._source, self._layout, self._plan, self._data = source, layout, plan, data
         self._propagate, self._threads, self._fresh = propagate, threads, fresh
         self._dtype, self._allow, self._watching, self._keep_every_s = dtype, allow_nonfinite, watching, keep_every_s
@@ -98,7 +122,7 @@ class Compensating:
         self._paths = [path for path, method in methods.items() if method == GPTQ]
         self._weighed = [path for path, method in methods.items() if method == IMATRIX]
         tokens = sum(len(d.tokens) for d in data.documents)
-        self.room, self._rounds = rooms(plan, self._paths, tokens, threads, max_memory)
+        self.room, self._rounds = rooms([plan], self._paths, tokens, threads, max_memory, propagate=propagate)
         self._reports: dict[Path, list[ModuleReport]] = {}
         self._places: dict[str, Path] = {}
         self._others: Encoder | None = None
@@ -108,15 +132,7 @@ class Compensating:
         """All that bytes depend on: documents, settings, and the BLAS that the products are."""
         if not self._paths:
             return {"method": IMATRIX, "documents": self._data.record()}
-        return {
-            "method": GPTQ,
-            "documents": self._data.record(),
-            "propagate": self._propagate,
-            "damping": gptq.DAMPING,
-            "trust": TRUST,
-            "sweeps": gptq.SWEEPS,
-            "blas": describe_blas(),
-        }
+        return made_with(self._data, propagate=self._propagate)
 
     # --- the pass ---
 
@@ -130,7 +146,7 @@ class Compensating:
                 reports = self._pass(folder, calibration, own)
         self._reports, self._places = reports, places_of(reports)
         columns = read_calibration(calibration, self._source, self._layout.modules) if self._weighed else None
-        self._others = self._encoder_of_others(columns)
+        self._others = encoder_of_others(self._plan, columns, allow_nonfinite=self._allow)
 
     def _finished(self, encoded: Path) -> dict[Path, list[ModuleReport]] | None:
         """What a finished pass left; None where something is missing or of other settings."""
@@ -142,10 +158,12 @@ class Compensating:
     def _pass(self, folder: Path, calibration: Path, watch: Watch) -> dict[Path, list[ModuleReport]]:
         """Stream the documents and encode every layer."""
         documents = self._data.documents
+        store = Files(calibration.parent, self._made_by(), fresh=self._fresh)
         layers = Layers(
-            self._layout.modules, self._plan.modules, self._rounds, self._weighed, calibration.parent, self._made_by(),
-            tokens=sum(len(d.tokens) for d in documents), threads=self._threads, propagate=self._propagate,
-            others=self._encoder_on_the_way, allow_nonfinite=self._allow, fresh=self._fresh,
+            self._layout.modules, [PlanLayers(self._plan, store, allow_nonfinite=self._allow)], self._rounds,
+            tokens=sum(len(d.tokens) for d in documents),
+            pool=ThreadPoolExecutor(self._threads, thread_name_prefix="encode"),
+            propagate=self._propagate, allow_nonfinite=self._allow,
         )  # fmt: skip
         options = CompareOptions(
             dtype=self._dtype, noise_floor=False, own=False, work=folder / PASSED, fresh=self._fresh,
@@ -182,18 +200,6 @@ class Compensating:
         encoded = sum(p.nbytes for p in self._plan.modules if p.module.path in wanted)
         widest = max((p.module.shape[-1] for p in self._plan.modules if p.module.path in wanted), default=0)
         return encoded + 3 * 4 * widest * sum(len(d.tokens) for d in self._data.documents)
-
-    def _encoder_of_others(self, columns: CalibratedColumns | None) -> Encoder:
-        """The encoder of modules that have another method, or that nothing entered."""
-        searched = Searching(None, self._allow)
-        rounding = Rounding(self._allow)
-        return encoder_of(self._plan, rounding, columns, allow_nonfinite=self._allow, compensated=searched)
-
-    def _encoder_on_the_way(self, sums: InputSums) -> Encoder:
-        """The same within the pass, by what was summed so far."""
-        rows_each = {m.path: m.shape[-2] for m in self._layout.modules if len(m.shape) > 1}
-        columns = CalibratedColumns({path: sums.sums[path] for path in self._weighed}, rows_each, {})
-        return self._encoder_of_others(columns)
 
     def _made_by(self) -> dict[str, Any]:
         recipe = self._plan.recipe

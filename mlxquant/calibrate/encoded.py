@@ -113,6 +113,7 @@ class Verdict:
     """How a run of rows came out on the judging rows, beside rounding."""
 
     path: str
+    format: Format
     first_row: int
     error: float
     rounded_error: float
@@ -149,7 +150,7 @@ class _Jobs:
             raise nonfinite_error(f"{module.path}.weight", part.start + fault.row, fault.column, fault.kind) from None
         ours = gptq.compensate_rows(values, dtype, fmt, curvature, out)
         if ours is None:
-            return Verdict(module.path, part.start, 0.0, 0.0, True)
+            return Verdict(module.path, fmt, part.start, 0.0, 0.0, True)
         weights = widen(values, dtype)
         error, rounded_error = (
             float(gptq.output_errors(weights, dequantize_rows(q, dtype, fmt), judges).sum()) for q in (ours, out)
@@ -157,7 +158,7 @@ class _Jobs:
         is_rounded = not error <= rounded_error
         if not is_rounded and out.biases is not None and ours.biases is not None:
             out.packed[:], out.scales[:], out.biases[:] = ours.packed, ours.scales, ours.biases
-        return Verdict(module.path, part.start, rounded_error if is_rounded else error, rounded_error, is_rounded)
+        return Verdict(module.path, fmt, part.start, rounded_error if is_rounded else error, rounded_error, is_rounded)
 
 
 def _runs(rows: int, columns: int) -> list[slice]:
@@ -165,10 +166,12 @@ def _runs(rows: int, columns: int) -> list[slice]:
     return [slice(at, min(at + step, rows)) for at in range(0, rows, step)]
 
 
-def report_of(path: str, rows_each: int, counts: NDArray[np.int64], judged: Sequence[Verdict]) -> ModuleReport:
-    """What became of a module, whose `counts` are rows of its inputs, (2, sets): to fit, and held out."""
+def report_of(
+    path: str, fmt: Format, rows_each: int, counts: NDArray[np.int64], judged: Sequence[Verdict]
+) -> ModuleReport:
+    """What became of a module in a format, whose `counts` are rows of its inputs, (2, sets): to fit, and held out."""
     many = counts.shape[1] > 1
-    verdicts = sorted((v for v in judged if v.path == path), key=lambda v: v.first_row)
+    verdicts = sorted((v for v in judged if v.path == path and v.format == fmt), key=lambda v: v.first_row)
     error, plain = (sum(getattr(v, name) for v in verdicts) for name in ("error", "rounded_error"))
     return ModuleReport(
         path=path,

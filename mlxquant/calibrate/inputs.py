@@ -61,7 +61,7 @@ class InputSums:
         self.sums = {
             path: Sums.empty(m.shape[0] if len(m.shape) == 3 else 1, m.shape[-1]) for path, m in self.modules.items()
         }
-        self._part = FITTED
+        self._part: int | None = None
 
     # --- the pass ---
 
@@ -74,9 +74,9 @@ class InputSums:
             else:
                 hook(module, self._listener(path))
 
-    def begin(self, document: int) -> None:
-        """Say which document comes next."""
-        self._part = HELD_OUT if document % HOLD_OUT_EVERY == 0 else FITTED
+    def begin(self, document: int | None) -> None:
+        """Say which document comes next; None that what comes next is not to be summed."""
+        self._part = None if document is None else HELD_OUT if document % HOLD_OUT_EVERY == 0 else FITTED
 
     def again(self, step: int | str, raws: Mapping[str, Any]) -> bool:
         """No: all sums are taken at once."""
@@ -89,38 +89,42 @@ class InputSums:
     def _listener(self, path: str) -> Any:
         def called(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs.get("transpose", True) is True and not (len(args) > 1 and args[1] is False):
-                self._take(path, *args)
+                self._hear(path, *args)
             return call(*args, **kwargs)
 
         return called
 
     def _listen_as_linear(self, path: str, module: Any) -> None:
         """An embedding that is the head as well: its lookups multiply nothing, its calls as a head do."""
-        kind, take = type(module), self._take
+        kind, hear = type(module), self._hear
 
         def as_linear(own: Any, x: mx.array) -> mx.array:
-            take(path, x)
+            hear(path, x)
             result: mx.array = kind.as_linear(own, x)
             return result
 
         object.__setattr__(module, "__class__", type(kind.__name__, (kind,), {"as_linear": as_linear}))
 
-    def _take(self, path: str, x: mx.array, indices: Any = None, *_: Any) -> None:
+    def _hear(self, path: str, *args: Any) -> None:
+        if self._part is not None:
+            self._take(self._part, path, *args)
+
+    def _take(self, part: int, path: str, x: mx.array, indices: Any = None, *_: Any) -> None:
         sums, columns = self.sums[path], self.modules[path].shape[-1]
         sets = sums.rows.shape[1]
         values = np.asarray(x.astype(mx.float32))
         if sets == 1:
-            sums.add(self._part, values.reshape(-1, columns), None)
+            sums.add(part, values.reshape(-1, columns), None)
         elif isinstance(indices, mx.array):
             # as mlx gathers: x (…, 1, in) against indices (…), each broadcast over the other
             chosen = np.asarray(indices.astype(mx.int32))
             lead = np.broadcast_shapes(values.shape[:-2], chosen.shape)
             rows = np.broadcast_to(values[..., 0, :], (*lead, columns)).reshape(-1, columns)
-            sums.add(self._part, rows, np.broadcast_to(chosen, lead).reshape(-1))
+            sums.add(part, rows, np.broadcast_to(chosen, lead).reshape(-1))
         else:  # heads side by side: (batch, heads, n, in), or one for all of them
             values = np.broadcast_to(values, (*values.shape[:-3], sets, *values.shape[-2:]))
             heads = np.broadcast_to(np.arange(sets)[:, None], values.shape[:-1])
-            sums.add(self._part, values.reshape(-1, columns), heads.reshape(-1))
+            sums.add(part, values.reshape(-1, columns), heads.reshape(-1))
 
     # --- the sink ---
 

@@ -50,6 +50,12 @@ def calibration_bytes(sums: InputSums, record: Mapping[str, Any]) -> bytes:
     return st.save(arrays, {KEY: json.dumps({**head(SCHEMA), **record}, sort_keys=True)})
 
 
+def as_stored(sums: Sums) -> Sums:
+    """Sums as they come back from a file, whose mean squares are float32."""
+    rows = np.maximum(sums.rows, 1)[..., None]
+    return Sums((sums.squares / rows).astype(np.float32).astype(np.float64) * rows, sums.rows)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A calibration file of a source: its documents are known at once, its column weights when the modules are."""

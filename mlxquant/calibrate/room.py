@@ -7,7 +7,8 @@ rounds, each of which keeps the inputs of some modules, or of some experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..builds.write.work import BASE_MEMORY
@@ -43,18 +44,29 @@ Round = Mapping[str, range]
 
 
 def rooms(
-    plan: Plan, paths: Sequence[str], tokens: int, threads: int, max_memory: int | None
+    plans: Sequence[Plan],
+    paths: Collection[str],
+    tokens: int,
+    threads: int,
+    max_memory: int | None,
+    *,
+    propagate: bool = False,
 ) -> tuple[Room, Mapping[Step, Sequence[Round]]]:
     """What a pass takes of memory, and for each step the rounds in which its modules' inputs are kept.
 
-    A round has the modules by path, each with the experts that it takes. Raises UsageError where `max_memory` does not
-    suffice for the smallest round.
+    `plans` are of one model, encoded together: their layer's source is in memory once. With `propagate` a layer is
+    there as encoded, too. A round has the modules by path, each with the experts that it takes. Raises UsageError where
+    `max_memory` does not suffice for the smallest round.
     """
     wanted = set(paths)
     steps: dict[Step, list[PlannedModule]] = {}
-    for p in plan.modules:
+    for p in plans[0].modules:
         steps.setdefault(step_of(p), []).append(p)
-    layer = max((_layer_bytes(modules) for modules in steps.values()), default=0)
+    encoded: Counter[Step] = Counter()
+    for plan in plans:
+        for p in plan.modules:
+            encoded[step_of(p)] += p.nbytes if p.format else 0
+    layer = max((_layer_bytes(m, encoded[step], propagate) for step, m in steps.items()), default=0)
     own = {step: [p for p in modules if p.module.path in wanted] for step, modules in steps.items()}
     workers = threads * max((_matrix_bytes(p) for modules in own.values() for p in modules), default=0)
     budget = None if max_memory is None else max_memory - BASE_MEMORY - layer - workers
@@ -70,10 +82,10 @@ def rooms(
     return room, rounds
 
 
-def _layer_bytes(modules: Sequence[PlannedModule]) -> int:
-    """A step's arrays as the source has them, as float32, and encoded."""
+def _layer_bytes(modules: Sequence[PlannedModule], encoded: int, propagate: bool) -> int:
+    """A step's arrays as the source has them, as float32 (also those that take their place), and as `encoded` bytes."""
     values = sum(p.module.parameters for p in modules)
-    return sum(p.source_nbytes for p in modules) + 4 * values + 2 * sum(p.nbytes for p in modules if p.format)
+    return sum(p.source_nbytes for p in modules) + 4 * values * (1 + propagate) + 2 * encoded
 
 
 def _matrix_bytes(p: PlannedModule) -> int:

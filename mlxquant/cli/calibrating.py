@@ -1,19 +1,21 @@
-"""Documents for `convert`: which recipes need them, where they come from, and the encoders that they go through."""
+"""Documents that recipes are encoded on: which need them, where they come from, and the encoders they go through."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
 from ..errors import UsageError
 from ..words.formats import GPTQ, IMATRIX
 from ..words.progress import Progress, Watch
-from ..words.units import show_bytes
+from ..words.units import parse_memory, show_bytes
 from .bars import pass_bar
 from .convert_texts import time_text
 from .options import _Function
@@ -21,7 +23,9 @@ from .printing import echo
 
 if TYPE_CHECKING:
     from ..builds.write.convert import ConvertOptions
+    from ..calibrate.candidates import EncodedCandidates
     from ..calibrate.compensating import Compensating, Documents
+    from ..calibrate.room import Room
     from ..layout.layout import Layout
     from ..plan.plan import Plan
     from ..plan.recipe.recipe import Recipe
@@ -48,6 +52,103 @@ def document_options(function: _Function) -> _Function:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def pass_document_options(function: _Function) -> _Function:
+    """The same for a pass that judges: `calibration_data`, `propagate`, and `max_memory` of what encodes."""
+    options = (
+        click.option(
+            "--calibration-data",
+            metavar="FILE",
+            help="Other texts, that the methods imatrix and gptq measure a layer's inputs on: JSONL, or builtin, which"
+            " is the default.",
+        ),
+        click.option(
+            "--propagate/--no-propagate",
+            default=None,
+            help="With gptq, send these texts on through each layer as encoded, or through the source's, the default.",
+        ),
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            help="With gptq, take a layer's inputs in parts if they would need more than this.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+class PassDocuments(Protocol):
+    """What a command line that judges says of documents that recipes are encoded on."""
+
+    @property
+    def calibration(self) -> Path | None:
+        """A calibration file."""
+
+    @property
+    def calibration_data(self) -> str | None:
+        """The documents."""
+
+    @property
+    def propagate(self) -> bool | None:
+        """Whether they go on through encoded layers."""
+
+    @property
+    def max_memory(self) -> str | None:
+        """What encoding may take."""
+
+    @property
+    def allow_nonfinite(self) -> bool:
+        """Whether weights may be NaN or infinite."""
+
+
+def check_pass_documents(asked: PassDocuments, recipes: Sequence[Recipe]) -> bool:
+    """Whether a recipe is encoded on documents. Raises UsageError for what was typed and would change nothing."""
+    from ..calibrate.candidates import needs_data
+
+    wanting = [recipe for recipe in recipes if needs_data(recipe, has_columns=asked.calibration is not None)]
+    for option, value in (("--calibration-data", asked.calibration_data), ("--max-memory", asked.max_memory)):
+        if value is not None and not wanting:
+            raise UsageError(
+                f"{option} {value}: no recipe here is encoded on texts; add method={GPTQ} to one, or leave it out"
+            )
+    if asked.propagate is not None and not any(GPTQ in recipe.methods for recipe in recipes):
+        raise UsageError(f"--propagate: no recipe here has the method {GPTQ}; add it to one, or leave --propagate out")
+    if asked.max_memory is not None:
+        parse_memory(asked.max_memory)
+    return bool(wanting)
+
+
+def candidates_encoding(asked: PassDocuments, opened: Checkpoint, *, speaks: bool = True) -> EncodedCandidates:
+    """What encodes the recipes of a pass that need documents; says on stderr what it takes, if it `speaks`."""
+    from ..calibrate.candidates import EncodedCandidates
+    from ..calibrate.compensating import PROPAGATE
+
+    def say(text: str) -> None:
+        if speaks:
+            echo(text, err=True)
+
+    documents = _documents(opened, asked.calibration_data, "--calibration-data", say)
+    return EncodedCandidates(
+        documents,
+        threads=os.cpu_count() or 1,
+        propagate=PROPAGATE if asked.propagate is None else asked.propagate,
+        has_columns=asked.calibration is not None,
+        allow_nonfinite=asked.allow_nonfinite,
+        max_memory=None if asked.max_memory is None else parse_memory(asked.max_memory),
+        tell=lambda room: say(f"mlxquant: encoding within the pass, {room_text(room, documents)}"),
+    )
+
+
+def room_text(room: Room, documents: Documents) -> str:
+    """What a pass over documents takes, in words."""
+    rounds = f", in {room.rounds} rounds a layer at most" if room.rounds > 1 else ""
+    return (
+        f"{documents.described['tokens']:,} tokens of {documents.described['count']:,} documents: at most"
+        f" {show_bytes(room.total)} of memory, of which {show_bytes(room.layer)} for a layer and"
+        f" {show_bytes(room.inputs)} for what enters it{rounds}"
+    )
 
 
 def check_documents(
@@ -99,7 +200,7 @@ def encoders_of(
     from ..source.hub.open import open_source
 
     source = str(opened.folder) if opened.folder is not None else f"{opened.name}@{opened.revision}"
-    documents, propagate = _documents(opened, asked.data), asked.propagate
+    documents, propagate = _documents(opened, asked.data, "--data", partial(echo, err=True)), asked.propagate
     encoders = {}
     for out, plan in wanting.items():
         encoders[out] = Compensating(
@@ -108,26 +209,19 @@ def encoders_of(
             allow_nonfinite=options.allow_nonfinite, max_memory=options.max_memory, fresh=options.fresh,
             watching=_watching,
         )  # fmt: skip
-        room = encoders[out].room
-        rounds = f", in {room.rounds} rounds a layer at most" if room.rounds > 1 else ""
-        echo(
-            f"mlxquant: one pass over the layers first, {documents.described['tokens']:,} tokens of"
-            f" {documents.described['count']:,} documents: at most {show_bytes(room.total)} of memory, of which"
-            f" {show_bytes(room.layer)} for a layer and {show_bytes(room.inputs)} for what enters it{rounds}",
-            err=True,
-        )
+        echo(f"mlxquant: one pass over the layers first, {room_text(encoders[out].room, documents)}", err=True)
     return encoders
 
 
-def _documents(source: Checkpoint, data: str | None) -> Documents:
+def _documents(source: Checkpoint, data: str | None, option: str, say: Callable[[str], None]) -> Documents:
     from ..calibrate.compensating import Documents
     from ..divergence.texts.documents import read_documents
     from ..divergence.texts.tokens import open_tokenizer
 
     if data is None:
-        echo("mlxquant: no --data: the built-in texts are calibrated on; your own would fit your use better", err=True)
+        say(f"mlxquant: no {option}: the built-in texts are calibrated on; your own would fit your use better")
     read = read_documents(data or BUILTIN, open_tokenizer(source))
-    return Documents(read.documents, read.described(Path(data or BUILTIN).name))
+    return Documents(read.documents, read.described(Path(data or BUILTIN).name), option)
 
 
 @contextmanager

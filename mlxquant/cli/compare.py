@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..disk.outputs import OutputFile, check_outputs
 from ..errors import OtherRankError, UsageError
 from . import INTERRUPTED
 from .bars import pass_bar
+from .calibrating import candidates_encoding, check_pass_documents, pass_document_options
 from .options import (
     calibration_option,
     check_calibration,
@@ -58,6 +58,11 @@ class PassArguments:
     allow_nonfinite: bool
     work: Path | None
     fresh: bool
+    method: str | None
+    calibration: Path | None
+    calibration_data: str | None
+    propagate: bool | None
+    max_memory: str | None
 
     def question(self) -> Question:
         """What is asked of the pass."""
@@ -84,8 +89,6 @@ class CompareArguments(PassArguments):
     mode: str | None
     sets: tuple[str, ...]
     unaligned: str | None
-    method: str | None
-    calibration: Path | None
     teacher_forced_routing: bool
     no_own: bool
     no_noise_floor: bool
@@ -104,6 +107,7 @@ class CompareArguments(PassArguments):
               help="A build on disk to judge, any tool's; again for several.")  # fmt: skip
 @override_options
 @calibration_option
+@pass_document_options
 @click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
 @click.option("--margin", type=float, metavar="NATS", help="The smallest difference in KL that matters.  [0.001]")
@@ -142,6 +146,7 @@ def command(source: str | None, **options: Any) -> None:
 
     \b
     mlxquant compare ./checkpoint -r gates-8bit -r deepseek-8bit --data calls.jsonl
+    mlxquant compare ./checkpoint -r gates-8bit:bits=4,method=gptq --data calls.jsonl --calibration-data other.jsonl
     mlxquant compare Qwen/Qwen3.5-122B-A10B -r gates-8bit -r gates-8bit:bits=4 -o compare.json
     mlxquant compare ./checkpoint -r gates-8bit:bits=3,group_size=32 --build other-build --by layer
     mlxquant compare ./checkpoint -r gates-4bit --teacher-forced-routing --work work --by slice
@@ -194,10 +199,11 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
     """Open everything and run this rank's share of the pass; the first rank alone shows progress and has the record."""
     if ranks.rank == 0 and arguments.output is not None:  # the only one that writes it
         builds = [("--build", str(build)) for build in arguments.builds]
-        data = [("--data", arguments.data)] if arguments.data != "builtin" else []
+        named = [("--data", arguments.data), ("--calibration-data", arguments.calibration_data)]
+        data = [(option, file) for option, file in named if file not in (None, "builtin")]
         inputs = [("the source", source), *builds, *data, *recipe_files(arguments.recipes)]
         check_outputs([OutputFile("-o", arguments.output)], inputs, arguments.work)
-    candidates = list(_candidates(arguments))
+    candidates, on_documents = _candidates(arguments)
     from ..divergence.record import run_comparison
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
@@ -215,11 +221,13 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
     )
     opened = open_source(source, weights=True)
     calibration = opened_calibration(arguments.calibration, opened)
+    encoding = candidates_encoding(arguments, opened, speaks=ranks.rank == 0) if on_documents else None
     try:
         with pass_bar() if ranks.rank == 0 else nullcontext(lambda _: None) as watch:
             record, tells = run_comparison(
-                opened, candidates, arguments.question(), options, watch, ranks, calibration, warn=warn
-            )
+                opened, candidates, arguments.question(), options, watch, ranks, calibration, warn=warn,
+                encoding=encoding,
+            )  # fmt: skip
     except KeyboardInterrupt:
         if ranks.rank != 0:
             sys.exit(INTERRUPTED)
@@ -230,8 +238,8 @@ def _run(source: str, arguments: CompareArguments, ranks: Ranks) -> dict[str, An
     return record if tells else None
 
 
-def _candidates(arguments: CompareArguments) -> Iterator[Candidate]:
-    """Load recipes and name builds. Raises UsageError, RecipeError."""
+def _candidates(arguments: CompareArguments) -> tuple[list[Candidate], bool]:
+    """Load recipes and name builds; says whether a recipe is encoded on documents. Raises UsageError, RecipeError."""
     if not arguments.recipes and not arguments.builds:
         raise UsageError(f"nothing to compare: give -r with one of {', '.join(shipped())} or a .toml file, or --build")
     from ..plan.recipe.variation import load_variations, name_of
@@ -246,9 +254,9 @@ def _candidates(arguments: CompareArguments) -> Iterator[Candidate]:
         sets=arguments.sets,
     )
     check_calibration(arguments.calibration, recipes)
+    on_documents = check_pass_documents(arguments, recipes)
     from ..stream.candidates import Candidate
 
-    for text, recipe in zip(arguments.recipes, recipes, strict=True):
-        yield Candidate(name_of(text, recipe), recipe=recipe)
-    for build in arguments.builds:
-        yield Candidate(build.resolve().name, build=build)
+    named = zip(arguments.recipes, recipes, strict=True)
+    candidates = [Candidate(name_of(text, recipe), recipe=recipe) for text, recipe in named]
+    return [*candidates, *(Candidate(build.resolve().name, build=build) for build in arguments.builds)], on_documents

@@ -18,6 +18,7 @@ from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .bars import pass_bar, progress_bar
+from .calibrating import candidates_encoding, check_pass_documents, pass_document_options
 from .compare import PassArguments
 from .options import (
     calibration_option,
@@ -50,8 +51,6 @@ class SweepArguments(PassArguments):
     group_sizes: str | None
     sets: tuple[str, ...]
     unaligned: str | None
-    method: str | None
-    calibration: Path | None
     tolerances: Path
     earlier: tuple[Path, ...]
     few: int
@@ -77,8 +76,9 @@ class SweepArguments(PassArguments):
     type=click.Choice(["error", "keep"]),
     help="As in convert: what to do where the group size does not divide.",
 )
-@click.option("--method", help="For every recipe that names none: rtn, mse or imatrix, as in convert.")
+@click.option("--method", help="For every recipe that names none: rtn, mse, imatrix or gptq, as in convert.")
 @calibration_option
+@pass_document_options
 @click.option(
     "-t",
     "--tolerances",
@@ -175,7 +175,9 @@ def _measured(source: str | None, arguments: SweepArguments) -> dict[str, Any] |
 
     tolerances = tolerances_before(arguments.tolerances, evaluated=arguments.few > 0)
     trials, notes = load_trials(_words(arguments), **_overrides(arguments))
-    check_calibration(arguments.calibration, [trial.recipe for trial in trials])
+    recipes = [trial.recipe for trial in trials]
+    check_calibration(arguments.calibration, recipes)
+    on_documents = check_pass_documents(arguments, recipes)
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxquant-sweep-")))
         try:
@@ -183,7 +185,7 @@ def _measured(source: str | None, arguments: SweepArguments) -> dict[str, Any] |
             names = [UNQUANTIZED, *(trial.name for trial in trials)] if arguments.few else []
             folder.check(_inputs(source, arguments), names)
             stack.enter_context(folder.claimed(shared=launched()))
-            return _swept(source, trials, tolerances, notes, folder, arguments)
+            return _swept(source, trials, tolerances, notes, folder, arguments, on_documents=on_documents)
         except KeyboardInterrupt:
             advice = f"the same command goes on from {work}" if arguments.work else "nothing is kept without --work"
             echo(f"mlxquant: stopped; {advice}", err=True)
@@ -195,6 +197,7 @@ def _inputs(source: str | None, arguments: SweepArguments) -> list[tuple[str, Pa
     from ..sweep import split_words
 
     named = [("the source", source), ("--data", arguments.data), ("--baseline", arguments.baseline),
+             ("--calibration-data", arguments.calibration_data),
              ("--tolerances", arguments.tolerances), ("--calibration", arguments.calibration)]  # fmt: skip
     recipes = recipe_files(word for words in arguments.recipes for word in split_words(words))
     paths = [(name, Path(word)) for name, word in [*named, *recipes] if word and word != "builtin"]
@@ -208,6 +211,8 @@ def _swept(
     notes: Sequence[str],
     folder: SweepFolder,
     arguments: SweepArguments,
+    *,
+    on_documents: bool,
 ) -> dict[str, Any] | None:
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
@@ -222,6 +227,7 @@ def _swept(
         allow_nonfinite=arguments.allow_nonfinite,
     )
     opened = open_source(source, weights=True)
+    encoding = candidates_encoding(arguments, opened) if on_documents else None
     echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
     with pass_bar() as watch:
         compared = compare_all(
@@ -232,6 +238,7 @@ def _swept(
             folder,
             watch,
             calibration=opened_calibration(arguments.calibration, opened),
+            encoding=encoding,
             warn=warn,
         )
     if compared is None:
@@ -246,7 +253,7 @@ def _swept(
     echo(f"mlxquant: evaluating {', '.join(names)}", err=True)
     at = source if opened.revision is None or opened.folder else f"{opened.name}@{opened.revision}"  # a branch moves on
     evaluated, remarks = evaluate_best(
-        [t for t in trials if t.name in names], how, lambda: open_source(at, weights=True), folder
+        [t for t in trials if t.name in names], how, lambda: open_source(at, weights=True), folder, encoding
     )
     return sweep([compared, evaluated], arguments.tolerances, notes=[*notes, *remarks])
 

@@ -11,26 +11,33 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..builds.manifest import read_manifest
+from ..calibrate.candidates import EncodedCandidates
 from ..errors import UsageError
 from ..stream.candidates import Candidate
 from ..words.formats import MSE, RTN
 from .texts.documents import Documents
 
 HASHES = "xxh3_128"
+# What a record says of the documents beside their number, where their description has it
+_FACTS = ("methods", "name", "sha256", "tokens", "held_out_every", "propagate")
 
 
 def check_overlap(
-    candidates: Sequence[Candidate], documents: Documents, calibration: Mapping[str, Any] | None
-) -> dict[str, dict[str, int | None]]:
-    """Count, for each calibrated candidate by name, the documents of its calibration and those that judge it too.
+    candidates: Sequence[Candidate],
+    documents: Documents,
+    calibration: Mapping[str, Any] | None,
+    encoding: EncodedCandidates | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What a record says of each calibrated candidate's documents, by name: how many, which, and how many judge it too.
 
-    `calibration` describes the documents of the calibration that recipes here use. `judged` is None where an old
-    calibration does not list its documents. Raises UsageError where no document is left that did not calibrate.
+    `calibration` describes the documents of the calibration file that recipes here use, `encoding` has those that
+    recipes are encoded on. `judged` is None where an old calibration does not list its documents. Raises UsageError
+    where no document is left that did not calibrate.
     """
     judging = {d.content_hash for d in documents.documents}
-    overlaps: dict[str, dict[str, int | None]] = {}
+    overlaps: dict[str, dict[str, Any]] = {}
     for candidate in candidates:
-        parts = list(_calibrations(candidate, calibration))
+        parts = list(_calibrations(candidate, calibration, encoding))
         if not parts:
             continue
         hashes: set[str] = set().union(*(part.get(HASHES) or () for part in parts))
@@ -41,11 +48,13 @@ def check_overlap(
                 f"{candidate.name}: was calibrated on every document that it would be judged on"
                 f" ({judged:,}); give --data with others"
             )
-        overlaps[candidate.name] = {"documents": max(int(part["count"]) for part in parts), "judged": judged}
+        largest = max(parts, key=lambda part: int(part["count"]))
+        facts = {key: largest[key] for key in _FACTS if key in largest}
+        overlaps[candidate.name] = {"documents": int(largest["count"]), "judged": judged, **facts}
     return overlaps
 
 
-def overlap_warning(overlap: Mapping[str, int | None], judging: int) -> str | None:
+def overlap_warning(overlap: Mapping[str, Any], judging: int) -> str | None:
     """What is wrong with a candidate's documents, in a sentence; None where nothing is."""
     if (judged := overlap["judged"]) is None:
         return (
@@ -57,13 +66,19 @@ def overlap_warning(overlap: Mapping[str, int | None], judging: int) -> str | No
     return f"was calibrated on {judged:,} of the {judging:,} documents judged on, so its figures are too good"
 
 
-def _calibrations(candidate: Candidate, calibration: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+def _calibrations(
+    candidate: Candidate, calibration: Mapping[str, Any] | None, encoding: EncodedCandidates | None
+) -> Iterator[Mapping[str, Any]]:
     """The descriptions of all documents that a candidate was, or will be, calibrated on."""
     if candidate.build is not None:
         manifest = read_manifest(candidate.build)
         yield from _descriptions((manifest or {}).get("options"))
-    elif candidate.recipe is not None and calibration is not None and set(candidate.recipe.methods) - {RTN, MSE}:
-        yield calibration
+    elif candidate.recipe is not None:
+        methods = sorted(set(candidate.recipe.methods) - {RTN, MSE})
+        if encoding is not None and encoding.wants_recipe(candidate.recipe):
+            yield {**encoding.data.record(), "methods": methods, "propagate": encoding.propagate}
+        elif calibration is not None and methods:
+            yield {**calibration, "methods": methods}
 
 
 def _descriptions(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..calibrate.candidates import EncodedCandidates
 from ..calibrate.record import Calibration
 from ..errors import DataError, UsageError
 from ..records.head import describe_machine, describe_versions, head, utc_date
@@ -70,10 +71,12 @@ def run_comparison(
     ranks: Ranks | None = None,
     calibration: Calibration | None = None,
     warn: Callable[[str], None] = lambda _: None,
+    encoding: EncodedCandidates | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Judge candidates against the source in one pass. Gives the record, and whether this rank is the one to show it.
 
-    `calibration` is for recipes whose method needs one. `warn` gets, before the pass, what makes figures too good.
+    `calibration` is for recipes whose method needs one, `encoding` for those that need documents. `warn` gets, before
+    the pass, what makes figures too good.
     Raises UsageError, DataError for the data, and what `compare` raises; OtherRankError where another rank says why.
     """
     ranks = ranks or Ranks.join()
@@ -83,13 +86,16 @@ def run_comparison(
         data = None if question.data == BUILTIN else Path(question.data)
         check_work(ranks.folder(options.work), [*inputs, ("--data", data)])
         documents = read_documents(question.data, open_tokenizer(source), max_tokens=question.max_tokens)
-        overlaps = check_overlap(candidates, documents, calibration.documents() if calibration else None)
+        overlaps = check_overlap(candidates, documents, calibration.documents() if calibration else None, encoding)
         for name, overlap in overlaps.items():
             if (remark := overlap_warning(overlap, len(documents.documents))) and ranks.rank == 0:
                 warn(f"{name}: {remark}")
         tally = Tally(documents.documents, second_half=question.second_half)
         columns = calibration.columns if calibration else None
-        done = compare(source, candidates, documents.documents, tally, options, progress, ranks, calibration=columns)
+        done = compare(
+            source, candidates, documents.documents, tally, options, progress, ranks, calibration=columns,
+            encoding=encoding,
+        )  # fmt: skip
     if done.rank != 0:
         return {}, False
     return make_record(source, candidates, documents, tally, done, question, options, overlaps), True
@@ -103,7 +109,7 @@ def make_record(
     done: Pass,
     question: Question,
     options: CompareOptions,
-    overlaps: Mapping[str, Mapping[str, int | None]],
+    overlaps: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Make the record of a finished pass: `done` is its report, `tally` has its scores, `overlaps` is as counted."""
     names = [entry["name"] for entry in done.candidates]
@@ -181,9 +187,7 @@ def _options(question: Question, options: CompareOptions) -> dict[str, Any]:
     }
 
 
-def _warned(
-    entry: dict[str, Any], overlaps: Mapping[str, Mapping[str, int | None]], documents: Documents
-) -> dict[str, Any]:
+def _warned(entry: dict[str, Any], overlaps: Mapping[str, Mapping[str, Any]], documents: Documents) -> dict[str, Any]:
     """The pass's entry of a candidate, with what it was calibrated on and a warning where that judges it too."""
     if (overlap := overlaps.get(entry["name"])) is None:
         return entry

@@ -19,7 +19,7 @@ from ..builds.facts import identity_of
 from ..builds.manifest import read_manifest
 from ..builds.methods import methods_of
 from ..builds.read.build import read_build
-from ..errors import BuildError
+from ..errors import BuildError, UsageError
 from ..layout.arrays import parameters_of, sanitized, tensors_of
 from ..layout.layout import Layout
 from ..layout.provider import MLX_LM, provider_stated
@@ -35,7 +35,8 @@ from ..words.modules import Module
 from ..words.text import listed
 from .model import Forward, Streamed
 from .probe import find_forward
-from .weights import Arrays, Quantizer, Raw, Views, reference_arrays, stored_arrays
+from .scores import OnDocuments
+from .weights import ON_INPUTS, Arrays, OwnEncoder, Quantizer, Raw, Views, reference_arrays, stored_arrays
 
 Step = int | Literal["embedding", "head"]
 
@@ -126,13 +127,20 @@ class RecipeCandidate:
     `later` are the recipes after it, which may want the same arrays in the same format.
     """
 
-    def __init__(self, name: str, recipe: Recipe, source: Source, quantizer: Quantizer) -> None:
+    def __init__(
+        self, name: str, recipe: Recipe, source: Source, quantizer: Quantizer, encoding: OnDocuments | None = None
+    ) -> None:
         self.name, self._source, self._quantizer = name, source, quantizer
         self.plan: Plan = make_plan(source.layout, recipe, source.checkpoint)
         source.also(self.plan.modules)
         self._formats = {p.module.path: p.format for p in self.plan.modules if p.format}
         self._methods = methods_of(self.plan.modules)
-        quantizer.check(self.plan)
+        self.on_documents = encoding is not None and encoding.wants(self.plan)
+        self.own: OwnEncoder | None = None
+        if self.on_documents:
+            self._check_order()
+        else:
+            quantizer.check(self.plan)
         model = new_model(source.checkpoint, source.layout)
         self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name, source.layout.provider)
         self.later: Sequence[RecipeCandidate] = ()
@@ -159,7 +167,7 @@ class RecipeCandidate:
     def arrays(self, step: Step, reference: Arrays) -> Arrays:
         """The step's arrays as `convert` would write them, floats cast to the computing dtype."""
         planned = self._source.of_step(self.plan.modules, step)
-        return self._quantizer.arrays(planned, self._source.raws, reference, self._is_wanted_later)
+        return self._quantizer.arrays(planned, self._source.raws, reference, self._is_wanted_later, self.own)
 
     def format_of(self, path: str) -> Format | None:
         """How a module is quantized."""
@@ -189,7 +197,25 @@ class RecipeCandidate:
 
     def _is_wanted_later(self, name: str, fmt: Format, method: str) -> bool:
         path = name.rpartition(".")[0]
-        return any(c.format_of(path) == fmt and c.method_of(path) == method for c in self.later)
+        alike = [c for c in self.later if method not in ON_INPUTS or c.origin == self.origin]
+        return any(c.format_of(path) == fmt and c.method_of(path) == method for c in alike)
+
+    @property
+    def origin(self) -> str:
+        """What is equal for recipes whose modules that need documents are encoded alike."""
+        return "" if self.own is None else self.own.origin
+
+    def _check_order(self) -> None:
+        """Raise UsageError for a module that is used before what it would be encoded on is known."""
+        last = {p.module.path for p in self._source.of_step(self.plan.modules, "head")}
+        for p in self._source.of_step(self.plan.modules, "embedding"):
+            path, method = p.module.path, self.method_of(p.module.path)
+            if path in last and method in ON_INPUTS:
+                raise UsageError(
+                    f"recipe {self.plan.recipe}: {path} is the head, too, so what enters it is known after the last"
+                    f" layer only, and method {method} cannot encode it within the pass; judge a build (--build), or"
+                    f' give --set "path={path}:method=mse"'
+                )
 
 
 def stated_provider(candidates: Sequence[Candidate]) -> str | None:
@@ -295,12 +321,17 @@ def _check_same_model(folder: Path, model: Any, source: Source) -> None:
         )
 
 
-def open_candidates(candidates: Sequence[Candidate], source: Source, quantizer: Quantizer) -> list[StreamedCandidate]:
-    """Make every candidate's model. Raises PlanError, BuildError or LayoutError with what is wrong with it."""
+def open_candidates(
+    candidates: Sequence[Candidate], source: Source, quantizer: Quantizer, encoding: OnDocuments | None = None
+) -> list[StreamedCandidate]:
+    """Make every candidate's model; `encoding` is for recipes that are encoded on documents within the pass.
+
+    Raises PlanError, BuildError or LayoutError with what is wrong with a candidate.
+    """
     streamed: list[StreamedCandidate] = []
     for c in candidates:
         if c.recipe is not None:
-            streamed.append(RecipeCandidate(c.name, c.recipe, source, quantizer))
+            streamed.append(RecipeCandidate(c.name, c.recipe, source, quantizer, encoding))
         elif c.build is not None:
             streamed.append(BuildCandidate(c.name, c.build, source))
     recipes = [c for c in streamed if isinstance(c, RecipeCandidate)]

@@ -13,6 +13,9 @@ that it was in, and under `mlx.launch` the documents are split over the ranks.
 What enters the modules of a layer is taken down by a `Listener`: it hooks into the reference's model before the first
 step and hears which document comes next. Where it is the sink as well, its sums travel with `Sink.state`, so they
 resume and merge as scores do; a pass without candidates and with the noise floor off is the reference alone.
+
+Recipes that are encoded on documents bring these along (`scores.OnDocuments`): they go through each layer of the
+reference first, in a stream of their own, and what listens to them encodes the layer before a candidate's is made.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +41,24 @@ from ..source.hub.reader import Arriving, HubReader
 from ..source.stamps import source_signature
 from ..words.formats import TORCH_DTYPES
 from ..words.progress import Progress, Watch, Within, unwatched
-from .candidates import Candidate, Source, Step, StreamedCandidate, open_candidates, stated_provider
+from .candidates import (
+    Candidate,
+    RecipeCandidate,
+    Source,
+    Step,
+    StreamedCandidate,
+    open_candidates,
+    stated_provider,
+)
 from .floor import Floor
+from .model import Tokens
 from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
-from .scores import Listener, Sink
+from .scores import Listener, OnDocuments, Sink
 from .state import CALIBRATE, COMPARE, SETS, Hidden, Work, check_work
 from .steps import Running, Streams, run_embedding, run_head, run_layer, width_of
-from .weights import Quantizer
+from .weights import OwnEncoder, Quantizer
 
 
 def compare(
@@ -59,13 +72,14 @@ def compare(
     listener: Listener | None = None,
     calibration: Callable[[Layout], ColumnWeights | None] | None = None,
     provider: str | None = None,
+    encoding: OnDocuments | None = None,
 ) -> Pass:
     """Judge candidates against the source, in one pass over its weights; the sink gets the scores.
 
     `progress` counts steps: the embedding, each layer, the head. `ranks` are the processes that share the documents,
     found here if the caller has not. `listener` takes down what enters the reference's modules; `calibration` gives the
-    weights of input columns of a layout, for recipes whose method needs them. `provider` is whose model class to use,
-    by default that which a build states.
+    weights of input columns of a layout, for recipes whose method needs them; `encoding` encodes those that need
+    documents. `provider` is whose model class to use, by default that which a build states.
 
     Raises LayoutError for an architecture that cannot be streamed, PlanError or BuildError for a candidate that does
     not fit the source, UsageError for options that this device cannot do, OutputError for the work folder.
@@ -81,12 +95,15 @@ def compare(
     columns = calibration(layout) if calibration is not None else None
     quantizer = Quantizer(src.views, allow_nonfinite=options.allow_nonfinite, columns=columns)
     try:
-        streamed = open_candidates(candidates, src, quantizer)
+        streamed = open_candidates(candidates, src, quantizer, encoding)
         share = ranks.share([len(d.tokens) for d in documents])
-        run, notes = _prepare(src, streamed, documents, share, sink, options, folder, listener)
+        beside = _start(encoding, layout, streamed)
+        run, notes = _prepare(src, streamed, documents, share, sink, options, folder, listener, beside)
         signature = _signature(source, streamed, documents, options, ranks)
         if columns is not None:
             signature["columns"] = dict(columns.signature)
+        if beside is not None:
+            signature["encoding"] = dict(beside.encoding.signature)
         if listener is not None:
             signature["listens"] = True
         shards = source.files if isinstance(source.reader, HubReader) else ()
@@ -97,6 +114,8 @@ def compare(
             work.finish()
     finally:
         quantizer.close()
+        if encoding is not None:
+            encoding.close()
     floor = [{"name": NOISE_FLOOR}] if options.noise_floor else []
     return Pass(
         source=source_record(layout, source), candidates=[*(c.entry() for c in streamed), *floor],
@@ -134,7 +153,7 @@ def _go(
         for number in range(first, len(steps)):
             began, step = time.monotonic(), steps[number]
             within = Within(progress, number, len(steps), _name(step), run.tokens_of_layer(), "tokens")
-            run.advance = within.advance
+            run.watch(within.advance)
             _run_step(run, step)
             quantizer.forget()
             mx.clear_cache()  # else mlx holds the memory of a layer that is gone while the next one is read
@@ -163,6 +182,26 @@ def _run_step(run: Running, step: Step) -> None:
         run_layer(run, step)
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """What encodes candidates, its documents, and what listens to them."""
+
+    encoding: OnDocuments
+    documents: Sequence[Tokens]
+    listeners: Sequence[Listener]
+
+
+def _start(encoding: OnDocuments | None, layout: Layout, candidates: Sequence[StreamedCandidate]) -> _Beside | None:
+    """Give recipes that need it their encoder; None where there is none."""
+    wanting = [c for c in candidates if isinstance(c, RecipeCandidate) and c.on_documents]
+    if encoding is None or not wanting:
+        return None
+    listeners = encoding.start(layout, {c.name: c.plan for c in wanting})
+    for c in wanting:
+        c.own = OwnEncoder(encoding.encoder(c.name), encoding.origin(c.name))
+    return _Beside(encoding, [np.asarray(d.tokens, np.int32) for d in encoding.documents], listeners)
+
+
 def _prepare(
     source: Source,
     candidates: list[StreamedCandidate],
@@ -172,6 +211,7 @@ def _prepare(
     options: CompareOptions,
     folder: Path | None,
     listener: Listener | None,
+    beside: _Beside | None,
 ) -> tuple[Running, list[str]]:
     """Put together what all steps share; `share` are the numbers of this rank's documents. Gives notes, too."""
     places, notes = find_places(source.streamed.model, source.layout.modules, source.paths)
@@ -181,10 +221,14 @@ def _prepare(
     if len(models) != 1 + len(floors) + len(candidates):
         raise UsageError("two candidates have one name; give them names of their own")
     width = width_of(source)
-    if listener is not None:  # last: what is computed to find out about the model is no input
-        listener.attach(source.streamed.model)
+    listeners = beside.listeners if beside is not None else []
+    for each in (*listeners, *([] if listener is None else [listener])):
+        each.attach(source.streamed.model)  # last: what is computed to find out about the model is no input
     tokens = [np.asarray(documents[i].tokens, np.int32) for i in share]
     streams = Streams(len(candidates), options.noise_floor, options.teacher_forced_routing)
+    lengths = [[len(t) for t in tokens]] * streams.count
+    if beside is not None:
+        lengths += [[len(t) for t in beside.documents]] * len(listeners)
     run = Running(
         source=source,
         candidates=candidates,
@@ -195,11 +239,24 @@ def _prepare(
         own=options.own,
         taps={name: Taps(m.model, places) for name, m in models.items()},
         streams=streams,
-        hidden=Hidden(folder, streams.count, [len(t) for t in tokens], width, _widest(source, floor)),
+        hidden=Hidden(folder, lengths, width, _widest(source, floor)),
         floor=floor,
         listener=listener,
     )
+    if beside is not None:
+        run.beside = [_run_beside(run, beside, number) for number in range(len(listeners))]
+        run.forget_encoded = beside.encoding.forget
     return run, notes
+
+
+def _run_beside(run: Running, beside: _Beside, number: int) -> Running:
+    """The reference on the documents that candidates are encoded on, as `convert` has them: in its chunks."""
+    alone = Streams(0, noise_floor=False, forced=False)
+    return replace(
+        run, candidates=[], documents=beside.documents, numbers=range(len(beside.documents)),
+        chunk=CompareOptions().chunk, own=False, streams=alone, floor=None, listener=beside.listeners[number],
+        reference=run.streams.count + number,
+    )  # fmt: skip
 
 
 def _widest(source: Source, floor: Floor | None) -> mx.Dtype:
@@ -253,7 +310,10 @@ def _signature(
 def _common(signature: dict[str, Any]) -> str:
     """What all ranks must have in common; not what differs from copy to copy of one file, such as its date."""
     recipes = {name: entry for name, entry in signature["candidates"].items() if "recipe" in entry}
-    return json.dumps([recipes, *(signature[key] for key in ("order", "documents", "options"))], sort_keys=True)
+    common = [recipes, *(signature[key] for key in ("order", "documents", "options"))]
+    if "encoding" in signature:
+        common.append(signature["encoding"]["documents"])
+    return json.dumps(common, sort_keys=True)
 
 
 def _name(step: Step) -> str:

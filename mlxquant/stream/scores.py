@@ -36,6 +36,11 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import Encoder
+from ..layout.layout import Layout
+from ..plan.plan import Plan
+from .options import HasTokens
+
 # --- scores ---
 
 
@@ -95,8 +100,8 @@ class Listener(Protocol):
     def attach(self, model: Any) -> None:
         """Hook into the reference's model, which holds no weights yet."""
 
-    def begin(self, document: int) -> None:
-        """Hear which of the documents given comes next."""
+    def begin(self, document: int | None) -> None:
+        """Hear which of the documents given comes next; None where what comes next is none of them."""
 
     def again(self, step: int | str, raws: Mapping[str, Any]) -> bool:
         """Take in a step that all documents went through, whose arrays are `raws` as the source has them (`Raw`).
@@ -109,6 +114,40 @@ class Listener(Protocol):
 
         Empty where they go on as they came out of the reference. What this run calls is not to be taken down.
         """
+
+
+class OnDocuments(Protocol):
+    """Encodes recipes on documents of its own, which ride the pass beside those that judge.
+
+    Each layer is encoded once these documents went through the reference's, before a candidate's is made. `streams`
+    are the sets of hidden states in which they travel, each with a listener.
+    """
+
+    @property
+    def documents(self) -> Sequence[HasTokens]:
+        """The documents, of which every rank takes all."""
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """All that encoded layers depend on, beside source and recipe, as JSON."""
+
+    def wants(self, plan: Plan) -> bool:
+        """Whether a plan has modules that are encoded here."""
+
+    def start(self, layout: Layout, plans: Mapping[str, Plan]) -> Sequence[Listener]:
+        """Prepare for the plans of candidates, by name; a listener for each stream. Raises UsageError."""
+
+    def encoder(self, name: str) -> Encoder:
+        """The encoder of a candidate's modules that need documents, for the step at hand."""
+
+    def origin(self, name: str) -> str:
+        """What is equal for candidates whose modules of one format are encoded alike."""
+
+    def forget(self) -> None:
+        """Let go of what was encoded for the step at hand."""
+
+    def close(self) -> None:
+        """Let the threads go."""
 
 
 # --- token scores ---

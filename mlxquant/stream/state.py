@@ -26,6 +26,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,16 +54,20 @@ SETS = 3
 
 
 class Hidden:
-    """States of `streams` for documents of `lengths` tokens, `width` values of `dtype` each; in `folder` if given.
+    """States of streams, `width` values of `dtype` a token; in `folder` if given.
 
-    `current` is the set that is read, `saved` the one that `state.npz` names, which a resumed run starts from.
+    `streams` has for each the lengths of its documents, in tokens. `current` is the set that is read, `saved` the one
+    that `state.npz` names, which a resumed run starts from.
     """
 
-    def __init__(self, folder: Path | None, streams: int, lengths: Sequence[int], width: int, dtype: mx.Dtype) -> None:
-        self._folder, self._streams, self._lengths = folder, streams, list(lengths)
+    def __init__(self, folder: Path | None, streams: Sequence[Sequence[int]], width: int, dtype: mx.Dtype) -> None:
+        self._folder, self._lengths = folder, [list(lengths) for lengths in streams]
         self._width, self._dtype = width, dtype
         self._row = width * int(dtype.size)
-        self._starts = np.concatenate([[0], np.cumsum(self._lengths)]).astype(int)
+        tokens = np.cumsum([0, *(n for lengths in self._lengths for n in lengths)])
+        self._tokens = int(tokens[-1])
+        firsts = np.cumsum([0, *map(len, self._lengths)])  # of each stream's documents among all
+        self._starts = [tokens[a:b] for a, b in pairwise(firsts)]
         self.current, self.saved = 0, None if folder is None else 0
         self._memory: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
         self._handles: dict[int, int] = {}
@@ -70,7 +75,7 @@ class Hidden:
     @property
     def nbytes(self) -> int:
         """Bytes of one set."""
-        return self._streams * int(self._starts[-1]) * self._row
+        return self._tokens * self._row
 
     @property
     def following(self) -> int:
@@ -125,7 +130,7 @@ class Hidden:
         self._memory.clear()
 
     def _get(self, which: int, stream: int, document: int) -> mx.array:
-        n = self._lengths[document]
+        n = self._lengths[stream][document]
         if self._folder is None:
             data = self._memory[which, stream, document]
         else:
@@ -134,7 +139,7 @@ class Hidden:
         return to_mlx(data, (1, n, self._width), self._dtype)
 
     def _at(self, stream: int, document: int) -> int:
-        return (stream * int(self._starts[-1]) + int(self._starts[document])) * self._row
+        return int(self._starts[stream][document]) * self._row
 
     def _blocks(self, which: int, size: int = 1 << 22) -> Iterator[NDArray[np.uint8]]:
         for at in range(0, self.nbytes, size):

@@ -77,7 +77,9 @@ class Running:
     """A pass at work: its models, documents and hidden states.
 
     `documents` are the tokens (n,) of this rank's documents, `numbers` their places among all. `taps` see each model's
-    routing, by the model's name.
+    routing, by the model's name. `reference` is the stream in which the reference's states travel. `beside` are the
+    documents that candidates are encoded on, each with a listener, a stream, and no candidates; `forget_encoded` lets
+    go of what was encoded.
     """
 
     source: Source
@@ -93,6 +95,9 @@ class Running:
     floor: Floor | None = None
     advance: Callable[[int], None] = lambda _: None  # called with tokens that went through a layer
     listener: Listener | None = None
+    reference: int = REFERENCE
+    beside: Sequence[Running] = ()
+    forget_encoded: Callable[[], None] = lambda: None
 
     def entering(self, candidate: int, stream: int, layer: int, document: int) -> mx.array:
         """A candidate's state (1, n, width) before a layer: the reference's where nothing differed yet."""
@@ -104,9 +109,15 @@ class Running:
         if self.listener is not None:
             self.listener.begin(self.numbers[document])
 
-    def instead(self, step: Step) -> Arrays:
-        """What the listener puts in the place of the reference's arrays of a step; empty for nothing."""
-        return {} if self.listener is None else dict(self.listener.instead(step, self.source.raws))
+    def pause(self) -> None:
+        """Tell the listener that what comes next is no document of its."""
+        if self.listener is not None:
+            self.listener.begin(None)
+
+    def watch(self, advance: Callable[[int], None]) -> None:
+        """Have tokens that go through a layer counted, in all that belongs to the pass."""
+        for run in (self, *self.beside):
+            run.advance = advance
 
     def chunks(self, document: int) -> list[slice]:
         """The parts in which a document goes through a layer."""
@@ -116,7 +127,8 @@ class Running:
     def tokens_of_layer(self) -> int:
         """Tokens that go through one layer in all its cases, at most."""
         cases = 1 + self.streams.noise_floor + len(self.candidates) * (1 + self.own + self.streams.forced)
-        return cases * sum(len(document) for document in self.documents)
+        own = cases * sum(len(document) for document in self.documents)
+        return own + sum(len(document) for run in self.beside for document in run.documents)
 
     def caches(self, streamed: Streamed, document: int) -> list[Any] | None:
         """Caches for a document of more than one chunk, or for a model that cannot do without; else None."""
@@ -140,6 +152,11 @@ class Running:
             parts.append(out)
             self.advance(len(tokens))
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+
+    def forget(self) -> None:
+        """Let what a step's arrays are made of go."""
+        self.source.forget()
+        self.forget_encoded()
 
     def fill(self, candidate: StreamedCandidate, step: Step, reference: Arrays) -> Arrays:
         """Put a candidate's arrays of a step in place."""
@@ -204,14 +221,10 @@ def run_layer(run: Running, layer: int) -> None:
     arrays = run.source.read(layer)
     reference = run.source.streamed
     reference.put(arrays)
+    for beside in run.beside:
+        _listened(beside, layer, arrays)
     # every document through the reference first: then its weights can go before a candidate's come
-    seen = [_reference(run, layer, d) for d in range(len(run.documents))]
-    while run.listener is not None and run.listener.again(layer, run.source.raws):
-        seen = [_reference(run, layer, d) for d in range(len(run.documents))]
-    if others := run.instead(layer):
-        arrays.update(others)
-        reference.put(others)
-        seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+    seen = _listened(run, layer, arrays)
     reference.take_out(list(arrays))
     computed = [(n, candidate) for n, candidate in enumerate(run.candidates) if candidate.first_step <= layer + 1]
     arrays = _shared(arrays, layer, [candidate for _, candidate in computed])
@@ -231,7 +244,22 @@ def run_layer(run: Running, layer: int) -> None:
             _LayerOfCandidate(run, number, candidate.streamed, layer, d, seen[d]).score()
         candidate.streamed.take_out(list(own))
         del own  # else these arrays live on while the next candidate's are made
-    run.source.forget()
+    run.forget()
+
+
+def _listened(run: Running, layer: int, arrays: Arrays) -> list[_Reference]:
+    """Every document through the reference, as often as the listener asks; then on through what it puts in place."""
+    seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+    if run.listener is None:
+        return seen
+    while run.listener.again(layer, run.source.raws):
+        seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+    if others := run.listener.instead(layer, run.source.raws):
+        run.source.streamed.put({name: array.astype(arrays[name].dtype) for name, array in others.items()})
+        seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+        run.source.streamed.put({name: arrays[name] for name in others})
+    run.pause()
+    return seen
 
 
 def _shared(arrays: Arrays, layer: int, candidates: Sequence[StreamedCandidate]) -> Arrays:
@@ -243,9 +271,9 @@ def _shared(arrays: Arrays, layer: int, candidates: Sequence[StreamedCandidate])
 def _reference(run: Running, layer: int, d: int) -> _Reference:
     streamed = run.source.streamed
     run.begin(d)
-    out = run.through(streamed, layer, d, run.hidden.read(REFERENCE, d))
+    out = run.through(streamed, layer, d, run.hidden.read(run.reference, d))
     check_finite(out, streamed.name, f"layer {layer}'s output on document {run.numbers[d]}")
-    run.hidden.write(REFERENCE, d, out)
+    run.hidden.write(run.reference, d, out)
     seen = run.taps[streamed.name].seen
     return _Reference(
         choice=choice_of(seen),
@@ -367,17 +395,22 @@ def run_embedding(run: Running) -> None:
     """Give every stream its documents' embeddings."""
     arrays = run.source.read("embedding")
     run.source.streamed.put(arrays)
-    _embed(run, run.source.streamed, list(arrays), [REFERENCE])
+    for each in (*run.beside, run):
+        _embed(each, run.source.streamed, [each.reference])
+    run.source.streamed.take_out(list(arrays))
     if run.floor is not None:
-        _embed(run, run.floor.streamed, run.floor.put("embedding"), [run.streams.noise])
+        held = run.floor.put("embedding")
+        _embed(run, run.floor.streamed, [run.streams.noise])
+        run.floor.streamed.take_out(held)
     for number, candidate in enumerate(run.candidates):
         if candidate.first_step > 0:
             continue
         own = candidate.arrays("embedding", arrays)
         streams = [run.streams.of(number), *([run.streams.forced_of(number)] if run.streams.forced else [])]
         candidate.streamed.put(own)
-        _embed(run, candidate.streamed, list(own), streams)
-    run.source.forget()
+        _embed(run, candidate.streamed, streams)
+        candidate.streamed.take_out(list(own))
+    run.forget()
 
 
 def width_of(source: Source) -> int:
@@ -386,9 +419,10 @@ def width_of(source: Source) -> int:
     return int(model.embed(source.forward, np.zeros(2, np.int32), model.caches()).shape[-1])
 
 
-def _embed(run: Running, streamed: Streamed, held: list[str], streams: list[int]) -> None:
-    """Write a model's embeddings to its streams; `held` are its arrays, which leave it then."""
+def _embed(run: Running, streamed: Streamed, streams: list[int]) -> None:
+    """Write a model's embeddings to its streams."""
     for d, tokens in enumerate(run.documents):
+        run.begin(d)
         caches = run.caches(streamed, d)
         parts = [streamed.embed(run.source.forward, tokens[part], caches) for part in run.chunks(d)]
         state = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
@@ -397,13 +431,15 @@ def _embed(run: Running, streamed: Streamed, held: list[str], streams: list[int]
         check_finite(state, streamed.name, f"the embedding of document {run.numbers[d]}")
         for stream in streams:
             run.hidden.write(stream, d, state)
-    streamed.take_out(held)
+    run.pause()
 
 
 def run_head(run: Running) -> None:
     """Score every token of every stream against the reference."""
     arrays = run.source.read("head")
     run.source.streamed.put(arrays)  # stays till the end: its logits are made anew for each group of candidates
+    for beside in run.beside:
+        _listened_head(beside)
     if run.floor is not None:
         held = run.floor.put("head")
         _score(run, [(run.streams.noise - 1, "accumulated", run.streams.noise, run.floor.streamed)])
@@ -420,12 +456,19 @@ def run_head(run: Running) -> None:
             for _, member, own in group:
                 member.streamed.take_out(list(own))
             group = []
-    if run.listener is not None and not run.candidates:
-        _score(run, [])  # for what enters the head
-        while run.listener.again("head", run.source.raws):
-            _score(run, [])
+    _listened_head(run)
     run.source.streamed.take_out(list(arrays))
-    run.source.forget()
+    run.forget()
+
+
+def _listened_head(run: Running) -> None:
+    """Every document through the head, for a listener alone."""
+    if run.listener is None or run.candidates:
+        return
+    _score(run, [])
+    while run.listener.again("head", run.source.raws):
+        _score(run, [])
+    run.pause()
 
 
 def _bytes_beside(streamed: Streamed, own: Arrays, reference: Arrays) -> int:
@@ -454,7 +497,7 @@ def _score(run: Running, tasks: list[_Task]) -> None:
         if len(tokens) < 2:
             continue
         run.begin(d)
-        reference = run.hidden.read(REFERENCE, d).astype(source.dtype)
+        reference = run.hidden.read(run.reference, d).astype(source.dtype)
         states = [run.hidden.read(stream, d).astype(streamed.dtype) for _, _, stream, streamed in tasks]
         parts: list[list[TokenScores]] = [[] for _ in tasks]
         at, step = 0, 16  # a small first part shows the vocabulary, by which the others are cut

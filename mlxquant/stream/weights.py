@@ -133,6 +133,8 @@ def read_once(source: Checkpoint) -> tuple[Checkpoint, OnceReader]:
 
 
 Arrays = dict[str, mx.array]
+# Methods whose integers depend on what enters a module
+ON_INPUTS = (IMATRIX, GPTQ)
 # numpy's type for values of a dtype, as the kernels take them
 
 
@@ -205,6 +207,14 @@ def reference_arrays(views: Views, raws: Mapping[str, Raw], planned: Iterable[Pl
     return arrays
 
 
+@dataclass(frozen=True, slots=True)
+class OwnEncoder:
+    """The encoder of a recipe's modules that need documents; recipes of one `origin` have them encoded alike."""
+
+    encoder: Encoder
+    origin: str
+
+
 class Quantizer:
     """Makes a recipe's arrays; what a later recipe needs in the same format is kept for it until `forget`."""
 
@@ -222,14 +232,14 @@ class Quantizer:
         if columns is not None:
             self._encoders[IMATRIX] = Searching(columns, allow_nonfinite)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="quantize")
-        self._quantized: dict[tuple[str, str, Format, str], Arrays] = {}
+        self._quantized: dict[tuple[str, str, Format, str, str], Arrays] = {}
 
     def check(self, plan: Plan) -> None:
         """Raise UsageError for a method that there is no encoder for."""
         if needs_documents(plan):
             raise UsageError(
-                f"recipe {plan.recipe}: method {GPTQ} encodes layer by layer on documents of its own, so it cannot be"
-                " judged without a build; write one with `mlxquant convert --data FILE` and give --build OUT"
+                f"recipe {plan.recipe}: method {GPTQ} encodes layer by layer on documents of its own; give"
+                " --calibration-data FILE"
             )
         if needs_columns(plan) and IMATRIX not in self._encoders:
             raise UsageError(
@@ -251,10 +261,12 @@ class Quantizer:
         raws: Mapping[str, Raw],
         reference: Mapping[str, mx.array],
         keep: Callable[[str, Format, str], bool] = lambda _name, _format, _method: False,
+        own: OwnEncoder | None = None,
     ) -> Arrays:
         """The arrays of modules as a recipe plans them. `reference` are the reference's, to share.
 
-        `keep` says which arrays a later recipe wants in the same format by the same method.
+        `keep` says which arrays a later recipe wants in the same format by the same method; `own` is the recipe's
+        encoder where it is encoded on documents.
 
         Raises NonFiniteError as `convert` does.
         """
@@ -262,7 +274,7 @@ class Quantizer:
         for module in planned:
             for out in module.arrays():
                 if out.name not in arrays:  # weight, scales and biases come out of one quantization
-                    arrays |= self._make(out, raws, reference, keep)
+                    arrays |= self._make(out, raws, reference, keep, own if out.method in ON_INPUTS else None)
         return arrays
 
     def _make(
@@ -271,6 +283,7 @@ class Quantizer:
         raws: Mapping[str, Raw],
         reference: Mapping[str, mx.array],
         keep: Callable[[str, Format, str], bool],
+        own: OwnEncoder | None,
     ) -> Arrays:
         raw = raws[out.source]
         if out.format is None:
@@ -280,14 +293,14 @@ class Quantizer:
             # two casts, as in a build: to the dtype that it would store, then to the one computed in
             cast = Raw(to_numpy(raw.array(out.values)).reshape(raw.data.shape[0], -1), raw.shape, out.values)
             return {out.name: cast.array(self._views.computed(out.values))}
-        key = (out.source, out.values, out.format, out.method)
+        key = (out.source, out.values, out.format, out.method, "" if own is None else own.origin)
         if (arrays := self._quantized.pop(key, None)) is None:
-            arrays = self._quantize(out, raw)
+            arrays = self._quantize(out, raw, self._encoders[out.method] if own is None else own.encoder)
         if keep(out.source, out.format, out.method):
             self._quantized[key] = arrays
         return arrays
 
-    def _quantize(self, out: OutputArray, raw: Raw) -> Arrays:
+    def _quantize(self, out: OutputArray, raw: Raw, encoder: Encoder) -> Arrays:
         fmt, dtype = out.format, out.values
         assert fmt is not None
         rows = raw.rows(dtype)
@@ -298,7 +311,7 @@ class Quantizer:
             step = len(rows)  # mlx does it, on this thread
         cuts = [(at, min(at + step, len(rows))) for at in range(0, len(rows), step)]
 
-        encoder, path = self._encoders[out.method], out.source.rpartition(".")[0]
+        path = out.source.rpartition(".")[0]
 
         def run(cut: tuple[int, int]) -> None:
             part = slice(*cut)

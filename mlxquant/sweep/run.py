@@ -27,6 +27,7 @@ from ..words.text import listed
 from .folder import ASKED, SweepFolder
 
 if TYPE_CHECKING:
+    from ..calibrate.candidates import EncodedCandidates
     from ..calibrate.record import Calibration
     from ..divergence.record import Question
     from ..evals.items import Suite
@@ -96,17 +97,18 @@ def compare_all(
     progress: Watch = unwatched,
     *,
     calibration: Calibration | None = None,
+    encoding: EncodedCandidates | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Path | None:
     """Judge all trials in one pass, unless the folder has the answer; its path, None where another rank tells.
 
-    `calibration` and `warn` are as of `run_comparison`.
+    `calibration`, `encoding` and `warn` are as of `run_comparison`.
     Raises OutputError where the folder holds another question's answer, and what `run_comparison` raises.
     """
     from ..divergence.record import run_comparison
     from ..stream.candidates import Candidate
 
-    request = json.loads(json.dumps(_request(source, trials, question, options, calibration)))
+    request = json.loads(json.dumps(_request(source, trials, question, options, calibration, encoding)))
     note = folder.path / ASKED
     if not folder.fresh and folder.comparison.is_file():
         if changed := list(differences(folder.request(), request)):
@@ -120,7 +122,9 @@ def compare_all(
     folder.keep(note, json.dumps(request, indent=1))
     options = replace(options, work=folder.passing, fresh=folder.fresh)
     candidates = [Candidate(t.name, recipe=t.recipe) for t in trials]
-    record, tells = run_comparison(source, candidates, question, options, progress, calibration=calibration, warn=warn)
+    record, tells = run_comparison(
+        source, candidates, question, options, progress, calibration=calibration, encoding=encoding, warn=warn
+    )
     if not tells:
         return None
     folder.keep(folder.comparison, record_text(record))
@@ -159,16 +163,21 @@ class Evaluating:
 
 
 def evaluate_best(
-    trials: Sequence[Trial], how: Evaluating, open_source: Callable[[], Checkpoint], folder: SweepFolder
+    trials: Sequence[Trial],
+    how: Evaluating,
+    open_source: Callable[[], Checkpoint],
+    folder: SweepFolder,
+    encoding: EncodedCandidates | None = None,
 ) -> tuple[Path, list[str]]:
     """Convert these and the baseline, play all suites through them, and keep the record. Gives notes, too.
 
-    `open_source` opens the source anew for each build. Raises what `convert` and `evaluate` raise.
+    `open_source` opens the source anew for each build; `encoding` encoded the recipes that need documents. Raises what
+    `convert` and `evaluate` raise.
     """
     from ..evals.run import EvalFiles, digest_of, evaluate
 
     dtype, notes = _dtype(how)
-    sides = list(_sides(trials, how, open_source, dtype, folder))
+    sides = list(_sides(trials, how, open_source, dtype, folder, encoding))
     request = [[s.variant.name for s in sides], {s.name: digest_of(s) for s in how.suites}, how.settings.as_dict()]
     out = folder.evaluation(sha256(json.dumps(request).encode()))
     files = EvalFiles(out.with_name(f"{out.name}.partial"), folder.fresh)
@@ -196,6 +205,7 @@ def _sides(
     open_source: Callable[[], Checkpoint],
     dtype: str | None,
     folder: SweepFolder,
+    encoding: EncodedCandidates | None,
 ) -> Iterator[EvalSide]:
     """The baseline, then the trials, each a build loaded here under the candidate's name."""
     from ..builds.read.build import read_build
@@ -208,12 +218,18 @@ def _sides(
     for trial in trials if how.baseline is not None else (unquantized, *trials):
         out = folder.build(trial.name)
         with how.writing() as watch:
-            _convert(trial, open_source(), dtype, out, watch, how.calibration)
+            _convert(trial, open_source, dtype, out, watch, how.calibration, encoding)
         yield LoadedModel(read_build(out), trial.name)
 
 
 def _convert(
-    trial: Trial, source: Checkpoint, dtype: str | None, out: Path, watch: Watch, calibration: Path | None
+    trial: Trial,
+    open_source: Callable[[], Checkpoint],
+    dtype: str | None,
+    out: Path,
+    watch: Watch,
+    calibration: Path | None,
+    encoding: EncodedCandidates | None,
 ) -> None:
     from ..builds.methods import needs_columns
     from ..builds.write.convert import ConvertOptions, convert
@@ -222,8 +238,13 @@ def _convert(
     from ..plan.plan import make_plan
 
     disk.make_folder(out.parent)
+    source = open_source()
     layout, options = read_layout(source, dtype=dtype), ConvertOptions(dtype=dtype, audit=False, reuse=True)
     plan = make_plan(layout, trial.recipe, source)
+    if encoding is not None and encoding.wants(plan):
+        encoder = encoding.for_build(open_source(), layout, plan, dtype=dtype)
+        convert(source, layout, plan, out, options, watch, encoder=encoder)
+        return
     columns = read_calibration(calibration, source, layout.modules) if calibration and needs_columns(plan) else None
     convert(source, layout, plan, out, options, watch, columns=columns)
 
@@ -234,6 +255,7 @@ def _request(
     question: Question,
     options: CompareOptions,
     calibration: Calibration | None,
+    encoding: EncodedCandidates | None,
 ) -> dict[str, Any]:
     """All that a comparison's record depends on, but the machine and its software, which the record names."""
     data = question.data
@@ -250,4 +272,5 @@ def _request(
         },
         "options": options.that_change_scores(),
         **({"calibration": sha256(disk.read_regular(calibration.path))} if calibration else {}),
+        **({"encoding": dict(encoding.signature)} if encoding else {}),
     }

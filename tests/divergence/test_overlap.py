@@ -55,13 +55,13 @@ def test_tools_are_part_of_a_document():
 
 def test_shared_documents_are_counted_for_calibrated_candidates_alone(documents):
     overlaps = check_overlap(candidates(SEARCHED, WEIGHED), documents, part(documents, 1, 4))
-    assert overlaps == {WEIGHED: {"documents": 3, "judged": 2}}
+    assert overlaps == {WEIGHED: {"documents": 3, "judged": 2, "methods": ["imatrix"], "name": "x"}}
     assert "on 2 of the 6 documents judged on" in str(overlap_warning(overlaps[WEIGHED], 6))
 
 
 def test_other_documents_give_no_warning(documents):
     overlaps = check_overlap(candidates(WEIGHED), documents, part(documents))
-    assert overlaps == {WEIGHED: {"documents": 1, "judged": 0}}
+    assert overlaps == {WEIGHED: {"documents": 1, "judged": 0, "methods": ["imatrix"], "name": "x"}}
     assert overlap_warning(overlaps[WEIGHED], 6) is None
 
 
@@ -72,7 +72,7 @@ def test_judging_on_nothing_but_the_calibration_is_refused(documents):
 
 def test_a_calibration_that_lists_no_documents_is_said_to(documents):
     overlaps = check_overlap(candidates(WEIGHED), documents, {"name": "x", "count": 9})
-    assert overlaps == {WEIGHED: {"documents": 9, "judged": None}}
+    assert overlaps == {WEIGHED: {"documents": 9, "judged": None, "methods": ["imatrix"], "name": "x"}}
     assert "does not list" in str(overlap_warning(overlaps[WEIGHED], 6))
 
 
@@ -80,4 +80,4 @@ def test_a_builds_manifest_says_what_calibrated_it(documents, tmp_path, monkeypa
     origin = {"encoder": {"encoders": [{"method": "imatrix", "columns": {"documents": part(documents, 0)}}]}}
     monkeypatch.setattr("mlxquant.divergence.overlap.read_manifest", lambda _: {"options": origin})
     overlaps = check_overlap([Candidate("b", build=Path(tmp_path))], documents, None)
-    assert overlaps == {"b": {"documents": 2, "judged": 1}}
+    assert overlaps == {"b": {"documents": 2, "judged": 1, "name": "x"}}
