@@ -53,7 +53,7 @@ class ValidateArguments:
 @click.option("--init", is_flag=True, help="Write a commented tolerance file (RECORD: its name), and judge nothing.")
 @click.option("--for", "kinds", metavar="KIND,…",
               help="With --init: limits for what these measure: compare, eval, bench, results,"
-                   " tau2.  [compare]")  # fmt: skip
+                   " tau2, rollout.  [compare]")  # fmt: skip
 @click.option("--from", "earlier", multiple=True, type=_PATH, metavar="RECORD",
               help="With --init: use the slices, depths and tests of this record, and its kind.")  # fmt: skip
 @click.option("--metrics", is_flag=True, help="List the figures that a tolerance may name.")

@@ -13,6 +13,7 @@ from ..words.units import show_bytes
 
 _NAME = 13
 _SLICES = 10
+PAIRED = {"pass": "items", "right_call": "calls"}
 WORDS = {
     "pass": "whole items right",
     "valid_call": "is a call at all",
@@ -114,10 +115,9 @@ def _change(change: Mapping[str, Any] | None) -> tuple[str, str]:
 
 
 def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
-    words = {"pass": "items", "right_call": "calls"}
     rows = [
         (
-            words[row["metric"]],
+            PAIRED[row["metric"]],
             *(f"{row[k]:,}" for k in ("both_right", "only_baseline", "only_candidate", "both_wrong")),
             f"{row['units_worse']} / {row['units_better']}",
             _p(row["mcnemar_p"]),
@@ -129,17 +129,17 @@ def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         return ""
     head = ("", "both", "first only", "second only", "neither", "tasks −/+", "p")
     title = "Right on both, on one alone, on neither; tasks worse/better, McNemar's exact p"
-    return "\n".join([f"{title}\n{table(head, rows, 'lrrrrrr')}", *_alike(candidate, words)])
+    return "\n".join([f"{title}\n{table(head, rows, 'lrrrrrr')}", *alike(candidate)])
 
 
-def _alike(candidate: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[str]:
+def alike(candidate: Mapping[str, Any]) -> Iterator[str]:
     """What no pair that differs says: not that none would, but how many at most."""
     for row in candidate["paired"]:
         if "slice" in row or "depth" in row or row["only_baseline"] or row["only_candidate"]:
             continue
         change = measurement(candidate, f"{row['metric']}_difference") or {}
         most = "" if change.get("high") is None else f": a difference of at most {points(change['high'])[1:]} points"
-        yield f"None of {row['n']:,} {words[row['metric']]} differed{most}"
+        yield f"None of {row['n']:,} {PAIRED[row['metric']]} differed{most}"
 
 
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..words.text import nearest
 from .evidence import Evidence, Figure
 
-FOR = ("compare", "eval", "bench", "results", "tau2")
+FOR = ("compare", "eval", "bench", "results", "tau2", "rollout")
 # places of a run without options, where no record says what there is; a test of bench is left open then
 _INSIDE = ("in:tool_call", "in:json", "in:numeric")
 _PLACES: Mapping[str, Sequence[str]] = {"depth": ("1-20",)}

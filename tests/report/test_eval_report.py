@@ -35,6 +35,12 @@ def test_a_section_shows_changes_pairs_depths_slices_survival_and_speed(tmp_path
     assert "no section for" not in html and "tiny.eval.json" in html
 
 
+def test_where_nothing_differs_the_section_says_how_much_might(tmp_path):
+    first = [t for t in damaged(6, 5)["trials"] if t["side"] == 0]
+    html = page(record_of(first + [t | {"side": 1} for t in first]), tmp_path)
+    assert re.search(r"candidate: None of 30 calls differed: a difference of at most [\d.]+ points", html)
+
+
 def test_a_survival_line_does_not_hide_an_equal_one():
     sides = [Candidate(0, "full", baseline=True), Candidate(1, "gates-8bit")]
     plot = survival("t", "t", [(side, [2.0, 5.0], [0.5, 0.25], side.name) for side in sides], 10)

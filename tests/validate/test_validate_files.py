@@ -67,7 +67,7 @@ def test_init_writes_limits_only_for_what_is_asked_for_and_argues_each(tmp_path:
     assert run("--init", path, "--for", kind).exit_code == 0
     for tolerance in read_tolerances(path).tolerances:
         metric = metric_named(tolerance.metric)
-        families = {kind} if kind in ("compare", "bench") else {"eval", "serving"}
+        families = {kind} if kind in ("compare", "bench") else {"eval", "serving", kind}
         assert metric and metric.family in families and tolerance.why
         assert tolerance.record in (None, kind)
 

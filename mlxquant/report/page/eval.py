@@ -9,7 +9,7 @@ from typing import Any
 from ...records.loading import Loaded
 from ...records.measurements import CALL_DEPTHS, measurement
 from ...words.text import some
-from ..eval import WORDS, facts, points, share
+from ..eval import PAIRED, WORDS, alike, facts, points, share
 from .candidates import Cast, legend, shown_first
 from .charts import Line, Plot, Tracks, shares, survival
 
@@ -30,6 +30,7 @@ def evaluation(loaded: Loaded, number: int, cast: Cast) -> dict[str, Any]:
         "names": [(str(side["name"]), cast.of(side).css) for side in sides],
         "rows": list(_rows(sides)),
         "pairs": [row | {"css": cast.of(c).css} for c in sides[1:] for row in _pairs(c)],
+        "alike": [f"{c['name']}: {line}" for c in sides[1:] for line in alike(c)],
         "groups": [
             g for g in (_group(sides, kind) for kind in (("depth", _CALL), ("slice", _CALL), ("slice", _ITEM))) if g
         ],
@@ -72,7 +73,7 @@ def _changed(change: Mapping[str, Any] | None) -> str:
 def _pairs(candidate: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in candidate["paired"]:
         if "slice" not in row and "depth" not in row:
-            yield {"name": candidate["name"], "what": "items" if row["metric"] == _ITEM else "calls", **row}
+            yield {"name": candidate["name"], "what": PAIRED[row["metric"]], **row}
 
 
 def _group(sides: Sequence[Mapping[str, Any]], kind: tuple[str, str]) -> dict[str, Any] | None:
