@@ -1,170 +1,83 @@
-"""What a method gives at equal bytes: KL of the store model to full precision, as a share of rounding's.
+"""What every method gives at equal bytes, on two trained models, beside mlx-lm's own tools.
 
-    python benchmarks/methods.py WORK [-o benchmarks/results/methods.json] [--copies 4]
+    python benchmarks/methods.py store --out store.json
+    python benchmarks/methods.py text --corpus runs/text --out text.json
 
-Dialogues of the store world are calibrated on (24 of 5 calls), others judge (16 of 5 calls, 6 of 10), with
-seeds that nothing was tuned on. Builds are `gates-8bit` at other bits and groups, so within a row bytes are equal; the
-recipes by role stand beside uniform ones of the same width. Shares have an interval over documents, in pairs.
+Documents that nothing was tuned on judge builds of 4, 3 and 2 bits: the KL to full precision as a share of rounding's
+at the same bits and group, with an interval over documents, in pairs; tokens said alike; on the store model, tool
+calls of agent loops that are right; bytes; the CPU seconds of making the build, one thread. Ours are `gates-8bit` at
+these bits, for every method, and the recipes by role; mlx-lm's gptq, awq, dwq and dynamic_quant are at those bytes, or
+the row says why they do not run.
 
-Beside it, the luck of a build: the same measure on copies of the checkpoint whose residual stream has its channels in
-another order and with other signs. They compute the same function, so what differs between them is how rounding falls.
-Intervals over documents do not contain that.
+Beside every share stands its luck: the same over copies of the checkpoint that compute the same function
+(`--copies`; see method_study/models.py). Intervals over documents do not contain that.
 
-It also times the encoders: CPU nanoseconds a weight on one thread, for 1 M gaussian weights in bf16. WORK keeps
-checkpoints, texts, calibrations and what is measured; interrupted, the same command goes on.
+Everything is kept in --work by part; interrupted, the same command goes on. A build whose weights changed is judged
+anew; delete its folder and its .json to have it made anew. `text` needs the texts that text_moe/corpus.py fetches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
-from mlxquant.calibrate.record import Calibration
-from mlxquant.calibrate.run import run_calibration
-from mlxquant.divergence.statistics import token_measurements
-from mlxquant.divergence.tally import ACCUMULATED, TOKEN_FIELDS, Tally
-from mlxquant.divergence.texts.documents import Documents, read_documents
-from mlxquant.divergence.texts.tokens import open_tokenizer
-from mlxquant.evals.store import make_task, transcript
-from mlxquant.evals.store.model import write_store_moe
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.gptq import measured
+from benchmarks.method_study.building import Build, calibrated, make
+from benchmarks.method_study.judging import CALLS, Kept, judge, loops
+from benchmarks.method_study.models import Model, open_model
+from benchmarks.method_study.table import row, table
 from mlxquant.kernels import Encoder, Quantized, Rounding, Rows, Searching
-from mlxquant.layout.layout import read_layout
-from mlxquant.plan.plan import make_plan
-from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.records.head import describe_machine, describe_versions, utc_date
-from mlxquant.source.checkpoint import Checkpoint, open_checkpoint
-from mlxquant.stream.candidates import Candidate
-from mlxquant.stream.engine import compare
-from mlxquant.stream.options import CompareOptions
+from mlxquant.words.blas import one_blas_thread
 from mlxquant.words.formats import METHODS, Format
 
-BITS = (4, 3, 2)
-ROLES = {bits: f"roles-{bits}bit" for bits in BITS}
-CALIBRATING, JUDGING, LUCK = (2_000_000, {5: 24}), (7_000_000, {5: 16, 10: 6}), (7_100_000, {5: 8})
-SAID, KL = "in:assistant", TOKEN_FIELDS.index("kl")
-# What reads the residual stream (its columns) and what writes to it (its rows, before the last axis)
-READS = (
-    "embed_tokens", "lm_head", "in_proj_", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "mlp.gate.",
-    "shared_expert_gate", "input_layernorm", "post_attention_layernorm", "language_model.norm.",
-)  # fmt: skip
-WRITES = ("o_proj", "out_proj", "down_proj")
+SCHEMA = "mlxquant.benchmark.methods/2"
+BITS, GROUPS, PEERS = (4, 3, 2), (64, 32), ("gptq", "awq", "dwq", "dynamic_quant")
 
 
-def uniform(bits: int, group: int, method: str) -> str:
-    """The candidate that has all but the routers at these bits."""
-    return f"gates-8bit:bits={bits},group_size={group},method={method}"
+def chosen_builds(chosen: argparse.Namespace) -> list[Build]:
+    """All builds, in the table's order."""
+    builds = []
+    for bits in chosen.bits:
+        for group in chosen.groups:
+            builds += [Build(bits, group, method) for method in chosen.methods]
+        builds += [Build(bits, 64, method, by_role=True) for method in chosen.methods if method != "rtn"]
+        builds += [Build(bits, 64, "peer", peer=peer) for peer in chosen.peers]
+    return builds
 
 
-def roles(bits: int, method: str) -> str:
-    """The candidate whose bits are by role, at most as large as the uniform one of group 64."""
-    return f"{ROLES[bits]}:method={method}"
+def is_copied(build: Build) -> bool:
+    """Whether copies of the model are built so too: ours, at group 64."""
+    return build.peer is None and build.group == 64
 
 
-# --- checkpoints and texts ---
-
-
-def texts(path: Path, first_seed: int, tasks: dict[int, int]) -> Path:
-    """Dialogues of so many tasks by calls, from a seed on, as a data file."""
-    seed, lines = first_seed, []
-    for calls, count in tasks.items():
-        for _ in range(count):
-            task = make_task(seed, calls)
-            lines.append(json.dumps({"id": task.id, "messages": transcript(task, system=False)}) + "\n")
-            seed += 1
-    path.write_text("".join(lines), "utf-8")
-    return path
-
-
-def turn(source: Path, out: Path, seed: int) -> None:
-    """Write the checkpoint with its residual channels in another order and with other signs: the same function."""
-    arrays = mx.load(str(source / "model.safetensors"))
-    assert isinstance(arrays, dict)
-    width = next(a.shape[-1] for name, a in arrays.items() if "embed_tokens" in name)
-    rng = np.random.default_rng(seed)
-    order, signs = mx.array(rng.permutation(width)), mx.array(rng.integers(0, 2, width).astype(bool))
-    turned = {name: _turned(name, array, order, signs) for name, array in arrays.items()}
-    out.mkdir()
-    for file in source.iterdir():
-        if file.suffix != ".safetensors":
-            (out / file.name).write_bytes(file.read_bytes())
-    mx.save_safetensors(str(out / "model.safetensors"), turned, {"format": "pt"})
-
-
-def _turned(name: str, array: mx.array, order: mx.array, signs: mx.array) -> mx.array:
-    if any(part in name for part in WRITES):
-        moved, flip = mx.take(array, order, axis=-2), signs[order][:, None]
-    elif any(part in name for part in READS):
-        moved, flip = mx.take(array, order, axis=-1), signs[order]
-    else:
-        return array
-    return moved if "norm" in name else mx.where(flip, -moved, moved)
-
-
-# --- measuring ---
-
-
-def measured(work: Path, source: Path, names: list[str], judging: tuple[int, dict[int, int]]) -> dict[str, Any]:
-    """KL sums by document, tokens by document, and the share of said tokens with the same top, by candidate."""
-    out = work / f"{source.name}-{judging[0]}.json"
-    kept: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"kl": {}, "said": {}}
-    todo = [name for name in names if name not in kept["kl"]]
-    if not todo:
-        return kept
-    checkpoint = open_checkpoint(source)
-    documents = read_documents(texts(work / f"{judging[0]}.jsonl", *judging), open_tokenizer(checkpoint))
-    calibration = calibrated(work, source)
-    tally = Tally(documents.documents)
-    candidates = [Candidate(name, recipe=load_variation(name)) for name in todo]
-    options = CompareOptions(noise_floor=False, own=False, work=work / f"{source.name}.passed", fresh=True)
-    compare(checkpoint, candidates, documents.documents, tally, options, calibration=calibration.columns)
-    kept["tokens"] = [len(d.tokens) - 1 for d in documents.documents]
-    for i, name in enumerate(todo):
-        kept["kl"][name] = tally.token_sums(i, ACCUMULATED)[0, :, KL].tolist()
-        said = [m for m in token_measurements(tally, i, 0.95) if m.get("slice") == SAID and m["metric"] == "same_top"]
-        kept["said"][name] = said[0]["estimate"] if said else None
-    out.write_text(json.dumps(kept), "utf-8")
-    return kept
-
-
-def calibrated(work: Path, source: Path) -> Calibration:
-    """The calibration of a checkpoint, measured where it is not there yet."""
-    path, checkpoint = work / f"{source.name}.cal", open_checkpoint(source)
-    if not path.exists():
-        data = texts(work / f"{CALIBRATING[0]}.jsonl", *CALIBRATING)
-        documents: Documents = read_documents(data, open_tokenizer(checkpoint))
-        result = run_calibration(checkpoint, documents.documents, documents.described(data.name), CompareOptions())
-        assert result is not None
-        path.write_bytes(result[0])
-    return Calibration(path, checkpoint)
-
-
-def share(own: list[float], base: list[float], draws: int = 4000) -> dict[str, float]:
-    """The ratio of two sums over documents, with a 95 % bootstrap interval over documents, drawn in pairs."""
-    a, b = np.array(own), np.array(base)
-    index = np.random.default_rng(0).integers(0, len(a), (draws, len(a)))
-    low, high = np.quantile(a[index].sum(1) / b[index].sum(1), [0.025, 0.975])
-    return {"share": float(a.sum() / b.sum()), "low": float(low), "high": float(high)}
-
-
-def luck(tables: list[dict[str, Any]], name: str, base: str) -> dict[str, Any]:
-    """Over copies of the model: KL's spread of a build, and the ratio to rounding's of each copy."""
-    own, other = (np.array([sum(t["kl"][n]) for t in tables]) for n in (name, base))
-    spread = float(own.std(ddof=1) / own.mean()) if len(own) > 1 else None
-    shares = (own / other).tolist()
-    return {"copies": len(own), "spread": spread, "share": float(own.sum() / other.sum()), "shares": shares}
+def made(model: Model, builds: list[Build], folder: Path) -> dict[str, dict[str, Any]]:
+    """Make builds that are not there yet; their entries by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for build in builds:
+        began = time.monotonic()
+        entries[build.name] = entry = make(model, build, folder)
+        if time.monotonic() - began > 0.5:
+            print(f"{model.name}: {build.name}: {entry.get('error', 'made')}, {entry['cpu_s']} CPU s", file=sys.stderr)
+        if "error" in entry and build.peer is None:
+            (folder / f"{build.name}.json").unlink()
+            raise SystemExit(f"{build.name}: {entry['error']}")
+    return entries
 
 
 def nanoseconds(encoder: Encoder, fmt: Format) -> float:
     """CPU time a weight on this thread: the best of three, kernels compiled before."""
     rng = np.random.default_rng(0)
-    values = ((rng.standard_normal((512, 2048)) * 0.02).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    out, best = Quantized.empty(512, 2048, "BF16", fmt), float("inf")
+    values = ((rng.standard_normal((512, 1024)) * 0.02).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    out, best = Quantized.empty(512, 1024, "BF16", fmt), float("inf")
     for _ in range(4):
         began = time.thread_time()
         encoder.encode(Rows("it", 0, values, "BF16", fmt), out, errors=False)
@@ -172,90 +85,79 @@ def nanoseconds(encoder: Encoder, fmt: Format) -> float:
     return best / values.size * 1e9
 
 
-def sizes(source: Checkpoint, names: list[str]) -> dict[str, int]:
-    """Bytes of each candidate's weights."""
-    layout = read_layout(source)
-    return {name: int(make_plan(layout, load_variation(name), source).totals["bytes"]) for name in names}
+def encoding_times(bits: list[int], groups: list[int]) -> dict[str, dict[str, float]]:
+    """CPU nanoseconds a weight of one thread, 1,024 columns; `mse` is also imatrix's, `gptq` is timed at group 64."""
+    times = {}
+    with one_blas_thread():
+        for b in bits:
+            for g in groups:
+                own = {"rtn": nanoseconds(Rounding(), Format(b, g)), "mse": nanoseconds(Searching(), Format(b, g))}
+                times[f"{b}-bit g{g}"] = own | ({"gptq": measured(1024, b)["gptq"]} if g == 64 else {})
+    return times
 
 
-# --- the record ---
-
-
-def record(work: Path, copies: int, methods: list[str], groups: list[int]) -> dict[str, Any]:
-    """All of it: rows by bits, group and method, their luck, and the times."""
-    source = work / "store-moe"
-    if not source.exists():
-        write_store_moe(source)
-    names = [uniform(b, g, m) for b in BITS for g in groups for m in methods]
-    names += [roles(b, m) for b in BITS for m in methods if m != "rtn"]
-    main_table = measured(work, source, names, JUDGING)
-    lucky = [uniform(b, 64, m) for b in BITS for m in methods] + [roles(b, "mse") for b in BITS]
-    tables = []
-    for seed in range(1, copies + 1):
-        copy = work / f"turned-{seed}"
-        if not copy.exists():
-            turn(source, copy, seed)
-        tables.append(measured(work, copy, lucky, LUCK))
-    nbytes, tokens = sizes(open_checkpoint(source), names), sum(main_table["tokens"])
-    rows = []
-    for name in names:
-        bits = next(b for b in BITS if f"bits={b}," in name or ROLES[b] in name)
-        group = next((g for g in groups if f"group_size={g}," in name), 64)
-        base = uniform(bits, group, "rtn")
-        kl, reference = main_table["kl"][name], main_table["kl"][base]
-        rows.append({
-            "candidate": name, "bits": bits, "group_size": group, "bytes": nbytes[name],
-            "bytes_of_rtn": nbytes[base], "kl_nats": sum(kl) / tokens, "same_top_said": main_table["said"][name],
-            **share(kl, reference), "luck": luck(tables, name, base) if name in lucky and tables else None,
-        })  # fmt: skip
-    times = {
-        f"{b}-bit g{g}": {"rtn": nanoseconds(Rounding(), Format(b, g)), "mse": nanoseconds(Searching(), Format(b, g))}
-        for b in BITS
-        for g in (32, 64, 128)
-    }
+def record(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Build, judge, and put the rows together."""
+    work: Path = chosen.work
+    work.mkdir(parents=True, exist_ok=True)
+    model, builds = open_model(chosen.model, work, chosen.corpus, chosen.quick), chosen_builds(chosen)
+    entries = made(model, builds, work / "builds")
+    folders = [work / "builds" / b.name for b in builds if "error" not in entries[b.name]]
+    judged = judge(model, folders, Kept(work / "judged.json"))
+    copies = []
+    for seed in range(1, chosen.copies + 1):
+        copied = [b for b in builds if is_copied(b)]
+        copy = model.copy(seed, work / f"copy-{seed}" / "source")
+        made(copy, copied, work / f"copy-{seed}")
+        kept = Kept(work / f"copy-{seed}" / "judged.json")
+        copies.append(judge(copy, [work / f"copy-{seed}" / b.name for b in copied], kept))
+    right: dict[str, Any] = {}
+    if model.loops and chosen.tasks:
+        looped = [work / "builds" / b.name for b in builds if b.group == 64 and "error" not in entries[b.name]]
+        right = loops(model, looped, Kept(work / f"loops-{chosen.tasks}.json"), chosen.tasks, work / "loops")
+    base, calibration = next(iter(judged.values())), calibrated(model, work / "builds").with_suffix(".json")
     return {
-        "what": "KL of the store model to full precision as a share of rounding's, by method", "date": utc_date(),
-        "machine": describe_machine(), "versions": describe_versions(), "judged_documents": len(main_table["tokens"]),
-        "judged_tokens": tokens, "calibrating_documents": CALIBRATING[1], "copies": copies, "rows": rows,
-        "nanoseconds_a_weight_one_thread": times,
+        "schema": SCHEMA, "what": "KL to full precision as a share of rounding's at the same bytes", "date": utc_date(),
+        "machine": describe_machine(), "versions": describe_versions(), "model": model.name,
+        "judged": {"documents": len(base["tokens"]), "tokens": int(sum(base["tokens"]))},
+        "copies": chosen.copies, "calibrate": json.loads(calibration.read_text("utf-8")),
+        "loops": {"calls": CALLS, "tasks": chosen.tasks, "baseline": right.get("baseline")} if right else None,
+        "rows": [row(b, entries[b.name], judged, right, copies) for b in builds],
+        "encoding_ns_a_weight": {} if chosen.quick else encoding_times(chosen.bits, chosen.groups),
     }  # fmt: skip
 
 
-def table(result: dict[str, Any]) -> str:
-    """The rows as Markdown."""
-    lines = ["| bits | group | candidate | bytes | KL, mnat | share of `rtn` | other copies | said alike |",
-             "|--:|--:|---|--:|--:|---|---|--:|"]  # fmt: skip
-    for r in result["rows"]:
-        own = r["luck"]
-        other = f"{own['share']:.2f} ({min(own['shares']):.2f}–{max(own['shares']):.2f})" if own else "–"
-        said = f"{100 * r['same_top_said']:.2f} %" if r["same_top_said"] is not None else "–"
-        interval = f"{r['share']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
-        recipe, _, method = r["candidate"].rpartition("method=")
-        name = f"`{recipe.split(':')[0]}`" if "roles" in recipe else "uniform"
-        lines.append(
-            f"| {r['bits']} | {r['group_size']} | {name}, `{method}` | {r['bytes']:,} |"
-            f" {1e3 * r['kl_nats']:.3g} | {interval} | {other} | {said} |"
-        )
-    return "\n".join(lines)
+def arguments() -> argparse.Namespace:
+    """The command line; --quick leaves little of everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["store", "text"])
+    parser.add_argument("-o", "--out", type=Path, help="write the record there")
+    parser.add_argument("--work", type=Path, help="what is kept; by default runs/methods-MODEL")
+    parser.add_argument("--corpus", type=Path, help="text: the folder of text_moe/corpus.py")
+    parser.add_argument("--copies", type=int, default=3, help="copies of the model that compute the same function")
+    parser.add_argument("--tasks", type=int, default=40, help="agent loops of 5 calls; store only")
+    for name, default in (("bits", BITS), ("groups", GROUPS), ("methods", METHODS), ("peers", PEERS)):
+        parser.add_argument(f"--{name}", default=",".join(map(str, default)))
+    parser.add_argument("--quick", action="store_true", help="4 bits, rtn and mse, few documents: does it run?")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.bits, chosen.groups, chosen.methods, chosen.peers = "4", "64", "rtn,mse", ""
+        chosen.copies, chosen.tasks = 1, 2
+    for name, kind in (("bits", int), ("groups", int), ("methods", str), ("peers", str)):
+        setattr(chosen, name, [kind(word) for word in getattr(chosen, name).split(",") if word])
+    chosen.work = chosen.work or Path("runs") / f"methods-{chosen.model}{'-quick' if chosen.quick else ''}"
+    return chosen
 
 
 def main() -> None:
-    """Measure, write the record, print the tables."""
-    parser = argparse.ArgumentParser(description="KL by method, at equal bytes, on the store model.")
-    parser.add_argument("work", type=Path)
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--copies", type=int, default=4, help="copies of the model in other orders and signs")
-    parser.add_argument("--methods", default=",".join(m for m in METHODS if m != "gptq"))
-    parser.add_argument("--groups", default="64,32")
-    arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    groups = [int(g) for g in arguments.groups.split(",")]
-    result = record(arguments.work, arguments.copies, arguments.methods.split(","), groups)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(table(result))
-    for fmt, times in result["nanoseconds_a_weight_one_thread"].items():
-        print(f"{fmt}: " + ", ".join(f"{m} {ns:.2f} ns" for m, ns in times.items()))
+    """Measure, write the record, print the table."""
+    chosen = arguments()
+    result = record(chosen)
+    if chosen.out:
+        chosen.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(table(result["rows"]))
+    for fmt, times in result["encoding_ns_a_weight"].items():
+        print(f"{fmt}: " + ", ".join(f"{m} {ns:.3g} ns a weight, {2 / ns:.2g} GB/s" for m, ns in times.items()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""KL of builds by document, in passes of `compare`, and what agent loops get right; kept by a build's weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlxquant.divergence.statistics import token_measurements
+from mlxquant.divergence.tally import ACCUMULATED, TOKEN_FIELDS, Tally
+from mlxquant.divergence.texts.documents import read_documents
+from mlxquant.divergence.texts.tokens import open_tokenizer
+from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.stream.candidates import Candidate
+from mlxquant.stream.engine import compare
+from mlxquant.stream.options import CompareOptions
+
+from .building import MLXQUANT, float32, identity, timed
+from .models import Model
+
+KL = TOKEN_FIELDS.index("kl")
+AT_ONCE = 6
+# A loop's answers have some 20 tokens; a build that never ends one need not go on for long
+ANSWER_TOKENS, CALLS = 128, 5
+
+
+class Kept:
+    """Figures by name and weights in a file, so that an interrupted run goes on and a new build is judged anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def get(self, build: Path) -> Any:
+        """What is kept of a build as it is now, or None."""
+        return self.entries.get(f"{build.name} {identity(build)}")
+
+    def put(self, build: Path, figures: Any) -> None:
+        """Keep a build's figures."""
+        self.entries[f"{build.name} {identity(build)}"] = figures
+        self.path.write_text(json.dumps(self.entries), "utf-8")
+
+
+def judge(model: Model, builds: list[Path], kept: Kept) -> dict[str, Any]:
+    """By build: `kl`, sums by document in nats; `tokens` by document; `alike`, the share with the same top token."""
+    todo = [build for build in builds if kept.get(build) is None]
+    checkpoint = open_checkpoint(model.source)
+    documents = read_documents(model.judge, open_tokenizer(checkpoint)).documents
+    for start in range(0, len(todo), AT_ONCE):
+        some, tally = todo[start : start + AT_ONCE], Tally(documents)
+        options = CompareOptions(noise_floor=False, own=False)
+        compare(checkpoint, [Candidate(b.name, build=b) for b in some], documents, tally, options)
+        for i, build in enumerate(some):
+            top = [m for m in token_measurements(tally, i, 0.95) if m["metric"] == "same_top" and "case" not in m]
+            alike = next(m for m in top if m.get("slice") == model.said and "depth" not in m and "turn" not in m)
+            sums = tally.token_sums(i, ACCUMULATED)[0]
+            figures = {"kl": sums[:, KL].tolist(), "tokens": sums[:, 0].tolist()}
+            kept.put(build, {**figures, "alike": {k: alike[k] for k in ("estimate", "low", "high")}})
+    return {build.name: kept.get(build) for build in builds}
+
+
+def loops(model: Model, builds: list[Path], kept: Kept, tasks: int, work: Path) -> dict[str, Any]:
+    """By build: loops of 5 calls that it passes, and calls with nothing wrong, each with an interval by loop.
+
+    The weights are the build's, computed in float32. "baseline" has the figures of full precision.
+    """
+    todo = [build for build in builds if kept.get(build) is None]
+    baseline = work / "baseline"
+    for start in range(0, len(todo), AT_ONCE):
+        some, folder = todo[start : start + AT_ONCE], work / "some"
+        shutil.rmtree(folder, ignore_errors=True)
+        if not baseline.exists():
+            float32(model.source, baseline)
+        for build in some:
+            float32(build, folder / build.name)
+        command = [*MLXQUANT, "eval", "--baseline", str(baseline), "-o", str(folder / "eval.json")]
+        for build in some:
+            command += ["--candidate", str(folder / build.name)]
+        command += ["--calls", str(CALLS), "--tasks", str(tasks), "--max-tokens", str(ANSWER_TOKENS)]
+        entry = timed(command)
+        if not (folder / "eval.json").exists():
+            raise SystemExit(f"eval: {entry.get('error', 'no record')}")
+        record = json.loads((folder / "eval.json").read_text("utf-8"))
+        for build, side in zip(some, record["candidates"], strict=True):
+            kept.put(build, _right(side))
+        kept.entries["baseline"] = _right(record["baseline"])
+    return {build.name: kept.get(build) for build in builds} | {"baseline": kept.entries.get("baseline")}
+
+
+def _right(side: dict[str, Any]) -> dict[str, Any]:
+    """The shares of loops and calls that are right, over everything."""
+    of_all = {m["metric"]: m for m in side["measurements"] if not {"depth", "slice", "suite"} & set(m)}
+    return {name: {k: of_all[name][k] for k in ("estimate", "low", "high", "n")} for name in ("pass", "right_call")}
