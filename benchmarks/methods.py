@@ -39,7 +39,7 @@ from mlxquant.words.blas import one_blas_thread
 from mlxquant.words.formats import METHODS, Format
 
 SCHEMA = "mlxquant.benchmark.methods/2"
-BITS, GROUPS, PEERS = (4, 3, 2), (64, 32), ("gptq", "awq", "dwq", "dynamic_quant")
+BITS, GROUPS, PEERS = (4, 3, 2), (64, 32), ("gptq", "awq", "dwq@1e-5", "dwq@1e-4", "dynamic_quant")
 
 
 def chosen_builds(chosen: argparse.Namespace) -> list[Build]:

@@ -22,7 +22,7 @@ from .models import Model
 KL = TOKEN_FIELDS.index("kl")
 AT_ONCE = 6
 # A loop's answers have some 20 tokens; a build that never ends one need not go on for long
-ANSWER_TOKENS, CALLS = 128, 5
+ANSWER_TOKENS, CALLS, FIRST_SEED = 128, 5, 8_000_000
 
 
 class Kept:
@@ -78,6 +78,7 @@ def loops(model: Model, builds: list[Path], kept: Kept, tasks: int, work: Path) 
         for build in some:
             command += ["--candidate", str(folder / build.name)]
         command += ["--calls", str(CALLS), "--tasks", str(tasks), "--max-tokens", str(ANSWER_TOKENS)]
+        command += ["--first-seed", str(FIRST_SEED)]
         entry = timed(command)
         if not (folder / "eval.json").exists():
             raise SystemExit(f"eval: {entry.get('error', 'no record')}")

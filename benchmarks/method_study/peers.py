@@ -9,7 +9,7 @@ float32` for a mixture of experts in bf16:
     documents    those of DATA, in rows of 512 tokens (gptq, dynamic_quant) or one by one (dwq)
     routers      what `gates-8bit` keeps is hidden from the tools, so that it stays as in our builds
     gptq         the fallback, which the embedding gets, has the same bits and group
-    dwq          begins with our rounded build (STUDENT), as `--quantized-model` does; its rate and passes are below
+    dwq          begins with our rounded build (STUDENT), as `--quantized-model` does; `dwq@1e-4` learns at that rate
     dynamic_quant  bits one below and one above, by the target that gives at most the bytes of our uniform build
 """
 
@@ -38,9 +38,10 @@ from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.source.checkpoint import open_checkpoint
 
 ROW, SEED, STEP = 512, 123, 0.01
-# dwq's own defaults are 2048 samples at a rate of 1e-6 and batches of 4; of the few documents here, more passes at a
-# higher rate go about as far
-RATE, PASSES, BATCH = 1e-5, 3, 1
+# dwq's own defaults are 2048 samples at a rate of 1e-6 and batches of 4; with the few documents here, several passes at
+# a higher rate go about as far
+PASSES, BATCH = 3, 1
+TOOLS = ("gptq", "awq", "dwq", "dynamic_quant")
 
 
 class Kept(nn.Module):
@@ -63,7 +64,9 @@ def opened(source: Path, kept: list[str], dtype: mx.Dtype) -> tuple[nn.Module, d
     return model, config
 
 
-def run(tool: str, source: Path, data: Path, student: Path, bits: int, group: int) -> tuple[nn.Module, dict[str, Any]]:
+def run(
+    tool: str, rate: float, source: Path, data: Path, student: Path, bits: int, group: int
+) -> tuple[nn.Module, dict[str, Any]]:
     """The model as a tool leaves it, and its config."""
     checkpoint = open_checkpoint(source)
     recipe = load_variation(f"gates-8bit:bits={bits},group_size={group}")
@@ -84,17 +87,17 @@ def run(tool: str, source: Path, data: Path, student: Path, bits: int, group: in
         config = awq.update_config(model, config)
     elif tool == "dwq":
         examples = [(d.tolist(), 0) for d in documents]
-        model, config = distilled(model, student, examples)
+        model, config = distilled(model, student, examples, rate)
     else:
         model, config = by_sensitivity(model, source, kept, rows, float(plan.totals["bpw"]), bits, group)
     return model, config
 
 
-def distilled(teacher: nn.Module, student: Path, examples: list[Any]) -> tuple[nn.Module, dict[str, Any]]:
+def distilled(teacher: nn.Module, student: Path, examples: list[Any], rate: float) -> tuple[nn.Module, dict[str, Any]]:
     """The rounded build with scales and biases trained towards the teacher's logits."""
     model, config = load_model(student, lazy=True)
     model.set_dtype(mx.float32)
-    optimizer = mlx.optimizers.Adam(learning_rate=RATE, bias_correction=True)
+    optimizer = mlx.optimizers.Adam(learning_rate=rate, bias_correction=True)
     longest = max(len(tokens) for tokens, _ in examples) + 1
     for number in range(PASSES):
         dwq.dwq_quantize(
@@ -132,14 +135,19 @@ def by_sensitivity(
 def main() -> None:
     """Run one tool; OUT appears when it is whole."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tool", choices=["gptq", "awq", "dwq", "dynamic_quant"])
+    parser.add_argument("tool", help=f"one of {', '.join(TOOLS)}; of dwq with its rate, as dwq@1e-5")
     for name in ("source", "data", "student", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--bits", type=int, required=True)
     parser.add_argument("--group-size", type=int, required=True)
     chosen = parser.parse_args()
+    tool, _, rate = chosen.tool.partition("@")
+    if tool not in TOOLS:
+        parser.error(f"{tool}: none of {', '.join(TOOLS)}")
     mx.set_default_device(mx.cpu)
-    model, config = run(chosen.tool, chosen.source, chosen.data, chosen.student, chosen.bits, chosen.group_size)
+    model, config = run(
+        tool, float(rate or 1e-6), chosen.source, chosen.data, chosen.student, chosen.bits, chosen.group_size
+    )
     model.set_dtype(mx.bfloat16)
     with tempfile.TemporaryDirectory(dir=chosen.out.parent) as folder:
         out = Path(folder) / "build"
