@@ -53,6 +53,11 @@ class ModuleGroup:
         return f"{self.role} {self.name}{where}"
 
     @property
+    def glob(self) -> str:
+        """How a rule names its modules beside their role: ``*.self_attn.q_proj``, ``*lm_head``."""
+        return f"*.{self.name}" if self.layers else f"*{self.name}"
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Paths of its modules."""
         return tuple(planned.module.path for planned in self.modules)

@@ -1,8 +1,8 @@
 """An allocation as a recipe that a person can read: few rules, each with its reason in figures.
 
-Neighbouring layers of one projection with one format become one rule, as do projections of one role with the same
-layers and format. The most common format becomes the default. The text is an ordinary recipe file: `plan`, `convert`,
-`compare` and `quant_predicate` take it as they take any other.
+Layers of one projection with one format become one rule, as do projections of one role with the same layers and format.
+What most of its layers have comes last for each projection, without layers; the most common format is the default. The
+text is an ordinary recipe file: `plan`, `convert`, `compare` and `quant_predicate` take it as they take any other.
 """
 
 from __future__ import annotations
@@ -23,57 +23,71 @@ from ..words.text import figure
 from ..words.units import show_bytes
 from .contest import Contestant
 from .groups import KEPT_ROLES, ModuleGroup
-from .solve import Allocation
+from .solve import Allocation, Option
 
 KEPT_REASON = "picks experts by comparing scores, where a small error flips which expert fires"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _RuleDraft:
-    """Groups of one role and format in the same layers."""
+    """Groups of one role with one format: what these globs match, in these layers or (None) wherever it is."""
 
     role: str
-    names: list[str]
-    layers: tuple[int, ...]
+    globs: tuple[str, ...]
+    layers: tuple[int, ...] | None
     format: Format | None
-    nbytes: int
-    damage: float
-    measured: bool
+    options: tuple[Option, ...]
+
+    @property
+    def reason(self) -> str:
+        """What the format costs: ``0.31 mnat of KL for 33.0 KiB``."""
+        damage, nbytes = sum(o.damage for o in self.options), sum(o.choice.nbytes for o in self.options)
+        inferred = "" if all(o.measured for o in self.options) else " (in part inferred)"
+        return f"{figure(1e3 * damage, 2)} mnat of KL for {show_bytes(nbytes, 1)}{inferred}"
 
 
 def recipe_text(
-    name: str,
-    summary: str,
-    groups: Sequence[ModuleGroup],
-    allocation: Allocation,
-    *,
-    method: str = RTN,
+    name: str, summary: str, groups: Sequence[ModuleGroup], allocation: Allocation, *, method: str = RTN,
     reference: str = "",
-) -> str:
+) -> str:  # fmt: skip
     """Write the recipe file of an allocation; `reference` says what it was made from."""
-    drafts = _drafts(groups, allocation)
     default = _default(groups, allocation)
+    drafts = _drafts(groups, allocation, default)
+    plain = [draft for draft in drafts if draft.layers is None and draft.format == default]
     lines = [f"name = {_text(name)}", f"summary = {_text(summary)}", f"reference = {_text(reference)}", ""]
+    if plain:
+        whole = _RuleDraft("", (), None, default, tuple(o for draft in plain for o in draft.options))
+        lines.append(f"# {', '.join(map(_called, plain))}: {whole.reason}")
     lines += ["[quantize]", f"bits = {default.bits}", f"group_size = {default.group_size}"]
     lines += [f"method = {_text(method)}"] if method != RTN else []
     lines += ['unaligned = "keep"']
     decided = {group.role for group in groups}
     if kept := [role for role in KEPT_ROLES if role not in decided]:
         lines += _rule({"role": kept}, None, default, KEPT_REASON, optional=True)
+    kinds = Counter(role for role, _ in {(group.role, group.name) for group in groups})
     for draft in drafts:
-        names = [f"*.{each}" if draft.layers else f"*{each}" for each in draft.names]
-        match: dict[str, object] = {"role": draft.role, "path": names if len(names) > 1 else names[0]}
-        if draft.layers:
-            spans = layers_text(draft.layers)
-            match["layers"] = spans if len(spans) > 1 else spans[0]
-        inferred = "" if draft.measured else ", inferred"
-        reason = f"{figure(1e3 * draft.damage, 2)} mnat of KL for {show_bytes(draft.nbytes, 1)}{inferred}"
-        lines += _rule(match, draft.format, default, reason)
+        if draft in plain:
+            continue
+        match: dict[str, object] = {"role": draft.role}
+        if len(draft.globs) < kinds[draft.role] or draft.layers is not None:
+            match["path"] = _one_or_more(draft.globs)
+        if draft.layers is not None:
+            match["layers"] = _one_or_more(layers_text(draft.layers))
+        lines += _rule(match, draft.format, default, draft.reason)
     return "\n".join(lines) + "\n"
 
 
+def _called(draft: _RuleDraft) -> str:
+    names = [glob.lstrip("*.") for glob in draft.globs]
+    return draft.role if names == [draft.role] else f"{draft.role} {' and '.join(names)}"
+
+
+def _one_or_more(values: Sequence[object]) -> object:
+    return values if len(values) > 1 else values[0]
+
+
 def _default(groups: Sequence[ModuleGroup], allocation: Allocation) -> Format:
-    """The format of the most modules; 8 bits at the widest group where nothing is quantized."""
+    """The format of the most modules; 8 bits at the usual group size where nothing is quantized."""
     counts: Counter[Format] = Counter()
     for group, option in zip(groups, allocation.options, strict=True):
         if option.choice.format is not None:
@@ -81,32 +95,24 @@ def _default(groups: Sequence[ModuleGroup], allocation: Allocation) -> Format:
     return counts.most_common(1)[0][0] if counts else Format(8, 64)
 
 
-def _drafts(groups: Sequence[ModuleGroup], allocation: Allocation) -> list[_RuleDraft]:
-    runs: dict[tuple[str, str, Format | None], _RuleDraft] = {}
+def _drafts(groups: Sequence[ModuleGroup], allocation: Allocation, default: Format) -> list[_RuleDraft]:
+    """Rules of which the first that matches decides: for each kind its formats by layers, then the one of the rest."""
+    kinds: dict[tuple[str, str], list[tuple[ModuleGroup, Option]]] = {}
     for group, option in zip(groups, allocation.options, strict=True):
-        key = (group.role, group.name, option.choice.format)
-        draft = runs.get(key)
-        if draft is None:
-            runs[key] = _RuleDraft(
-                group.role, [group.name], group.layers, option.choice.format, option.choice.nbytes, option.damage,
-                option.measured,
-            )  # fmt: skip
-            continue
-        draft.layers = tuple(sorted({*draft.layers, *group.layers}))
-        draft.nbytes += option.choice.nbytes
-        draft.damage += option.damage
-        draft.measured &= option.measured
-    merged: dict[tuple[str, tuple[int, ...], Format | None], _RuleDraft] = {}
-    for draft in runs.values():
-        place = (draft.role, draft.layers, draft.format)
-        if draft.layers and place in merged:
-            other = merged[place]
-            other.names += draft.names
-            other.nbytes, other.damage = other.nbytes + draft.nbytes, other.damage + draft.damage
-            other.measured &= draft.measured
-        else:
-            merged[place if draft.layers else (draft.role, (-len(merged) - 1,), draft.format)] = draft
-    return list(merged.values())
+        kinds.setdefault((group.role, group.name), []).append((group, option))
+    merged: dict[tuple[str, tuple[int, ...] | None, Format | None], _RuleDraft] = {}
+    for (role, _), members in kinds.items():
+        by_format: dict[Format | None, list[tuple[ModuleGroup, Option]]] = {}
+        for group, option in members:
+            by_format.setdefault(option.choice.format, []).append((group, option))
+        rest = max(by_format, key=lambda f: (sum(len(g.modules) for g, _ in by_format[f]), f == default))
+        for fmt, own in by_format.items():
+            layers = None if fmt == rest else tuple(sorted({layer for group, _ in own for layer in group.layers}))
+            options = tuple(option for _, option in own)
+            same = merged.get((role, layers, fmt))
+            globs, before = (same.globs, same.options) if same else ((), ())
+            merged[role, layers, fmt] = _RuleDraft(role, (*globs, own[0][0].glob), layers, fmt, (*before, *options))
+    return sorted(merged.values(), key=lambda draft: draft.layers is None)
 
 
 def _rule(

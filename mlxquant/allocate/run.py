@@ -24,6 +24,7 @@ from ..stream.engine import compare
 from ..stream.options import CompareOptions
 from ..words.formats import GPTQ, IMATRIX, RTN
 from ..words.progress import Watch, unwatched
+from ..words.text import printable
 from ..words.units import show_bytes
 from .budgets import Budget
 from .contest import Contestant, Final, contestants, final, with_method
@@ -231,11 +232,12 @@ class _Run:
         """Write a budget's solution as a recipe, and find those that it has to beat."""
         options = self.options
         name = f"allocated-{budget.words.replace(' ', '').lower()}"
-        summary = f"bits allocated for {self.source.name} at {budget.words}, by the KL of each group quantized alone"
-        data = f"{self.described['name']} (sha256 {self.described['sha256'][:12]})"
+        source, data = printable(self.source.name), printable(self.described["name"])
+        revision = f"@{self.source.revision}" if self.source.revision else ""
+        summary = f"bits allocated for {source} at {budget.words}, by the KL of each group quantized alone"
         reference = (
-            f"mlxquant allocate: {self.source.name}{f'@{self.source.revision}' if self.source.revision else ''},"
-            f" measured with {options.measured_with} on {len(self.shares.allocate)} documents of {data}"
+            f"mlxquant allocate: {source}{revision}, measured with {options.measured_with} on"
+            f" {len(self.shares.allocate)} documents of {data} (sha256 {self.described['sha256'][:12]})"
         )
         text = recipe_text(name, summary, groups, allocation, method=options.method, reference=reference)
         recipe = read_back(text, groups, allocation, self.layout, self.source, fixed + allocation.nbytes)

@@ -214,7 +214,7 @@ def _options(arguments: AllocateArguments) -> AllocateOptions:
     all_sizes, all_bits = MODES["affine"]
     for name, values, valid in (("--bits", bits, all_bits), ("--group-size", sizes, all_sizes)):
         if wrong := [n for n in values if n not in valid]:
-            raise UsageError(f"{name} {wrong[0]}: of {', '.join(map(str, valid))} expected")
+            raise UsageError(f"{name} {wrong[0]}: one of {', '.join(map(str, valid))} expected")
     return AllocateOptions(
         method=arguments.method,
         bits=tuple(sorted(set(bits))),

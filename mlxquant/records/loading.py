@@ -77,6 +77,7 @@ def known_as(path: Path) -> str:
         "rollout",
         "results",
         "validate",
+        "allocate",
         "sweep",
     ):
         name = name.removesuffix(f".{kind}")

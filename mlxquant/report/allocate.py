@@ -1,68 +1,112 @@
-"""An allocation's record as text for a terminal of 80 columns: budgets, who ships and why, what each format costs."""
+"""An allocation's record as text for a terminal of 80 columns: formats by kind, the frontier, contests, who ships."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..words.text import figure, filled, plus_minus, table
+from ..words.layers import layers_short
+from ..words.text import counted, cut, figure, filled, plus_minus, table
 from ..words.units import show_bytes
 
 Record = Mapping[str, Any]
+_NAME = 40  # columns
+_POINTS = 8  # of the frontier that a text shows
 
 
 def allocate_text(record: Record) -> str:
     """Write an allocation for a reader."""
-    shares = record["data"]["shares"]
-    options = record["options"]
+    shares, options = record["data"]["shares"], record["options"]
+    parts = [f"{counted(shares[key], 'document')} {what}" for key, what in (
+        ("calibrate", "calibrated"), ("allocate", "measured damage"), ("check", "checked")) if shares[key]]  # fmt: skip
     head = [
         filled("source", record["source"]["name"]),
-        filled("measured", f"{record['probes']} formats of {len(record['groups'])} groups, alone, on"
-                           f" {shares['allocate']} documents; checked on {shares['check']} others"),
+        filled("texts", f"{record['data']['name']}: {', '.join(parts)}"),
         filled("method", _method(options)),
-    ]  # fmt: skip
-    return "\n\n".join(["\n".join(head), *(_budget(entry) for entry in record["budgets"]), *_closing(record)])
+    ]
+    if record["groups"]:
+        head.append(filled("measured", f"{counted(record['probes'], 'format')} of"
+                                       f" {counted(len(record['groups']), 'group')}, each alone"))  # fmt: skip
+    blocks = ["\n".join(head), *(_budget(entry, record["groups"]) for entry in record["budgets"])]
+    if record["frontier"]:
+        blocks.append(_frontier(record["frontier"]))
+        blocks.append(
+            "KL(reference ‖ build) a token in thousandths of a nat, ± half its interval, on\n"
+            "documents that neither calibrated nor allocated; expected: the sum of the\n"
+            "damages of the groups, each measured alone on other documents."
+        )
+    return "\n\n".join(blocks)
 
 
 def _method(options: Record) -> str:
-    if options["method"] == options["measured_with"]:
-        return str(options["method"])
-    return f"{options['method']}; {options['measured_with']} stood in for it in every figure here"
+    method, measured = options["method"], options["measured_with"]
+    checked = options.get("checked_with", measured)
+    if method == measured == checked:
+        return str(method)
+    where = "every figure here" if checked == measured else "what was measured, not in the check"
+    return f"{method}; {measured} stood in for it in {where}"
 
 
-def _budget(entry: Record) -> str:
+def _budget(entry: Record, groups: Sequence[Record]) -> str:
     allocated = entry["allocated"]
-    rows = [(allocated["name"], allocated["bytes"], allocated["kl"])]
-    rows += [(each["name"], each["bytes"], each["kl"]) for each in entry["contestants"]]
+    lines = [filled("budget", f"{entry['asked']}: {entry['bytes']:,} bytes of tensors")]
     if allocated["kl"] is not None:
-        rows.sort(key=lambda row: row[2]["estimate"])
-    lines = table(
-        ("recipe", "bytes", "KL, mnat"),
-        [(name, show_bytes(nbytes), _mnat(kl)) for name, nbytes, kl in rows],
-        "<>>",
-    )
-    ships = entry["ships"] + (f": {entry['why']}" if entry["ships"] not in entry["why"] else f" ({entry['why']})")
-    return "\n".join(
+        lines += ["", _formats(allocated["choices"], groups), "", _contest(entry)]
+        lines += ["", filled("expected", f"{figure(1e3 * allocated['expected_kl_nats'], 3)} mnat")]
+    if entry["difference"] is not None:
+        against = f"{_mnat(entry['difference'])} mnat beside {entry['best']}, paired by document"
+        lines.append(filled("difference", against))
+    lines.append(filled("ships", f"{entry['ships']}: {entry['why']}"))
+    return "\n".join(lines)
+
+
+def _formats(choices: Sequence[Record], groups: Sequence[Record]) -> str:
+    """What each kind of module got: a row for each of its formats, with the layers."""
+    rows: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
+    kinds: dict[str, int] = {}
+    for choice, group in zip(choices, groups, strict=True):
+        kind = f"{group['role']} {group['name'].partition(',')[0].removeprefix(group['role']).strip()}"
+        kinds.setdefault(kind, len(kinds))
+        rows.setdefault((kind, _format(choice["format"])), []).append((choice, group))
+    return table(
+        ("module", "format", "layers", "bytes", "mnat"),
         [
-            filled("budget", f"{entry['asked']}: {entry['bytes']:,} bytes of tensors"),
-            "",
-            lines,
-            "",
-            filled("ships", ships),
-        ]
+            (
+                cut(kind, 32, at="start"),
+                fmt,
+                cut(layers_short(sorted({n for _, g in own for n in g["layers"]})) or "-", 18, at="end"),
+                show_bytes(sum(c["bytes"] for c, _ in own), 1),
+                figure(1e3 * sum(c["kl_nats"] for c, _ in own), 2),
+            )
+            for (kind, fmt), own in sorted(rows.items(), key=lambda row: kinds[row[0][0]])
+        ],
+        "lllrr",
     )
 
 
-def _mnat(kl: Record | None) -> str:
-    if kl is None:
-        return "-"
+def _format(fmt: Record | None) -> str:
+    return "kept" if fmt is None else f"{fmt['bits']} g{fmt['group_size']}"
+
+
+def _contest(entry: Record) -> str:
+    allocated = entry["allocated"]
+    rows = [(each["name"], each["bytes"], each["kl"]) for each in (allocated, *entry["contestants"])]
+    rows.sort(key=lambda row: row[2]["estimate"])
+    return table(
+        ("recipe", "bytes", "KL, mnat"),
+        [(cut(name, _NAME, at="end"), show_bytes(nbytes), _mnat(kl)) for name, nbytes, kl in rows],
+    )
+
+
+def _frontier(points: Sequence[Record]) -> str:
+    """Some of the frontier's points, those at both ends among them."""
+    last = len(points) - 1
+    shown = [points[i] for i in sorted({round(last * i / (_POINTS - 1)) for i in range(_POINTS)})]
+    rows = [(show_bytes(point["bytes"]), figure(1e3 * point["kl_nats"], 3)) for point in shown]
+    return table(("bytes", "expected, mnat"), rows, "rr")
+
+
+def _mnat(kl: Record) -> str:
     if kl["low"] is None:
         return figure(1e3 * kl["estimate"], 3)
     return plus_minus(1e3 * kl["estimate"], 1e3 * (kl["high"] - kl["low"]) / 2)
-
-
-def _closing(record: Record) -> Iterator[str]:
-    yield (
-        "KL(reference ‖ build) a token in thousandths of a nat, ± half its interval, on\n"
-        "documents that neither calibrated nor allocated."
-    )

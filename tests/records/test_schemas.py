@@ -106,6 +106,7 @@ COMMANDS = {
     " --data data.jsonl --teacher-forced-routing --json",
     "validate": "validate compare.json -t t.toml --json",
     "sweep": "sweep --from compare.json -t t.toml --json",
+    "allocate": "allocate store --bpw 9 --bits 8 --group-size 64 --groups 1 --data data.jsonl -o a.toml --json",
     "bench": "bench b8 -p 8 -n 4 -r 1 --json",
 }
 

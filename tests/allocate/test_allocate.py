@@ -1,0 +1,170 @@
+"""`mlxquant allocate` on a tiny checkpoint: measured, solved, checked, written; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from click.testing import CliRunner, Result
+
+import mlxquant
+from mlxquant.allocate.folder import AllocateFolder
+from mlxquant.cli import main
+from mlxquant.layout.layout import read_layout
+from mlxquant.plan.plan import make_plan
+from mlxquant.plan.recipe.recipe import load_recipe
+from mlxquant.records.schemas import check
+from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.sweep.unfinished import discard_unfinished, find_unfinished
+from tests.checkpoints import Size, write_tiny
+
+FEW = ("--bits", "3,8", "--group-size", "32", "--groups", "1")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, ["allocate", *map(str, words)])
+
+
+def write_texts(path: Path, count: int, word: str) -> Path:
+    path.write_text("".join(json.dumps({"text": f"{word} {i * 37} of a few {i}."}) + "\n" for i in range(count)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of two layers, texts to measure on and others to judge by."""
+    folder: Path = tmp_path_factory.mktemp("allocate")
+    write_tiny(folder / "source", "qwen3_moe", Size(layers=2, experts=4), shards=1)
+    write_texts(folder / "data.jsonl", 3, "Measure")
+    write_texts(folder / "judge.jsonl", 20, "Judge")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def allocated(place: Path) -> dict[str, Any]:
+    """The record of one run for two budgets."""
+    done = run(place / "source", "--bpw", "6,30", "--data", place / "data.jsonl", "--judge", place / "judge.jsonl", *FEW,
+               "--work", place / "work", "-o", place / "recipe.toml", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+def test_the_record_is_as_its_schema_says(allocated):
+    assert check(allocated, "allocate", whole=True) == "allocate"
+
+
+def test_bytes_are_the_plan_s_and_stay_within_the_budget(place, allocated):
+    source = open_checkpoint(place / "source")
+    layout = read_layout(source)
+    budget = allocated["budgets"][0]
+    plan = make_plan(layout, load_recipe(str(place / "recipe-6.toml")), source)
+    assert plan.totals["bytes"] <= budget["bytes"] == int(6 * plan.totals["parameters"] / 8)
+    ships = next(e for e in (budget["allocated"], *budget["contestants"]) if e["name"] == budget["ships"])
+    assert plan.totals["bytes"] == ships["bytes"]
+
+
+def test_contestants_have_at_most_the_budget_s_bytes_and_every_group_size_is_among_them(allocated):
+    budget = allocated["budgets"][0]
+    assert {"uniform-8bit:bits=3,group_size=32", "gates-8bit:bits=3,group_size=32"} <= {
+        each["name"] for each in budget["contestants"]
+    }
+    assert all(each["bytes"] <= budget["bytes"] for each in budget["contestants"])
+
+
+def test_the_recipe_that_ships_has_an_interval_below_zero_or_is_a_contestant(allocated):
+    budget = allocated["budgets"][0]
+    ahead = budget["difference"]["high"] < 0
+    assert budget["difference"]["clusters"] == 20
+    assert budget["ships"] == (budget["allocated"]["name"] if ahead else budget["best"])
+
+
+def test_a_budget_that_everything_fits_keeps_the_model_as_it_is_and_says_so(place, allocated):
+    whole = allocated["budgets"][1]
+    assert "holds the model as it is" in whole["why"] and not whole["contestants"]
+    assert load_recipe(str(place / "recipe-30.toml")).default is None
+
+
+def test_another_budget_of_the_same_measurement_measures_nothing_again(place, allocated, monkeypatch):
+    before = (place / "work" / "damage.json").read_bytes()
+    monkeypatch.setattr("mlxquant.allocate.measure.compare", None)  # the check's own is another name
+    done = run(place / "source", "--bpw", "5", "--data", place / "data.jsonl", "--judge", place / "judge.jsonl", *FEW,
+               "--work", place / "work", "-o", place / "five.toml")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert (place / "work" / "damage.json").read_bytes() == before
+    assert "holds" not in done.stdout and "5bpw" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_work_folder_of_other_documents_is_refused(place, allocated, tmp_path):
+    done = run(place / "source", "--bpw", "6", "--data", place / "judge.jsonl", *FEW, "--work", place / "work",
+               "-o", tmp_path / "x.toml")  # fmt: skip
+    assert done.exit_code == 3 and "--fresh" in done.stderr
+    assert not (tmp_path / "x.toml").exists()
+
+
+def test_clean_lists_the_work_folder_and_throws_it_away(tmp_path):
+    folder = AllocateFolder(tmp_path / "work")
+    with folder.claimed():
+        folder.keep("some-model", "x", {"a": 0.1, "b": 0.2})
+    (work,) = find_unfinished(tmp_path)
+    assert (work.command, work.what, work.progress) == ("allocate", "an allocation for some-model", "2 choices measured")
+    assert [each.name for each in discard_unfinished(tmp_path, ["work"])] == ["work"]
+    assert not (tmp_path / "work").exists()
+
+
+def test_mlx_lm_takes_the_recipe_as_a_predicate(place, allocated):
+    name = str(place / "recipe-6.toml")
+    plan = mlxquant.make_plan(mlxquant.open_source(place / "source"), name)
+    predicate = mlxquant.quant_predicate(name, place / "source")
+    linear = mx.zeros((64, 64))
+    for planned in plan.modules:
+        if planned.module.quantizable and planned.module.role == "attention":
+            answer = predicate(planned.module.path, linear)
+            wanted = {k: v for k, v in planned.format.as_dict().items()} if planned.format else False
+            assert answer == wanted or (isinstance(answer, dict) and answer["bits"] == wanted["bits"])
+
+
+def test_the_recipe_says_what_each_rule_costs_and_what_it_was_made_from(place, allocated):
+    proposed = allocated["budgets"][0]
+    table = tomllib.loads(proposed["recipe"])
+    assert "rtn" in table.get("reference", "rtn")
+    assert all(rule["reason"] for rule in table.get("rules", []))
+
+
+# --- refusals, before anything is measured ---
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("", "give --budget SIZE"),
+        ("--bpw 4 --budget 8GB", "give --budget SIZE"),
+        ("--bpw much", "bits per weight such as 4.2 expected"),
+        ("--bpw 4,4", "different budgets expected"),
+        ("--bpw 1.5", "the smallest recipe of these bits and group sizes takes"),
+        ("--budget 1MB", "the smallest recipe of these bits and group sizes takes"),
+        ("--bpw 4 --bits 7", "--bits 7: one of"),
+        ("--bpw 4 --group-size 48", "--group-size 48: one of"),
+        ("--bpw 4 --method best", "--method best: one of rtn, mse, imatrix, gptq"),
+        ("--bpw 4 --chip M3", "--chip and --min-decode go together"),
+        ("--bpw 4 --chip M3 --min-decode 1e9", "tok/s at this context with no weights at all"),
+        ("--bpw 4 --context 32k", "--context goes with --budget"),
+        ("--bpw 4 --calibration x.cal", "--method rtn does not use it"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(place, tmp_path, words, text):
+    done = run(place / "source", *words.split(), "--data", place / "data.jsonl", "-o", tmp_path / "x.toml")
+    assert done.exit_code == 2, done.output
+    assert text in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_file_that_is_there_stays(place, tmp_path):
+    (tmp_path / "x.toml").write_text("mine")
+    done = run(place / "source", "--bpw", "6", "--data", place / "data.jsonl", "-o", tmp_path / "x.toml")
+    assert done.exit_code == 3 and (tmp_path / "x.toml").read_text() == "mine"
