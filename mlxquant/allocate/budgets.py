@@ -47,13 +47,15 @@ def budgets_of(
     Without a context there is room for 32k tokens, or for the longest that the model was made for. `plan` is the one
     that keeps everything. Raises UsageError for what is no budget, or what no caches fit in.
     """
-    if not words or len(set(words)) != len(words):
-        raise UsageError(f"{','.join(words)}: different budgets expected, such as 64GB,96GB")
     if bpw:
-        return [_of_bpw(word, plan.totals["parameters"]) for word in words]
-    tokens = tokens_of(layout, context, str(plan.source["name"]))
-    cache = context_cost(layout.config, layout.modules, layout.provider).at(tokens)
-    return [_of_memory(word, cache) for word in words]
+        budgets = [_of_bpw(word, plan.totals["parameters"]) for word in words]
+    else:
+        tokens = tokens_of(layout, context, str(plan.source["name"]))
+        cache = context_cost(layout.config, layout.modules, layout.provider).at(tokens)
+        budgets = [_of_memory(word, cache) for word in words]
+    if not budgets or len({budget.nbytes for budget in budgets}) < len(budgets):
+        raise UsageError(f"{','.join(words)}: different budgets expected, such as 64GB,96GB")
+    return budgets
 
 
 def tokens_of(layout: Layout, context: int | None, name: str) -> int:

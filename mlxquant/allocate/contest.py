@@ -9,7 +9,7 @@ to that one lies below zero. Choosing the best on these very documents favours t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..plan.plan import make_plan
 from ..plan.recipe.recipe import Recipe, available, load_recipe
 from ..source.checkpoint import Checkpoint
 from ..stats import FEWEST_SKEWED, Interval, skewed_ratio
+from ..words.formats import GPTQ, RTN
 from ..words.text import counted
 from .groups import BITS, GROUP_SIZES
 
@@ -99,10 +100,12 @@ def _shipped(entering: _Entering) -> Iterable[Contestant]:
             yield entry
 
 
-def with_method(recipe: Recipe, method: str) -> Recipe:
-    """The recipe with another method wherever it names one."""
-    default = None if recipe.default is None else replace(recipe.default, method=method)
-    rules = tuple(replace(rule, method=method) if rule.method is not None else rule for rule in recipe.rules)
+def with_stand_in(recipe: Recipe) -> Recipe:
+    """The recipe with rounding wherever it asks for gptq, which needs documents and takes long."""
+    default = recipe.default
+    if default is not None and default.method == GPTQ:
+        default = replace(default, method=RTN)
+    rules = tuple(replace(rule, method=RTN) if rule.method == GPTQ else rule for rule in recipe.rules)
     return replace(recipe, default=default, rules=rules)
 
 
@@ -110,7 +113,8 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
 class Final:
     """How a budget's contest ended: KL of everyone by name, the best contestant, the difference to it, who ships.
 
-    `difference` is KL of the solver's recipe less that of the best contestant, nats a token, paired by document.
+    `difference` is KL of the solver's recipe less that of the best contestant, nats a token, paired by document. Where
+    rounding stood in for the method in a check before this one, `stand_in` has everyone's KL there.
     """
 
     kl: Mapping[str, Interval]
@@ -118,6 +122,11 @@ class Final:
     difference: Interval | None
     ships: str
     why: str
+    stand_in: Mapping[str, Interval] = field(default_factory=dict)
+
+    def best_of(self, entered: Sequence[Contestant], count: int) -> list[Contestant]:
+        """So many contestants with the least KL, the least first."""
+        return sorted(entered, key=lambda each: self.kl[each.name].estimate)[:count]
 
 
 def final(

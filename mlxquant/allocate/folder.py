@@ -2,8 +2,9 @@
 
     FOLDER/lock            says that the folder is mlxquant's (see `disk.work_folder`); other files there are left alone
     FOLDER/damage.json     the KL of every probe whose pass is finished
+    FOLDER/checks.json     KL and tokens of every recipe and document of finished checks
     FOLDER/calibrate.cal   what enters the modules, where the method needs it and nobody gave it
-    FOLDER/pass            the pass that is at work: over probes, over the calibration's documents, or the final check
+    FOLDER/pass-…          the pass that is at work, by what it is over: probes, the calibration's documents, a check
 
 The folder stays when the recipe is written: other budgets of the same measurement then take seconds.
 """
@@ -16,6 +17,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from ..disk import files as disk
 from ..disk.work_folder import WorkFolder, check_apart, marked_command
@@ -23,7 +29,8 @@ from ..errors import OutputError
 from ..stream import state
 from ..words.text import counted
 
-DAMAGE, COLUMNS = "damage.json", "calibrate.cal"
+DAMAGE, CHECKS, COLUMNS = "damage.json", "checks.json", "calibrate.cal"
+_FILES = (DAMAGE, CHECKS, COLUMNS)
 COMMAND = "allocate"
 
 
@@ -33,10 +40,13 @@ class AllocateFolder:
 
     path: Path
 
-    @property
-    def passing(self) -> Path:
-        """The work folder of a pass."""
-        return self.path / "pass"
+    def pass_of(self, what: str) -> Path:
+        """The work folder of a pass over `what`; those of other passes, which nothing goes on with, are thrown away."""
+        path = self.path / f"pass-{xxhash.xxh3_64_hexdigest(what.encode())}"
+        for other in self._passes():
+            if other != path:
+                state.discard(other, marked_command(other) or state.COMPARE)
+        return path
 
     @property
     def columns(self) -> Path:
@@ -47,8 +57,6 @@ class AllocateFolder:
         """Raise UsageError where an input lies in the folder or holds it, OutputError where it is somebody else's."""
         check_apart(self.path, inputs)
         self._work().check()
-        if marked_command(self.passing) != state.CALIBRATE:
-            state.check_work(self.passing, ())
 
     def claimed(self) -> AbstractContextManager[None]:
         """Hold the folder against other allocations. Raises OutputError."""
@@ -56,10 +64,9 @@ class AllocateFolder:
 
     def empty(self) -> None:
         """Throw away what was measured before, in a folder that is held. Raises OutputError."""
-        command = marked_command(self.passing)
-        if command is not None:
-            state.discard(self.passing, command)
-        for name in (DAMAGE, COLUMNS):
+        for path in self._passes():
+            state.discard(path, marked_command(path) or state.COMPARE)
+        for name in _FILES:
             if (self.path / name).exists():
                 disk.remove(self.path / name)
 
@@ -104,12 +111,40 @@ class AllocateFolder:
         text = json.dumps({"source": source, "signature": signature, "kl_nats": dict(kl)}, indent=1)
         disk.write_whole(self.path / DAMAGE, f"{text}\n".encode(), replace=True)
 
+    def sums(self, what: str, shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+        """KL and tokens (recipes, documents) of a finished check over `what`; None where none was finished."""
+        kept: Any = self._checks().get(xxhash.xxh3_64_hexdigest(what.encode()))
+        try:
+            kl, tokens = np.array(kept["kl"], np.float64), np.array(kept["tokens"], np.int64)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (kl, tokens) if kl.shape == tokens.shape == shape else None
+
+    def keep_sums(self, what: str, kl: NDArray[np.float64], tokens: NDArray[np.int64]) -> None:
+        """Keep those of a finished check, beside earlier ones, whole."""
+        entry = {"kl": kl.tolist(), "tokens": tokens.tolist()}
+        checks = {**self._checks(), xxhash.xxh3_64_hexdigest(what.encode()): entry}
+        disk.write_whole(self.path / CHECKS, f"{json.dumps(checks)}\n".encode(), replace=True)
+
+    def _checks(self) -> dict[str, Any]:
+        path = self.path / CHECKS
+        try:
+            checks = json.loads(disk.read_regular(path)) if disk.is_file(path) else {}
+        except (OSError, ValueError):
+            checks = {}
+        return checks if isinstance(checks, dict) else {}
+
+    def _passes(self) -> list[Path]:
+        """The work folders of passes that lie here, by their markers."""
+        paths = sorted(self.path.glob("pass-*")) if self.path.is_dir() else []
+        return [path for path in paths if marked_command(path) in (state.COMPARE, state.CALIBRATE)]
+
     def _work(self) -> WorkFolder:
         return WorkFolder(
             self.path,
             COMMAND,
-            [DAMAGE, COLUMNS],
-            makes=re.compile("|".join(map(re.escape, (DAMAGE, COLUMNS)))),
+            _FILES,
+            makes=re.compile("|".join(map(re.escape, _FILES))),
             strangers=True,
             advice="choose another work folder",
             busy=f"{self.path}: another allocation works there right now; wait for it",

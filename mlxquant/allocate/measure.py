@@ -130,10 +130,7 @@ def measure(
     finished. `watch` counts forwards through a layer, the reference's and every probe's from the first layer on in
     which it differs, over all passes that are left.
     """
-    alone = replace(
-        options or CompareOptions(), own=False, noise_floor=False, teacher_forced_routing=False,
-        work=None if folder is None else folder.passing,
-    )  # fmt: skip
+    alone = outputs_only(options or CompareOptions())
     probes = probes_of(groups) if probes is None else probes
     signature = _signature(source, groups, documents, method, alone, columns)
     kl = {} if folder is None else folder.damage(signature)
@@ -143,7 +140,9 @@ def measure(
         sums = KlSums(len(part), len(documents))
         candidates = [Candidate(p.name(groups), recipe_of(groups[p.group], p.format, method)) for p in part]
         counting = _counting(watch, groups, passes, number)
-        compare(source, candidates, documents, sums, alone, counting, calibration=lambda _: columns)
+        work = None if folder is None else folder.pass_of(f"{signature} {[c.name for c in candidates]}")
+        how = replace(alone, work=work)
+        compare(source, candidates, documents, sums, how, counting, calibration=lambda _: columns)
         scored = sums.tokens_scored.sum(axis=1)
         kl |= {p.name(groups): float(each / n) for p, each, n in zip(part, sums.kl.sum(axis=1), scored, strict=True)}
         if folder is not None:
@@ -155,8 +154,8 @@ def passes_of(probes: Sequence[Probe], documents: Sequence[HasTokens], width: in
     """Split probes into passes whose hidden states find room; neighbours differ from about the same layer on."""
     tokens = sum(len(d.tokens) for d in documents)
     at_once = max(1, min(MOST_PROBES, HIDDEN_BYTES // (2 * 4 * max(1, tokens * width))))
-    passes = -(-len(probes) // at_once)
-    return [list(probes[len(probes) * i // passes : len(probes) * (i + 1) // passes]) for i in range(passes)]
+    # whole ones first: what a killed run has left is then split as it was before
+    return [list(probes[start : start + at_once]) for start in range(0, len(probes), at_once)]
 
 
 def _counting(watch: Watch, groups: Sequence[ModuleGroup], passes: Sequence[Sequence[Probe]], number: int) -> Watch:
@@ -197,6 +196,11 @@ def _signature(
     facts = [source_signature(source), method, weights, options.that_change_scores(), describe_versions()]
     checksum.update(json.dumps([facts, [group.paths for group in groups]], sort_keys=True, default=str).encode())
     return checksum.hexdigest()
+
+
+def outputs_only(options: CompareOptions) -> CompareOptions:
+    """The options of a pass that looks at nothing but the output."""
+    return replace(options, own=False, noise_floor=False, teacher_forced_routing=False)
 
 
 def options_of(groups: Sequence[ModuleGroup], kl: Mapping[str, float]) -> list[list[Option]]:

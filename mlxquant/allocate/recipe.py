@@ -145,7 +145,7 @@ def contestant_text(name: str, best: Contestant) -> str:
         "",
         "[quantize]",
         *(f"{key} = {value}" for key, _, value in pairs),
-        *([f"method = {_text(default.method)}"] if default is not None and default.method != RTN else []),
+        *([f"method = {_text(default.method)}"] if default is not None else []),
         'unaligned = "keep"',
     ]
     return "\n".join(lines) + "\n"

@@ -9,8 +9,9 @@ from ..layout.layout import Layout
 from ..plan.plan import source_record
 from ..records.head import describe_machine, describe_versions, head, utc_date
 from ..source.checkpoint import Checkpoint
+from .contest import Final
 from .groups import ModuleGroup
-from .run import Allocated, AllocateOptions, Outcome
+from .run import Allocated, AllocateOptions, Outcome, checked_with
 from .shares import Shares
 from .solve import Allocation, Option, frontier
 
@@ -34,6 +35,7 @@ def allocation_record(
         "options": {
             "method": options.method,
             "measured_with": options.measured_with,
+            "checked_with": checked_with(options, layout),
             "bits": list(options.bits),
             "group_sizes": list(options.group_sizes),
             "routers": options.routers,
@@ -77,7 +79,7 @@ def _budget_entry(outcome: Allocated, whole: Outcome) -> dict[str, Any]:
             "sha256": proposed.sha256,
             "bytes": whole.fixed + outcome.allocation.nbytes,
             "expected_kl_nats": outcome.allocation.damage,
-            "kl": None if end is None else end.kl[proposed.name].as_dict(),
+            **_kl(end, proposed.name),
             "choices": _choices(whole.groups, outcome.allocation),
         },
         "contestants": [
@@ -86,7 +88,7 @@ def _budget_entry(outcome: Allocated, whole: Outcome) -> dict[str, Any]:
                 "sha256": each.recipe.sha256,
                 "bytes": each.nbytes,
                 "bpw": each.bpw,
-                "kl": None if end is None else end.kl[each.name].as_dict(),
+                **_kl(end, each.name),
             }
             for each in outcome.contestants
         ],
@@ -96,6 +98,12 @@ def _budget_entry(outcome: Allocated, whole: Outcome) -> dict[str, Any]:
         "why": "the budget holds the model as it is; nothing is quantized" if end is None else end.why,
         "recipe": outcome.text,
     }
+
+
+def _kl(end: Final | None, name: str) -> dict[str, Any]:
+    """KL in the check, null where that did not judge it; and in the one before, where another encoder stood in."""
+    kl = None if end is None or name not in end.kl else end.kl[name].as_dict()
+    return {"kl": kl} | ({"stand_in_kl": end.stand_in[name].as_dict()} if end is not None and end.stand_in else {})
 
 
 def _choices(groups: Sequence[ModuleGroup], allocation: Allocation) -> list[dict[str, Any]]:

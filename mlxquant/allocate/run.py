@@ -6,10 +6,17 @@ model as it is needs no measurement. `record` makes the record of it all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibrate.candidates import EncodedCandidates
+from ..calibrate.compensating import Documents
 from ..calibrate.record import Calibration
 from ..calibrate.run import run_calibration
 from ..disk import files as disk
@@ -18,7 +25,9 @@ from ..kernels import ColumnWeights
 from ..layout.layout import Layout
 from ..plan.plan import Plan, make_plan
 from ..plan.recipe.recipe import Recipe, load_recipe, parse_recipe
+from ..records.head import describe_versions
 from ..source.checkpoint import Checkpoint
+from ..source.stamps import source_signature
 from ..stream.candidates import Candidate
 from ..stream.engine import compare
 from ..stream.options import CompareOptions
@@ -27,14 +36,16 @@ from ..words.progress import Watch, unwatched
 from ..words.text import printable
 from ..words.units import show_bytes
 from .budgets import Budget
-from .contest import Contestant, Final, contestants, final, with_method
+from .contest import Contestant, Final, contestants, final, with_stand_in
 from .folder import AllocateFolder
 from .groups import BITS, GROUP_SIZES, GROUPS, ModuleGroup, groups_of
-from .measure import KlSums, Probe, measure
+from .measure import KlSums, Probe, measure, outputs_only
 from .recipe import contestant_text, kept_text, read_back, recipe_text
 from .rounds import allocate_in_rounds
 from .shares import Shares
 from .solve import Allocation, Option, allocate
+
+FINALISTS = 3  # contestants of a budget that are judged as they would ship, where that takes long
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +206,12 @@ class _Run:
 
     def _calibrated(self, watch: Watch) -> Calibration:
         """The calibration of the documents that are for it: kept by an earlier run, or made now."""
-        path, documents = self.folder.columns, self.shares.calibrate
-        described = {
-            "name": self.described["name"], "sha256": self.described["sha256"], "count": len(documents),
-            "tokens": sum(len(d.tokens) for d in documents), "xxh3_128": [d.content_hash for d in documents],
-        }  # fmt: skip
+        path, described = self.folder.columns, self._described_calibration()
         kept = Calibration(path, self.source)
         if disk.is_file(path) and kept.documents()["xxh3_128"] == described["xxh3_128"]:
             return kept
-        options = replace(self.passes, work=self.folder.passing)
-        made = run_calibration(self.source, documents, described, options, _named(watch, "calibration"))
+        options = replace(self.passes, work=self.folder.pass_of("calibration"))
+        made = run_calibration(self.source, self.shares.calibrate, described, options, _named(watch, "calibration"))
         assert made is not None  # one rank alone
         disk.write_whole(path, made[0], replace=True)
         return kept
@@ -248,24 +255,82 @@ class _Run:
         return _Draft(budget, allocation, text, recipe, tuple(entered))
 
     def checked(self, drafts: Sequence[_Draft], columns: ColumnWeights | None, watch: Watch) -> list[Allocated]:
-        """Judge every budget's recipe and contestants in one pass, on documents that chose nothing."""
-        method, documents = self.options.measured_with, self.shares.check
+        """Judge every budget's recipe and contestants, on documents that chose nothing.
+
+        gptq takes long, so rounding stands in for it at first, and the best few are judged again as they will ship.
+        """
+        first = self._finals(drafts, [list(draft.contestants) for draft in drafts], columns, watch, stand_in=True)
+        if self.checked_with != self.options.measured_with:
+            best = [end.best_of(each.contestants, FINALISTS) for end, each in zip(first, drafts, strict=True)]
+            last = self._finals(drafts, best, columns, watch, stand_in=False)
+            first = [replace(end, stand_in=before.kl) for end, before in zip(last, first, strict=True)]
+        return [_judged(draft, end) for draft, end in zip(drafts, first, strict=True)]
+
+    @property
+    def checked_with(self) -> str:
+        """The encoder of the last check; gptq needs a head of its own to be encoded within a pass."""
+        return checked_with(self.options, self.layout)
+
+    def _finals(
+        self, drafts: Sequence[_Draft], entered: Sequence[Sequence[Contestant]], columns: ColumnWeights | None,
+        watch: Watch, *, stand_in: bool,
+    ) -> list[Final]:  # fmt: skip
+        """How each budget's contest ends among these contestants, all judged in one pass."""
         recipes: dict[str, Recipe] = {}
-        for draft in drafts:
-            for name, recipe in ((draft.recipe.name, draft.recipe), *((c.name, c.recipe) for c in draft.contestants)):
-                recipes.setdefault(name, with_method(recipe, method))
-        sums = KlSums(len(recipes), len(documents))
-        alone = replace(
-            self.passes, own=False, noise_floor=False, teacher_forced_routing=False, work=self.folder.passing
-        )
-        candidates = [Candidate(name, recipe) for name, recipe in recipes.items()]
-        compare(self.source, candidates, documents, sums, alone, watch, calibration=lambda _: columns)
-        names = list(recipes)
+        for draft, own in zip(drafts, entered, strict=True):
+            for name, recipe in ((draft.recipe.name, draft.recipe), *((each.name, each.recipe) for each in own)):
+                recipes.setdefault(name, with_stand_in(recipe) if stand_in else recipe)
+        encoding = None
+        if not stand_in:
+            documents = Documents(self.shares.calibrate, self._described_calibration())
+            encoding = EncodedCandidates(documents, threads=os.cpu_count() or 1, has_columns=columns is not None)
+        kl, tokens = self._sums(recipes, columns, encoding, watch)
         return [
-            _judged(draft, final(draft.recipe.name, draft.contestants, sums.kl, sums.tokens_scored, names,
-                                 self.options.confidence))
-            for draft in drafts
-        ]  # fmt: skip
+            final(draft.recipe.name, own, kl, tokens, list(recipes), self.options.confidence)
+            for draft, own in zip(drafts, entered, strict=True)
+        ]
+
+    def _sums(
+        self, recipes: Mapping[str, Recipe], columns: ColumnWeights | None, encoding: EncodedCandidates | None,
+        watch: Watch,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
+        """KL and tokens (recipes, documents): kept by an earlier run, or measured now."""
+        documents, options = self.shares.check, outputs_only(self.passes)
+        what = json.dumps(
+            [
+                source_signature(self.source), {name: recipe.sha256 for name, recipe in recipes.items()},
+                [[d.content_hash, len(d.tokens)] for d in documents], options.that_change_scores(), describe_versions(),
+                None if columns is None else dict(columns.signature), encoding and dict(encoding.signature),
+            ],
+            default=str,
+        )  # fmt: skip
+        if (kept := self.folder.sums(what, (len(recipes), len(documents)))) is not None:
+            return kept
+        sums = KlSums(len(recipes), len(documents))
+        candidates = [Candidate(name, recipe) for name, recipe in recipes.items()]
+        compare(
+            self.source, candidates, documents, sums, replace(options, work=self.folder.pass_of(what)), watch,
+            calibration=lambda _: columns, encoding=encoding,
+        )  # fmt: skip
+        self.folder.keep_sums(what, sums.kl, sums.tokens_scored)
+        return sums.kl, sums.tokens_scored
+
+    def _described_calibration(self) -> dict[str, Any]:
+        """What records say of the documents that calibrate."""
+        documents = self.shares.calibrate
+        return {
+            "name": self.described["name"], "sha256": self.described["sha256"], "count": len(documents),
+            "tokens": sum(len(d.tokens) for d in documents), "xxh3_128": [d.content_hash for d in documents],
+        }  # fmt: skip
+
+
+def checked_with(options: AllocateOptions, layout: Layout) -> str:
+    """The encoder that the last check judges: the one that ships.
+
+    gptq cannot be encoded within a pass where the embedding is the head, too; then what was measured stands in for it.
+    """
+    tied = not any(module.role == "lm_head" for module in layout.modules)
+    return options.measured_with if tied else options.method
 
 
 def _judged(draft: _Draft, end: Final) -> Allocated:

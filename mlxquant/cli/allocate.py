@@ -188,7 +188,8 @@ def _allocated(
     check_budgets(groups, plan, options)
     calibration = opened_calibration(arguments.calibration, opened)
     shares, described = _documents(opened, arguments, calibration)
-    _tell_before(groups, shares, arguments)
+    if any(budget.nbytes < plan.totals["bytes"] for budget in budgets) or options.active is not None:
+        _tell_before(groups, shares, arguments)
     with _watching() as watch:
         outcome = run_allocation(
             opened, layout, shares, described, options, folder, calibration=calibration, watch=watch,
@@ -267,7 +268,7 @@ def _tell_before(groups: list[ModuleGroup], shares: Shares, arguments: AllocateA
         err=True,
     )
     if arguments.method == GPTQ:
-        warn(f"{GPTQ} is measured with {RTN} in its place, also in the check; the recipe asks for {GPTQ}")
+        echo(f"mlxquant: {RTN} is measured in place of {GPTQ}, which the final check judges", err=True)
     if len(shares.check) < FEWEST_SKEWED:
         warn(
             f"{len(shares.check)} documents check, and fewer than {FEWEST_SKEWED} show nothing for certain: the best"

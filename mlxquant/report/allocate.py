@@ -89,13 +89,15 @@ def _format(fmt: Record | None) -> str:
 
 
 def _contest(entry: Record) -> str:
-    allocated = entry["allocated"]
-    rows = [(each["name"], each["bytes"], each["kl"]) for each in (allocated, *entry["contestants"])]
-    rows.sort(key=lambda row: row[2]["estimate"])
-    return table(
-        ("recipe", "bytes", "KL, mnat"),
-        [(cut(name, _NAME, at="end"), show_bytes(nbytes), _mnat(kl)) for name, nbytes, kl in rows],
-    )
+    sides = [entry["allocated"], *entry["contestants"]]
+    sides.sort(key=lambda side: (side["kl"] is None, (side["kl"] or side["stand_in_kl"])["estimate"]))
+    columns = ["kl", *(["stand_in_kl"] if "stand_in_kl" in sides[0] else [])]
+    heads = ("recipe", "bytes", "KL, mnat", "with stand-in")[: 2 + len(columns)]
+    rows = [
+        (cut(side["name"], _NAME, at="end"), show_bytes(side["bytes"]), *(_mnat(side[key]) for key in columns))
+        for side in sides
+    ]
+    return table(heads, rows)
 
 
 def _frontier(points: Sequence[Record]) -> str:
@@ -106,7 +108,9 @@ def _frontier(points: Sequence[Record]) -> str:
     return table(("bytes", "expected, mnat"), rows, "rr")
 
 
-def _mnat(kl: Record) -> str:
+def _mnat(kl: Record | None) -> str:
+    if kl is None:
+        return "-"
     if kl["low"] is None:
         return figure(1e3 * kl["estimate"], 3)
     return plus_minus(1e3 * kl["estimate"], 1e3 * (kl["high"] - kl["low"]) / 2)
