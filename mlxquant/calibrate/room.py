@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ..builds.methods import methods_of
 from ..builds.write.work import BASE_MEMORY
 from ..errors import UsageError
 from ..plan.plan import Plan, PlannedModule
@@ -18,6 +20,8 @@ from ..words.formats import GPTQ
 from ..words.units import show_bytes
 
 Step = int | str
+# Tokens that a plan reckons with, before there are documents
+ASSUMED_TOKENS = 10_000
 
 
 def step_of(planned: PlannedModule) -> Step:
@@ -80,6 +84,23 @@ def rooms(
             f" workers and {tokens:,} tokens, {show_bytes(max_memory)} given; give more, fewer --jobs or shorter --data"
         )
     return room, rounds
+
+
+def room_of_plan(plan: Plan, threads: int) -> dict[str, Any] | None:
+    """What a plan's pass takes of memory with `ASSUMED_TOKENS`, for its record; None where no module needs one."""
+    paths = [path for path, method in methods_of(plan.modules).items() if method == GPTQ]
+    if not paths:
+        return None
+    room, _ = rooms([plan], paths, ASSUMED_TOKENS, threads, None)
+    return {
+        "method": GPTQ,
+        "tokens": ASSUMED_TOKENS,
+        "workers": threads,
+        "memory_bytes": room.total,
+        "layer_bytes": room.layer,
+        "inputs_bytes": room.inputs,
+        "workers_bytes": room.workers,
+    }
 
 
 def _layer_bytes(modules: Sequence[PlannedModule], encoded: int, propagate: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,7 @@ class _LaidOut:
 
 def _plan(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any]) -> tuple[str, None]:
     """Plan one recipe; the text or the record, and no problem."""
+    from ..calibrate.room import room_of_plan
     from ..plan.plan import make_plan
     from ..records.files import record_text
     from ..report.plan import plan_text
@@ -166,7 +168,12 @@ def _plan(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any
     opened = open_source(arguments.source)
     read = laid_out.read(opened)
     plan = make_plan(read, recipe, opened)
-    record = {**plan.as_dict(), **({"speed": speed(plan, read)} if speed else {})}
+    encoding = room_of_plan(plan, os.cpu_count() or 1)
+    record = {
+        **plan.as_dict(),
+        **({"encoding": encoding} if encoding else {}),
+        **({"speed": speed(plan, read)} if speed else {}),
+    }
     return record_text(record) if arguments.as_json else plan_text(record), None
 
 

@@ -13,7 +13,11 @@ from typing import Any
 from ..words.text import counted, cut, percent_digits
 
 # What changes a recipe, and what stands for it in a narrow column
-_LETTERS = (("bits=", "b"), (",group_size=", "g"), ("group_size=", "g"), ("mode=", ""), ("unaligned=", ""))
+_LETTERS = (
+    ("bits=", "b"), (",group_size=", "g"), ("group_size=", "g"), ("mode=", ""), ("method=", ""), ("unaligned=", ""),
+)  # fmt: skip
+# Columns that a recipe's own name keeps, at least, beside what changes it
+_BASE = 4
 # Modules, and experts of one, that a line names
 _NAMED = 8
 _MACHINE = ("chip", "gpu", "device", "cores", "memory_bytes", "os", "power_mode")
@@ -63,12 +67,20 @@ def machine_text(machine: Any) -> str | None:
 def short_name(name: str, width: int) -> str:
     """A candidate's name in so many columns: changes by a letter each where it is too long, then cut in the middle.
 
+    Where that would cut into the changes, by which variations of a recipe are told apart, the recipe's name is cut.
+
     >>> short_name("gates-8bit:bits=4,group_size=64", 17)
     'gates-8bit:b4g64'
+    >>> short_name("gates-8bit:bits=4,group_size=64,method=gptq", 18)
+    'gat…bit:b4g64,gptq'
     """
     for word, letter in _LETTERS:
         name = name.replace(word, letter) if len(name) > width else name
-    return cut(name, width)
+    short = cut(name, width)
+    base, colon, changes = name.partition(":")
+    if colon and not short.endswith(f":{changes}") and (room := width - len(changes) - 1) >= _BASE:
+        return f"{cut(base, room)}:{changes}"
+    return short
 
 
 def unaligned_text(roles: Iterable[str]) -> str:

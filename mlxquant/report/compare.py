@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..records.measurements import Figures, Measured, figures_of
 from ..records.metrics import ABOVE, CAVEAT, LLAMA_NAMES, OPEN, WITHIN
-from ..words.text import WIDTH, cut, ends, labelled, narrow_table, plus_minus
+from ..words.text import WIDTH, counted, cut, ends, labelled, narrow_table, plus_minus
 from ..words.units import show_bytes
 from .common import short_name
 from .verdict import plan_words
@@ -65,6 +65,7 @@ def _head(record: Mapping[str, Any]) -> str:
     lines = [
         f"source: {source.get('name')}{revision}, {size} read {'once' if times == 1 else f'{times:.3g} times'}",
         f"data: {data.get('name')}, {data['documents']:,} documents, {data['scored_tokens']:,} tokens scored",
+        *_calibrated(record),
         f"machine: {machine.get('chip')}, {machine.get('cores')} cores; mlx {record['versions'].get('mlx')};"
         f" {record.get('date')}",
         f"computed: {done.get('compute_reason')}",
@@ -72,6 +73,19 @@ def _head(record: Mapping[str, Any]) -> str:
         + (f", {done['ranks']} ranks" if done["ranks"] > 1 else ""),
     ]
     return "\n".join(labelled(line) for line in lines)
+
+
+def _calibrated(record: Mapping[str, Any]) -> Iterator[str]:
+    """What recipes were encoded on, a line for all that share it; nothing for builds, which say so themselves."""
+    shared: dict[tuple[str, int, int], list[str]] = {}
+    for candidate in record["candidates"]:
+        calibration = candidate.get("calibration") or {}
+        if "methods" in calibration and "tokens" in calibration:
+            key = str(calibration.get("name")), calibration["documents"], calibration["tokens"]
+            shared.setdefault(key, []).extend(calibration["methods"])
+    for (name, documents, tokens), methods in shared.items():
+        used = " and ".join(dict.fromkeys(methods))
+        yield f"encoded: by {used} on {name}, {counted(documents, 'document')}, {tokens:,} tokens"
 
 
 def _candidates(record: Mapping[str, Any]) -> str:

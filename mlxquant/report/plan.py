@@ -12,7 +12,7 @@ from typing import Any
 
 from ..records.modules import Module, format_of, is_unaligned
 from ..words.modules import ROLES
-from ..words.text import filled, table
+from ..words.text import counted, filled, table
 from ..words.units import show_bytes, show_count
 from .common import (
     methods_text,
@@ -34,9 +34,12 @@ Record = Mapping[str, Any]
 
 
 def plan_text(record: Record) -> str:
-    """Write a plan's record for a reader: head, table, totals, what is protected, dropped, noted, warned of; speed."""
+    """Write a plan's record for a reader: head, table, totals, what is protected, encoded, dropped, noted; speed."""
     speed = speed_text(record["speed"], record["recipe"]["name"]) if "speed" in record else ""
-    parts = (_head(record), part_table(record["modules"]), _totals(record), _protected(record), _remarks(record), speed)
+    parts = (
+        _head(record), part_table(record["modules"]), _totals(record), _protected(record), _encoding(record),
+        _remarks(record), speed,
+    )  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -106,6 +109,18 @@ def _protected_modules(record: Record) -> str:
         counts = ", ".join(f"{n:,} {role}" for role, n in Counter(m["role"] for m in members).items())
         lines.append(filled("", f"{counts}: {reason} [{rule}]"))
     return "\n".join(lines)
+
+
+def _encoding(record: Record) -> str:
+    """What a pass takes that encodes layer by layer; empty where none does."""
+    if (room := record.get("encoding")) is None:
+        return ""
+    return filled(
+        "pass",
+        f"{room['method']} encodes layer by layer on documents: at most {show_bytes(room['memory_bytes'])} of memory"
+        f" with {counted(room['workers'], 'worker')} (--jobs) and {room['tokens']:,} tokens, of which"
+        f" {show_bytes(room['layer_bytes'])} for a layer and {show_bytes(room['inputs_bytes'])} for what enters it",
+    )
 
 
 def _remarks(record: Record) -> str:

@@ -19,13 +19,16 @@ from mlxquant.errors import UsageError
 from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import Recipe, load_recipe
-from mlxquant.source.checkpoint import open_checkpoint
+from mlxquant.report.compare import compare_text
+from mlxquant.source.hub.open import open_source
 from mlxquant.stream.candidates import Candidate
 from mlxquant.stream.engine import compare
 from mlxquant.stream.options import CompareOptions
 from mlxquant.words.progress import Progress, unwatched
-from tests.checkpoints import Size, write_tiny
+from tests.checkpoints import Size, write_tiny, write_tiny_qwen3_5_moe
+from tests.source.hub.hub_server import hub_with
 from tests.stream.compare_pass import Keeper, texts
+from tests.support.builds import stored
 from tests.support.texts import write_data
 
 SMALL = Size(layers=1, hidden=64)
@@ -38,7 +41,7 @@ def recipe(bits: int = 3, method: str = "gptq", sets: Sequence[str] = ()) -> Rec
 
 
 def judged(
-    source: Path, candidates: Mapping[str, Recipe | Path], watch: Any = unwatched, **how: Any
+    source: Path | str, candidates: Mapping[str, Recipe | Path], watch: Any = unwatched, **how: Any
 ) -> dict[str, np.ndarray[Any, Any]]:
     """KL of each scored token, by candidate; `how` are a folder to work in, and options of the encoding."""
     work, keeper = how.pop("work", None), Keeper()
@@ -47,20 +50,21 @@ def judged(
     listed = [
         Candidate(name, build=c) if isinstance(c, Path) else Candidate(name, recipe=c) for name, c in candidates.items()
     ]
-    compare(open_checkpoint(source), listed, JUDGING, keeper, options, watch, encoding=encoding)
+    compare(open_source(str(source), weights=True), listed, JUDGING, keeper, options, watch, encoding=encoding)
     return {
         name: np.concatenate([keeper.scores[i, "accumulated", d].kl for d in range(len(JUDGING))])
         for i, name in enumerate(candidates)
     }
 
 
-def built(source: Path, chosen: Recipe, out: Path, *, propagate: bool = False) -> Path:
+def built(source: Path | str, chosen: Recipe, out: Path, *, propagate: bool = False, watch: Any = unwatched) -> Path:
     """The build that `convert` writes on the same documents."""
-    opened = open_checkpoint(source)
+    opened = open_source(str(source), weights=True)
     layout = read_layout(opened)
     plan = make_plan(layout, chosen, opened)
-    encoder = Compensating(open_checkpoint(source), layout, plan, DOCUMENTS, propagate=propagate, threads=2)
-    convert(opened, layout, plan, out, ConvertOptions(threads=2, audit=False, hash=False), encoder=encoder)
+    again = open_source(str(source), weights=True)
+    encoder = Compensating(again, layout, plan, DOCUMENTS, propagate=propagate, threads=2)
+    convert(opened, layout, plan, out, ConvertOptions(threads=2, audit=False, hash=False), watch, encoder=encoder)
     return out
 
 
@@ -144,6 +148,26 @@ def test_candidates_of_other_architectures_are_their_builds(architecture, tmp_pa
     assert kl["within"].tobytes() == kl["built"].tobytes()
 
 
+@pytest.mark.slow
+def test_from_the_hub_builds_and_candidates_are_those_of_the_folder(monkeypatch, tmp_path):
+    write_tiny_qwen3_5_moe(tmp_path / "many", shards=6)
+    build = built(tmp_path / "many", recipe(), tmp_path / "build")
+    kl = judged(tmp_path / "many", {"within": recipe()})
+    with hub_with("org/many", tmp_path / "many", monkeypatch, tmp_path / "hub") as server:
+        present: list[int] = []
+
+        def look(_: Progress) -> None:
+            present.append(len(list(tmp_path.glob("*/**/source/*.safetensors"))))
+
+        work = tmp_path / "work"
+        assert judged("org/many", {"within": recipe()}, look, work=work)["within"].tobytes() == kl["within"].tobytes()
+        assert 0 < max(present) < 6
+        assert not work.exists()
+        assert stored(built("org/many", recipe(), tmp_path / "hub-build", watch=look)) == stored(build)
+        assert not (tmp_path / "hub-build.partial").exists()
+        assert server.requests
+
+
 # --- the commands ---
 
 
@@ -205,3 +229,7 @@ def test_the_record_says_what_a_candidate_was_encoded_on(source, data):
     assert calibration["tokens"] > 0
     assert len(calibration["sha256"]) == 64
     assert "calibration" not in rounded
+    tokens = calibration["tokens"]
+    assert f"encoded   by gptq on calibrate.jsonl, 5 documents, {tokens} tokens" in compare_text(
+        json.loads(result.stdout)
+    )

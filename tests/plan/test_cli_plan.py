@@ -36,6 +36,15 @@ def refused(*args: object, code: int = 3) -> str:
     return done.stderr
 
 
+def test_what_encodes_on_documents_says_what_its_pass_takes_of_memory(tiny_qwen):
+    done = plan(tiny_qwen, "-r", "gates-8bit:bits=4,group_size=32,method=gptq", "--unaligned", "keep", "--json")
+    encoding = json.loads(done.stdout)["encoding"]
+    parts = sum(encoding[f"{part}_bytes"] for part in ("layer", "inputs", "workers"))
+    assert (encoding["method"], encoding["tokens"]) == ("gptq", 10_000)
+    assert 0 < parts < encoding["memory_bytes"]
+    assert "encoding" not in json.loads(plan(tiny_qwen, "-r", "gates-8bit:method=mse", "--json").stdout)
+
+
 def test_the_text_goes_to_stdout_in_80_columns(tiny_qwen):
     done = plan(tiny_qwen, "-r", "deepseek-8bit")
     assert (done.exit_code, done.stderr) == (0, "")
