@@ -120,6 +120,17 @@ def check_pass_documents(asked: PassDocuments, recipes: Sequence[Recipe]) -> boo
     return bool(wanting)
 
 
+def convert_words(asked: PassDocuments, changes: Sequence[str]) -> list[str]:
+    """What `convert` is told of documents to write the build that a pass judged, of a recipe with these `changes`."""
+    methods = {method for method in (GPTQ, IMATRIX) if any(method in change for change in changes)}
+    if not methods:  # shipped recipes have none of these by themselves
+        return []
+    if GPTQ not in methods and asked.calibration is not None:
+        return ["--calibration", str(asked.calibration)]
+    data = [] if asked.calibration_data is None else ["--data", asked.calibration_data]
+    return [*data, *(["--propagate"] if asked.propagate and GPTQ in methods else [])]
+
+
 def candidates_encoding(asked: PassDocuments, opened: Checkpoint, *, speaks: bool = True) -> EncodedCandidates:
     """What encodes the recipes of a pass that need documents; says on stderr what it takes, if it `speaks`."""
     from ..calibrate.candidates import EncodedCandidates

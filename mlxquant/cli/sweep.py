@@ -18,7 +18,13 @@ from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
 from . import FAILED, INTERRUPTED, OPEN
 from .bars import pass_bar, progress_bar
-from .calibrating import candidates_encoding, check_pass_documents, pass_document_options
+from .calibrating import (
+    PassDocuments,
+    candidates_encoding,
+    check_pass_documents,
+    convert_words,
+    pass_document_options,
+)
 from .compare import PassArguments
 from .options import (
     calibration_option,
@@ -155,7 +161,8 @@ def command(source: str | None, **options: Any) -> None:
         echo(in_form(record, lambda: sweep_text(record), arguments))
     if record["recommendation"]["name"] is None:
         sys.exit(FAILED if all(c["verdict"] == "FAIL" for c in record["candidates"]) else OPEN)
-    if (words := convert_command(record, source or str(record["source"].get("name", "SOURCE")))) is not None:
+    name = source or str(record["source"].get("name", "SOURCE"))
+    if (words := convert_command(record, name, arguments)) is not None:
         echo(f"Next: {words}", err=True)
 
 
@@ -310,8 +317,11 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     return parse_numbers(text, option)
 
 
-def convert_command(record: Mapping[str, Any], source: str) -> str | None:
-    """The command that makes the recommended build; None where its recipe is a file, whose place is not recorded."""
+def convert_command(record: Mapping[str, Any], source: str, documents: PassDocuments) -> str | None:
+    """The command that makes the recommended build, on the same documents; None where its recipe is a file.
+
+    Where a recipe's file lies is not recorded.
+    """
     from ..plan.recipe.recipe import available
 
     chosen = next((c for c in record["candidates"] if c["name"] == record["recommendation"]["name"]), None)
@@ -319,4 +329,5 @@ def convert_command(record: Mapping[str, Any], source: str) -> str | None:
     if not recipe or recipe["name"] not in {entry.name for entry in available()}:
         return None
     changes = [o if o.startswith("--") else f"--set {shlex.quote(o)}" for o in recipe.get("overrides") or []]
-    return " ".join(["mlxquant convert", shlex.quote(source), "-r", recipe["name"], *changes, "-o BUILD"])
+    needed = map(shlex.quote, convert_words(documents, changes))
+    return " ".join(["mlxquant convert", shlex.quote(source), "-r", recipe["name"], *changes, *needed, "-o BUILD"])

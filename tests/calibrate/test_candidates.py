@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,13 +211,6 @@ def test_documents_that_would_calibrate_and_judge_are_refused(source, data):
 
 
 @pytest.mark.slow
-def test_the_built_in_texts_do_not_both_calibrate_and_judge(source):
-    result = run("compare", source, "-r", GPTQ)
-    assert (result.exit_code, "no --calibration-data: the built-in texts" in result.stderr) == (2, True)
-    assert "was calibrated on every document" in result.stderr
-
-
-@pytest.mark.slow
 def test_the_record_says_what_a_candidate_was_encoded_on(source, data):
     words = ("-r", GPTQ, "-r", "gates-8bit:bits=3,group_size=32", "--data", data[0], "--calibration-data", data[1])
     result = run("compare", source, *words, "--no-noise-floor", "--no-own", "--json")
@@ -233,3 +227,19 @@ def test_the_record_says_what_a_candidate_was_encoded_on(source, data):
     assert f"encoded   by gptq on calibrate.jsonl, 5 documents, {tokens} tokens" in compare_text(
         json.loads(result.stdout)
     )
+
+
+@pytest.mark.slow
+def test_sweep_ends_in_the_command_that_writes_the_build_on_the_same_documents(source, data, tmp_path):
+    (tmp_path / "gate.toml").write_text('min_clusters = 1\n[[tolerance]]\nmetric = "kl_nats"\nmax = 9.0\n')
+    words = ("--recipes", GPTQ, "--data", data[0], "--calibration-data", data[1], "--propagate")
+    swept = run("sweep", source, *words, "-t", tmp_path / "gate.toml", "--work", tmp_path / "work")
+    assert swept.exit_code == 0, swept.stderr
+    advice = shlex.split(swept.stderr.partition("Next: ")[2])
+    assert advice[-5:] == ["--data", str(data[1]), "--propagate", "-o", "BUILD"]
+    assert run(*advice[1:-1], tmp_path / "build").exit_code == 0
+    both = ("--build", tmp_path / "build", "-r", GPTQ, "--no-noise-floor", "--no-own", "--json")
+    candidates = json.loads(run("compare", source, *both, *words[2:]).stdout)["candidates"]
+    first, second = ([m for m in c["measurements"] if m["metric"] == "kl_nats"] for c in candidates)
+    assert first == second
+    assert candidates[1]["calibration"]["judged"] == 0
