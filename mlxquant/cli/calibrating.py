@@ -148,18 +148,32 @@ def candidates_encoding(asked: PassDocuments, opened: Checkpoint, *, speaks: boo
         has_columns=asked.calibration is not None,
         allow_nonfinite=asked.allow_nonfinite,
         max_memory=None if asked.max_memory is None else parse_memory(asked.max_memory),
-        tell=lambda room: say(f"mlxquant: encoding within the pass, {room_text(room, documents)}"),
+        tell=lambda room: say(f"mlxquant: encoding within the pass, {within_text(room, documents)}"),
     )
 
 
 def room_text(room: Room, documents: Documents) -> str:
     """What a pass over documents takes, in words."""
-    rounds = f", in {room.rounds} rounds a layer at most" if room.rounds > 1 else ""
     return (
-        f"{documents.described['tokens']:,} tokens of {documents.described['count']:,} documents: at most"
-        f" {show_bytes(room.total)} of memory, of which {show_bytes(room.layer)} for a layer and"
-        f" {show_bytes(room.inputs)} for what enters it{rounds}"
+        f"{_counted(documents)}: at most {show_bytes(room.total)} of memory, of which {show_bytes(room.layer)} for a"
+        f" layer and {show_bytes(room.inputs)} for what enters it{_rounds(room)}"
     )
+
+
+def within_text(room: Room, documents: Documents) -> str:
+    """The same of a pass that also judges, whose own memory is not counted here."""
+    return (
+        f"{_counted(documents)}: a layer takes at most {show_bytes(room.layer)} of memory, what enters it"
+        f" {show_bytes(room.inputs)}{_rounds(room)}, workers {show_bytes(room.workers)}"
+    )
+
+
+def _counted(documents: Documents) -> str:
+    return f"{documents.described['tokens']:,} tokens of {documents.described['count']:,} documents"
+
+
+def _rounds(room: Room) -> str:
+    return f" in {room.rounds} rounds a layer at most" if room.rounds > 1 else ""
 
 
 def check_documents(
