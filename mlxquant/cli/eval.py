@@ -45,6 +45,7 @@ class EvalArguments:
     top_p: float | None
     seed: int
     max_tokens: int | None
+    draft: bool
     chat_template_args: str | None
     timeout: float
     retries: int
@@ -95,6 +96,8 @@ class EvalArguments:
     help="Seed of sampling (plus the trial's number) and of the order.",
 )
 @click.option("--max-tokens", type=int, help="Tokens of one answer at most.  [each suite's own]")
+@click.option("--draft", is_flag=True,
+              help="Let builds read expected answers along and keep what they would have said: loops take less time.")  # fmt: skip
 @click.option("--chat-template-args", metavar="JSON", help="""Such as '{"enable_thinking": false}'.""")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
 @click.option("--retries", type=int, default=3, show_default=True, help="Times to ask again after transport errors.")
@@ -162,7 +165,7 @@ def _settings(arguments: EvalArguments) -> EvalSettings:
             template = None
         if not isinstance(template, dict):
             raise UsageError(f"--chat-template-args {arguments.chat_template_args[:80]!r}: a JSON object expected")
-    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed, template)
+    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed, template, arguments.draft)
     return EvalSettings(sampling, arguments.trials, arguments.retries, confidence=arguments.confidence)
 
 

@@ -8,7 +8,7 @@ long, and it is told as what it is. A request is the same each time it is sent.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,16 @@ _LONGEST_ASKED = 600.0  # seconds between attempts where the server asks for the
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How answers are drawn. At temperature 0 nothing is drawn, and no seed is sent."""
+    """How answers are drawn. At temperature 0 nothing is drawn, and no seed is sent.
+
+    `draft` lets builds read along what is expected of them, at temperature 0 only (see `drafts`).
+    """
 
     temperature: float = 0.0
     top_p: float | None = None
     seed: int = 0
     template: Mapping[str, Any] | None = None
+    draft: bool = False
 
     def seed_of(self, trial: int) -> int | None:
         """The seed of a trial, the same for every side."""
@@ -57,6 +61,7 @@ class Asking:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int = 512,
         depth: int | None = None,
+        draft: Callable[[], Iterable[Message]] | None = None,
     ) -> Reply:
         """Send a conversation and wait for the whole answer. Raises MeasurementError after the last attempt."""
         request = Request(
@@ -68,6 +73,7 @@ class Asking:
             self.sampling.seed_of(self.trial),
             self.sampling.template,
             f"{self.item.suite}/{self.item.id}/{self.trial}",
+            draft if self.sampling.draft else None,
         )
         asked_s = 0.0
         for attempt in range(self.retries + 1):

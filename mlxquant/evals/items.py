@@ -3,14 +3,14 @@
 An `Item` is one question or one whole loop. A side (an endpoint, a build loaded here) answers with a `Reply`. A
 `Suite` plays an item against whatever asks for it, turn by turn, and gives a `Played`. Suites of single questions
 only say how a reply is scored: `Questions` plays them. Everything here is plain data: suites never see which side
-answers, and sides never see what is expected.
+answers, and sides never see what is expected, unless drafts are asked for (`drafts`), which change no answer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -177,8 +177,12 @@ class Ask(Protocol):
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int = 512,
         depth: int | None = None,
+        draft: Callable[[], Iterable[Message]] | None = None,
     ) -> Reply:
-        """Send a conversation and wait for the whole answer; `depth` is the number of calls before it, for traces."""
+        """Send a conversation and wait for the whole answer; `depth` is the number of calls before it, for traces.
+
+        `draft` gives what a faultless run goes on with, for who may read it along (see `drafts`).
+        """
 
 
 class Suite(Protocol):

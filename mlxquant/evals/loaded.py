@@ -4,7 +4,8 @@ What a conversation's turns share is read once. The cache after an answer serves
 on from exactly those tokens. Templates that write history otherwise than it was generated (Qwen drops reasoning)
 break that; then the copy taken at the end of the last message serves, and for a new conversation the copy taken at
 the end of system prompt and tools. No cache is trimmed, which linear attention would not allow. What is read in one
-piece depends on the conversation alone, so an item gives the same answer whatever was asked before it.
+piece depends on the conversation alone, so an item gives the same answer whatever was asked before it. Where a request
+comes with a draft, several answers are read at once (see `drafts`).
 
 mlx's streams belong to the thread that made them: a side is opened, asked and closed in one thread.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -27,23 +27,12 @@ from ..builds.read.loading import load_build
 from ..builds.read.templates import TemplateFailure
 from ..errors import MODEL_ERRORS, BuildError, MeasurementError
 from ..words.text import common_prefix
+from .drafts import MOST_AHEAD, PromptCache, ReadAhead, Reader, first_answers, prompts_within, readable
 from .items import Message, Reply, Timing, Usage
 from .replies import take_apart
 from .sides import Request, Variant
 
 _STEP = 2048  # prompt tokens at a time, mlx-lm's default
-
-
-@dataclass
-class PromptCache:
-    """A cache and the tokens that it has read."""
-
-    tokens: list[int]
-    cache: Any
-
-    def begins(self, prompt: Sequence[int]) -> bool:
-        """Whether the prompt goes on from here."""
-        return len(self.tokens) < len(prompt) and self.tokens == list(prompt[: len(self.tokens)])
 
 
 @dataclass
@@ -57,6 +46,9 @@ class LoadedModel:
     _live: PromptCache | None = field(default=None, repr=False)
     _turn: PromptCache | None = field(default=None, repr=False)
     _head: PromptCache | None = field(default=None, repr=False)
+    _reader: Any = field(default=None, repr=False)
+    _read_ahead: ReadAhead | None = field(default=None, repr=False)
+    _ahead: int = 1  # answers that are read at once
     _conversation: str = ""
     _reused: int = 0
     _facts: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -77,13 +69,16 @@ class LoadedModel:
         """Load weights and tokenizer. Raises BuildError."""
         self.model, self.tokenizer = load_build(self.build.folder)
         mx.eval(self.model.parameters())
+        self._reader = Reader(self.model)
         if not self.tokenizer.has_chat_template:
             raise BuildError(f"{self.build.folder}: its tokenizer has no chat template, so it cannot be asked in turns")
         self._try_template()
 
     def close(self) -> None:
         """Let go of weights and caches."""
-        self.model = self.tokenizer = self._live = self._turn = self._head = None
+        self.model = self.tokenizer = self._reader = None
+        self._forget()
+        self._head = None
         gc.collect()
         mx.clear_cache()
 
@@ -92,7 +87,8 @@ class LoadedModel:
         try:
             return self._ask(request)
         except (TemplateFailure, *MODEL_ERRORS) as error:
-            self._live = self._turn = self._head = None
+            self._forget()
+            self._head = None
             if isinstance(error, TemplateFailure):
                 why = f"its chat template {error.reason}"
             else:
@@ -104,25 +100,37 @@ class LoadedModel:
         from mlx_lm.sample_utils import make_sampler
 
         if request.conversation != self._conversation:
-            self._live = self._turn = None
+            self._forget()
             self._conversation = request.conversation
         begin = perf_counter()
-        prompt = self._prompt(request, request.messages, add_generation_prompt=True)
-        cache, read = self._cache(request, prompt)
-        if request.seed is not None:
-            mx.random.seed(request.seed)
-        sampler = make_sampler(request.temperature, top_p=request.top_p or 0.0)
+        known = self._read_ahead.prompt_of(request.messages) if self._read_ahead else None
+        prompt = known or self._prompt(request, request.messages, add_generation_prompt=True)
+        drafted = request.draft is not None and not request.temperature
+        tokens, ended = self._drafted(request, prompt) if drafted else ([], False)
         stamps: list[float] = []
-        text, reason, tokens = "", "stop", list[int]()
-        rest = mx.array(prompt[read:])
-        for piece in stream_generate(
-            self.model, self.tokenizer, rest, max_tokens=request.max_tokens, sampler=sampler, prompt_cache=cache
-        ):
-            stamps.append(perf_counter())
-            text += piece.text
-            tokens.append(piece.token)
-            reason = piece.finish_reason or reason
-        self._live = PromptCache([*prompt, *tokens], cache)
+        text, reason = "", "stop"
+        if not ended:
+            before = [*prompt, *tokens]
+            cache, read = self._cache(request, before)
+            if request.seed is not None:
+                mx.random.seed(request.seed)
+            sampler = make_sampler(request.temperature, top_p=request.top_p or 0.0)
+            self._reader.read(before[read:-1], cache, _STEP)
+            for piece in stream_generate(
+                self.model,
+                self.tokenizer,
+                mx.array(before[-1:]),
+                max_tokens=request.max_tokens - len(tokens),
+                sampler=sampler,
+                prompt_cache=cache,
+            ):
+                stamps.append(perf_counter())
+                text += piece.text
+                tokens.append(piece.token)
+                reason = piece.finish_reason or reason
+            self._live = PromptCache([*prompt, *tokens], cache)
+        if drafted:
+            text, stamps = self._text(tokens), []
         answer, thought, calls, broken = take_apart(
             text, self.tokenizer, request.tools, thinking=self._begins_thinking(prompt)
         )
@@ -186,28 +194,69 @@ class LoadedModel:
 
     def _read(self, prompt: list[int], start: int, end: int, cache: Any) -> int:
         """Put tokens into the cache; their logits are never computed."""
-        for at in range(start, end, _STEP):
-            self.model(mx.array(prompt[at : min(at + _STEP, end)])[None], cache=cache)
-            mx.eval([c.state for c in cache])
-            mx.clear_cache()
+        self._reader.read(prompt[start:end], cache, _STEP)
         return end
+
+    def _forget(self) -> None:
+        """Let go of what belongs to one conversation."""
+        self._live = self._turn = self._read_ahead = None
+        self._ahead = 1
+
+    def _drafted(self, request: Request, prompt: list[int]) -> tuple[list[int], bool]:
+        """What of the answer the model was seen to give while it read a draft, and whether that is all of it.
+
+        The cache for what is left to decode is the live one then.
+        """
+        ahead = self._read_ahead
+        if ahead is None or not ahead.covers(prompt):
+            if ahead is not None:
+                as_expected = ahead.after.begins(prompt)
+                self._live = ahead.after if as_expected else ahead.before
+                self._ahead = min(2 * self._ahead, MOST_AHEAD) if as_expected else 1
+            ahead = self._read_ahead = self._look_ahead(request, prompt)
+        if ahead is None:
+            return [], False
+        self._reused = max(self._reused, ahead.start)
+        tokens, ended = ahead.answer(len(prompt), self.tokenizer.eos_token_ids)
+        if len(tokens) >= request.max_tokens:
+            tokens, ended = tokens[: request.max_tokens - 1], False
+        if not ended:
+            self._live, self._read_ahead, self._ahead = ahead.before, None, 1
+        return tokens, ended
+
+    def _look_ahead(self, request: Request, prompt: list[int]) -> ReadAhead | None:
+        """Read on as the draft goes on; None where the template does not write it as going on from the prompt."""
+        assert request.draft is not None
+        expected = [*request.messages, *first_answers(request.draft, self._ahead)]
+        tokens = self._prompt(request, expected, add_generation_prompt=False)
+        if len(expected) == len(request.messages) or tokens[: len(prompt)] != prompt:
+            return None
+        cache, read = self._cache(request, prompt)
+        after = copy.deepcopy(cache)
+        likeliest = self._reader.likeliest(tokens[read:], after)
+        prompts: dict[int, int] = {}
+        if self._ahead > 1:
+            rendered = self._prompt(request, request.messages, add_generation_prompt=False)
+            roles = [message["role"] for message in expected[len(request.messages) :]]
+            answers = (i for i, role in enumerate(roles, len(request.messages)) if role == "assistant")
+            prompts = dict(zip(answers, prompts_within(roles, tokens, prompt, rendered), strict=False))
+        before = PromptCache(prompt[:read], cache)
+        return ReadAhead(tokens, read, likeliest, before, PromptCache(tokens, after), expected, prompts)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        """An answer's text as mlx-lm writes it while it generates."""
+        detokenizer = self.tokenizer.detokenizer
+        for token in tokens:
+            if token not in self.tokenizer.eos_token_ids:
+                detokenizer.add_token(token)
+        detokenizer.finalize()
+        return str(detokenizer.text)
 
     def _begins_thinking(self, prompt: list[int]) -> bool:
         if not self.tokenizer.has_thinking:
             return False
         tail = self.tokenizer.decode(prompt[-64:])
         return bool(tail.rfind(self.tokenizer.think_start) > tail.rfind(self.tokenizer.think_end))
-
-
-def readable(message: Message) -> dict[str, Any]:
-    """A message as chat templates want it: text for content, tables for arguments, as mlx_lm.server makes it."""
-    out = dict(message, content=message.get("content") or "")
-    if message.get("tool_calls"):
-        out["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"] or "{}")}}
-            for call in message["tool_calls"]
-        ]
-    return out
 
 
 def _timing(begin: float, stamps: Sequence[float]) -> Timing:

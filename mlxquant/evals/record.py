@@ -78,12 +78,14 @@ def _notes(names: Sequence[str], by_side: Sequence[Sequence[Trial]], record: Map
             )
         requests = [r for t in trials for r in t["requests"]]
         visible = sum(r["ttft_s"] is not None for r in requests)
-        if requests and visible < len(requests):
+        if requests and visible < len(requests) and not record["settings"].get("draft"):
             yield (
                 f"{name}: the first token of {len(requests) - visible} of {len(requests)} answers could not be seen"
                 " (calls or answers that the server hands out whole); times to it are of the others"
             )
     settings = record["settings"]
+    if settings.get("draft"):
+        yield "builds read along what a faultless run goes on with (--draft): times of answers are no times of decoding"
     if settings["trials"] > 1 and not settings["temperature"]:
         yield "at temperature 0 trials of one item repeat each other; give --temperature above 0 for pass^k"
 

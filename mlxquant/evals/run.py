@@ -182,6 +182,8 @@ class EvalSettings:
             )
             if not least <= value <= most
         ]
+        if self.sampling.draft and self.sampling.temperature:
+            wrong.append("--draft: at temperature 0 only, where the likeliest token is the answer")
         if wrong:
             raise UsageError("\n".join(wrong))
 
@@ -195,6 +197,7 @@ class EvalSettings:
             "seed": s.seed,
             "chat_template_kwargs": dict(s.template) if s.template else None,
             "retries": self.retries,
+            **({"draft": True} if s.draft else {}),
         }
 
 

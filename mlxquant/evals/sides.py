@@ -6,7 +6,7 @@ that could change an answer. `Variant` is what records and traces say of it, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,8 @@ TRANSPORT = ("refused", "unreachable", "truncated", "busy")
 class Request:
     """All that one answer depends on. `seed` is None at temperature 0, where nothing is drawn.
 
-    `conversation` names the item, side and trial: what a side keeps of it (a prompt cache) helps no other.
+    `conversation` names the item, side and trial: what a side keeps of it (a prompt cache) helps no other. `draft`
+    gives the messages that a faultless run goes on with: no answer depends on it, only how soon it is there.
     """
 
     messages: Sequence[Message]
@@ -32,6 +33,7 @@ class Request:
     seed: int | None = None
     template: Mapping[str, Any] | None = None
     conversation: str = ""
+    draft: Callable[[], Iterable[Message]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,4 +12,4 @@ scores      what leaves the pass, and the sink that takes it
 What the scores mean is not known here (see `divergence`). Rounding is `kernels`', the layout of a source `layout`'s.
 """
 
-__all__ = ["candidates", "engine", "model", "options", "ranks", "scores", "state"]
+__all__ = ["candidates", "cpu", "engine", "model", "options", "ranks", "scores", "state"]

@@ -8,7 +8,7 @@ from .database import Store
 from .deep import make_deep_task
 from .make import make_task
 from .policy import POLICY, SYSTEM_PROMPT
-from .tasks import Call, Task, Turn, transcript
+from .tasks import Call, Task, Turn, exchange, transcript
 from .tools import TOOLS, Tool, openai_tools
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Task",
     "Tool",
     "Turn",
+    "exchange",
     "make",
     "make_deep_task",
     "make_task",

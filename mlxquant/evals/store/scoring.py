@@ -24,6 +24,7 @@ the turns begun, with `finished` False.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -281,6 +282,17 @@ class Judge:
         self.replies.append(verdict)
         self.outstanding, self.open = [], False
         return verdict
+
+    def rest(self) -> Iterator[tuple[str, list[tuple[Call, dict[str, Any]]], str]]:
+        """Of each turn that is not over, its request (empty if begun), the calls due with their results, and a reply.
+
+        Results are those of a run without a fault.
+        """
+        for number, turn in enumerate(self.task.turns[self.begun - self.open :], self.begun + 1 - self.open):
+            begun = number == self.begun
+            due = [step.call for step in self.outstanding] if begun else list(turn.calls)
+            pairs = list(zip(turn.calls, turn.results, strict=True))
+            yield "" if begun else turn.user, [pair for pair in pairs if pair[0] in due], turn.reply
 
     def outcome(self) -> Outcome:
         """Sum up the turns begun."""

@@ -14,7 +14,7 @@ not sent back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from ...words.secrets import shortened
 from ...words.strict_json import read_json
 from ..items import CALL_CHECKS, Ask, CallMade, Item, Message, Played, Reply
-from ..store import SYSTEM_PROMPT, Task, make_deep_task, make_task, openai_tools
+from ..store import SYSTEM_PROMPT, Task, exchange, make_deep_task, make_task, openai_tools
 from ..store.scoring import CallVerdict, Judge, Step
 
 NAME, DEEP = "tool-loop", "tool-loop-deep"
@@ -95,13 +95,28 @@ class _Talk:
         begun = self.judge.begun
         while self.judge.open and self.judge.begun == begun:
             reply = self.ask(
-                self.messages, tools=self.item.tools, max_tokens=self.item.max_tokens, depth=len(self.judge.calls)
+                self.messages,
+                tools=self.item.tools,
+                max_tokens=self.item.max_tokens,
+                depth=len(self.judge.calls),
+                draft=self._faultless,
             )
             if reply.tool_calls or reply.broken_calls:
                 self._calls(reply)
             else:
                 self.messages.append({"role": "assistant", "content": reply.text})
                 self.judge.reply(reply.text)
+
+    def _faultless(self) -> Iterator[Message]:
+        """The messages with which a run without a fault goes on from here."""
+        number = len(self.judge.calls)
+        for request, calls, reply in self.judge.rest():
+            if request:
+                yield {"role": "user", "content": request}
+            for call, result in calls:
+                number += 1
+                yield from exchange(f"call{number:05d}", call, result)
+            yield {"role": "assistant", "content": reply}
 
     def _calls(self, reply: Reply) -> None:
         """Judge and run the calls of one reply, and put them and their results into the history."""
