@@ -11,8 +11,8 @@ from mlx_lm.tool_parsers import json_tools, qwen3_coder
 
 from mlxquant.builds.read.build import read_build
 from mlxquant.errors import BuildError
-from mlxquant.evals.items import ToolCall
 from mlxquant.evals.drafts import readable
+from mlxquant.evals.items import ToolCall
 from mlxquant.evals.loaded import LoadedModel
 from mlxquant.evals.opening import EvalTarget, open_sides
 from mlxquant.evals.replies import broken_calls, take_apart
