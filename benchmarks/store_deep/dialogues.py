@@ -2,9 +2,9 @@
 
     python benchmarks/store_deep/dialogues.py runs/study
 
-Three files of seeds that meet nowhere, nor those of training (from 0) or of `eval` (from 1,000,000): `judge.jsonl` (from
-2,000,000), which `compare` scores; `calibrate.jsonl` (from 3,000,000), from which imatrix and gptq learn; `allocate.jsonl`
-(from 4,000,000), on which bits are allocated. System prompt and tools are left out: the model's template drops them.
+Four files of seeds that meet nowhere, nor those of training (from 0) or of `eval` (from 1,000,000): `judge.jsonl`, for
+`compare`; `calibrate.jsonl`, from which imatrix and gptq learn; `allocate.jsonl`, on which bits are allocated, and
+`check.jsonl`, on which an allocation has to win. System prompt and tools are left out: the model's template drops them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from mlxquant.evals.store import make_deep_task, transcript
 FILES = {
     "judge": (2_000_000, {20: 30, 60: 7, 150: 3}),
     "calibrate": (3_000_000, {20: 24, 60: 4}),
-    "allocate": (4_000_000, {20: 24, 60: 2}),
+    "allocate": (4_000_000, {20: 12}),
+    "check": (5_000_000, {20: 24}),
 }
 
 

@@ -97,7 +97,7 @@ class EvalArguments:
 )
 @click.option("--max-tokens", type=int, help="Tokens of one answer at most.  [each suite's own]")
 @click.option("--draft", is_flag=True,
-              help="Let builds read expected answers along and keep what they would have said: loops take less time.")  # fmt: skip
+              help="Let builds read expected answers along: the same answers, loops in less time.")  # fmt: skip
 @click.option("--chat-template-args", metavar="JSON", help="""Such as '{"enable_thinking": false}'.""")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a server's whole answer.")
 @click.option("--retries", type=int, default=3, show_default=True, help="Times to ask again after transport errors.")

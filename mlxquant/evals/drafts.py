@@ -92,21 +92,21 @@ class Reader:
         """Read tokens, `step` at a time."""
         for at in range(0, len(tokens), step):
             with self._forms.on() if self._forms else nullcontext():
-                self.model(mx.array(tokens[at : at + step])[None], cache=cache)
+                self.model(mx.array(list(tokens[at : at + step]))[None], cache=cache)
                 mx.eval([c.state for c in cache])
             mx.clear_cache()
 
     def likeliest(self, tokens: Sequence[int], cache: Any) -> list[int]:
         """Read tokens, and give the likeliest next one after each."""
-        found: list[int] = []
+        likeliest: list[int] = []
         for at in range(0, len(tokens), _STEP):
             with self._forms.on() if self._forms else nullcontext():
-                logits = self.model(mx.array(tokens[at : at + _STEP])[None], cache=cache)
+                logits = self.model(mx.array(list(tokens[at : at + _STEP]))[None], cache=cache)
                 best = mx.argmax(logits[0], axis=-1)
                 mx.eval(best, [c.state for c in cache])
-            found += best.tolist()
+            likeliest += map(int, best.tolist())  # type: ignore[arg-type]
             mx.clear_cache()
-        return found
+        return likeliest
 
 
 def _widened_bytes(model: Any) -> int:

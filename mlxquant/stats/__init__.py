@@ -9,6 +9,7 @@ documents or tasks as the independent units. By what is measured:
 - shares (0 or 1 for each observation): Clopper-Pearson at the effective sample size, Korn and Graubard 1998; paired
   differences of them after Bonett and Price 2012 (`sums`);
 - quantiles: Woodruff's interval, or a bootstrap over clusters (`quantiles`);
+- rank correlations over a few builds: Bonett and Wright 2000 (`ranks`);
 - how long until something happens: Kaplan-Meier, the median by Brookmeyer and Crowley (`survival`).
 
 Fewer than five clusters (`LEAST_CLUSTERS`) give an estimate without an interval, and the reason. Of four documents,
@@ -26,6 +27,7 @@ from .interval import LEAST_CLUSTERS, Interval, t_quantile
 from .least_squares import bounded_least_squares
 from .planning import Planned, planned
 from .quantiles import bootstrap_quantile, clustered_quantiles
+from .ranks import rank_correlation
 from .resampled import FEWEST as FEWEST_SKEWED
 from .resampled import covered, skewed_ratio
 from .sums import (
@@ -73,6 +75,7 @@ __all__ = [
     "pass_hat_difference",
     "pass_hat_k",
     "planned",
+    "rank_correlation",
     "ratio_of_sums",
     "share_of_sums",
     "skewed_ratio",

@@ -2,8 +2,8 @@
 
 Two kinds. `Tracks` are small panels (a slice, a role, a test), each with a line for every candidate; panels flow into
 as many columns as there is room for, and a line that a reader hides leaves no gap. A `Plot` has two axes: errors by
-layer, survival, damage by size. What belongs to a candidate carries its class, so that one drawing serves light, dark
-and print, any choice of candidates, and the same colour in every section.
+layer, survival, damage by size, what one figure foretells of another. What belongs to a candidate carries its class, so
+that one drawing serves light, dark and print, any choice of candidates, and the same colour in every section.
 
 Coordinates are in units of the drawing, about a pixel each. The words for who cannot see a chart are the caller's, as
 is a table of the same figures.
@@ -100,10 +100,11 @@ def ranges(title: str, label: str, rows: Rows, show: Show = percent, unit: str =
 
 
 def shares(title: str, label: str, rows: Rows) -> Tracks:
-    """Shares with their intervals from 0 to 100 %; or differences, beside a line at 0."""
+    """Shares with their intervals from 0 to 100 %, or up to 100 % from above a half; differences beside a line at 0."""
     values = [v for _, lines in rows for x in lines for v in (x.low, x.value, x.high) if v is not None]
     signed = any(value < 0 for value in values)
-    ends = [0.0, *values] if signed else [0.0, 1.0]
+    least = min(values, default=0.0)
+    ends = [0.0, *values] if signed else [least if least > 0.5 else 0.0, 1.0]
     scale = linear_scale(ends, _LEFT, WIDTH - _RIGHT, percent, margin=0.03 if signed else 0.0)
     return Tracks(title, label, "", _panels(rows, scale), scale.ticks, scale.at(0) if signed else None)
 
@@ -270,6 +271,50 @@ def size_against_damage(
     return Plot(
         title, label, 472, 306, box, across.ticks, upward.ticks, unit, tuple(drawn), (line,) if line else (), dashes,
         "KL, 10⁻³ nats",
+    )  # fmt: skip
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (size, damage) that none beats in both, the smallest first.
+
+    >>> frontier([(3, 1.0), (2, 5.0), (4, 2.0)])
+    [(2, 5.0), (3, 1.0)]
+    """
+    kept: list[tuple[float, float]] = []
+    for size, damage in sorted(points):
+        if not kept or damage < kept[-1][1]:
+            kept.append((size, damage))
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A candidate's two figures: `x` that is to foretell, and `y` with its interval's ends."""
+
+    candidate: Candidate
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    label: str
+    words: str
+
+
+def foretelling(title: str, label: str, pairs: Sequence[Pair], across: str, upward: str) -> Plot:
+    """One figure across, on a logarithmic scale, against a share up: does the first put candidates in order?"""
+    box = (52.0, 10.0, 270.0, 200.0)
+    scale = log_scale([p.x for p in pairs if p.x > 0] or [1.0], box[0] + 10, box[2] - 10, plain)
+    values = [v for p in pairs for v in (p.y, p.low, p.high) if v is not None]
+    rising = linear_scale([0.0, *values], box[3], box[1] + 6, percent)
+    places = [(scale.at(drawable(p.x)), rising.at(p.y)) for p in pairs]
+    drawn = []
+    for p, (x, y), text in zip(pairs, places, _labels([p.label for p in pairs], places, box), strict=True):
+        ends = [end for end in (p.low, p.high) if end is not None]
+        whisker = (_path([(x, rising.at(end)) for end in ends]),) if len(ends) == 2 else ()
+        mark = mark_path(p.candidate.mark, x, y, _SIZE)
+        drawn.append(Drawn(p.candidate.css, whisker, mark, texts=(text,) if text else (), words=p.words))
+    return Plot(
+        title, label, WIDTH, 236, box, scale.ticks, rising.ticks, across, tuple(drawn), upward_label=upward
     )  # fmt: skip
 
 

@@ -10,12 +10,14 @@ from ...records.loading import Loaded
 from ...records.measurements import Figures, Measured, figures_of
 from ...records.metrics import CAVEAT
 from ...words.units import show_bytes
-from ..common import machine_text
+from ..common import machine_text, short_name
 from ..compare import mnat, percent, with_half
+from ..sweep import unit_of
 from .candidates import Candidate, Cast, legend, shown_first
-from .charts import Line, Plot, Tracks, by_layer, plain, ranges
+from .charts import Line, Plot, Point, Tracks, by_layer, frontier, plain, ranges, shares, size_against_damage
 
 _SLICES = 18  # more than this stand in the table alone
+_ENDS = ("estimate", "low", "high")
 _KINDS = (("slice", "KL by slice, the worst first"), ("depth", "KL by position"), ("turn", "KL by turn"))
 _LAYERS = (
     ("expert_set_changed", None, "experts changed, accumulated"),
@@ -43,7 +45,7 @@ def quality(loaded: Loaded, number: int, cast: Cast) -> dict[str, Any]:
         "split": any(f.get("kl_through_routing_nats") for f in candidates),
         "rows": [_row(c, f) | {"css": w.css} for c, f, w in zip(sides, candidates, who, strict=True)],
         "legend": legend(cast.named(sides), shown_first(sides, cast, "kl_nats")),
-        "charts": list(_charts(candidates, who)),
+        "charts": list(_charts(sides, candidates, who)),
         "tables": list(_tables(candidates, who)),
         "notes": [str(note) for note in record.get("notes") or []],
     }
@@ -138,7 +140,11 @@ def _documents(candidates: Sequence[Figures], kind: str, group: str) -> str:
     return f"{measured['clusters']:,}" if measured else "-"
 
 
-def _charts(candidates: Sequence[Figures], who: Sequence[Candidate]) -> Iterator[Tracks | Plot]:
+def _charts(
+    sides: Sequence[Mapping[str, Any]], candidates: Sequence[Figures], who: Sequence[Candidate]
+) -> Iterator[Tracks | Plot]:
+    yield from _by_size(sides, candidates, who)
+    yield from _through_routing(candidates, who)
     for kind, title in _KINDS:
         groups = [*([None] if kind == "slice" else []), *_groups(candidates, who, kind)[:_SLICES]]
         rows = [(group or "all tokens", _lines(candidates, who, kind, group)) for group in groups]
@@ -151,6 +157,44 @@ def _charts(candidates: Sequence[Figures], who: Sequence[Candidate]) -> Iterator
         if len({layer for _, points in series for layer, _ in points}) > 1:
             words = "; ".join(_worst(candidates, [points for _, points in series]))
             yield by_layer(title, f"{title}, by layer: {words}", series, _limits(candidates, metric))
+
+
+def _by_size(
+    sides: Sequence[Mapping[str, Any]], candidates: Sequence[Figures], who: Sequence[Candidate]
+) -> Iterator[Plot]:
+    """KL against bytes, the floor dashed; nothing where fewer than two candidates have a size."""
+    points, floor = [], None
+    unit, one = unit_of([side["bytes"] for side in sides if type(side.get("bytes")) is int])
+    for side, figures, candidate in zip(sides, candidates, who, strict=True):
+        kl = figures.get("kl_nats")
+        if kl is None or not kl["estimate"] or kl["estimate"] <= 0:
+            continue
+        if candidate.floor:
+            floor = kl["estimate"]
+        elif type(size := side.get("bytes")) is int:
+            words = f"{figures.name} {show_bytes(size)}, KL {mnat(kl)}"
+            label = short_name(figures.name, 16)
+            points.append(
+                Point(candidate, size / one, kl["estimate"], kl["low"], kl["high"], label, words, True, False)
+            )
+    if len(points) > 1:
+        line = frontier([(p.size, p.damage) for p in points])
+        words = f"KL, 10⁻³ nats, by size of the build: {'; '.join(p.words for p in points)}."
+        yield size_against_damage("KL by size of the build", words, points, line, floor, f"size of the build, {unit}")
+
+
+def _through_routing(candidates: Sequence[Figures], who: Sequence[Candidate]) -> Iterator[Tracks]:
+    """The share of KL that is gone with the reference's routing; its interval is that of the difference, over KL."""
+    lines = []
+    for figures, candidate in zip(candidates, who, strict=True):
+        through, kl = figures.get("kl_through_routing_nats"), figures.get("kl_nats")
+        if through and kl and not candidate.floor and kl["estimate"] and kl["estimate"] > 0:
+            value, low, high = (None if through[k] is None else through[k] / kl["estimate"] for k in _ENDS)
+            if value is not None:
+                lines.append(Line(candidate, value, low, high, f"{figures.name} {100 * value:.0f} %"))
+    if lines:
+        title = "share of KL through routing"
+        yield shares(title, f"{title}: {', '.join(line.words for line in lines)}", [("", lines)])
 
 
 def _thousandths(value: float) -> str:

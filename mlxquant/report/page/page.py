@@ -31,6 +31,7 @@ from .candidates import Cast, legend
 from .charts import Line, Plot, Tracks, by_layer, mark_path, ranges
 from .compare import quality
 from .eval import evaluation
+from .foretold import foretold
 from .harness import harness_runs
 from .others import differences, is_unknown, provenance, show_diff, unknown
 from .pairs import pair_data
@@ -75,6 +76,7 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
         verdicts=[verdict(loaded, cast) for loaded in _of(records, VALIDATE)],
         sweeps=[swept(loaded, i, cast) for i, loaded in enumerate(_of(records, SWEEP), 1)],
         evaluations=[evaluation(loaded, i, cast) for i, loaded in enumerate(_of(records, EVAL), 1)],
+        foretellings=foretold(_of(records, COMPARE), _of(records, EVAL), cast),
         agents=[
             *(agent_runs(loaded) for loaded in _of(records, TAU2)),
             *(harness_runs(loaded) for loaded in _of(records, RESULTS)),
