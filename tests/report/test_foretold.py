@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxquant.records.loading import load
-from mlxquant.report.page.charts import frontier, shares
+from mlxquant.report.page.candidates import Candidate
+from mlxquant.report.page.charts import Line, frontier, shares
 from mlxquant.report.page.page import make_report
 from mlxquant.stats import rank_correlation
 
 STUDY = Path(__file__).resolve().parents[2] / "audits" / "store-moe"
+
+
+def ranked(a: list[int], b: list[int]) -> Any:
+    return rank_correlation(a, b)
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +54,21 @@ def test_a_frontier_is_what_none_beats_in_both():
 
 
 def test_shares_that_are_all_high_are_drawn_from_the_least_of_them():
-    class Line:
-        candidate = type("C", (), {"css": "k0", "mark": 0})()
-        value, low, high, words = 0.98, 0.97, 0.99, "x"
-
-    assert shares("t", "t", [("", [Line()])]).ticks[0].text != "0 %"
-    Line.low = 0.4
-    assert shares("t", "t", [("", [Line()])]).ticks[0].text == "0 %"
+    one = Candidate(0, "one")
+    assert shares("t", "t", [("", [Line(one, 0.98, 0.97, 0.99, "x")])]).ticks[0].text != "0 %"
+    assert shares("t", "t", [("", [Line(one, 0.98, 0.4, 0.99, "x")])]).ticks[0].text == "0 %"
 
 
 def test_a_rank_correlation_has_the_ends_of_bonett_and_wright():
     order = list(range(8))
-    same = rank_correlation(order, [v**3 for v in order])
-    assert same is not None and same.estimate == pytest.approx(1) and same.high == 1
+    same, other, turned = (
+        ranked(order, values) for values in ([v**3 for v in order], [1, 0, 3, 2, 5, 4, 7, 6], [-v for v in order])
+    )
+    assert same.estimate == pytest.approx(1) and same.high == 1 and turned.low == -1
     assert same.low == pytest.approx(0.82, abs=0.01)
-    other = rank_correlation(order, [1, 0, 3, 2, 5, 4, 7, 6])
-    assert other is not None and same.low > other.low > 0.4 and other.high < 1
-    assert rank_correlation(order, [-v for v in order]).low == -1
-    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None, "nothing to rank"
-    assert rank_correlation([1, 2, 3], [1, 2, 3]).low is None, "too few for an interval"
+    assert same.low > other.low > 0.4 and other.high < 1
+
+
+def test_what_cannot_be_ranked_has_no_rank_correlation_and_few_have_no_interval():
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    assert ranked([1, 2, 3], [1, 2, 3]).low is None
