@@ -96,7 +96,7 @@ def _budget_entry(outcome: Allocated, whole: Outcome) -> dict[str, Any]:
         "difference": None if end is None or end.difference is None else end.difference.as_dict(),
         "ships": proposed.name if end is None else end.ships,
         "why": "the budget holds the model as it is; nothing is quantized" if end is None else end.why,
-        "recipe": outcome.text,
+        "recipe": outcome.text.splitlines(),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,8 @@ class PlanArguments:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="RECORD",
-    help="Predict from your machine's own bench record in place of the published points of its chip.",
+    help="Predict from your machine's own bench record in place of the published points of its chip. With --fits also"
+    " a record of allocate, whose recipes are held against the memory, too.",
 )
 @json_option
 @output_option("Write what is printed there too; must not exist.")
@@ -201,12 +202,26 @@ def _speeds(arguments: PlanArguments) -> Callable[[Plan, Layout], dict[str, Any]
     return speed
 
 
+def _allocations(paths: Sequence[Path]) -> tuple[dict[Path, dict[str, Any]], tuple[Path, ...]]:
+    """The records of `allocate` among these, by their files, and the files of others. Raises RecordError."""
+    from ..records.files import read_record
+    from ..records.schemas import check
+
+    records = {path: read_record(path) for path in paths}
+    allocations = {path: r for path, r in records.items() if str(r["schema"]).startswith("mlxquant.allocate/")}
+    for path, record in allocations.items():
+        check(record, str(path), whole=True)
+    return allocations, tuple(path for path in paths if path not in allocations)
+
+
 def _fits(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any]) -> tuple[str, str | None]:
     """Hold one or every shipped recipe against a machine's memory; the text or the record, and that nothing fits."""
     from ..bench.predict import describe_chip, speed_of
     from ..builds.facts import traffic_of_plan
     from ..layout.context import longest_context
+    from ..plan.evidence import allocated_recipes
     from ..plan.fits import Memory, find_fits, shipped_recipes
+    from ..plan.plan import source_record
     from ..records.files import record_text
     from ..report.plan import fits_text
     from ..source.hub.open import open_source
@@ -215,7 +230,13 @@ def _fits(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any
     assert arguments.fits is not None
     memory = Memory(parse_memory(arguments.fits))
     context = None if arguments.context is None else parse_tokens(arguments.context)
-    recipe, own = arguments.recipe, own_points(arguments.earlier)
+    allocations, measured = _allocations(arguments.earlier)
+    recipe, own = arguments.recipe, own_points(measured)
+    if allocations and (recipe is not None or any(value for value in overrides.values())):
+        raise UsageError(
+            f"--from {next(iter(allocations))}: its recipes are as they were allocated, beside the shipped ones as they"
+            " are; leave -r and what changes recipes out"
+        )
     if len(arguments.chips) > 1:
         raise UsageError("--fits shows the speeds of one --chip")
     named = chips_named_by(arguments.chips, None, own) if arguments.chips or own else []
@@ -233,6 +254,11 @@ def _fits(arguments: PlanArguments, laid_out: _LaidOut, overrides: dict[str, Any
         tokens,
         speed=lambda plan, cost: speed_of(traffic_of_plan(plan, None, cost=cost), chip, tokens, own),
         chip=describe_chip(chip, own),
+        allocated=[
+            each
+            for path, record in allocations.items()
+            for each in allocated_recipes(record, path.name, source_record(read, opened))
+        ],
     )
     record = fits.as_dict()
     problem = None if any(fit.fits for fit in fits.recipes) else f"--fits {arguments.fits}: nothing fits"

@@ -9,4 +9,4 @@
 Nothing here quantizes or writes (see `kernels`, `builds`), or knows an architecture (see `layout`).
 """
 
-__all__ = ["decide", "fits", "plan", "predicate", "recipe"]
+__all__ = ["decide", "evidence", "fits", "plan", "predicate", "recipe"]

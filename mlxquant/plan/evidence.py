@@ -2,13 +2,19 @@
 
 More bits are no reason of their own. At 8 bits the one published study of agents found that protecting more than the
 routers costs speed and buys nothing; below, this project's own model of 2 million parameters is all there is. A recipe
-stands here only with a measurement behind it, in the order in which they are to be taken. Nothing is measured here.
+stands here only with a measurement behind it, in the order in which they are to be taken. A record of `allocate` is
+evidence of the very model. Nothing is measured here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError
+from ..words.text import counted, figure
+from .recipe.recipe import Recipe, parse_recipe
 
 STUDY = "Ahmed 2026 (Qwen3.5-122B-A10B at 8 bits, M3 Ultra, tau2-bench retail, 456 simulations a build)"
 STORE = "docs/studies/store-moe.md (a model of 2 million parameters, KL and tool loops on a CPU)"
@@ -55,3 +61,29 @@ def evidence_for(fitting: Collection[str]) -> Evidence | None:
 def is_studied(model_type: str, n_layers: int) -> bool:
     """Whether this is the study's model."""
     return (model_type, n_layers) == STUDIED
+
+
+def allocated_recipes(
+    record: Mapping[str, Any], where: str, source: Mapping[str, Any]
+) -> Iterator[tuple[Recipe, Evidence]]:
+    """The recipes that an allocation's record shows to be ahead of all others of their bytes, and what speaks for each.
+
+    `where` is the record's file, `source` what a record says of the model at hand. Raises UsageError for another one.
+    """
+    of = record["source"] or {}
+    if any(of.get(key) != source[key] for key in ("model_type", "layers")):
+        raise UsageError(
+            f"{where}: allocates for {of.get('name')} ({of.get('model_type')}, {of.get('layers')} layers), and this is"
+            f" {source['model_type']} with {source['layers']} layers; allocate for this model"
+        )
+    for budget in record["budgets"]:
+        name, ahead = budget["allocated"]["name"], budget["difference"]
+        if budget["ships"] != name or ahead is None or ahead["estimate"] is None:
+            continue
+        reason = (
+            f"allocated for this model: {figure(-1e3 * ahead['estimate'], 2)} mnat of KL a token less than"
+            f" {budget['best']}, the best of {counted(len(budget['contestants']), 'other')} of at most the same bytes,"
+            " on documents that chose nothing"
+        )
+        recipe = parse_recipe("\n".join(budget["recipe"]), where=f"{where}: {name}")
+        yield recipe, Evidence(name, reason, (where,), "no agent was measured: `mlxquant eval` measures yours")

@@ -114,6 +114,7 @@ class Fits:
     cost: ContextCost
     recipes: tuple[Fit, ...]
     chip: dict[str, Any] | None = None
+    allocated: tuple[Evidence, ...] = ()
 
     @property
     def context_bytes(self) -> int:
@@ -122,10 +123,19 @@ class Fits:
 
     @property
     def evidence(self) -> Evidence | None:
-        """What was measured of the best of those that fit; nothing where overrides make other builds of them."""
+        """What was measured of the best of those that fit; nothing where overrides make other builds of them.
+
+        An allocated recipe was held against smaller ones alone: one of more bytes that measurements speak for is
+        before it.
+        """
         if self.overrides or len(self.recipes) == 1:
             return None
-        return evidence_for({f.recipe for f in self.recipes if f.fits})
+        sizes = {f.recipe: f.bytes or 0 for f in self.recipes if f.fits}
+        general = evidence_for(sizes)
+        own = max((e for e in self.allocated if e.recipe in sizes), key=lambda e: sizes[e.recipe], default=None)
+        if own is None or (general is not None and sizes[general.recipe] > sizes[own.recipe]):
+            return general
+        return own
 
     @property
     def best(self) -> Fit | None:
@@ -146,7 +156,7 @@ class Fits:
                 changed = f" with {' '.join(self.overrides)}" if self.overrides else ""
                 why = f"the least quantized of these that fits; nothing was measured of any of them{changed}"
             return {"best": best.recipe, "why": why, "sources": [], "not_known": [_UNMEASURED]}
-        studied = is_studied(str(self.source["model_type"]), int(self.source["layers"]))
+        studied = evidence in self.allocated or is_studied(str(self.source["model_type"]), int(self.source["layers"]))
         missing = [evidence.open, *([] if studied else [f"all of this is of other models: {_UNMEASURED}"])]
         return {"best": best.recipe, "why": evidence.reason, "sources": list(evidence.sources), "not_known": missing}
 
@@ -185,8 +195,11 @@ def find_fits(
     *,
     speed: Callable[[Plan, ContextCost], dict[str, Any]] | None = None,
     chip: dict[str, Any] | None = None,
+    allocated: Sequence[tuple[Recipe, Evidence]] = (),
 ) -> Fits:
     """Plan each recipe and hold it against the memory. A Fit among them is one that could not be loaded.
+
+    `allocated` are further recipes, with what an allocation's record says of each.
 
     `speed` says how fast a plan's build runs on `chip` at that context, whose cost is found once. Raises UsageError for
     more tokens than the model was made for.
@@ -197,7 +210,7 @@ def find_fits(
     check_context(layout.config, tokens, source.name)
     cost = context_cost(layout.config, layout.modules, layout.provider)
     cache, fits = cost.at(tokens), list[Fit]()
-    for recipe in recipes:
+    for recipe in [*recipes, *(recipe for recipe, _ in allocated)]:
         if isinstance(recipe, Fit):
             fits.append(recipe)
             continue
@@ -220,7 +233,10 @@ def find_fits(
         )
     fits.sort(key=lambda f: -(f.bpw or 0))
     overrides = next((recipe.overrides for recipe in recipes if isinstance(recipe, Recipe)), ())
-    return Fits(source_record(layout, source), overrides, memory, tokens, cost, tuple(fits), chip)
+    return Fits(
+        source_record(layout, source), overrides, memory, tokens, cost, tuple(fits), chip,
+        tuple(evidence for _, evidence in allocated),
+    )  # fmt: skip
 
 
 def unfit(recipe: str, error: MlxquantError) -> Fit:

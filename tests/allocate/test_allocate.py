@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mlxquant.layout.layout import read_layout
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.plan.recipe.variation import load_variation
+from mlxquant.records.files import record_text
 from mlxquant.records.schemas import check
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.sweep.unfinished import discard_unfinished, find_unfinished
@@ -136,6 +138,33 @@ def test_mlx_lm_takes_the_recipe_as_a_predicate(place, allocated):
         bits = answer["bits"] if isinstance(answer, dict) else None
         assert bits == (None if planned.format is None else planned.format.bits)
     assert attention
+
+
+def test_plan_names_an_allocated_recipe_that_is_ahead_and_one_of_another_model_is_refused(place, allocated, tmp_path):
+    record = copy.deepcopy(allocated)
+    budget = record["budgets"][0]
+    budget |= {"ships": budget["allocated"]["name"], "recipe": ['name = "allocated-6bpw"', "[quantize]", "bits = 8",
+               "group_size = 32", 'unaligned = "keep"']}  # fmt: skip
+    (tmp_path / "allocate.json").write_text(record_text(record))
+    words = ["plan", str(place / "source"), "--fits", "6MB", "--from", str(tmp_path / "allocate.json")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "allocated-6bpw" in done.stdout and "allocated for this model" in " ".join(done.stdout.split())
+    assert CliRunner().invoke(main, [*words, "--bits", "4"]).exit_code == 2
+    record["source"]["layers"] = 7
+    (tmp_path / "allocate.json").write_text(record_text(record))
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and "7 layers" in done.stderr
+
+
+def test_sweep_takes_an_allocated_recipe_with_its_own_bits(place, allocated, tmp_path):
+    (tmp_path / "t.toml").write_text('[[tolerance]]\nmetric = "kl_nats"\nmax = 9\nmin_clusters = 2\n')
+    done = CliRunner().invoke(
+        main, ["sweep", str(place / "source"), "--recipes", str(place / "recipe-6.toml"), "--bits", "4", "-t",
+               str(tmp_path / "t.toml"), "--data", str(place / "judge.jsonl"), "--json"]
+    )  # fmt: skip
+    assert done.exit_code in (0, 4), done.output
+    assert [c["name"] for c in json.loads(done.stdout)["candidates"]]
 
 
 # --- refusals, before anything is measured ---

@@ -125,7 +125,10 @@ def unnamed(schema: Any, value: Any, at: str = "") -> set[str]:
     return silent.union(*inner)
 
 
-@pytest.mark.parametrize("kind", COMMANDS)
+SLOW = {"allocate"}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in COMMANDS])
 def test_what_a_command_writes_is_as_its_schema_says(made: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(made)
     done = CliRunner().invoke(main, COMMANDS[kind].split())
