@@ -78,8 +78,8 @@ def load_recipe(
 
     `bits` (2, 3, 4, 5, 6, 8 a weight), `group_size` (32, 64, 128 weights to a scale) and `mode` ("affine", "mxfp4",
     "mxfp8", "nvfp4") replace the recipe's default, where of several group sizes a module takes the first that divides
-    its input; `method` is how values become integers ("rtn" rounds, "mse" searches, "imatrix" and "gptq" need
-    documents, which `mlxquant convert --data` takes);
+    its input; `method` is how values become integers ("rtn" rounds, "mse" searches; "imatrix", "gptq" and "distill"
+    need documents, which `mlxquant convert --data` takes);
     `sets` are rules such as "role=attention:bits=6", which win over the recipe's; `unaligned` is "error" or "keep",
     for modules whose input width no group size divides.
 
@@ -142,7 +142,7 @@ def convert(
     Memory stays bounded whatever the model: `jobs` workers (by default one for each core) of one block each, at most
     `max_memory` bytes. `progress` is called with bytes done and bytes in all. What is finished is kept in OUT.partial:
     the same call goes on from there after a crash. `dtype`, `keep` and `provider` are as of `make_plan`. `data` are the
-    documents of the methods "imatrix" and "gptq", a JSONL file or "builtin", which is their default.
+    documents of the methods "imatrix", "gptq" and "distill", a JSONL file or "builtin", which is their default.
 
     Raises what `make_plan` raises; OutputError where `out` exists, lacks room or is being written; NonFiniteError for
     NaN or infinity in a weight.
@@ -338,7 +338,9 @@ def _on_documents(
     from .errors import UsageError
 
     if not needs_documents(plan) and not needs_columns(plan):
-        raise UsageError(f"data: recipe {plan.recipe} needs no documents; leave it out, or choose imatrix or gptq")
+        raise UsageError(
+            f"data: recipe {plan.recipe} needs no documents; leave it out, or choose imatrix, gptq or distill"
+        )
     own = _opened(source.folder if source.folder is not None else source, weights=True)
     documents = read_documents(data, open_tokenizer(own))
     return Compensating(

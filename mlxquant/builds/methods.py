@@ -1,8 +1,8 @@
 """The encoder of a plan: each module by the method that its recipe gives it.
 
 Modules of the method `rtn` are rounded; those of `mse` are searched; those of `imatrix` are searched under column
-weights, which the caller brings. For `gptq` the caller brings the encoder itself (both are `calibrate`'s). Alone in its
-module because writing a build, remaking it and the streamed pass must encode a module alike.
+weights, which the caller brings. For `gptq` and `distill` the caller brings the encoder itself (all are `calibrate`'s).
+Alone in its module because writing a build, remaking it and the streamed pass must encode a module alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ..errors import UsageError
 from ..kernels import ByModule, ColumnWeights, Encoder, Searching
 from ..plan.plan import Plan, PlannedModule
-from ..words.formats import GPTQ, IMATRIX, MSE, RTN
+from ..words.formats import BY_LAYER, IMATRIX, MSE, RTN
 
 
 def encoder_of(
@@ -25,17 +25,17 @@ def encoder_of(
 ) -> Encoder:
     """The encoder of a plan; `rounding` itself where every module is rounded.
 
-    `compensated` is that of the method gptq. Raises UsageError for a module of `imatrix` without `columns`, and for one
-    of `gptq` without `compensated`.
+    `compensated` is that of the methods gptq and distill. Raises UsageError for a module of `imatrix` without
+    `columns`, and for one of those two without `compensated`.
     """
     methods = methods_of(plan.modules)
     if not methods:
         return rounding
-    wanting = [path for path, method in methods.items() if method == GPTQ]
+    wanting = [path for path, method in methods.items() if method in BY_LAYER]
     if wanting and compensated is None:
         raise UsageError(
-            f"recipe {plan.recipe}: method {GPTQ} ({wanting[0]} and {len(wanting) - 1:,} others) is encoded on"
-            " documents in a pass of its own; write the build with `mlxquant convert --data FILE`"
+            f"recipe {plan.recipe}: method {methods[wanting[0]]} ({wanting[0]} and {len(wanting) - 1:,} others) is"
+            " encoded on documents in a pass of its own; write the build with `mlxquant convert --data FILE`"
         )
     weighed = [path for path, method in methods.items() if method == IMATRIX]
     if weighed and columns is None:
@@ -48,7 +48,7 @@ def encoder_of(
         IMATRIX: Searching(columns, allow_nonfinite),
     }
     if compensated is not None:
-        encoders[GPTQ] = compensated
+        encoders |= dict.fromkeys(BY_LAYER, compensated)
     return ByModule({path: encoders[method] for path, method in methods.items()}, rounding)
 
 
@@ -58,8 +58,8 @@ def methods_of(modules: Iterable[PlannedModule]) -> dict[str, str]:
 
 
 def needs_documents(plan: Plan) -> bool:
-    """Whether a module's method makes up for errors under moments of its inputs, which takes a pass of its own."""
-    return GPTQ in methods_of(plan.modules).values()
+    """Whether a module's method encodes layer by layer on documents, which takes a pass of its own."""
+    return not set(BY_LAYER).isdisjoint(methods_of(plan.modules).values())
 
 
 def needs_columns(plan: Plan) -> bool:

@@ -11,10 +11,13 @@ layers        what listens to such a pass: keeps a layer's inputs and encodes it
 plans         one plan in such a pass: which modules, where they wait once encoded, what encodes all others
 rows          inputs row by row, and moments of each expert; `room` has what they take of memory
 encoded       modules encoded under moments, judged on documents held out, and the file of a layer
+learned       what listens where layers are then learned
+learning      a layer's integers, scales and biases learned against what it gave, by gradients
 
 The pass itself is `stream`'s; which method encodes a module is the recipe's.
 """
 
 __all__ = [
-    "candidates", "compensating", "encoded", "inputs", "layers", "plans", "record", "room", "rows", "run", "weights",
+    "candidates", "compensating", "encoded", "inputs", "layers", "learned", "learning", "plans", "record", "room",
+    "rows", "run", "weights",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..builds.methods import needs_columns, needs_documents
+from ..builds.methods import methods_of, needs_columns, needs_documents
 from ..kernels import Encoder, ErrorSums, Quantized, Rows, measure_rows
 from ..layout.layout import Layout
 from ..plan.plan import Plan
@@ -23,7 +23,7 @@ from ..plan.recipe.recipe import Recipe
 from ..source.checkpoint import Checkpoint
 from ..stream.options import HasTokens
 from ..stream.scores import Listener
-from ..words.formats import GPTQ, IMATRIX
+from ..words.formats import DISTILL, GPTQ, IMATRIX
 from .compensating import PROPAGATE, Compensating, Documents, check_count, made_with
 from .inputs import InputSums
 from .layers import Layers
@@ -67,7 +67,9 @@ class EncodedCandidates:
         return made_with(self.data, propagate=self.propagate)
 
     def wants(self, plan: Plan) -> bool:
-        """Whether a plan has modules that are encoded on documents."""
+        """Whether a plan has modules that are encoded on documents here; what is learned is judged as a build."""
+        if DISTILL in methods_of(plan.modules).values():
+            return False
         return needs_documents(plan) or (needs_columns(plan) and not self._has_columns)
 
     def wants_recipe(self, recipe: Recipe) -> bool:

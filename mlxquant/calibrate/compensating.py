@@ -2,6 +2,7 @@
 
     for each layer:  its weights are read, documents go through it, what enters its modules is kept
                      its modules are encoded (see `encoded`) and written to a file
+                     those of the method distill are learned (see `learning`) and written again
                      with `propagate` the documents go through it once more, as encoded, and on from there
                      weights and inputs are dropped
 
@@ -36,11 +37,14 @@ from ..stream.engine import compare
 from ..stream.options import CompareOptions, HasTokens
 from ..stream.ranks import Ranks
 from ..words import blas
-from ..words.formats import GPTQ, IMATRIX
+from ..words.formats import BY_LAYER, DISTILL, GPTQ, IMATRIX
 from ..words.progress import Watch
+from . import learning
 from .encoded import NEW, ModuleReport, places_of, read_reports, read_rows, write_named
 from .inputs import HOLD_OUT_EVERY
 from .layers import Layers
+from .learned import LearnedLayers
+from .learning import Outcome
 from .plans import Files, PlanLayers, encoder_of_others, file_of
 from .record import calibration_bytes, fingerprint, read_calibration
 from .room import rooms
@@ -90,10 +94,11 @@ def made_with(data: Documents, *, propagate: bool) -> dict[str, Any]:
 
 
 class Compensating:
-    """Encodes a plan with modules of the methods gptq or imatrix, on documents; see the module.
+    """Encodes a plan with modules of the methods gptq, distill or imatrix, on documents; see the module.
 
     `watching` gives what watches the pass, in steps; by default that is whoever watches the conversion. What is
-    finished is kept at the end of a layer, at most once in `keep_every_s` seconds.
+    finished is kept at the end of a layer, at most once in `keep_every_s` seconds. `tell` hears once how many seconds a
+    step of learning takes, and how many layers are left to learn.
 
     `source` is read by the pass alone. Raises UsageError for too few documents, or too little `max_memory`.
     """
@@ -113,16 +118,21 @@ class Compensating:
         fresh: bool = False,
         watching: Callable[[], AbstractContextManager[Watch]] | None = None,
         keep_every_s: float = 30.0,
+        tell: Callable[[float, int], None] = lambda *_: None,
     ) -> None:
         check_count(data)
         self._source, self._layout, self._plan, self._data = source, layout, plan, data
-        self._propagate, self._threads, self._fresh = propagate, threads, fresh
+        self._propagate, self._threads, self._fresh, self._tell = propagate, threads, fresh, tell
         self._dtype, self._allow, self._watching, self._keep_every_s = dtype, allow_nonfinite, watching, keep_every_s
         methods = methods_of(plan.modules)
-        self._paths = [path for path, method in methods.items() if method == GPTQ]
+        self._paths = [path for path, method in methods.items() if method in BY_LAYER]
+        self._learned = [path for path, method in methods.items() if method == DISTILL]
         self._weighed = [path for path, method in methods.items() if method == IMATRIX]
         tokens = sum(len(d.tokens) for d in data.documents)
-        self.room, self._rounds = rooms([plan], self._paths, tokens, threads, max_memory, propagate=propagate)
+        longest = min(max(len(d.tokens) for d in data.documents), CompareOptions().chunk)
+        self.room, self._rounds = rooms(
+            [plan], self._paths, tokens, threads, max_memory, propagate=propagate, learned=(self._learned, longest)
+        )
         self._reports: dict[Path, list[ModuleReport]] = {}
         self._places: dict[str, Path] = {}
         self._others: Encoder | None = None
@@ -132,7 +142,10 @@ class Compensating:
         """All that bytes depend on: documents, settings, and the BLAS that the products are."""
         if not self._paths:
             return {"method": IMATRIX, "documents": self._data.record()}
-        return made_with(self._data, propagate=self._propagate)
+        signature = made_with(self._data, propagate=self._propagate)
+        if not self._learned:
+            return signature
+        return {**signature, "method": DISTILL, "learning": learning.settings()}
 
     # --- the pass ---
 
@@ -159,11 +172,15 @@ class Compensating:
         """Stream the documents and encode every layer."""
         documents = self._data.documents
         store = Files(calibration.parent, self._made_by(), fresh=self._fresh)
-        layers = Layers(
-            self._layout.modules, [PlanLayers(self._plan, store, allow_nonfinite=self._allow)], self._rounds,
-            tokens=sum(len(d.tokens) for d in documents),
-            pool=ThreadPoolExecutor(self._threads, thread_name_prefix="encode"),
-            propagate=self._propagate, allow_nonfinite=self._allow,
+        plan = PlanLayers(self._plan, store, allow_nonfinite=self._allow)
+        tokens, pool = sum(len(d.tokens) for d in documents), ThreadPoolExecutor(self._threads, "encode")
+        modules, rounds = self._layout.modules, self._rounds
+        layers = (
+            LearnedLayers(modules, plan, store, rounds, learned=self._learned, tokens=tokens, pool=pool,
+                          allow_nonfinite=self._allow, tell=self._tell)
+            if self._learned else
+            Layers(modules, [plan], rounds, tokens=tokens, pool=pool, propagate=self._propagate,
+                   allow_nonfinite=self._allow)
         )  # fmt: skip
         options = CompareOptions(
             dtype=self._dtype, noise_floor=False, own=False, work=folder / PASSED, fresh=self._fresh,
@@ -199,7 +216,8 @@ class Compensating:
         wanted = set(self._paths)
         encoded = sum(p.nbytes for p in self._plan.modules if p.module.path in wanted)
         widest = max((p.module.shape[-1] for p in self._plan.modules if p.module.path in wanted), default=0)
-        return encoded + 3 * 4 * widest * sum(len(d.tokens) for d in self._data.documents)
+        streams = 2 if self._learned else 1
+        return encoded + 3 * 4 * widest * streams * sum(len(d.tokens) for d in self._data.documents)
 
     def _made_by(self) -> dict[str, Any]:
         recipe = self._plan.recipe
@@ -242,7 +260,7 @@ class Compensating:
                 f"method {GPTQ}: on documents held out, the squared error of {len(shares):,} modules' outputs is"
                 f" {np.median(shares):.2f} of rounding's in the median, {max(shares):.2f} at most"
             )
-        return notes
+        return notes + notes_of_learning({r.path: r.learned for r in reports.values() if r.learned is not None})
 
 
 def notes_of(report: ModuleReport) -> list[str]:
@@ -253,10 +271,27 @@ def notes_of(report: ModuleReport) -> list[str]:
             f"{report.path}: no token reached {len(unreached)} of {report.sets} experts"
             f" ({_listed(unreached)}), which were encoded by their layer's inputs"
         )
-    if report.rounded:
+    if report.rounded and not (report.learned is not None and report.learned.is_better):
         unit = "experts {}" if report.sets > 1 else "the rows from {} on"
         what = unit.format(_listed(report.rounded))
         notes.append(f"{report.path}: rounding was kept for {what}, no worse on the documents held out")
+    return notes
+
+
+def notes_of_learning(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """What the audit says of layers that were learned, given how each module's came out."""
+    better = [o.error / o.start_error for o in set(outcomes.values()) if o.is_better and o.error and o.start_error]
+    notes = []
+    if better:
+        notes.append(
+            f"method {DISTILL}: on documents held out, the squared error of {len(better):,} layers' outputs is"
+            f" {np.median(better):.2f} of what it was when learning began in the median, {max(better):.2f} at most"
+        )
+    if starts := [path for path, outcome in outcomes.items() if not outcome.is_better]:
+        notes.append(
+            f"method {DISTILL}: kept as {GPTQ} encoded them, since their layers were no better on documents held out:"
+            f" {', '.join(starts)}"
+        )
     return notes
 
 

@@ -33,6 +33,7 @@ from ..kernels import BlockFault, InputCounts, Quantized, dequantize_rows, gptq,
 from ..words.blas import one_blas_thread
 from ..words.formats import Format, widen
 from .inputs import FITTED, HELD_OUT
+from .learning import Outcome
 from .rows import InputRows
 
 KEY = "mlxquant.encoded"
@@ -47,7 +48,8 @@ class ModuleReport:
     """What became of a module of so many `sets`: the inputs that it was fitted to and judged on.
 
     `rounded` are the experts, or first rows of a dense matrix, that rounding was kept for. `error_share` is the squared
-    error of the output on the judging rows, to rounding's.
+    error of the output on the judging rows, to rounding's. Both are of the start where the module was learned then:
+    `learned` says how its layer came out.
     """
 
     path: str
@@ -55,10 +57,14 @@ class ModuleReport:
     counts: InputCounts
     rounded: tuple[int, ...]
     error_share: float | None
+    learned: Outcome | None = None
 
     def inputs(self) -> dict[str, Any]:
         """As the audit has it."""
-        return {**self.counts.as_dict(), "rounded": list(self.rounded), "output_error_share": self.error_share}
+        own: dict[str, Any] = {"rounded": list(self.rounded), "output_error_share": self.error_share}
+        if self.learned is not None:
+            own["learned"] = self.learned.as_dict()
+        return {**self.counts.as_dict(), **own}
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,8 @@ def read_reports(path: Path, made_by: Mapping[str, Any]) -> list[ModuleReport] |
 
 def _parse(entry: Mapping[str, Any]) -> ModuleReport:
     counts = InputCounts(**{**entry["counts"], "unreached": tuple(entry["counts"]["unreached"])})
-    return ModuleReport(**{**entry, "counts": counts, "rounded": tuple(entry["rounded"])})
+    learned = Outcome(**entry["learned"]) if entry.get("learned") else None
+    return ModuleReport(**{**entry, "counts": counts, "rounded": tuple(entry["rounded"]), "learned": learned})
 
 
 def read_rows(path: Path, module: str, rows: slice, out: Quantized) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..layout.arrays import module_at
 from ..stream.model import Call, hook
-from ..stream.scores import LayerScores, TokenScores
+from ..stream.scores import LayerAtHand, LayerScores, TokenScores
 from ..words.modules import Module
 
 # Of so many documents one is held out, from the first on.
@@ -84,6 +84,19 @@ class InputSums:
 
     def instead(self, step: int | str, raws: Mapping[str, Any]) -> Mapping[str, mx.array]:
         """Nothing: documents go on through the reference."""
+        return {}
+
+    @property
+    def learns(self) -> bool:
+        """No: nothing is encoded."""
+        return False
+
+    def learn(self, layer: LayerAtHand, raws: Mapping[str, Any]) -> Mapping[str, mx.array]:
+        """Nothing: nothing is encoded."""
+        return {}
+
+    def encoded(self, step: int | str, raws: Mapping[str, Any]) -> Mapping[str, mx.array]:
+        """Nothing: nothing is encoded."""
         return {}
 
     def _listener(self, path: str) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..builds.methods import encoder_of, methods_of
 from ..kernels import ColumnWeights, Encoder, Quantized, Rounding, Rows, Searching, dequantize_rows
 from ..plan.plan import OutputArray, Plan, PlannedModule
-from ..words.formats import GPTQ, IMATRIX
+from ..words.formats import BY_LAYER, IMATRIX
 from .encoded import ModuleReport, read_reports, read_rows, write_encoded
 from .inputs import InputSums
 from .record import as_stored
@@ -72,7 +72,11 @@ class Files:
 
     def names(self, step: Step) -> set[str]:
         """Paths of a step's modules."""
-        return {report.path for report in self.reports.get(self.folder / file_of(step), ())}
+        return {report.path for report in self.reports_of(step)}
+
+    def reports_of(self, step: Step) -> Sequence[ModuleReport]:
+        """What became of a step's modules."""
+        return self.reports.get(self.folder / file_of(step), ())
 
     def read(self, step: Step, module: str, rows: slice, out: Quantized) -> None:
         """Read rows of a module. Raises OutputError where the file was taken away or damaged."""
@@ -156,7 +160,7 @@ class PlanLayers:
 
 def compensated(plan: Plan) -> list[str]:
     """Paths of a plan's modules that are encoded under the moments of what enters them."""
-    return [path for path, method in methods_of(plan.modules).items() if method == GPTQ]
+    return [path for path, method in methods_of(plan.modules).items() if method in BY_LAYER]
 
 
 def encoder_of_others(plan: Plan, columns: ColumnWeights | None, *, allow_nonfinite: bool) -> Encoder:

@@ -1,8 +1,9 @@
-"""What a pass of the method gptq takes of memory, and in how many rounds a layer's inputs are kept.
+"""What a pass of the methods gptq and distill takes of memory, and in how many rounds a layer's inputs are kept.
 
 At once in memory are one layer, as the source and as float32 has it and encoded, the inputs of its modules, and what
-each worker takes for one matrix. Where a limit leaves no room for all inputs of a layer, its documents go through it in
-rounds, each of which keeps the inputs of some modules, or of some experts.
+each worker takes for one matrix; then, with distill, what learning a layer takes. Where a limit leaves no room for all
+inputs of a layer, its documents go through it in rounds, each of which keeps the inputs of some modules, or of some
+experts. A layer is learned as a whole.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from ..builds.methods import methods_of
 from ..builds.write.work import BASE_MEMORY
 from ..errors import UsageError
 from ..plan.plan import Plan, PlannedModule
-from ..words.formats import GPTQ
+from ..stream.options import CompareOptions
+from ..words.formats import BY_LAYER, DISTILL, GPTQ
 from ..words.units import show_bytes
 
 Step = int | str
 # Tokens that a plan reckons with, before there are documents
 ASSUMED_TOKENS = 10_000
+# float32 numbers for each weight that is learned: its place, v and its two means, ŵ, gradients and what is made of
+# them; and for each value that enters or leaves a module on the way forward and back
+_LEARNED, _ACTIVATIONS = 10, 6
 
 
 def step_of(planned: PlannedModule) -> Step:
@@ -31,17 +36,21 @@ def step_of(planned: PlannedModule) -> Step:
 
 @dataclass(frozen=True)
 class Room:
-    """What a pass takes of memory, in bytes: a layer, its inputs in so many `rounds`, and all workers' matrices."""
+    """What a pass takes of memory, in bytes: a layer, its inputs in so many `rounds`, and all workers' matrices.
+
+    `learning` is what a layer takes to be learned, once inputs and matrices are gone.
+    """
 
     layer: int
     inputs: int
     workers: int
     rounds: int
+    learning: int = 0
 
     @property
     def total(self) -> int:
         """All of it, with what the process takes before."""
-        return BASE_MEMORY + self.layer + self.inputs + self.workers
+        return BASE_MEMORY + self.layer + max(self.inputs + self.workers, self.learning)
 
 
 Round = Mapping[str, range]
@@ -55,12 +64,14 @@ def rooms(
     max_memory: int | None,
     *,
     propagate: bool = False,
+    learned: tuple[Sequence[str], int] = ((), 0),
 ) -> tuple[Room, Mapping[Step, Sequence[Round]]]:
     """What a pass takes of memory, and for each step the rounds in which its modules' inputs are kept.
 
     `plans` are of one model, encoded together: their layer's source is in memory once. With `propagate` a layer is
-    there as encoded, too. A round has the modules by path, each with the experts that it takes. Raises UsageError where
-    `max_memory` does not suffice for the smallest round.
+    there as encoded, too. `learned` are modules that are learned, and the most tokens of a document. A round has the
+    modules by path, each with the experts that it takes. Raises UsageError where `max_memory` does not suffice for the
+    smallest round.
     """
     wanted = set(paths)
     steps: dict[Step, list[PlannedModule]] = {}
@@ -77,10 +88,12 @@ def rooms(
     rounds = {step: _rounds(modules, tokens, budget) for step, modules in own.items() if modules}
     sizes = [sum(_input_bytes(p, tokens, part[p.module.path]) for p in own[step] if p.module.path in part)
              for step, parts in rounds.items() for part in parts]  # fmt: skip
-    room = Room(layer, max(sizes, default=0), workers, max((len(parts) for parts in rounds.values()), default=1))
+    most = max((len(parts) for parts in rounds.values()), default=1)
+    room = Room(layer, max(sizes, default=0), workers, most, _learning_bytes(steps, *learned))
     if max_memory is not None and room.total > max_memory:
+        method = DISTILL if learned[0] else GPTQ
         raise UsageError(
-            f"--max-memory: {show_bytes(room.total)} are needed for the method {GPTQ} on this model with {threads}"
+            f"--max-memory: {show_bytes(room.total)} are needed for the method {method} on this model with {threads}"
             f" workers and {tokens:,} tokens, {show_bytes(max_memory)} given; give more, fewer --jobs or shorter --data"
         )
     return room, rounds
@@ -88,18 +101,21 @@ def rooms(
 
 def room_of_plan(plan: Plan, threads: int) -> dict[str, Any] | None:
     """What a plan's pass takes of memory with `ASSUMED_TOKENS`, for its record; None where no module needs one."""
-    paths = [path for path, method in methods_of(plan.modules).items() if method == GPTQ]
+    methods = methods_of(plan.modules)
+    paths = [path for path, method in methods.items() if method in BY_LAYER]
     if not paths:
         return None
-    room, _ = rooms([plan], paths, ASSUMED_TOKENS, threads, None)
+    learned = [path for path, method in methods.items() if method == DISTILL]
+    room, _ = rooms([plan], paths, ASSUMED_TOKENS, threads, None, learned=(learned, CompareOptions().chunk))
     return {
-        "method": GPTQ,
+        "method": DISTILL if learned else GPTQ,
         "tokens": ASSUMED_TOKENS,
         "workers": threads,
         "memory_bytes": room.total,
         "layer_bytes": room.layer,
         "inputs_bytes": room.inputs,
         "workers_bytes": room.workers,
+        **({"learning_bytes": room.learning} if learned else {}),
     }
 
 
@@ -107,6 +123,18 @@ def _layer_bytes(modules: Sequence[PlannedModule], encoded: int, propagate: bool
     """A step's arrays as the source has them, as float32 (also those that take their place), and as `encoded` bytes."""
     values = sum(p.module.parameters for p in modules)
     return sum(p.source_nbytes for p in modules) + 4 * values * (1 + propagate) + 2 * encoded
+
+
+def _learning_bytes(steps: Mapping[Step, Sequence[PlannedModule]], paths: Sequence[str], tokens: int) -> int:
+    """What learning a layer takes: its parameters and what goes with them, and a document's values on its way."""
+    wanted = set(paths)
+    sizes = [0]
+    for step, modules in steps.items():
+        if isinstance(step, int):
+            own = sum(p.module.parameters for p in modules if p.module.path in wanted)
+            values = sum(sum(p.module.shape[-2:]) * (p.share[0] if p.module.role == "expert" else 1) for p in modules)
+            sizes.append(_LEARNED * 4 * own + (_ACTIVATIONS * 4 * tokens * values if own else 0))
+    return max(sizes)
 
 
 def _matrix_bytes(p: PlannedModule) -> int:

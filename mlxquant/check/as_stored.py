@@ -1,15 +1,15 @@
 """Modules whose bytes cannot be made again here: how far they are from the source, beside rounding.
 
-The bytes of the method gptq depend on documents, BLAS and machine. So of such modules `verify --source` reads what is
-stored, takes the distance of its values from the source's, and that of rounding in the same format. A build of other
-weights is about sqrt(2) away where its own are 0.1 at 4 bits, so distances tell the one from the other, though not
-whether every integer is the one that the pass chose; the manifest's hashes do that.
+The bytes of the methods gptq and distill depend on documents, BLAS and machine. So of such modules `verify --source`
+reads what is stored, takes the distance of its values from the source's, and that of rounding in the same format. A
+build of other weights is about sqrt(2) away where its own are 0.1 at 4 bits, so distances tell the one from the other,
+though not whether every integer is the one that the pass chose; the manifest's hashes do that.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..kernels import ErrorSums, Quantized, Rows, measure_rows, merged_sums, quantize_rows
 from ..source.headers import Read, Tensor
-from ..words.formats import GPTQ
+from ..words.formats import BY_LAYER
 
 # Farther from the source than this many times rounding's distance, a module was not made of it
 _FARTHEST = 3.0
@@ -68,13 +68,15 @@ class AsStored:
             if not own <= _FARTHEST * rounded
         ]
 
-    def note(self) -> str | None:
-        """What was measured, in a sentence; None where no module was."""
+    def note(self, methods: Iterable[str]) -> str | None:
+        """What was measured, in a sentence; None where no module was. `methods` are those of the build's modules."""
         distances = self.distances()
         if not distances:
             return None
-        path, (own, rounded) = max(distances.items(), key=lambda item: item[1][0])
+        path, (distance, rounded) = max(distances.items(), key=lambda item: item[1][0])
+        own = set(methods)
         return (
-            f"method {GPTQ}: {len(distances):,} modules depend on documents and machine: measured, not made again,"
-            f" at most {own:.4f} of the source's size away ({path}; rounding {rounded:.4f})"
+            f"method {' or '.join(method for method in BY_LAYER if method in own)}:"
+            f" {len(distances):,} modules depend on documents and machine: measured, not made again, at most"
+            f" {distance:.4f} of the source's size away ({path}; rounding {rounded:.4f})"
         )

@@ -24,7 +24,7 @@ import mlx.core as mx
 from numpy.typing import NDArray
 
 from ..builds.manifest import MANIFEST
-from ..builds.methods import encoder_of
+from ..builds.methods import encoder_of, methods_of
 from ..builds.read.build import Build, read_build
 from ..builds.side_files import config_text, read_sides
 from ..builds.write.making import Maker, Target
@@ -101,7 +101,7 @@ def verify_source(
         for name, row in sorted(target.first_rows.items())
     ]
     differences += stored.differences()
-    if (measured := stored.note()) is not None:
+    if (measured := stored.note(methods_of(plan.modules).values())) is not None:
         notes.append(measured)
     if differences:
         notes += _versions(build)

@@ -202,8 +202,13 @@ def _options(arguments: AllocateArguments) -> AllocateOptions:
     """What is allocated, as far as the command line alone tells. Raises UsageError."""
     from ..allocate.groups import BITS, GROUP_SIZES, GROUPS
     from ..allocate.run import AllocateOptions
-    from ..words.formats import IMATRIX, METHODS, MODES
+    from ..words.formats import DISTILL, GPTQ, IMATRIX, METHODS, MODES
 
+    if arguments.method == DISTILL:
+        raise UsageError(
+            f"--method {DISTILL}: what it learns is judged as a build; allocate with --method {GPTQ}, then convert the"
+            f" recipe with --method {DISTILL}"
+        )
     if arguments.method not in METHODS:
         raise UsageError(f"--method {arguments.method}: one of {', '.join(METHODS)} expected")
     if arguments.method != IMATRIX and arguments.calibration is not None:

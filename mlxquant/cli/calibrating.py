@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from ..errors import UsageError
-from ..words.formats import GPTQ, IMATRIX
+from ..words.formats import BY_LAYER, DISTILL, GPTQ, IMATRIX
 from ..words.progress import Progress, Watch
+from ..words.text import counted
 from ..words.units import parse_memory, show_bytes
 from .bars import pass_bar
 from .convert_texts import time_text
@@ -40,8 +41,8 @@ def document_options(function: _Function) -> _Function:
         click.option(
             "--data",
             metavar="FILE",
-            help="Texts that the methods imatrix and gptq measure a layer's inputs on: JSONL, or builtin, which is the"
-            " default.",
+            help="Texts that the methods imatrix, gptq and distill measure a layer's inputs on: JSONL, or builtin,"
+            " which is the default.",
         ),
         click.option(
             "--propagate/--no-propagate",
@@ -154,9 +155,10 @@ def candidates_encoding(asked: PassDocuments, opened: Checkpoint, *, speaks: boo
 
 def room_text(room: Room, documents: Documents) -> str:
     """What a pass over documents takes, in words."""
+    learning = f", then {show_bytes(room.learning)} to learn it" if room.learning else ""
     return (
         f"{_counted(documents)}: at most {show_bytes(room.total)} of memory, of which {show_bytes(room.layer)} for a"
-        f" layer and {show_bytes(room.inputs)} for what enters it{_rounds(room)}"
+        f" layer and {show_bytes(room.inputs)} for what enters it{_rounds(room)}{learning}"
     )
 
 
@@ -181,17 +183,19 @@ def check_documents(
 ) -> None:
     """Raise UsageError where what was typed does not fit the recipes' methods."""
     methods = {method for recipe in recipes.values() for method in recipe.methods}
-    if data is not None and not methods & {GPTQ, IMATRIX}:
+    if data is not None and not methods & {*BY_LAYER, IMATRIX}:
         raise UsageError(
-            f"--data {data}: no recipe here needs texts; add --method {IMATRIX} or {GPTQ}, or leave it out"
+            f"--data {data}: no recipe here needs texts; add --method {IMATRIX}, {GPTQ} or {DISTILL}, or leave it out"
         )
     if data is not None and calibration is not None:
         raise UsageError(f"--calibration {calibration}: --data measures the same; give one of them")
-    if calibration is not None and GPTQ in methods:
+    if calibration is not None and (needing := [method for method in BY_LAYER if method in methods]):
         raise UsageError(
-            f"--calibration {calibration}: has mean squares only, and the method {GPTQ} needs the documents themselves;"
-            " give --data FILE instead"
+            f"--calibration {calibration}: has mean squares only, and the method {needing[0]} needs the documents"
+            " themselves; give --data FILE instead"
         )
+    if propagate is not None and DISTILL in methods:
+        raise UsageError(f"--propagate: the method {DISTILL} sends the texts both ways; leave it out")
     if propagate is not None and GPTQ not in methods:
         raise UsageError(f"--propagate: no recipe here has the method {GPTQ}; add --method {GPTQ}, or leave it out")
 
@@ -208,7 +212,7 @@ class Asked:
     def wants(self, plan: Plan) -> bool:
         """Whether a plan's modules are encoded on documents that no calibration file stands for."""
         methods = {m.decision.method for m in plan.modules if m.format}
-        return GPTQ in methods or (IMATRIX in methods and self.calibration is None)
+        return not methods.isdisjoint(BY_LAYER) or (IMATRIX in methods and self.calibration is None)
 
 
 def encoders_of(
@@ -232,10 +236,21 @@ def encoders_of(
             open_source(source, weights=True, keep=asked.keep_source), layout, plan, documents,
             propagate=PROPAGATE if propagate is None else propagate, threads=options.threads, dtype=options.dtype,
             allow_nonfinite=options.allow_nonfinite, max_memory=options.max_memory, fresh=options.fresh,
-            watching=_watching,
+            watching=_watching, tell=_tell,
         )  # fmt: skip
         echo(f"mlxquant: one pass over the layers first, {room_text(encoders[out].room, documents)}", err=True)
     return encoders
+
+
+def _tell(seconds: float, layers: int) -> None:
+    """Say how long learning takes, as soon as a step tells."""
+    from ..calibrate.learning import STEPS
+
+    echo(
+        f"mlxquant: learning takes {seconds:.2g} s a step, {STEPS} steps a layer: {time_text(layers * STEPS * seconds)}"
+        f" for {counted(layers, 'layer')}",
+        err=True,
+    )
 
 
 def _documents(source: Checkpoint, data: str | None, option: str, say: Callable[[str], None]) -> Documents:

@@ -161,7 +161,8 @@ def override_options(function: _Function) -> _Function:
             click.option(
                 "--method",
                 help="Change the default's method: rtn (rounds, as mlx-lm does), mse (searches scales for the least"
-                " error), imatrix (weighs errors by what enters the columns) or gptq (also makes up for them).",
+                " error), imatrix (weighs errors by what enters the columns), gptq (also makes up for them) or distill"
+                " (then learns them against what each layer gives).",
             ),
             click.option(
                 "--set",

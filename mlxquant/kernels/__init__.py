@@ -18,7 +18,16 @@ from .encoder import (
     Searching,
 )
 from .error_sums import ErrorSums, merged_sums
-from .rows import BlockFault, Quantized, dequantize_rows, has_fast_path, measure_rows, quantize_rows
+from .rows import (
+    BlockFault,
+    Quantized,
+    dequantize_rows,
+    has_fast_path,
+    levels_of,
+    measure_rows,
+    pack_levels,
+    quantize_rows,
+)
 
 __all__ = [
     "BlockFault",
@@ -36,8 +45,10 @@ __all__ = [
     "dequantize_rows",
     "gptq",
     "has_fast_path",
+    "levels_of",
     "measure_rows",
     "merged_sums",
     "mlx",
+    "pack_levels",
     "quantize_rows",
 ]

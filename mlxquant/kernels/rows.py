@@ -34,6 +34,9 @@ from ..errors import NonFiniteError
 from ..words.formats import FLOATS, Format, carrier, nonfinite, widen
 from .error_sums import ErrorSums
 
+# Integers that are packed or unpacked at once
+_LEVELS = 1 << 20
+
 
 class BlockFault(NonFiniteError):
     """The first value or group of a block that has no finite quantization.
@@ -222,6 +225,27 @@ def _exact_sums(w: NDArray[Any], dtype: str, fmt: Format, q: Quantized, stored: 
         share = np.divide(worst, spread, out=(worst != 0).astype(np.float64), where=spread != 0)
         squares = [(a**2).sum(axis=(1, 2)) for a in (error, source)]
     return np.stack([*squares, worst.max(axis=1), share.max(axis=1)], axis=1)
+
+
+def levels_of(q: Quantized, fmt: Format) -> NDArray[np.uint8]:
+    """The integers of an affine block, (rows, groups, group_size)."""
+    out = np.empty((*q.scales.shape, fmt.group_size), np.uint8)
+    step = max(1, _LEVELS // out[0].size)
+    for at in range(0, len(out), step):  # a part at a time: every bit takes a word on the way
+        out[at : at + step] = _levels(q.packed[at : at + step], fmt)
+    return out
+
+
+def pack_levels(levels: NDArray[np.uint8], fmt: Format) -> NDArray[np.uint32]:
+    """Integers (rows, groups, group_size) as an affine block has them packed, (rows, words); `levels_of`'s inverse."""
+    rows = len(levels)
+    packed = np.empty((rows, levels[0].size * fmt.bits // 32), np.uint32)
+    step = max(1, _LEVELS // levels[0].size)
+    for at in range(0, rows, step):
+        part = levels[at : at + step].reshape(-1, 1)
+        bits = (part >> np.arange(fmt.bits, dtype=np.uint8)) & 1
+        packed[at : at + step] = np.packbits(bits, bitorder="little").view(np.uint32).reshape(-1, packed.shape[1])
+    return packed
 
 
 def _levels(packed: NDArray[np.uint32], fmt: Format) -> NDArray[Any]:

@@ -225,7 +225,8 @@ def _prepare(
     for each in (*listeners, *([] if listener is None else [listener])):
         each.attach(source.streamed.model)  # last: what is computed to find out about the model is no input
     tokens = [np.asarray(documents[i].tokens, np.int32) for i in share]
-    streams = Streams(len(candidates), options.noise_floor, options.teacher_forced_routing)
+    encoded = listener is not None and listener.learns
+    streams = Streams(len(candidates), options.noise_floor, options.teacher_forced_routing, encoded)
     lengths = [[len(t) for t in tokens]] * streams.count
     if beside is not None:
         lengths += [[len(t) for t in beside.documents]] * len(listeners)

@@ -14,7 +14,7 @@ finds out whether a model is of that kind, and what has to be known of its forwa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..errors import MODEL_ERRORS, LayoutError, MlxquantError
 from ..layout.arrays import module_at
 from ..layout.provider import MLX_LM, Provider
 from ..words.formats import Format
-from .cpu.forms import Forms
+from .cpu.forms import Forms, with_gradients
 from .widened import added_up_in_float32
 
 
@@ -125,6 +125,16 @@ class Streamed:
     def caches(self) -> list[Any]:
         """Fresh caches, as the model's provider makes them for generation."""
         return self.provider.new_cache(self.model)
+
+    @contextmanager
+    def with_gradients(self) -> Iterator[None]:
+        """Within it gradients go through what is computed: as in training, without kernels that have none."""
+        self.model.train()
+        try:
+            with with_gradients():
+                yield
+        finally:
+            self.model.eval()
 
     # --- steps ---
 

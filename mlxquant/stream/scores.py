@@ -29,6 +29,7 @@ nats or 1e-5 of itself, surprises to 5e-6. Where exp(u) grows too large for log1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,6 +115,46 @@ class Listener(Protocol):
 
         Empty where they go on as they came out of the reference. What this run calls is not to be taken down.
         """
+
+    @property
+    def learns(self) -> bool:
+        """Whether documents also go through the layers as encoded, on which `learn` is then called."""
+
+    def learn(self, layer: LayerAtHand, raws: Mapping[str, Any]) -> Mapping[str, mx.array]:
+        """Encode a layer better by what it makes of what enters it; gives the arrays that it has as encoded.
+
+        Called once `again` has taken it in. What this runs is not to be taken down.
+        """
+
+    def encoded(self, step: int | str, raws: Mapping[str, Any]) -> Mapping[str, mx.array]:
+        """The arrays of a step as they are encoded, that take the place of the reference's."""
+
+
+class LayerAtHand(Protocol):
+    """A layer of the reference that all documents went through, its arrays in place.
+
+    What enters it comes out of the layers before as encoded; its target came through none of them.
+    """
+
+    @property
+    def number(self) -> int:
+        """The layer's."""
+
+    @property
+    def documents(self) -> Sequence[int]:
+        """The documents' places among all."""
+
+    def gradients(self) -> AbstractContextManager[None]:
+        """Within it gradients go through what `through` gives."""
+
+    def length(self, d: int) -> int:
+        """Tokens of document `d` that `through` takes: no more than go through a layer at once."""
+
+    def target(self, d: int) -> mx.array:
+        """What left the reference's layer, (1, n, width) in float32."""
+
+    def through(self, d: int, arrays: Mapping[str, mx.array]) -> mx.array:
+        """The layer with some arrays put in, on what enters it: (1, n, width) in float32, not evaluated."""
 
 
 class OnDocuments(Protocol):

@@ -18,8 +18,8 @@ reference's, own and accumulated are one computation. Which step comes when, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,17 +46,24 @@ REFERENCE = 0
 class Streams:
     """Numbers of the hidden states that travel: the reference's, each candidate's, the noise floor's, the forced ones.
 
-    `forced` says that each candidate has a second state, made under the reference's routing.
+    `forced` says that each candidate has a second state, made under the reference's routing; `encoded` that there is
+    one through the layers that a listener encodes.
     """
 
     candidates: int
     noise_floor: bool
     forced: bool
+    encoded: bool = False
 
     @property
     def count(self) -> int:
         """How many hidden states travel."""
-        return 1 + self.candidates + self.noise_floor + self.forced * self.candidates
+        return 1 + self.candidates + self.noise_floor + self.forced * self.candidates + self.encoded
+
+    @property
+    def of_encoded(self) -> int:
+        """The last: what comes out of the layers as a listener encoded them."""
+        return self.count - 1
 
     @property
     def noise(self) -> int:
@@ -127,7 +134,7 @@ class Running:
     def tokens_of_layer(self) -> int:
         """Tokens that go through one layer in all its cases, at most."""
         cases = 1 + self.streams.noise_floor + len(self.candidates) * (1 + self.own + self.streams.forced)
-        own = cases * sum(len(document) for document in self.documents)
+        own = (cases + self.streams.encoded) * sum(len(document) for document in self.documents)
         return own + sum(len(document) for run in self.beside for document in run.documents)
 
     def caches(self, streamed: Streamed, document: int) -> list[Any] | None:
@@ -254,12 +261,20 @@ def _listened(run: Running, layer: int, arrays: Arrays) -> list[_Reference]:
         return seen
     while run.listener.again(layer, run.source.raws):
         seen = [_reference(run, layer, d) for d in range(len(run.documents))]
+    if run.streams.encoded:
+        run.pause()
+        _through_encoded(run, layer, arrays, run.listener.learn(AtHand(run, layer), run.source.raws))
     if others := run.listener.instead(layer, run.source.raws):
-        run.source.streamed.put({name: array.astype(arrays[name].dtype) for name, array in others.items()})
+        run.source.streamed.put(_as_computed(others, arrays))
         seen = [_reference(run, layer, d) for d in range(len(run.documents))]
         run.source.streamed.put({name: arrays[name] for name in others})
     run.pause()
     return seen
+
+
+def _as_computed(others: Mapping[str, mx.array], arrays: Arrays) -> Arrays:
+    """What takes the place of the reference's arrays, in their dtypes."""
+    return {name: array.astype(arrays[name].dtype) for name, array in others.items()}
 
 
 def _shared(arrays: Arrays, layer: int, candidates: Sequence[StreamedCandidate]) -> Arrays:
@@ -281,6 +296,57 @@ def _reference(run: Running, layer: int, d: int) -> _Reference:
         inputs=seen.inputs if run.own else [],
         router=seen.router if run.streams.forced else [],
     )
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """A layer of the reference that all documents went through: what entered it, what left it, and itself.
+
+    What enters is the state that comes out of the layers before as they were encoded; what left is the reference's own,
+    which came through none of them.
+    """
+
+    run: Running
+    number: int
+
+    @property
+    def documents(self) -> Sequence[int]:
+        """The documents' places among all."""
+        return self.run.numbers
+
+    def gradients(self) -> AbstractContextManager[None]:
+        """Within it gradients go through what `through` gives."""
+        return self.run.source.streamed.with_gradients()
+
+    def length(self, d: int) -> int:
+        """Tokens of a document that `through` takes: no more than go through a layer at once."""
+        return min(len(self.run.documents[d]), self.run.chunk)
+
+    def target(self, d: int) -> mx.array:
+        """What left the reference's layer, (1, n, width) in float32."""
+        return self.run.hidden.read_following(self.run.reference, d)[:, : self.length(d)].astype(mx.float32)
+
+    def through(self, d: int, arrays: Mapping[str, mx.array]) -> mx.array:
+        """The layer with some arrays put in, on what enters it: (1, n, width) in float32, not evaluated."""
+        run, streamed = self.run, self.run.source.streamed
+        streamed.put(arrays)
+        run.taps[streamed.name].begin()
+        state = run.hidden.read(run.streams.of_encoded, d)[:, : self.length(d)].astype(streamed.dtype)
+        caches = streamed.caches() if run.source.forward.needs_cache else None
+        tokens = run.documents[d][: self.length(d)]
+        out = streamed.layer(run.source.forward, self.number, tokens, state, caches)
+        return out.astype(mx.float32)
+
+
+def _through_encoded(run: Running, layer: int, arrays: Arrays, encoded: Mapping[str, mx.array]) -> None:
+    """Take the documents that came through encoded layers through this one; then the reference's `arrays` are back."""
+    streamed, stream = run.source.streamed, run.streams.of_encoded
+    streamed.put(_as_computed(encoded, arrays))
+    for d in range(len(run.documents)):
+        out = run.through(streamed, layer, d, run.hidden.read(stream, d))
+        check_finite(out, streamed.name, f"layer {layer}'s output on document {run.numbers[d]}, as encoded,")
+        run.hidden.write(stream, d, out)
+    streamed.put({name: arrays[name] for name in encoded})
 
 
 def _noise(run: Running, streamed: Streamed, layer: int, d: int, reference: _Reference) -> None:
@@ -398,6 +464,8 @@ def run_embedding(run: Running) -> None:
     for each in (*run.beside, run):
         _embed(each, run.source.streamed, [each.reference])
     run.source.streamed.take_out(list(arrays))
+    if run.listener is not None and run.streams.encoded:
+        _embed_encoded(run, arrays, run.listener.encoded("embedding", run.source.raws))
     if run.floor is not None:
         held = run.floor.put("embedding")
         _embed(run, run.floor.streamed, [run.streams.noise])
@@ -411,6 +479,14 @@ def run_embedding(run: Running) -> None:
         _embed(run, candidate.streamed, streams)
         candidate.streamed.take_out(list(own))
     run.forget()
+
+
+def _embed_encoded(run: Running, arrays: Arrays, encoded: Mapping[str, mx.array]) -> None:
+    """Write the embeddings that a listener encoded to the stream of what it encodes."""
+    own = {**arrays, **_as_computed(encoded, arrays)}
+    run.source.streamed.put(own)
+    _embed(run, run.source.streamed, [run.streams.of_encoded])
+    run.source.streamed.take_out(list(own))
 
 
 def width_of(source: Source) -> int:

@@ -32,7 +32,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..builds.methods import needs_columns, needs_documents
+from ..builds.methods import methods_of, needs_columns, needs_documents
 from ..builds.write.making import nonfinite_error
 from ..builds.write.pieces import SIZES
 from ..errors import UsageError
@@ -44,7 +44,7 @@ from ..layout.views.view import View
 from ..plan.plan import OutputArray, Plan, PlannedModule
 from ..source.checkpoint import Checkpoint, Reader
 from ..source.headers import Tensor
-from ..words.formats import FLOATS, GPTQ, IMATRIX, MSE, RTN, Format, carrier
+from ..words.formats import BY_LAYER, DISTILL, FLOATS, GPTQ, IMATRIX, MSE, RTN, Format, carrier
 
 # --- tensors, each read once ---
 
@@ -134,7 +134,7 @@ def read_once(source: Checkpoint) -> tuple[Checkpoint, OnceReader]:
 
 Arrays = dict[str, mx.array]
 # Methods whose integers depend on what enters a module
-ON_INPUTS = (IMATRIX, GPTQ)
+ON_INPUTS = (IMATRIX, *BY_LAYER)
 # numpy's type for values of a dtype, as the kernels take them
 
 
@@ -237,6 +237,11 @@ class Quantizer:
     def check(self, plan: Plan) -> None:
         """Raise UsageError for a method that there is no encoder for."""
         if needs_documents(plan):
+            if DISTILL in methods_of(plan.modules).values():
+                raise UsageError(
+                    f"recipe {plan.recipe}: method {DISTILL} learns layer by layer on documents of its own, so it cannot"
+                    " be judged without a build; write one with `mlxquant convert --data FILE` and give --build OUT"
+                )
             raise UsageError(
                 f"recipe {plan.recipe}: method {GPTQ} encodes layer by layer on documents of its own; give"
                 " --calibration-data FILE"

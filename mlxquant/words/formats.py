@@ -79,9 +79,12 @@ MODE_DEFAULTS: dict[str, tuple[int, int]] = {
 
 # How values become integers, where a mode has biases: rounded to nearest as mlx does; scale and bias of each group
 # searched for the least squared error; the same with errors weighed by what enters the columns (see `kernels.encoder`);
-# integers that make up for each other's errors under moments of what enters (see `kernels.gptq`)
-RTN, MSE, IMATRIX, GPTQ = "rtn", "mse", "imatrix", "gptq"
-METHODS = (RTN, MSE, IMATRIX, GPTQ)
+# integers that make up for each other's errors under moments of what enters (see `kernels.gptq`); these, learned then
+# against what the layer gave (see `calibrate.learning`)
+RTN, MSE, IMATRIX, GPTQ, DISTILL = "rtn", "mse", "imatrix", "gptq", "distill"
+METHODS = (RTN, MSE, IMATRIX, GPTQ, DISTILL)
+# Those that encode layer by layer on documents, in a pass of their own
+BY_LAYER = (GPTQ, DISTILL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ products   dense layers, experts, heads: one matrix product each
 attention  softmax(q kᵀ) v, head by head
 delta      the gated delta rule, in chunks
 pointwise  the activations between products
+learning   products and the delta rule once more, with gradients
 threads    one BLAS thread for each product, a pool over products
 
 A part is known by what it is: the type of a module of mlx or of mlx-lm's shared modules, or a function of mlx-lm's that

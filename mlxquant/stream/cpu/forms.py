@@ -19,7 +19,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import attention, delta, pointwise, products
+from . import attention, delta, learning, pointwise, products
 from .threads import one_blas_thread
 from .weights import Weights
 
@@ -27,6 +27,19 @@ Call = Callable[..., Any]
 _DTYPES = (mx.float32, mx.bfloat16, mx.float16)
 # Not a model's own: mlx-lm's classes share modules without weights (an activation) between models.
 _ON: ContextVar[bool] = ContextVar("forms", default=False)
+# Whether gradients are to go through: then only forms that give some are used, and the model's own for all else.
+_LEARNING: ContextVar[bool] = ContextVar("learning", default=False)
+
+
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Within it `Forms.on` lets gradients through."""
+    before = _LEARNING.set(True)
+    try:
+        with one_blas_thread():  # for what goes backward, after `Forms.on`
+            yield
+    finally:
+        _LEARNING.reset(before)
 
 
 class Forms:
@@ -37,7 +50,9 @@ class Forms:
         self._weights = Weights()
         self.apply = dtype in _DTYPES and mx.default_device().type == mx.DeviceType.cpu
         if self.apply:
-            replaced = {id(function): _instead(form, function) for function, form in _functions()}
+            replaced = {
+                id(function): _instead(form, _WITH_GRADIENTS.get(form), function) for function, form in _functions()
+            }
             for _, module in model.named_modules():
                 self._take_on(module, replaced)
 
@@ -59,7 +74,7 @@ class Forms:
         kind = type(module)
         members = dict(_rebound(kind, replaced))
         for name, form in _MODULES.get((kind.__module__, kind.__name__), {}).items():
-            members[name] = _instead(self._weighted(form), getattr(kind, name))
+            members[name] = _instead(self._weighted(form), _WITH_GRADIENTS.get(form), getattr(kind, name))
         if members:
             object.__setattr__(module, "__class__", type(kind.__name__, (kind,), members))
 
@@ -67,11 +82,15 @@ class Forms:
         return lambda module, *args, **kwargs: form(self._weights, module, *args, **kwargs)
 
 
-def _instead(form: Call, own: Call) -> Call:
-    """A call of the form where forms are on and it covers the arguments, else of the model's own."""
+def _instead(form: Call, learned: Call | None, own: Call) -> Call:
+    """A call of the form where forms are on and it covers the arguments, else of the model's own.
+
+    Where gradients are to go through, it is that of `learned`, if there is one.
+    """
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        out = form(*args, **kwargs) if _ON.get() else None
+        now = (learned if _LEARNING.get() else form) if _ON.get() else None
+        out = now(*args, **kwargs) if now is not None else None
         return own(*args, **kwargs) if out is None else out
 
     return called
@@ -131,6 +150,15 @@ def _heads(weights: Weights, module: Any, x: Any, transpose: bool = True) -> mx.
     return products.heads(weights, module, x, transpose=transpose) if _fits(module, x) else None
 
 
+def _linear_learned(module: Any, x: Any) -> mx.array | None:
+    return learning.dense(module, x) if "scales" not in module and _is_float32(x, module["weight"]) else None
+
+
+def _switch_learned(module: Any, x: Any, indices: Any, sorted_indices: bool = False) -> mx.array | None:
+    known = "scales" not in module and _is_float32(x, module["weight"]) and x.ndim > 1 and x.shape[-2] == 1
+    return learning.switched(module, x, indices) if known and isinstance(indices, mx.array) else None
+
+
 _LINEAR, _AS_LINEAR = {"__call__": _linear}, {"as_linear": _linear}
 _SWITCH, _HEADS = {"__call__": _switch}, {"__call__": _heads}
 _MODULES: dict[tuple[str, str], Mapping[str, Call]] = {
@@ -156,10 +184,21 @@ def _attention(
     return attention.attend(queries, keys, values, scale, mask, sinks) if known else None
 
 
-def _gated_delta(
+def _gated_delta(*args: Any, **kwargs: Any) -> tuple[mx.array, mx.array] | None:
+    known = _rule(*args, **kwargs)
+    return None if known is None else delta.gated_delta(*known)
+
+
+def _gated_delta_learned(*args: Any, **kwargs: Any) -> tuple[mx.array, mx.array] | None:
+    known = _rule(*args, **kwargs)
+    return None if known is None or known[3].ndim == 4 else learning.gated_delta(*known)
+
+
+def _rule(
     q: Any, k: Any, v: Any, a: Any, b: Any, A_log: Any, dt_bias: Any, state: Any = None, mask: Any = None, *,
     use_kernel: bool = True, lower_bound: float | None = None, allow_neg_eigval: bool = False, **others: Any,
-) -> tuple[mx.array, mx.array] | None:  # fmt: skip
+) -> tuple[Any, Any, Any, Any, Any, Any] | None:  # fmt: skip
+    """Queries, keys, values, decay, steps and state of the rule; None for a call that the forms do not cover."""
     from mlx_lm.models import gated_delta
 
     if mask is not None or others or not _is_float(q, k, v, a, b, *([] if state is None else [state])):
@@ -169,7 +208,7 @@ def _gated_delta(
         decay = gated_delta.compute_g(A_log, a, dt_bias)
     else:
         decay = gated_delta.compute_lower_bound_g(A_log, a, dt_bias, lower_bound)
-    return delta.gated_delta(q, k, v, decay, beta, state)
+    return q, k, v, decay, beta, state
 
 
 def _swiglu(gate: Any, x: Any) -> mx.array | None:
@@ -178,6 +217,14 @@ def _swiglu(gate: Any, x: Any) -> mx.array | None:
 
 def _precise_swiglu(h: Any, gate: Any, x: Any) -> mx.array | None:
     return pointwise.swiglu(gate, x).astype(h.dtype) if _is_float(h, gate, x) else None
+
+
+# Forms that gradients go through, by those that they stand for then
+_WITH_GRADIENTS: Mapping[Call, Call] = {
+    _linear: _linear_learned,
+    _switch: _switch_learned,
+    _gated_delta: _gated_delta_learned,
+}
 
 
 def _functions() -> Iterator[tuple[Call, Call]]:
