@@ -115,11 +115,13 @@ def _encoding(record: Record) -> str:
     """What a pass takes that encodes layer by layer; empty where none does."""
     if (room := record.get("encoding")) is None:
         return ""
+    learning = f", then {show_bytes(room['learning_bytes'])} to learn it" if "learning_bytes" in room else ""
     return filled(
         "pass",
         f"{room['method']} encodes layer by layer on documents: at most {show_bytes(room['memory_bytes'])} of memory"
         f" with {counted(room['workers'], 'worker')} (--jobs) and {room['tokens']:,} tokens, of which"
-        f" {show_bytes(room['layer_bytes'])} for a layer and {show_bytes(room['inputs_bytes'])} for what enters it",
+        f" {show_bytes(room['layer_bytes'])} for a layer and {show_bytes(room['inputs_bytes'])} for what enters it"
+        f"{learning}",
     )
 
 
