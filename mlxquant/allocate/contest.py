@@ -131,9 +131,12 @@ class Final:
 
 def final(
     allocated: str, entered: Sequence[Contestant], kl: NDArray[np.float64], tokens: NDArray[np.int64],
-    names: Sequence[str], confidence: float,
+    names: Sequence[str], confidence: float, others: int | None = None,
 ) -> Final:  # fmt: skip
-    """Judge one budget: `kl` and `tokens` are sums (candidates, documents), in the order of `names`."""
+    """Judge one budget: `kl` and `tokens` are sums (candidates, documents), in the order of `names`.
+
+    `others` is the number of contestants, where those that entered are the best of a check before.
+    """
     rows = {name: i for i, name in enumerate(names)}
     intervals = {
         name: skewed_ratio(kl[rows[name]], tokens[rows[name]], confidence=confidence)
@@ -152,7 +155,8 @@ def final(
         return Final(intervals, best, difference, best.name, why)
     assert difference.high is not None
     if difference.high < 0:
-        why = f"ahead of {best.name}, the best of {counted(len(entered), 'other')}, on documents that chose nothing"
+        beaten = counted(others or len(entered), "other")
+        why = f"ahead of {best.name}, the best of {beaten}, on documents that chose nothing"
         return Final(intervals, best, difference, allocated, why)
     tied = "does more damage" if difference.low > 0 else "is not shown to be ahead of it"
     return Final(intervals, best, difference, best.name, f"the allocated recipe {tied}")

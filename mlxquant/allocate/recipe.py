@@ -52,19 +52,20 @@ def recipe_text(
 ) -> str:  # fmt: skip
     """Write the recipe file of an allocation; `reference` says what it was made from."""
     default = _default(groups, allocation)
+    kinds = Counter(role for role, _ in {(group.role, group.name) for group in groups})
     drafts = _drafts(groups, allocation, default)
     plain = [draft for draft in drafts if draft.layers is None and draft.format == default]
     lines = [f"name = {_text(name)}", f"summary = {_text(summary)}", f"reference = {_text(reference)}", ""]
     if plain:
         whole = _RuleDraft("", (), None, default, tuple(o for draft in plain for o in draft.options))
-        lines.append(f"# {', '.join(map(_called, plain))}: {whole.reason}")
+        called = [_called(draft, whole=len(draft.globs) == kinds[draft.role]) for draft in plain]
+        lines += [f"# the default: {whole.reason},", f"# of {', '.join(called)}"]
     lines += ["[quantize]", f"bits = {default.bits}", f"group_size = {default.group_size}"]
     lines += [f"method = {_text(method)}"] if method != RTN else []
     lines += ['unaligned = "keep"']
     decided = {group.role for group in groups}
     if kept := [role for role in KEPT_ROLES if role not in decided]:
         lines += _rule({"role": kept}, None, default, KEPT_REASON, optional=True)
-    kinds = Counter(role for role, _ in {(group.role, group.name) for group in groups})
     for draft in drafts:
         if draft in plain:
             continue
@@ -77,9 +78,10 @@ def recipe_text(
     return "\n".join(lines) + "\n"
 
 
-def _called(draft: _RuleDraft) -> str:
-    names = [glob.lstrip("*.") for glob in draft.globs]
-    return draft.role if names == [draft.role] else f"{draft.role} {' and '.join(names)}"
+def _called(draft: _RuleDraft, *, whole: bool) -> str:
+    """How a comment names what a draft is about; `whole` says that it is all of the role."""
+    names = [glob.lstrip("*.").rpartition(".")[2] for glob in draft.globs]
+    return draft.role if whole else f"{draft.role} {' and '.join(names)}"
 
 
 def _one_or_more(values: Sequence[object]) -> object:

@@ -286,7 +286,7 @@ class _Run:
             encoding = EncodedCandidates(documents, threads=os.cpu_count() or 1, has_columns=columns is not None)
         kl, tokens = self._sums(recipes, columns, encoding, watch)
         return [
-            final(draft.recipe.name, own, kl, tokens, list(recipes), self.options.confidence)
+            final(draft.recipe.name, own, kl, tokens, list(recipes), self.options.confidence, len(draft.contestants))
             for draft, own in zip(drafts, entered, strict=True)
         ]
 

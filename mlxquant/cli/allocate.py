@@ -128,7 +128,19 @@ def command(source: str, **options: Any) -> None:
             outputs[-1].write(f"{text}\n")
     finally:  # what took hours is shown also where the disk takes no file
         echo(text if arguments.as_json else allocate_text(record))
-    echo(f"Next: mlxquant plan {shlex.quote(source)} -r {shlex.quote(str(outputs[0].path))}", err=True)
+    echo(f"Next: mlxquant {_next(source, outputs[0].path, arguments)}", err=True)
+
+
+def _next(source: str, recipe: Path, arguments: AllocateArguments) -> str:
+    """What to type next: the plan of the recipe; or its build, where that needs what was calibrated here."""
+    from ..allocate.folder import AllocateFolder
+    from ..words.formats import IMATRIX
+
+    if arguments.method == IMATRIX and arguments.calibration is None and arguments.work is not None:
+        words = ["convert", source, "-r", recipe, "--calibration", AllocateFolder(arguments.work).columns, "-o", "OUT"]
+    else:
+        words = ["plan", source, "-r", recipe]
+    return shlex.join(map(str, words))
 
 
 def _words(arguments: AllocateArguments) -> list[str]:
