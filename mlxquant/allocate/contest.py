@@ -22,7 +22,7 @@ from ..plan.plan import make_plan
 from ..plan.recipe.recipe import Recipe, available, load_recipe
 from ..source.checkpoint import Checkpoint
 from ..stats import FEWEST_SKEWED, Interval, skewed_ratio
-from ..words.formats import GPTQ, RTN
+from ..words.formats import BY_LAYER, RTN
 from ..words.text import counted
 from .groups import BITS, GROUP_SIZES
 
@@ -101,11 +101,11 @@ def _shipped(entering: _Entering) -> Iterable[Contestant]:
 
 
 def with_stand_in(recipe: Recipe) -> Recipe:
-    """The recipe with rounding wherever it asks for gptq, which needs documents and takes long."""
+    """The recipe with rounding wherever it asks for gptq or distill, which need documents and take long."""
     default = recipe.default
-    if default is not None and default.method == GPTQ:
+    if default is not None and default.method in BY_LAYER:
         default = replace(default, method=RTN)
-    rules = tuple(replace(rule, method=RTN) if rule.method == GPTQ else rule for rule in recipe.rules)
+    rules = tuple(replace(rule, method=RTN) if rule.method in BY_LAYER else rule for rule in recipe.rules)
     return replace(recipe, default=default, rules=rules)
 
 

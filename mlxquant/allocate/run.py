@@ -31,7 +31,7 @@ from ..source.stamps import source_signature
 from ..stream.candidates import Candidate
 from ..stream.engine import compare
 from ..stream.options import CompareOptions
-from ..words.formats import GPTQ, IMATRIX, RTN
+from ..words.formats import BY_LAYER, GPTQ, IMATRIX, RTN
 from ..words.progress import Watch, unwatched
 from ..words.text import printable
 from ..words.units import show_bytes
@@ -68,7 +68,7 @@ class AllocateOptions:
     @property
     def measured_with(self) -> str:
         """The encoder that is measured: `method`, or rounding in its place where that needs a pass of its own."""
-        return RTN if self.method == GPTQ else self.method
+        return RTN if self.method in BY_LAYER else self.method
 
 
 @dataclass(frozen=True)
@@ -327,10 +327,11 @@ class _Run:
 def checked_with(options: AllocateOptions, layout: Layout) -> str:
     """The encoder that the last check judges: the one that ships.
 
-    gptq cannot be encoded within a pass where the embedding is the head, too; then what was measured stands in for it.
+    distill cannot be encoded within a pass, nor gptq where the embedding is the head, too; then what was measured
+    stands in for it.
     """
-    tied = not any(module.role == "lm_head" for module in layout.modules)
-    return options.measured_with if tied else options.method
+    has_head = any(module.role == "lm_head" for module in layout.modules)
+    return options.method if options.method == GPTQ and has_head else options.measured_with
 
 
 def _judged(draft: _Draft, end: Final) -> Allocated:

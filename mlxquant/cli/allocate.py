@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..allocate.run import AllocateOptions, Outcome
     from ..allocate.shares import Shares
     from ..calibrate.record import Calibration
+    from ..layout.layout import Layout
     from ..source.checkpoint import Checkpoint
 
 BUILTIN = "builtin"
@@ -73,7 +74,9 @@ class AllocateArguments:
 @source_argument
 @click.option("--budget", "budgets", metavar="SIZE,…", help="Memory of the machine, as plan --fits counts it: 96GB.")
 @click.option("--bpw", metavar="X,…", help="Bits per weight of the build, never exceeded: 4.2.")
-@click.option("--method", default="rtn", show_default=True, help="How values become integers: rtn, mse, imatrix, gptq.")
+@click.option(
+    "--method", default="rtn", show_default=True, help="How values become integers: rtn, mse, imatrix, gptq, distill."
+)
 @click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
 @click.option("--judge", type=click.Path(path_type=Path), metavar="FILE",
               help="Texts for the final check; else a share of --data.")  # fmt: skip
@@ -201,7 +204,7 @@ def _allocated(
     calibration = opened_calibration(arguments.calibration, opened)
     shares, described = _documents(opened, arguments, calibration)
     if any(budget.nbytes < plan.totals["bytes"] for budget in budgets) or options.active is not None:
-        _tell_before(groups, shares, arguments)
+        _tell_before(groups, shares, options, layout)
     with _watching() as watch:
         outcome = run_allocation(
             opened, layout, shares, described, options, folder, calibration=calibration, watch=watch,
@@ -271,11 +274,11 @@ def _documents(
     return shares, described
 
 
-def _tell_before(groups: list[ModuleGroup], shares: Shares, arguments: AllocateArguments) -> None:
+def _tell_before(groups: list[ModuleGroup], shares: Shares, options: AllocateOptions, layout: Layout) -> None:
     """Say what is measured on what, and what will come of too few documents."""
     from ..allocate.measure import probes_of
+    from ..allocate.run import checked_with
     from ..stats import FEWEST_SKEWED
-    from ..words.formats import GPTQ, RTN
 
     parts = [f"{count} {purpose}" for purpose, count in shares.counts().items() if count]
     left_out = f", {shares.left_out} are left out" if shares.left_out else ""
@@ -284,8 +287,10 @@ def _tell_before(groups: list[ModuleGroup], shares: Shares, arguments: AllocateA
         f" {', '.join(parts)}{left_out}",
         err=True,
     )
-    if arguments.method == GPTQ:
-        echo(f"mlxquant: {RTN} is measured in place of {GPTQ}, which the final check judges", err=True)
+    if options.method != options.measured_with:
+        judges = checked_with(options, layout) == options.method
+        judged = ", which the final check judges" if judges else ", also in the check"
+        echo(f"mlxquant: {options.measured_with} is measured in place of {options.method}{judged}", err=True)
     if len(shares.check) < FEWEST_SKEWED:
         warn(
             f"{len(shares.check)} documents check, and fewer than {FEWEST_SKEWED} show nothing for certain: the best"
