@@ -285,6 +285,12 @@ def test_a_killed_build_gives_the_same_bytes(short, tmp_path):
         if progress.item == "layer 1" and progress.seconds is not None:
             raise KeyboardInterrupt
 
+    def in_the_middle(seconds: float, layers: int) -> None:
+        assert (seconds > 0, layers) == (True, 2)
+        raise KeyboardInterrupt  # layer 0 is encoded, and not learned yet
+
+    with pytest.raises(KeyboardInterrupt):
+        through_library(source, tmp_path / "again", tell=in_the_middle, keep_every_s=0.0)
     with pytest.raises(KeyboardInterrupt):
         through_library(source, tmp_path / "again", stop, keep_every_s=0.0)
     through_library(source, tmp_path / "again")
