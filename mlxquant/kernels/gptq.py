@@ -119,7 +119,7 @@ def compensate_rows(
     used = np.zeros(len(values), np.int64)
     columns = curvature.column_weights()
     search(dtype, fmt.group_size, fmt.bits, values, out.packed, out.scales, out.biases, columns, used, stretch=False)
-    start = (weights - dequantize_rows(out, dtype, fmt)).T
+    start = np.ascontiguousarray((weights - dequantize_rows(out, dtype, fmt)).T)
     codes = _gptq(np.ascontiguousarray(weights.T), curvature, out, dtype, fmt)
     for _ in range(SWEEPS):
         _sweep(codes, curvature, fmt, _KINDS[dtype])
@@ -381,8 +381,9 @@ def _stretch(codes: _Codes, curvature: Curvature) -> None:
 def _is_better(losses: NDArray[np.float64], start: Floats, curvature: Curvature) -> NDArray[np.bool_]:
     """Which rows cost less than the errors `start` (cols, rows), whose costs are summed as far as that takes."""
     better, left = np.zeros(len(losses), np.bool_), np.arange(len(losses))
-    errors, costs = start[curvature.order], np.zeros(len(losses))
+    errors, costs = np.empty_like(start), np.zeros(len(losses))
     for part in _blocks(len(errors), _WIDE):
+        errors[part] = start[curvature.order[part]][:, left]
         costs += _costs(errors, curvature, part)
         decided = losses[left] < costs  # NaN is not less
         better[left[decided]] = True
