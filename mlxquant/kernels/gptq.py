@@ -273,9 +273,9 @@ def _better_block(weights, slopes, moments, scales, biases, top, group, kind, tu
             for lane in range(_LANES):
                 r = min(first + lane, rows - 1)
                 lanes[0, lane], lanes[1, lane] = scales[g, r], biases[g, r]
-            for _ in range(turns):
+            for turn in range(turns):
                 _refit(slope, level, product, moments, sums[g], lanes, gain, g * group, group, kind)
-                _descend(slope, level, moments, lanes, gain, g * group, group, top)
+                _descend(slope, level, moments, lanes, gain, g * group, group, top, turn == turns - 1)
             for lane in range(width):
                 scales[g, first + lane], biases[g, first + lane] = lanes[0, lane], lanes[1, lane]
             for j in range(g * group, (g + 1) * group):
@@ -340,8 +340,11 @@ def _refit(slope, level, product, moments, sums, lanes, gain, start, group, kind
 
 
 @jit(fastmath={"contract"})
-def _descend(slope, level, moments, lanes, gain, start, group, top):  # type: ignore[no-untyped-def]
-    """Give each level of a group, one after the other, the integer that is best for the row, given all others."""
+def _descend(slope, level, moments, lanes, gain, start, group, top, last):  # type: ignore[no-untyped-def]
+    """Give each level of a group, one after the other, the integer that is best for the row, given all others.
+
+    For the `last` time slopes of columns that are through are left as they are.
+    """
     cols = slope.shape[0]
     inverse, change = np.zeros(_LANES, np.float32), np.zeros(_LANES, np.float32)
     for lane in range(_LANES):
@@ -357,7 +360,7 @@ def _descend(slope, level, moments, lanes, gain, start, group, top):  # type: ig
             d = (q - old) * lanes[0, lane]
             change[lane] = d
             gain[lane] += np.float64(d * (np.float32(2) * slope[j, lane] - d * own))
-        for k in range(cols):
+        for k in range(j + 1 if last else 0, cols):
             share = moments[j, k]
             for lane in range(_LANES):
                 slope[np.uintp(k), np.uintp(lane)] -= share * change[np.uintp(lane)]
@@ -395,8 +398,19 @@ def _is_better(losses: NDArray[np.float64], start: Floats, curvature: Curvature)
 
 def _costs(errors: Floats, curvature: Curvature, part: slice) -> NDArray[np.float64]:
     """What columns `part` add to e·H·eᵀ of each row e of `errors` (cols, rows), columns being in `order`."""
-    off = curvature.feedback[part, : part.stop] @ errors[: part.stop]
-    return np.asarray(np.square(off * curvature.pivots[part, None]).sum(0, dtype=np.float64))
+    costs = np.zeros(errors.shape[1])
+    _add_squares(curvature.feedback[part, : part.stop] @ errors[: part.stop], curvature.pivots[part], costs)
+    return costs
+
+
+@jit
+def _add_squares(values, factors, sums):  # type: ignore[no-untyped-def]
+    """Add to the sums of rows the squares of values (cols, rows), each column times its factor."""
+    for c in range(values.shape[0]):
+        factor = factors[c]
+        for r in range(values.shape[1]):
+            value = values[c, r] * factor
+            sums[r] += np.float64(value * value)
 
 
 # --- what is stored ---
