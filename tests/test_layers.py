@@ -21,7 +21,7 @@ PACKAGE = ROOT / "mlxquant"
 
 ORDER: list[str] = """
     words stats disk records report source layout plan kernels builds check stream calibrate endpoint bench divergence
-    evals results validate allocate sweep publish rollout cli
+    evals results validate allocate sweep pipeline publish rollout cli
 """.split()  # noqa: SIM905 - one line to read, as in the plan
 TOP = {"__init__", "__main__", "errors"}  # the only modules at the root: errors is below all, the others above
 

@@ -6,7 +6,7 @@ it. Shares are given in hundredths of the hash's range. What a calibration file 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..divergence.texts.documents import Document
@@ -50,16 +50,9 @@ def shared_out(
         shares[CHECK] = 0
         parts[CHECK] = [document for document in judge if document.content_hash not in calibrated]
     apart = {*calibrated, *(document.content_hash for document in judge or ())}
-    whole = sum(shares.values())
     for document in documents:
-        if document.content_hash in apart:
-            continue
-        place = int(document.content_hash[:12], 16) % whole
-        for name, share in shares.items():
-            if place < share:
-                parts[name].append(document)
-                break
-            place -= share
+        if document.content_hash not in apart:
+            parts[purpose_of(document.content_hash, shares)].append(document)
     needed = [name for name in parts if name != CALIBRATE or calibrates]
     if any(len(parts[name]) < FEWEST for name in needed):
         counts = ", ".join(f"{len(parts[each])} to {each}" for each in needed)
@@ -69,3 +62,17 @@ def shared_out(
         )
     left_out = len(documents) + len(judge or ()) - sum(map(len, parts.values()))
     return Shares(parts[CALIBRATE], parts[ALLOCATE], parts[CHECK], left_out)
+
+
+def purpose_of(content_hash: str, shares: Mapping[str, int]) -> str:
+    """What a document is for, by the hash of its content: `shares` are parts of the hash's range by purpose.
+
+    >>> purpose_of("0" * 32, {"allocate": 50, "check": 50})
+    'allocate'
+    """
+    place = int(content_hash[:12], 16) % sum(shares.values())
+    for purpose, share in shares.items():
+        if place < share:
+            return purpose
+        place -= share
+    raise ValueError("a share is negative")

@@ -25,6 +25,7 @@ COMMANDS = {
     "recipes": "List the shipped recipes, print one, or write the recipe that a build amounts to.",
     "plan": "Show the precision and bytes of every tensor, from headers or config.json alone.",
     "convert": "Write the MLX build that a recipe asks for.",
+    "build": "Make and judge the best build of as many bytes, in one resumable run.",
     "clean": "List the unfinished work in a folder, and throw away what is named of it.",
     "audit": "Show how every tensor of an MLX build is stored, and why.",
     "check-load": "Load a build in mlx-lm and mlx-vlm and report whether each does, and runs it.",

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,11 @@ import click
 
 from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
+from ..words.formats import IMATRIX
 from ..words.progress import Progress, Watch
 from . import INTERRUPTED
+from .allocating import AllocationArguments, allocation_options, options_of, with_budgets
 from .bars import pass_bar
-from .chips import chips_named_by
 from .convert_texts import time_text
 from .options import (
     calibration_option,
@@ -27,7 +28,6 @@ from .options import (
     json_option,
     opened_calibration,
     output_option,
-    parse_numbers,
     source_argument,
 )
 from .printing import echo, warn
@@ -45,24 +45,10 @@ SHARE = 50  # time left is told when a fiftieth of the work is done
 
 
 @dataclass(frozen=True, kw_only=True)
-class AllocateArguments:
+class AllocateArguments(AllocationArguments):
     """The command line of `allocate`, but for SOURCE."""
 
-    budgets: str | None
-    bpw: str | None
-    method: str
-    data: str
-    judge: Path | None
     calibration: Path | None
-    context: str | None
-    chip: str | None
-    min_decode: float | None
-    bits: str | None
-    group_size: str | None
-    groups: int | None
-    with_routers: bool
-    max_tokens: int | None
-    dtype: str | None
     work: Path | None
     fresh: bool
     as_json: bool
@@ -72,23 +58,8 @@ class AllocateArguments:
 
 @click.command()
 @source_argument
-@click.option("--budget", "budgets", metavar="SIZE,…", help="Memory of the machine, as plan --fits counts it: 96GB.")
-@click.option("--bpw", metavar="X,…", help="Bits per weight of the build, never exceeded: 4.2.")
-@click.option(
-    "--method", default="rtn", show_default=True, help="How values become integers: rtn, mse, imatrix, gptq, distill."
-)
-@click.option("--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set.")
-@click.option("--judge", type=click.Path(path_type=Path), metavar="FILE",
-              help="Texts for the final check; else a share of --data.")  # fmt: skip
+@allocation_options
 @calibration_option
-@click.option("--context", metavar="TOKENS", help="Keep room for this context.  [32k, or the longest]")
-@click.option("--chip", metavar="NAME", help='With --min-decode: the chip, such as "M3 Ultra".')
-@click.option("--min-decode", type=float, metavar="TOK/S", help="The least decode speed at the context.")
-@click.option("--bits", metavar="N,…", help="Bits to choose from.  [2,3,4,5,6,8]")
-@click.option("--group-size", metavar="N,…", help="ModuleGroup sizes to choose from.  [32,64,128]")
-@click.option("--groups", type=click.IntRange(1), metavar="N", help="Most groups that are measured.  [64]")
-@click.option("--with-routers", is_flag=True, help="Let routers be quantized, too.")
-@click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens.")
 @dtype_option
 @click.option("--work", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep what is measured, to resume.")
 @click.option("--fresh", is_flag=True, help="Throw away what --work holds and start over.")
@@ -109,7 +80,7 @@ def command(source: str, **options: Any) -> None:
     mlxquant allocate ./checkpoint --budget 64GB,96GB,128GB --data calls.jsonl --work work -o recipe.toml
     """
     arguments = AllocateArguments(**options)
-    words = _words(arguments)
+    words = arguments.words("allocate")
     outputs = _outputs(arguments, words)
     check_outputs(outputs, _inputs(source, arguments), arguments.work)
     with ExitStack() as stack:
@@ -146,21 +117,6 @@ def _next(source: str, recipe: Path, arguments: AllocateArguments) -> str:
     return shlex.join(map(str, words))
 
 
-def _words(arguments: AllocateArguments) -> list[str]:
-    """The budgets as they were typed. Raises UsageError for options that do not go together."""
-    from ..stream.ranks import launched
-
-    if (arguments.budgets is None) == (arguments.bpw is None):
-        raise UsageError("give --budget SIZE, such as 96GB, or --bpw X, such as 4.25")
-    if (arguments.chip is None) != (arguments.min_decode is None):
-        raise UsageError("--chip and --min-decode go together: the speed is that of a chip")
-    if arguments.bpw is not None and arguments.context is not None and arguments.chip is None:
-        raise UsageError("--context goes with --budget or --min-decode: bits per weight are the same at any")
-    if launched():
-        raise UsageError("allocate runs in one process; start it without mlx.launch")
-    return [word.strip() for word in str(arguments.budgets or arguments.bpw).split(",") if word.strip()]
-
-
 def _inputs(source: str, arguments: AllocateArguments) -> list[tuple[str, str | Path]]:
     """What is read, as it was typed."""
     files = [("--data", arguments.data), ("--judge", arguments.judge), ("--calibration", arguments.calibration)]
@@ -179,31 +135,26 @@ def _allocated(
     source: str, words: list[str], arguments: AllocateArguments, work: Path
 ) -> tuple[dict[str, Any], Outcome]:
     """Read everything, say what it will take, and run the allocation."""
-    from ..allocate.budgets import LeastSpeed, active_bytes_for, budgets_of
     from ..allocate.folder import AllocateFolder
     from ..allocate.record import allocation_record
     from ..allocate.run import check_budgets, groups_and_plan, run_allocation
     from ..layout.layout import read_layout
     from ..source.hub.open import open_source
     from ..stream.options import CompareOptions
-    from ..words.units import parse_tokens
 
-    options = _options(arguments)
-    context = None if arguments.context is None else parse_tokens(arguments.context)
+    options = options_of(arguments)
+    if arguments.method != IMATRIX and arguments.calibration is not None:
+        raise UsageError(f"--calibration {arguments.calibration}: --method {arguments.method} does not use it")
     opened = open_source(source, weights=True)
     folder = AllocateFolder(work)
     folder.check([(name, Path(file)) for name, file in _inputs(str(opened.folder or ""), arguments) if file])
     layout = read_layout(opened, dtype=arguments.dtype)
     groups, plan = groups_and_plan(opened, layout, options)
-    budgets = budgets_of(words, plan, layout, bpw=arguments.bpw is not None, context=context)
-    options = replace(options, budgets=tuple(budgets))
-    if arguments.chip is not None and arguments.min_decode is not None:
-        least = LeastSpeed(chips_named_by((arguments.chip,))[-1], arguments.min_decode)
-        options = replace(options, active=active_bytes_for(least, plan, layout, context))
+    options = with_budgets(options, words, arguments, plan, layout)
     check_budgets(groups, plan, options)
     calibration = opened_calibration(arguments.calibration, opened)
     shares, described = _documents(opened, arguments, calibration)
-    if any(budget.nbytes < plan.totals["bytes"] for budget in budgets) or options.active is not None:
+    if any(budget.nbytes < plan.totals["bytes"] for budget in options.budgets) or options.active is not None:
         _tell_before(groups, shares, options, layout)
     with _watching() as watch:
         outcome = run_allocation(
@@ -213,38 +164,6 @@ def _allocated(
     return allocation_record(opened, layout, shares, described, options, outcome), outcome
 
 
-def _options(arguments: AllocateArguments) -> AllocateOptions:
-    """What is allocated, as far as the command line alone tells. Raises UsageError."""
-    from ..allocate.groups import BITS, GROUP_SIZES, GROUPS
-    from ..allocate.run import AllocateOptions
-    from ..words.formats import DISTILL, GPTQ, IMATRIX, METHODS, MODES
-
-    if arguments.method == DISTILL:
-        raise UsageError(
-            f"--method {DISTILL}: what it learns is judged as a build; allocate with --method {GPTQ}, then convert the"
-            f" recipe with --method {DISTILL}"
-        )
-    if arguments.method not in METHODS:
-        raise UsageError(f"--method {arguments.method}: one of {', '.join(METHODS)} expected")
-    if arguments.method != IMATRIX and arguments.calibration is not None:
-        raise UsageError(f"--calibration {arguments.calibration}: --method {arguments.method} does not use it")
-    bits = BITS if arguments.bits is None else parse_numbers(arguments.bits, "--bits", "3,4,6")
-    sizes: tuple[int, ...] = GROUP_SIZES
-    if arguments.group_size is not None:
-        sizes = parse_numbers(arguments.group_size, "--group-size", "32,64")
-    all_sizes, all_bits = MODES["affine"]
-    for name, values, valid in (("--bits", bits, all_bits), ("--group-size", sizes, all_sizes)):
-        if wrong := [n for n in values if n not in valid]:
-            raise UsageError(f"{name} {wrong[0]}: one of {', '.join(map(str, valid))} expected")
-    return AllocateOptions(
-        method=arguments.method,
-        bits=tuple(sorted(set(bits))),
-        group_sizes=tuple(sorted(set(sizes))),
-        groups=arguments.groups or GROUPS,
-        routers=arguments.with_routers,
-    )
-
-
 def _documents(
     opened: Checkpoint, arguments: AllocateArguments, calibration: Calibration | None
 ) -> tuple[Shares, dict[str, Any]]:
@@ -252,7 +171,7 @@ def _documents(
     from ..allocate.shares import shared_out
     from ..divergence.texts.documents import read_documents
     from ..divergence.texts.tokens import open_tokenizer
-    from ..words.formats import GPTQ, IMATRIX
+    from ..words.formats import GPTQ
 
     tokenizer = open_tokenizer(opened)
     data = arguments.data if arguments.data == BUILTIN else Path(arguments.data)

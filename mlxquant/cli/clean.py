@@ -18,15 +18,16 @@ def command(folder: Path, names: tuple[str, ...]) -> None:
     """List the unfinished work in DIR, and throw away what is named of it.
 
     Unfinished are OUT.partial of convert, the work folders of compare, calibrate, allocate and sweep, and FILE.partial
-    of eval. Each is known by mlxquant's own marker in it, never by its name; nothing else is ever deleted. DIR is
-    looked through three folders deep, and no link is followed. Work that a running mlxquant holds is refused.
+    of eval; OUT.work of build is listed too, which holds a build's records. Each is known by mlxquant's own marker in
+    it, never by its name; nothing else is ever deleted. DIR is looked through three folders deep, and no link is
+    followed. Work that a running mlxquant holds is refused.
 
     \b
     mlxquant clean .
     mlxquant clean . Qwen3.5-122B-8bit.partial
     mlxquant clean ~/.lmstudio/models
     """
-    from ..sweep.unfinished import Unfinished, discard_unfinished, find_unfinished
+    from ..pipeline.unfinished import Unfinished, discard_unfinished, find_unfinished
 
     def show(work: Unfinished) -> None:
         echo(work.name)

@@ -17,6 +17,7 @@ __all__ = [
     "audit_markdown",
     "bench",
     "bench_tables",
+    "build",
     "card",
     "compare",
     "diff",

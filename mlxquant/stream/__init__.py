@@ -8,8 +8,9 @@ steps       the embedding, a layer, the head, for all models and documents
 routing     what routers chose, seen from outside the model
 state       hidden states, and what a killed pass goes on from; `ranks` splits the documents over machines
 scores      what leaves the pass, and the sink that takes it
+speed       how fast this machine computes and encodes
 
 What the scores mean is not known here (see `divergence`). Rounding is `kernels`', the layout of a source `layout`'s.
 """
 
-__all__ = ["candidates", "cpu", "engine", "model", "options", "ranks", "scores", "state"]
+__all__ = ["candidates", "cpu", "engine", "model", "options", "ranks", "scores", "speed", "state"]

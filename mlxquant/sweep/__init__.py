@@ -3,7 +3,6 @@
 candidates   recipes × bits to try, and a comparison's candidates as families whose bits go down
 run          one streamed pass for all, then the best few as real builds through `eval`
 folder       the work folder of a sweep
-unfinished   work that any command left unfinished in a folder, listed and thrown away
 frontier     what is worth its bytes, and where a family leaves each tolerance
 recommend    the smallest inside every tolerance, and why nothing smaller is
 record       judges by validate's tolerances, and makes the record; `report.sweep` shows it
@@ -17,4 +16,4 @@ from __future__ import annotations
 from .candidates import split_words, variations
 from .record import SCHEMA, sweep
 
-__all__ = ["SCHEMA", "folder", "run", "split_words", "sweep", "unfinished", "variations"]
+__all__ = ["SCHEMA", "folder", "run", "split_words", "sweep", "variations"]

@@ -26,10 +26,13 @@ _FEWEST = 20  # min_clusters of the head
 _MOST = 40  # places of one list
 
 
-def template_text(kinds: Sequence[str] = ("compare",), records: Sequence[Evidence] = ()) -> str:
+def template_text(
+    kinds: Sequence[str] = ("compare",), records: Sequence[Evidence] = (), against: Sequence[str] = ()
+) -> str:
     """Write limits for what these commands measure, at the places that `records` have.
 
-    Raises UsageError for an unknown kind, and for a record of a kind that is not asked for.
+    `against` are candidates of a comparison that the one to be judged must not be worse than. Raises UsageError for an
+    unknown kind, and for a record of a kind that is not asked for.
     """
     for record in records:
         if record.kind not in FOR:
@@ -50,6 +53,8 @@ def template_text(kinds: Sequence[str] = ("compare",), records: Sequence[Evidenc
         if kind in kinds:
             own = [record for record in records if record.kind == kind]
             parts.append(_filled(_part(kind), _places(own) if own else _PLACES, own))
+    if against:
+        parts.append(_filled(_part("against"), {"against": against}, ()))
     left = [kind for kind in FOR if kind not in kinds]
     if left:
         parts.append(f"# Not in here: what {' and '.join(left)} would measure (--for {','.join(FOR)}).\n")

@@ -15,13 +15,13 @@ import mlxquant
 from mlxquant.allocate.folder import AllocateFolder
 from mlxquant.cli import main
 from mlxquant.layout.layout import read_layout
+from mlxquant.pipeline.unfinished import discard_unfinished, find_unfinished
 from mlxquant.plan.plan import make_plan
 from mlxquant.plan.recipe.recipe import load_recipe
 from mlxquant.plan.recipe.variation import load_variation
 from mlxquant.records.files import record_text
 from mlxquant.records.schemas import check
 from mlxquant.source.checkpoint import open_checkpoint
-from mlxquant.sweep.unfinished import discard_unfinished, find_unfinished
 from tests.checkpoints import Size, write_tiny
 
 FEW = ("--bits", "8,4", "--group-size", "32", "--groups", "1")

@@ -32,6 +32,6 @@ def test_markdown_is_asked_for_by_either_name(command):
 def test_every_command_that_writes_has_the_option():
     writers = {command for command in COMMANDS if any("--out" in option.opts for option in options(command))}
     assert writers == {
-        "allocate", "bench", "calibrate", "compare", "convert", "demo", "eval", "plan", "recipes", "report", "results",
-        "rollout", "sweep", "validate",
+        "allocate", "bench", "build", "calibrate", "compare", "convert", "demo", "eval", "plan", "recipes", "report",
+        "results", "rollout", "sweep", "validate",
     }  # fmt: skip

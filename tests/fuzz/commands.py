@@ -156,6 +156,8 @@ SCENARIOS = [
     Scenario("calibrate {in}/source --data {in}/data.jsonl -o {out}", (*SOURCE, "data.jsonl"), dear=True),
     Scenario("allocate {in}/source --bpw 9 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -o {out}",
              (*SOURCE, "many.jsonl"), dear=True),
+    Scenario("build {in}/source --bpw 9 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -t {in}/t.toml"
+             " -o {out}", (*SOURCE, "many.jsonl", "t.toml"), dear=True, code=4),
     Scenario("compare {in}/source --build {in}/build --data {in}/data.jsonl --no-own", BUILD, dear=True),
     Scenario("bench {in}/build -p 4 -n 2 -r 1 --warmups 0", LOADED, dear=True),
     Scenario("eval --baseline {in}/build --candidate {in}/build --suite {in}/suite.jsonl --max-tokens 2 -o {out}",
@@ -166,7 +168,7 @@ SCENARIOS = [
     Scenario("sweep {in}/source --recipes gates-8bit --bits 4 --group-size 32 --unaligned keep -t {in}/t.toml"
              " --data {in}/data.jsonl", (*SOURCE, "data.jsonl", "t.toml"), dear=True, code=4),
 ]  # fmt: skip
-# clean reads markers and journals alone; tests/sweep/test_unfinished.py has damaged and hostile ones
+# clean reads markers and journals alone; tests/pipeline/test_unfinished.py has damaged and hostile ones
 WITHOUT_INPUTS = {"clean", "demo"}
 assert {s.words.split()[0] for s in SCENARIOS} | WITHOUT_INPUTS == set(COMMANDS)
 
@@ -299,7 +301,7 @@ class Fuzz:
 
     def check(self, done: Result, command: str) -> str:
         """What is wrong with how a command ended, if anything."""
-        if done.exit_code not in ({0, 1, 2, 3, 4} if command in ("validate", "sweep") else {0, 2, 3, 4}):
+        if done.exit_code not in ({0, 1, 2, 3, 4} if command in ("validate", "sweep", "build") else {0, 2, 3, 4}):
             return f"exit code {done.exit_code}"
         if "Traceback" in done.output or "internal error" in done.output or "Exception ignored" in done.output:
             return "a traceback or an internal error"

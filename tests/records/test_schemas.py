@@ -25,6 +25,7 @@ from mlxquant.records.schemas.validation import faults, load_schema
 from tests.report.report_records import audit, bench, module, record
 from tests.results.harness_files import lm_samples
 from tests.results.tau2.tau2_files import results, simulation, write
+from tests.support.schemas import unnamed
 from tests.validate.validate_records import compare, evaluation, measure, tau2
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -109,20 +110,6 @@ COMMANDS = {
     "allocate": "allocate store --bpw 9 --bits 8 --group-size 64 --groups 1 --data data.jsonl -o a.toml --json",
     "bench": "bench b8 -p 8 -n 4 -r 1 --json",
 }
-
-
-def unnamed(schema: Any, value: Any, at: str = "") -> set[str]:
-    """Fields of a record that its schema does not name, where it names some."""
-    if "$ref" in schema:
-        schema = load_schema("common")["$defs"][schema["$ref"].rpartition("/")[2]]
-    if isinstance(value, list):
-        return {place for entry in value for place in unnamed(schema.get("items", {}), entry, f"{at}[]")}
-    if not isinstance(value, dict):
-        return set()
-    named, others = schema.get("properties"), schema.get("additionalProperties", {})
-    silent = {f"{at}.{key}" for key in value if named is not None and key not in named and not others}
-    inner = [unnamed((named or {}).get(key, others), entry, f"{at}.{key}") for key, entry in value.items()]
-    return silent.union(*inner)
 
 
 SLOW = {"allocate"}

@@ -57,6 +57,12 @@ class DataLine:
         content = {"messages": self.messages, "text": self.text, "tools": self.tools}
         return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
+    def as_json(self) -> str:
+        """The document as a line of its own, which reads as the same document beside any other files."""
+        content = {"text": self.text} if self.messages is None else {"messages": self.messages}
+        more = {"tools": self.tools, "slices": list(self.slices)}
+        return json.dumps({"id": self.id, **content, **{key: value for key, value in more.items() if value}})
+
 
 class LineFault(ValueError):
     """What is wrong with a line: expected, found."""
@@ -231,9 +237,8 @@ def read_documents(data: Path | str, tokenizer: Any, *, max_tokens: int | None =
 
     tokenizer: as mlx-lm or transformers load it. Raises DataError with every faulty line.
     """
-    path = BUILTIN_FILE if data == BUILTIN else Path(data)
+    path, problems = _place(data), list[str]()
     content = _read(path)
-    problems: list[str] = []
     lines = list(_lines(path, content, problems))
     talks = any(line.messages for line in lines)
     chat = chat_of(tokenizer) if talks else plain_chat()
@@ -253,6 +258,23 @@ def read_documents(data: Path | str, tokenizer: Any, *, max_tokens: int | None =
     if talks and not chat.has_template:
         remarks.insert(0, "the tokenizer has no chat template: conversations are written as plain text")
     return Documents(tuple(documents), sha256(content).hexdigest(), tuple(remarks))
+
+
+def read_lines(data: Path | str) -> tuple[list[DataLine], str]:
+    """Read JSONL, or the built-in set, as it is before a tokenizer sees it; gives the file's SHA-256, too.
+
+    Raises DataError with every faulty line.
+    """
+    path, problems = _place(data), list[str]()
+    content = _read(path)
+    lines = list(_lines(path, content, problems))
+    if problems:
+        raise DataError(listed(problems))
+    return lines, sha256(content).hexdigest()
+
+
+def _place(data: Path | str) -> Path:
+    return BUILTIN_FILE if data == BUILTIN else Path(data)
 
 
 def _count(n: int) -> str:

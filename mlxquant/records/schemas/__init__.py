@@ -24,7 +24,7 @@ from .sense import senseless
 VERSIONS: dict[str, tuple[int, ...]] = dict.fromkeys(
     (
         "plan", "audit", "fits", "manifest", "verify", "check_load", "diff", "bench", "predict", "compare", "eval",
-        "tau2", "results", "validate", "since", "allocate", "sweep", "rollout",
+        "tau2", "results", "validate", "since", "allocate", "sweep", "rollout", "build",
     ),
     (1,),
 ) | {"predict": (1, 2), "fits": (1, 2)}  # fmt: skip

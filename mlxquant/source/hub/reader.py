@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -89,6 +89,12 @@ class HubReader:
                 " make room, set HF_HOME to another disk, or leave --keep-source out"
             )
         return 0
+
+    def missing_beside(self, out: Path, files: Iterable[str]) -> int:
+        """Bytes of files that the usual cache does not have, where it lies on the disk of `out`; else 0."""
+        if _device(Path(hub_constants().HF_HUB_CACHE)) != _device(out.absolute().parent):
+            return 0
+        return sum(self.repository.size(file) for file in files if not self.repository.cached(file))
 
     def cached_bytes(self) -> int:
         """Bytes of the files that pieces read which the usual cache has."""

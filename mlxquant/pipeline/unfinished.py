@@ -1,9 +1,9 @@
 """Unfinished work that lies in a folder: what it is, how far it got, how large and how old; and throwing it away.
 
-Known are OUT.partial of `convert`, the work folders of `compare`, `calibrate`, `allocate` and `sweep`, and FILE.partial
-of `eval`: by their own markers (see `disk.work_folder`, `disk.journal`), never by a name. What shards of the Hub a
-conversion has fetched lies in its OUT.partial. No link is followed, and nothing is looked into further than `DEPTH`
-folders down. It stands in `sweep` because that package comes after all that leave such work.
+Known are OUT.partial of `convert`, OUT.work of `build`, the work folders of `compare`, `calibrate`, `allocate` and
+`sweep`, and FILE.partial of `eval`: by their own markers (see `disk.work_folder`, `disk.journal`), never by a name.
+What shards of the Hub a conversion has fetched lies in its OUT.partial. No link is followed, and nothing is looked into
+further than `DEPTH` folders down. It stands in `pipeline` because that package comes after all that leave such work.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from ..disk.journal import discard_run, read_run
 from ..disk.work_folder import LOCK, is_held, marked_command
 from ..errors import OutputError, UsageError
 from ..stream import state
+from ..sweep.folder import SweepFolder
 from ..words.text import nearest, printable
-from .folder import SweepFolder
+from . import folder as build_folder
 
 # Folders below the one that is named: models/PUBLISHER/NAME.partial, seen from LM Studio's home
 DEPTH = 3
@@ -33,6 +34,7 @@ _FOLDERS: dict[str, tuple[Callable[[Path], tuple[str, str]], Callable[[Path], ob
     "compare": (state.progress_of, state.discard),
     "calibrate": (state.progress_of, lambda path: state.discard(path, state.CALIBRATE)),
     "allocate": (lambda path: AllocateFolder(path).progress(), lambda path: AllocateFolder(path).discard()),
+    "build": (build_folder.progress_of, build_folder.discard),
     "sweep": (lambda path: SweepFolder(path).progress(), lambda path: SweepFolder(path).discard()),
 }
 

@@ -15,11 +15,11 @@ from mlxquant.calibrate.run import run_calibration
 from mlxquant.cli import main
 from mlxquant.disk.journal import RunJournal
 from mlxquant.errors import OutputError
+from mlxquant.pipeline.unfinished import find_unfinished
 from mlxquant.source.checkpoint import open_checkpoint
 from mlxquant.stream.options import CompareOptions
 from mlxquant.stream.state import check_work
 from mlxquant.sweep.folder import SweepFolder
-from mlxquant.sweep.unfinished import find_unfinished
 from mlxquant.words.progress import Progress
 from tests.builds.write.faults import Dead, Die, hooked
 from tests.checkpoints import Size, write_tiny
