@@ -154,7 +154,7 @@ SCENARIOS = [
     Scenario(f"compare {{in}}/source {R} --data {{in}}/talk.jsonl --no-own",
              ("talk.jsonl", "source/chat_template.jinja"), dear=True),
     Scenario("calibrate {in}/source --data {in}/data.jsonl -o {out}", (*SOURCE, "data.jsonl"), dear=True),
-    Scenario("allocate {in}/source --bpw 9 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -o {out}",
+    Scenario("allocate {in}/source --bpw 10 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -o {out}",
              (*SOURCE, "many.jsonl"), dear=True),
     Scenario("build {in}/source --bpw 9 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -t {in}/t.toml"
              " -o {out}", (*SOURCE, "many.jsonl", "t.toml"), dear=True, code=4),
