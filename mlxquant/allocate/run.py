@@ -221,7 +221,7 @@ class _Run:
         watch: Watch,
     ) -> tuple[list[list[Option]], list[Allocation]]:  # fmt: skip
         """Measure what the solver needs: every group's options, and the allocation for each of these bytes."""
-        width = next(m.shape[-1] for m in self.layout.modules if m.role == "embedding")
+        width = width_of(self.layout)
 
         def measured(probes: Sequence[Probe]) -> dict[str, float]:
             return measure(
@@ -322,6 +322,11 @@ class _Run:
             "name": self.described["name"], "sha256": self.described["sha256"], "count": len(documents),
             "tokens": sum(len(d.tokens) for d in documents), "xxh3_128": [d.content_hash for d in documents],
         }  # fmt: skip
+
+
+def width_of(layout: Layout) -> int:
+    """The width of the hidden state, as the embedding has it."""
+    return next(module.shape[-1] for module in layout.modules if module.role == "embedding")
 
 
 def checked_with(options: AllocateOptions, layout: Layout) -> str:

@@ -155,7 +155,7 @@ def _allocated(
     calibration = opened_calibration(arguments.calibration, opened)
     shares, described = _documents(opened, arguments, calibration)
     if any(budget.nbytes < plan.totals["bytes"] for budget in options.budgets) or options.active is not None:
-        _tell_before(groups, shares, options, layout)
+        _tell_before(groups, shares, options, layout, on_hub=opened.folder is None)
     with _watching() as watch:
         outcome = run_allocation(
             opened, layout, shares, described, options, folder, calibration=calibration, watch=watch,
@@ -193,23 +193,32 @@ def _documents(
     return shares, described
 
 
-def _tell_before(groups: list[ModuleGroup], shares: Shares, options: AllocateOptions, layout: Layout) -> None:
+def _tell_before(
+    groups: list[ModuleGroup], shares: Shares, options: AllocateOptions, layout: Layout, *, on_hub: bool
+) -> None:
     """Say what is measured on what, and what will come of too few documents."""
-    from ..allocate.measure import probes_of
-    from ..allocate.run import checked_with
+    from ..allocate.measure import passes_of, probes_of
+    from ..allocate.run import checked_with, width_of
     from ..stats import FEWEST_SKEWED
 
     parts = [f"{count} {purpose}" for purpose, count in shares.counts().items() if count]
+    probes = probes_of(groups)
+    passes = len(passes_of(probes, shares.allocate, width_of(layout)))
     left_out = f", {shares.left_out} are left out" if shares.left_out else ""
     echo(
-        f"mlxquant: measures {len(probes_of(groups))} formats of {len(groups)} groups, each alone; of the documents"
-        f" {', '.join(parts)}{left_out}",
+        f"mlxquant: measures {len(probes)} formats of {len(groups)} groups, each alone, in {passes}"
+        f" pass{'es' * (passes != 1)} over the weights; of the documents {', '.join(parts)}{left_out}",
         err=True,
     )
     if options.method != options.measured_with:
         judges = checked_with(options, layout) == options.method
         judged = ", which the final check judges" if judges else ", also in the check"
         echo(f"mlxquant: {options.measured_with} is measured in place of {options.method}{judged}", err=True)
+    if on_hub:
+        warn(
+            "the source lies on the Hub, and each of these passes and those that follow downloads it anew; download it"
+            " first, and give its folder"
+        )
     if len(shares.check) < FEWEST_SKEWED:
         warn(
             f"{len(shares.check)} documents check, and fewer than {FEWEST_SKEWED} show nothing for certain: the best"
