@@ -6,8 +6,8 @@
 Documents that nothing was tuned on judge builds of 4, 3 and 2 bits: the KL to full precision as a share of rounding's
 at the same bits and group, with an interval over documents, in pairs; tokens said alike; on the store model, tool
 calls of agent loops that are right; bytes; the CPU seconds of making the build, one thread. Ours are `gates-8bit` at
-these bits, for every method, and the recipes by role; mlx-lm's gptq, awq, dwq and dynamic_quant are at those bytes, or
-the row says why they do not run.
+these bits, for every method but distill, which takes minutes a build (name it in --methods), and the recipes by role;
+mlx-lm's gptq, awq, dwq and dynamic_quant are at those bytes, or the row says why they do not run.
 
 Beside every share stands its luck: the same over copies of the checkpoint that compute the same function
 (`--copies`; see method_study/models.py). Intervals over documents do not contain that.
@@ -36,7 +36,7 @@ from benchmarks.method_study.table import row, table
 from mlxquant.kernels import Encoder, Quantized, Rounding, Rows, Searching
 from mlxquant.records.head import describe_machine, describe_versions, utc_date
 from mlxquant.words.blas import one_blas_thread
-from mlxquant.words.formats import METHODS, Format
+from mlxquant.words.formats import DISTILL, METHODS, Format
 
 SCHEMA = "mlxquant.benchmark.methods/2"
 BITS, GROUPS, PEERS = (4, 3, 2), (64, 32), ("gptq", "awq", "dwq@1e-5", "dwq@1e-4", "dynamic_quant")
@@ -136,7 +136,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="text: the folder of text_moe/corpus.py")
     parser.add_argument("--copies", type=int, default=3, help="copies of the model that compute the same function")
     parser.add_argument("--tasks", type=int, default=40, help="agent loops of 5 calls; store only")
-    for name, default in (("bits", BITS), ("groups", GROUPS), ("methods", METHODS), ("peers", PEERS)):
+    for name, default in (
+        ("bits", BITS),
+        ("groups", GROUPS),
+        ("methods", [m for m in METHODS if m != DISTILL]),
+        ("peers", PEERS),
+    ):
         parser.add_argument(f"--{name}", default=",".join(map(str, default)))
     parser.add_argument("--quick", action="store_true", help="4 bits, rtn and mse, few documents: does it run?")
     chosen = parser.parse_args()

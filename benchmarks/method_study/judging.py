@@ -83,9 +83,9 @@ def loops(model: Model, builds: list[Path], kept: Kept, tasks: int, work: Path) 
         if not (folder / "eval.json").exists():
             raise SystemExit(f"eval: {entry.get('error', 'no record')}")
         record = json.loads((folder / "eval.json").read_text("utf-8"))
+        kept.entries["baseline"] = _right(record["baseline"])
         for build, side in zip(some, record["candidates"], strict=True):
             kept.put(build, _right(side))
-        kept.entries["baseline"] = _right(record["baseline"])
     return {build.name: kept.get(build) for build in builds} | {"baseline": kept.entries.get("baseline")}
 
 
