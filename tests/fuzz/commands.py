@@ -156,7 +156,7 @@ SCENARIOS = [
     Scenario("calibrate {in}/source --data {in}/data.jsonl -o {out}", (*SOURCE, "data.jsonl"), dear=True),
     Scenario("allocate {in}/source --bpw 10 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -o {out}",
              (*SOURCE, "many.jsonl"), dear=True),
-    Scenario("build {in}/source --bpw 9 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -t {in}/t.toml"
+    Scenario("build {in}/source --bpw 10 --data {in}/many.jsonl --groups 1 --bits 8 --group-size 32 -t {in}/t.toml"
              " -o {out}", (*SOURCE, "many.jsonl", "t.toml"), dear=True, code=4),
     Scenario("compare {in}/source --build {in}/build --data {in}/data.jsonl --no-own", BUILD, dear=True),
     Scenario("bench {in}/build -p 4 -n 2 -r 1 --warmups 0", LOADED, dear=True),
