@@ -366,7 +366,11 @@ def _encoding(recipes: Sequence[Recipe], source: Checkpoint, data: str | Path | 
         return None
     read = read_documents("builtin" if data is None else data, open_tokenizer(source))
     described = read.described(Path("builtin" if data is None else data).name)
-    return EncodedCandidates(Documents(read.documents, described, "calibration_data"), threads=cpu_count() or 1)
+    return EncodedCandidates(
+        Documents(read.documents, described, "calibration_data"),
+        threads=cpu_count() or 1,
+        reopen=lambda: _opened(source.folder if source.folder is not None else source, weights=True),
+    )
 
 
 def _loaded(recipe: Recipe | str) -> Recipe:

@@ -11,23 +11,27 @@ on through its own encoded layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..builds.methods import methods_of, needs_columns, needs_documents
+from ..errors import UsageError
 from ..kernels import Encoder, ErrorSums, Quantized, Rows, measure_rows
 from ..layout.layout import Layout
 from ..plan.plan import Plan
 from ..plan.recipe.recipe import Recipe
 from ..source.checkpoint import Checkpoint
-from ..stream.options import HasTokens
+from ..stream.engine import compare
+from ..stream.options import CompareOptions, HasTokens
+from ..stream.ranks import Ranks
 from ..stream.scores import Listener
 from ..words.formats import DISTILL, GPTQ, IMATRIX
 from .compensating import PROPAGATE, Compensating, Documents, check_count, made_with
-from .inputs import InputSums
+from .inputs import InputSums, Sums
 from .layers import Layers
 from .plans import Memory, PlanLayers, compensated
+from .record import as_stored
 from .room import Room, rooms
 
 
@@ -35,7 +39,9 @@ class EncodedCandidates:
     """Encodes candidates of a pass on documents; see the module.
 
     `has_columns` says that a calibration file has the weights of recipes whose only method with inputs is imatrix.
-    `tell` gets, before anything is read, what the pass takes of memory. Raises UsageError for too few documents.
+    `tell` gets, before the pass, what encoding takes of memory. `reopen` opens the source once more, for embeddings
+    that are the head as well: what enters them is known only after the last layer. Raises UsageError for too few
+    documents.
     """
 
     def __init__(
@@ -48,11 +54,12 @@ class EncodedCandidates:
         allow_nonfinite: bool = False,
         max_memory: int | None = None,
         tell: Callable[[Room], None] = lambda _: None,
+        reopen: Callable[[], Checkpoint] | None = None,
     ) -> None:
         check_count(data)
         self.data, self.propagate = data, propagate
         self._threads, self._has_columns, self._allow = threads, has_columns, allow_nonfinite
-        self._max_memory, self._tell = max_memory, tell
+        self._max_memory, self._tell, self._reopen = max_memory, tell, reopen
         self._pool: ThreadPoolExecutor | None = None
         self._encoders: dict[str, _OfCandidate] = {}
 
@@ -83,28 +90,70 @@ class EncodedCandidates:
             allow_nonfinite=self._allow, max_memory=self._max_memory,
         )  # fmt: skip
 
-    def start(self, layout: Layout, plans: Mapping[str, Plan]) -> Sequence[Listener]:
-        """Prepare for candidates' plans; a listener for all of them, or for each. Raises UsageError."""
-        tokens = sum(len(d.tokens) for d in self.documents)
+    def start(
+        self, layout: Layout, plans: Mapping[str, Plan], early: Mapping[str, Collection[str]]
+    ) -> Sequence[Listener]:
+        """Prepare for candidates' plans; a listener for all of them, or for each. Raises UsageError.
+
+        For modules in `early` documents go through all layers first, in a pass of its own.
+        """
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encode")
         groups = [{name: plan} for name, plan in plans.items()] if self.propagate else [plans]
         listeners, taken = [], []
         for group in groups:
-            wanted = {path for plan in group.values() for path in compensated(plan)}
-            room, rounds = rooms(
-                [*plans.values()], wanted, tokens, self._threads, self._max_memory, propagate=self.propagate
-            )
-            taken.append(room)
-            stores = {name: Memory() for name in group}
-            layers = {n: PlanLayers(plan, stores[n], allow_nonfinite=self._allow) for n, plan in group.items()}
-            listener = Layers(
-                layout.modules, [*layers.values()], rounds, tokens=tokens, pool=self._pool,
-                propagate=self.propagate, allow_nonfinite=self._allow,
-            )  # fmt: skip
+            listener, encoders, room = self._open(layout, group, plans)
+            if any(early[name] for name in group):
+                self._look_ahead(layout, group, plans, encoders, early)
             listeners.append(listener)
-            self._encoders |= {name: _OfCandidate(layers[name], stores[name], listener) for name in group}
+            taken.append(room)
+            self._encoders |= encoders
         self._tell(max(taken, key=lambda room: room.total))
         return listeners
+
+    def _open(
+        self, layout: Layout, group: Mapping[str, Plan], plans: Mapping[str, Plan], only: Collection[str] | None = None
+    ) -> tuple[Layers, dict[str, _OfCandidate], Room]:
+        """What listens for a group of candidates, their encoders, and what that takes; `only` some modules."""
+        assert self._pool is not None
+        tokens = sum(len(d.tokens) for d in self.documents)
+        wanted = {path for plan in group.values() for path in compensated(plan) if only is None or path in only}
+        room, rounds = rooms(
+            [*plans.values()], wanted, tokens, self._threads, self._max_memory, propagate=self.propagate
+        )
+        stores = {name: Memory() for name in group}
+        layers = {n: PlanLayers(plan, stores[n], allow_nonfinite=self._allow) for n, plan in group.items()}
+        listener = Layers(
+            layout.modules, [*layers.values()], rounds, tokens=tokens, pool=self._pool, propagate=self.propagate,
+            allow_nonfinite=self._allow,
+        )  # fmt: skip
+        return listener, {name: _OfCandidate(layers[name], stores[name], listener) for name in group}, room
+
+    def _look_ahead(
+        self,
+        layout: Layout,
+        group: Mapping[str, Plan],
+        plans: Mapping[str, Plan],
+        encoders: Mapping[str, _OfCandidate],
+        early: Mapping[str, Collection[str]],
+    ) -> None:
+        """Let documents go through all layers, and pin what becomes of modules that are used early. As `convert`."""
+        paths = {path for name in group for path in early[name]}
+        if self._reopen is None:
+            raise UsageError(
+                f"recipe {next(iter(group.values())).recipe}: {min(paths)} is the head, too, so it takes a pass of its"
+                f' own, for which the source cannot be opened again; judge a build, or give --set "path={min(paths)}'
+                ':method=mse"'
+            )
+        # with propagation what enters the head depends on every layer; else on the source's alone
+        listener, ahead, _ = self._open(layout, group, plans, None if self.propagate else paths)
+        options = CompareOptions(noise_floor=False, own=False, allow_nonfinite=self._allow)
+        provider = layout.provider.name
+        compare(
+            self._reopen(), [], self.documents, listener, options, ranks=Ranks(None), listener=listener,
+            provider=provider,
+        )  # fmt: skip
+        for name, encoder in encoders.items():
+            encoder.pin(ahead[name], early[name])
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of a candidate's modules that need documents, for the step at hand."""
@@ -136,6 +185,7 @@ class _OfCandidate:
 
     def __init__(self, layers: PlanLayers, held: Memory, sums: InputSums) -> None:
         self._layers, self._held, self._sums = layers, held, sums
+        self._known: dict[str, Sums] = {}
         self._others: Encoder | None = None
 
     @property
@@ -149,8 +199,13 @@ class _OfCandidate:
             self._held.copy(rows.module, slice(rows.first_row, rows.first_row + len(rows.values)), out)
             return measure_rows(rows.values, rows.dtype, out, rows.format) if errors else None
         if self._others is None:  # threads may both make it: the same
-            self._others = self._layers.others(self._sums)
+            self._others = self._layers.others(self._sums, self._known)
         return self._others.encode(rows, out, errors=errors)
+
+    def pin(self, ahead: _OfCandidate, modules: Collection[str]) -> None:
+        """Take modules as an earlier pass encoded them, or summed what enters them."""
+        self._held.pin(ahead._held.taken(modules))
+        self._known = {path: as_stored(ahead._sums.sums[path]) for path in self._layers.weighed if path in modules}
 
     def forget(self) -> None:
         """Let the step go."""

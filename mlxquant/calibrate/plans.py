@@ -8,7 +8,7 @@ methods, and those that nothing entered, have an encoder that is known once thei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from ..kernels import ColumnWeights, Encoder, Quantized, Rounding, Rows, Searchi
 from ..plan.plan import OutputArray, Plan, PlannedModule
 from ..words.formats import BY_LAYER, IMATRIX
 from .encoded import ModuleReport, read_reports, read_rows, write_encoded
-from .inputs import InputSums
+from .inputs import InputSums, Sums
 from .record import as_stored
 from .room import Step
 from .weights import CalibratedColumns
@@ -84,10 +84,11 @@ class Files:
 
 
 class Memory:
-    """A store that holds one step, until it is told to forget it."""
+    """A store that holds one step, until it is told to forget it, and what is pinned."""
 
     def __init__(self) -> None:
         self._layer: Layer = {}
+        self._pinned: Layer = {}
 
     def has(self, step: Step) -> bool:
         """No."""
@@ -107,14 +108,22 @@ class Memory:
 
     def has_module(self, module: str) -> bool:
         """Whether a module is held."""
-        return module in self._layer
+        return module in self._layer or module in self._pinned
 
     def copy(self, module: str, rows: slice, out: Quantized) -> None:
         """Copy rows of a module."""
-        own = self._layer[module][0].rows(rows)
+        own = (self._layer if module in self._layer else self._pinned)[module][0].rows(rows)
         out.packed[:], out.scales[:] = own.packed, own.scales
         if out.biases is not None and own.biases is not None:
             out.biases[:] = own.biases
+
+    def pin(self, layer: Layer) -> None:
+        """Hold modules until the end."""
+        self._pinned = layer
+
+    def taken(self, modules: Collection[str]) -> Layer:
+        """Those of the step's modules that are named, to be pinned elsewhere."""
+        return {path: each for path, each in self._layer.items() if path in modules}
 
     def forget(self) -> None:
         """Let the step go."""
@@ -133,10 +142,13 @@ class PlanLayers:
         self.wanted = compensated(plan)
         self.weighed = [path for path, method in methods_of(plan.modules).items() if method == IMATRIX]
 
-    def others(self, sums: InputSums) -> Encoder:
-        """The encoder of all other modules of a step whose documents went through, by what was summed of them."""
+    def others(self, sums: InputSums, known: Mapping[str, Sums] | None = None) -> Encoder:
+        """The encoder of all other modules of a step whose documents went through, by what was summed of them.
+
+        `known` are sums that an earlier pass took, of modules used before this one has them.
+        """
         rows_each = {p.module.path: p.module.shape[-2] for p in self.plan.modules if len(p.module.shape) > 1}
-        own = {path: as_stored(sums.sums[path]) for path in self.weighed}
+        own = {path: as_stored(sums.sums[path]) for path in self.weighed} | dict(known or {})
         return encoder_of_others(self.plan, CalibratedColumns(own, rows_each, {}), allow_nonfinite=self._allow)
 
     def values(self, step: Step, raws: Mapping[str, Any], sums: InputSums) -> dict[str, mx.array]:

@@ -149,8 +149,17 @@ def candidates_encoding(asked: PassDocuments, opened: Checkpoint, *, speaks: boo
         has_columns=asked.calibration is not None,
         allow_nonfinite=asked.allow_nonfinite,
         max_memory=None if asked.max_memory is None else parse_memory(asked.max_memory),
+        reopen=lambda: reopened(opened),
         tell=lambda room: say(f"mlxquant: encoding within the pass, {within_text(room, documents)}"),
     )
+
+
+def reopened(source: Checkpoint, *, keep: bool = False) -> Checkpoint:
+    """A source opened once more, for a pass that reads it by itself; `keep` is as of `open_source`."""
+    from ..source.hub.open import open_source
+
+    name = str(source.folder) if source.folder is not None else f"{source.name}@{source.revision}"
+    return open_source(name, weights=True, keep=keep)
 
 
 def room_text(room: Room, documents: Documents) -> str:
@@ -226,14 +235,12 @@ def encoders_of(
     if not wanting:
         return {}
     from ..calibrate.compensating import PROPAGATE, Compensating
-    from ..source.hub.open import open_source
 
-    source = str(opened.folder) if opened.folder is not None else f"{opened.name}@{opened.revision}"
     documents, propagate = _documents(opened, asked.data, "--data", partial(echo, err=True)), asked.propagate
     encoders = {}
     for out, plan in wanting.items():
         encoders[out] = Compensating(
-            open_source(source, weights=True, keep=asked.keep_source), layout, plan, documents,
+            reopened(opened, keep=asked.keep_source), layout, plan, documents,
             propagate=PROPAGATE if propagate is None else propagate, threads=options.threads, dtype=options.dtype,
             allow_nonfinite=options.allow_nonfinite, max_memory=options.max_memory, fresh=options.fresh,
             watching=_watching, tell=_tell,

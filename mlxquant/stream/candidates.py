@@ -19,7 +19,7 @@ from ..builds.facts import identity_of
 from ..builds.manifest import read_manifest
 from ..builds.methods import methods_of
 from ..builds.read.build import read_build
-from ..errors import BuildError, UsageError
+from ..errors import BuildError
 from ..layout.arrays import parameters_of, sanitized, tensors_of
 from ..layout.layout import Layout
 from ..layout.provider import MLX_LM, provider_stated
@@ -137,9 +137,7 @@ class RecipeCandidate:
         self._methods = methods_of(self.plan.modules)
         self.on_documents = encoding is not None and encoding.wants(self.plan)
         self.own: OwnEncoder | None = None
-        if self.on_documents:
-            self._check_order()
-        else:
+        if not self.on_documents:
             quantizer.check(self.plan)
         model = new_model(source.checkpoint, source.layout)
         self.streamed = Streamed(model, source.paths, self._formats, source.dtype, name, source.layout.provider)
@@ -205,17 +203,10 @@ class RecipeCandidate:
         """What is equal for recipes whose modules that need documents are encoded alike."""
         return "" if self.own is None else self.own.origin
 
-    def _check_order(self) -> None:
-        """Raise UsageError for a module that is used before what it would be encoded on is known."""
-        last = {p.module.path for p in self._source.of_step(self.plan.modules, "head")}
-        for p in self._source.of_step(self.plan.modules, "embedding"):
-            path, method = p.module.path, self.method_of(p.module.path)
-            if path in last and method in ON_INPUTS:
-                raise UsageError(
-                    f"recipe {self.plan.recipe}: {path} is the head, too, so what enters it is known after the last"
-                    f" layer only, and method {method} cannot encode it within the pass; judge a build (--build), or"
-                    f' give --set "path={path}:method=mse"'
-                )
+    def early(self) -> set[str]:
+        """Modules that are used before what they are encoded on is known: embeddings that are the head as well."""
+        paths = [{p.module.path for p in self._source.of_step(self.plan.modules, s)} for s in ("embedding", "head")]
+        return {path for path in paths[0] & paths[1] if self.method_of(path) in ON_INPUTS}
 
 
 def stated_provider(candidates: Sequence[Candidate]) -> str | None:

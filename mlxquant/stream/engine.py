@@ -196,7 +196,7 @@ def _start(encoding: OnDocuments | None, layout: Layout, candidates: Sequence[St
     wanting = [c for c in candidates if isinstance(c, RecipeCandidate) and c.on_documents]
     if encoding is None or not wanting:
         return None
-    listeners = encoding.start(layout, {c.name: c.plan for c in wanting})
+    listeners = encoding.start(layout, {c.name: c.plan for c in wanting}, {c.name: c.early() for c in wanting})
     for c in wanting:
         c.own = OwnEncoder(encoding.encoder(c.name), encoding.origin(c.name))
     return _Beside(encoding, [np.asarray(d.tokens, np.int32) for d in encoding.documents], listeners)

@@ -28,7 +28,7 @@ nats or 1e-5 of itself, surprises to 5e-6. Where exp(u) grows too large for log1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -175,8 +175,13 @@ class OnDocuments(Protocol):
     def wants(self, plan: Plan) -> bool:
         """Whether a plan has modules that are encoded here."""
 
-    def start(self, layout: Layout, plans: Mapping[str, Plan]) -> Sequence[Listener]:
-        """Prepare for the plans of candidates, by name; a listener for each stream. Raises UsageError."""
+    def start(
+        self, layout: Layout, plans: Mapping[str, Plan], early: Mapping[str, Collection[str]]
+    ) -> Sequence[Listener]:
+        """Prepare for the plans of candidates, by name; a listener for each stream.
+
+        `early` are modules that are used before this pass can know what enters them. Raises UsageError.
+        """
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of a candidate's modules that need documents, for the step at hand."""

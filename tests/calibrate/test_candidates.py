@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def judged(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """KL of each scored token, by candidate; `how` are a folder to work in, and options of the encoding."""
     work, keeper = how.pop("work", None), Keeper()
-    encoding = EncodedCandidates(DOCUMENTS, **{"threads": 2, **how})
+    again = partial(open_source, str(source), weights=True)
+    encoding = EncodedCandidates(DOCUMENTS, **{"threads": 2, "reopen": again, **how})
     options = CompareOptions(noise_floor=False, own=False, work=work, keep_every_s=0.0)
     listed = [
         Candidate(name, build=c) if isinstance(c, Path) else Candidate(name, recipe=c) for name, c in candidates.items()
@@ -83,12 +85,20 @@ def test_a_candidate_is_the_build_that_convert_writes_on_the_same_documents(sour
     assert kl["within"].mean() < kl["rounded"].mean()
 
 
-def test_a_tied_head_is_refused_by_name(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("propagate", [False, True])
+def test_an_embedding_that_is_the_head_is_encoded_by_what_enters_the_head(propagate, tmp_path):
     write_tiny(tmp_path / "tied", "llama", SMALL)
-    with pytest.raises(
-        UsageError, match=r'model.embed_tokens is the head, too, .* give --set "path=model.embed_tokens'
-    ):
-        judged(tmp_path / "tied", {"within": recipe()})
+    recipes = {"three": recipe(), "imatrix": recipe(method="imatrix")}
+    builds = {
+        f"built {name}": built(tmp_path / "tied", each, tmp_path / name, propagate=propagate)
+        for name, each in recipes.items()
+    }
+    kl = judged(tmp_path / "tied", {**recipes, **builds}, propagate=propagate)
+    for name in recipes:
+        assert kl[name].tobytes() == kl[f"built {name}"].tobytes(), name
+    with pytest.raises(UsageError, match=r"model.embed_tokens is the head, too, .* judge a build, or give --set"):
+        judged(tmp_path / "tied", {"three": recipe()}, reopen=None)
 
 
 # --- promises ---
