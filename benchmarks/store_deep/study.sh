@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The study in audits/store-deep, after its PLAN.md. From the repository's root:
+#
+#     benchmarks/store_deep/study.sh WORK
+#
+# WORK gets data, builds and records. Interrupted, the same command goes on: what is in WORK is not made again.
+set -euo pipefail
+work=$1
+run=${MLXQUANT:-.venv/bin/mlxquant}
+py=${PYTHON:-.venv/bin/python}
+source=$work/store-deep
+mkdir -p "$work"
+[ -e "$source" ] || cp -r benchmarks/store_deep/checkpoint "$source"
+[ -e "$work/judge.jsonl" ] || $py benchmarks/store_deep/dialogues.py "$work"
+[ -e "$work/deep.cal" ] || $run calibrate "$source" --data "$work/calibrate.jsonl" -o "$work/deep.cal"
+
+# step NAME COMMAND WORDS…: a command with -o NAME.json, its text in NAME.txt, unless that is there
+step() {
+  [ -e "$work/$1.txt" ] || { $run "${@:2}" -o "$work/$1.json" > "$work/$1.new" && mv "$work/$1.new" "$work/$1.txt"; }
+}
+
+# tokens: the grid in two passes, which have gates by rtn in common
+cells() { # METHOD…: each family at each of its bits by each method
+  for bits in 8 6 5 4 3 2; do for family in gates-8bit deepseek-8bit uniform-8bit; do for method in "$@"; do
+    echo "-r $family:bits=$bits,group_size=64,method=$method"
+  done; done; done
+  for bits in 4 3 2; do for method in "$@"; do echo "-r roles-${bits}bit:method=$method"; done; done
+}
+data=(--data "$work/judge.jsonl" --no-own)
+# shellcheck disable=SC2046
+step compare compare "$source" $(cells rtn gptq) "${data[@]}" --calibration-data "$work/calibrate.jsonl" --work "$work/1"
+# the share through routing
+forced=()
+for bits in 8 4 3 2; do for family in gates-8bit deepseek-8bit uniform-8bit; do
+  forced+=(-r "$family:bits=$bits,group_size=64")
+done; done
+head -n 20 "$work/judge.jsonl" > "$work/fewer.jsonl"
+step compare-forced compare "$source" "${forced[@]}" --data "$work/fewer.jsonl" --teacher-forced-routing --no-own
+
+# loops
+make() { [ -e "$work/$1" ] || $run convert "$source" "${@:2}" --dtype float32 -o "$work/$1"; }
+make full -r none
+for bits in 8 4 3; do
+  make "gates-$bits" -r gates-8bit --bits "$bits" --group-size 64
+  make "agentic-$bits" -r deepseek-8bit --bits "$bits" --group-size 64
+done
+make uniform-3 -r uniform-8bit --bits 3 --group-size 64
+make gates-3-gptq -r gates-8bit --bits 3 --group-size 64 --method gptq --data "$work/calibrate.jsonl"
+loops() { # NAME FIRST TASKS BUILD…
+  local sides=() build
+  for build in "${@:4}"; do sides+=(--candidate "$work/$build"); done
+  step "$1" eval --baseline "$work/full" "${sides[@]}" --suite tool-loop-deep --calls 150 --tasks "$3" \
+    --first-seed "$2" --max-tokens 128 --draft
+}
+loops eval 1100000 40 gates-8 agentic-8 gates-4 agentic-4 gates-3 agentic-3 uniform-3 gates-3-gptq
