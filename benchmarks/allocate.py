@@ -358,6 +358,8 @@ def record(work: Path, kind: str, runs: Path | None, *, builds: bool, ranks: boo
         base = rows[0]["candidate"]
         for row in rows:
             row |= {"kl_nats": sum(kept["kl"][row["candidate"]]) / tokens, **share(kept, row["candidate"], base)}
+            uniform = next(r["candidate"] for r in rows if r["kind"] == "uniform" and r["method"] == row["method"])
+            row["of_uniform_same_method"] = share(kept, row["candidate"], uniform)
         budgets.append(
             {"name": budget.name, "bytes": budget.nbytes, "rows": rows, **contest(kept, rows, budget.nbytes)}
         )
@@ -372,18 +374,26 @@ def record(work: Path, kind: str, runs: Path | None, *, builds: bool, ranks: boo
 
 def table(result: dict[str, Any]) -> str:
     """The rows as Markdown: all by KL, by output error and uniform, and the best contestant."""
-    lines = ["| bytes of | recipe | method | bytes | KL, mnat | share of uniform `rtn` |", "|---|---|---|--:|--:|---|"]
+    lines = [
+        "| bytes of | recipe | method | bytes | KL, mnat | share of uniform `rtn` | of uniform by the same method |",
+        "|---|---|---|--:|--:|---|---|",
+    ]
     for budget in result["budgets"]:
         for row in budget["rows"]:
             if row["kind"] not in ("uniform", BY_KL, "by output error", budget["best_contestant"]):
                 continue
             plain = row["kind"] == "uniform" and row["method"] == "rtn"
-            ends = "" if plain else f" [{row['low']:.3f}, {row['high']:.3f}]"
+            same = _within(row["of_uniform_same_method"]) if row["method"] != "rtn" and row["kind"] == BY_KL else ""
             lines.append(
                 f"| {budget['name']} | {row['kind']} | `{row['method']}` | {row['bytes']:,} |"
-                f" {1e3 * row['kl_nats']:.3g} | {row['share']:.3f}{ends} |"
+                f" {1e3 * row['kl_nats']:.3g} | {'1.000' if plain else _within(row)} | {same} |"
             )
     return "\n".join(lines)
+
+
+def _within(share: dict[str, Any]) -> str:
+    """A share with its interval."""
+    return f"{share['share']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
 
 
 def main() -> None:
