@@ -24,6 +24,7 @@ RESULTS = "mlxquant.results/1"
 ROLLOUT = "mlxquant.rollout/1"
 VALIDATE = "mlxquant.validate/1"
 SWEEP = "mlxquant.sweep/1"
+ALLOCATE = "mlxquant.allocate/1"
 
 _RECORD = "audit.json"
 

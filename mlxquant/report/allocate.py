@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..words.layers import layers_short
 from ..words.text import counted, cut, figure, filled, plus_minus, table
@@ -22,7 +22,7 @@ def allocate_text(record: Record) -> str:
     head = [
         filled("source", record["source"]["name"]),
         filled("texts", f"{record['data']['name']}: {', '.join(parts)}"),
-        filled("method", _method(options)),
+        filled("method", method_text(options)),
     ]
     if record["groups"]:
         head.append(filled("measured", f"{counted(record['probes'], 'format')} of"
@@ -38,7 +38,8 @@ def allocate_text(record: Record) -> str:
     return "\n\n".join(blocks)
 
 
-def _method(options: Record) -> str:
+def method_text(options: Record) -> str:
+    """The method, and what stood in for it where."""
     method, measured = options["method"], options["measured_with"]
     checked = options.get("checked_with", measured)
     if method == measured == checked:
@@ -60,25 +61,45 @@ def _budget(entry: Record, groups: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _formats(choices: Sequence[Record], groups: Sequence[Record]) -> str:
+class Chosen(NamedTuple):
+    """What modules of one role and name got in some layers, and what that costs."""
+
+    role: str
+    name: str
+    format: str
+    layers: str
+    nbytes: int
+    kl_nats: float
+
+
+def chosen_formats(choices: Sequence[Record], groups: Sequence[Record]) -> list[Chosen]:
     """What each kind of module got: a row for each of its formats, with the layers."""
-    rows: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
-    kinds: dict[str, int] = {}
-    for choice, group in zip(choices, groups, strict=True):
-        kind = f"{group['role']} {group['name'].partition(',')[0].removeprefix(group['role']).strip()}"
-        kinds.setdefault(kind, len(kinds))
-        rows.setdefault((kind, _format(choice["format"])), []).append((choice, group))
+    rows: dict[tuple[str, str], dict[str, list[tuple[Record, Record]]]] = {}
+    for choice, group in zip(choices, groups, strict=False):
+        kind = (group["role"], group["name"].partition(",")[0].removeprefix(group["role"]).strip())
+        rows.setdefault(kind, {}).setdefault(_format(choice["format"]), []).append((choice, group))
+    return [
+        Chosen(
+            *kind, fmt, layers_short({n for _, group in own for n in group["layers"]}) or "-",
+            sum(choice["bytes"] for choice, _ in own), sum(choice["kl_nats"] for choice, _ in own),
+        )
+        for kind, formats in rows.items()
+        for fmt, own in formats.items()
+    ]  # fmt: skip
+
+
+def _formats(choices: Sequence[Record], groups: Sequence[Record]) -> str:
     return table(
         ("module", "format", "layers", "bytes", "mnat"),
         [
             (
-                cut(kind, 32, at="start"),
-                fmt,
-                cut(layers_short(sorted({n for _, g in own for n in g["layers"]})) or "-", 18, at="end"),
-                show_bytes(sum(c["bytes"] for c, _ in own), 1),
-                figure(1e3 * sum(c["kl_nats"] for c, _ in own), 2),
+                cut(f"{row.role} {row.name}", 32, at="start"),
+                row.format,
+                cut(row.layers, 18, at="end"),
+                show_bytes(row.nbytes, 1),
+                figure(1e3 * row.kl_nats, 2),
             )
-            for (kind, fmt), own in sorted(rows.items(), key=lambda row: kinds[row[0][0]])
+            for row in chosen_formats(choices, groups)
         ],
         "lllrr",
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...records.candidates import hashes_of
-from ...records.loading import BENCH, COMPARE, EVAL, PREDICTIONS, RESULTS, SWEEP, TAU2, Loaded
+from ...records.loading import ALLOCATE, BENCH, COMPARE, EVAL, PREDICTIONS, RESULTS, SWEEP, TAU2, Loaded
 from ...records.measurements import measurement
 from ...records.schemas import is_known
 from .builds import Model
@@ -68,7 +68,8 @@ class Cast:
         self.all: list[Candidate] = []
         self._by_side: dict[int, Candidate] = {}
         for loaded in sorted(records, key=lambda loaded: _ORDER.get(loaded.schema, len(_ORDER))):
-            self._take(_sides(loaded))
+            for sides in _sides(loaded):
+                self._take(sides)
         for model in models:
             self._take((side.record, side.name, False) for side in model.sides)
 
@@ -84,7 +85,7 @@ class Cast:
         """The candidate that a side without figures is (a verdict's): by a hash, else by name."""
         identity = side.get("identity") or {}
         known = {**identity, "recipe": {"sha256": identity.get("recipe_sha256")}}
-        return self._known(known, str(side["name"]), set())
+        return self._known(hashes_of(known), str(side["name"]), set())
 
     def named(self, sides: Iterable[Side]) -> Iterator[tuple[str, Candidate]]:
         """Sides by the names that their record gives them."""
@@ -94,17 +95,17 @@ class Cast:
     def _take(self, sides: Iterable[tuple[Side, str, bool]]) -> None:
         taken: set[int] = set()
         for side, name, baseline in sides:
-            candidate = self._known(side, name, taken) or self._new(name)
+            hashes = _hashes(side)
+            candidate = self._known(hashes, name, taken) or self._new(name)
             taken.add(candidate.number)
-            for key, value in hashes_of(side).items():
+            for key, value in hashes.items():
                 candidate.hashes.setdefault(key, set()).add(value)
             candidate.names += [name] if name not in candidate.names else []
             candidate.baseline |= baseline
             candidate.floor |= str(side.get("kind")) == "noise floor"
             self._by_side[id(side)] = candidate
 
-    def _known(self, side: Side, name: str, taken: set[int]) -> Candidate | None:
-        hashes = hashes_of(side)
+    def _known(self, hashes: Mapping[str, str], name: str, taken: set[int]) -> Candidate | None:
         free = [c for c in self.all if c.number not in taken]
         alike = (c for c in free if c.is_told(hashes))
         named = (c for c in free if name in c.names and not c.told_by(hashes))
@@ -115,7 +116,7 @@ class Cast:
         return self.all[-1]
 
 
-_ORDER = {schema: i for i, schema in enumerate((SWEEP, COMPARE, EVAL, TAU2, RESULTS, BENCH, *PREDICTIONS))}
+_ORDER = {schema: i for i, schema in enumerate((SWEEP, COMPARE, ALLOCATE, EVAL, TAU2, RESULTS, BENCH, *PREDICTIONS))}
 
 
 def measured(loaded: Loaded) -> bool:
@@ -124,8 +125,25 @@ def measured(loaded: Loaded) -> bool:
     return bool(candidates) and all(isinstance(c, Mapping) and "measurements" in c for c in candidates or ())
 
 
-def _sides(loaded: Loaded) -> Iterator[tuple[Side, str, bool]]:
-    """The sides of a record that are candidates, each with its name and whether it is what others stand beside."""
+def _hashes(side: Side) -> dict[str, str]:
+    """What a side is known by; that of an allocation is a recipe, with its hash beside its name."""
+    return hashes_of(side if "recipe" in side else {**side, "recipe": {"sha256": side.get("sha256")}})
+
+
+def _sides(loaded: Loaded) -> Iterator[Iterable[tuple[Side, str, bool]]]:
+    """The sides of a record that are candidates, in sets of which no two are one.
+
+    Each comes with its name and whether it is what others stand beside. An allocation has a set for each budget: one
+    recipe may fit several.
+    """
+    if loaded.schema == ALLOCATE:
+        for budget in loaded.record["budgets"]:
+            yield [(side, str(side["name"]), False) for side in (budget["allocated"], *budget["contestants"])]
+    else:
+        yield _measured_sides(loaded)
+
+
+def _measured_sides(loaded: Loaded) -> Iterator[tuple[Side, str, bool]]:
     record = loaded.record
     if measured(loaded):
         baseline = record.get("baseline")

@@ -225,9 +225,9 @@ def survival(title: str, label: str, curves: Curves, last: float) -> Plot:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A candidate of a sweep: its size, damage above 0 with its interval's ends, its label and words.
+    """A candidate: its size, damage above 0 with its interval's ends, its label and words.
 
-    What is not `inside` every tolerance is drawn hollow; `chosen` puts a ring around it.
+    What is not `inside` (every tolerance, or what a chart's caption says) is drawn hollow; `chosen` puts a ring around.
     """
 
     candidate: Candidate
@@ -245,11 +245,13 @@ def size_against_damage(
     title: str, label: str, points: Sequence[Point], frontier: Sequence[tuple[float, float]], floor: float | None,
     unit: str,
 ) -> Plot:  # fmt: skip
-    """Size across, damage up on a logarithmic scale, with the frontier through what none beats in both."""
+    """Size across, damage up on a logarithmic scale, with a frontier: through what none beats in both, or foretold."""
     box = (52.0, 10.0, 462.0, 270.0)
     ends = [v for p in points for v in (p.damage, p.low, p.high) if v is not None and v > 0]
+    ends += [damage for _, damage in frontier]
     upward = log_scale([*ends, *([floor] if floor else [])], box[3] - 8, box[1] + 8, lambda value: plain(1000 * value))
-    across = linear_scale([p.size for p in points], box[0] + 12, box[2] - 12, plain, margin=0.06)
+    sizes = [*(p.size for p in points), *(size for size, _ in frontier)]
+    across = linear_scale(sizes, box[0] + 12, box[2] - 12, plain, margin=0.06)
     places = [(across.at(p.size), upward.at(drawable(p.damage))) for p in points]
     labels = _labels([p.label for p in points], places, box)
     drawn = []

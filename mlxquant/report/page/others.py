@@ -7,6 +7,7 @@ from typing import Any
 
 from ...records.diff import diff_records
 from ...records.loading import (
+    ALLOCATE,
     BENCH,
     COMPARE,
     DIFF,
@@ -25,7 +26,7 @@ from ...words.units import show_bytes
 from ..common import machine_text, recipe_text, short_layer
 from .builds import Model
 
-_KNOWN = (*SIDES, DIFF, BENCH, *PREDICTIONS, COMPARE, EVAL, SWEEP, TAU2, RESULTS, ROLLOUT, VALIDATE)
+_KNOWN = (*SIDES, DIFF, BENCH, *PREDICTIONS, COMPARE, EVAL, SWEEP, ALLOCATE, TAU2, RESULTS, ROLLOUT, VALIDATE)
 _TEXT, _ROWS, _COLUMNS, _FACTS = 200, 20, 8, 60
 _LABELS = (
     ("bytes", "bytes", ",", "+,"),

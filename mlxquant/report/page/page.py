@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...records.loading import (
+    ALLOCATE,
     BENCH,
     COMPARE,
     DIFF,
@@ -25,6 +27,7 @@ from ...records.loading import (
 from ...records.modules import relative_error
 from ...words.text import percent_digits, some
 from ...words.units import show_bytes, show_count
+from .allocate import allocation
 from .bench import prediction, throughput
 from .builds import MapSide, Model, by_reason, by_role, figures, find_models
 from .candidates import Cast, legend
@@ -40,6 +43,9 @@ from .rollout import rolled_out
 from .sweep import swept
 from .verdict import agent_runs, verdict
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 _TEMPLATE, _STYLE, _SCRIPTS = "page.html.jinja", "page.css", ("page.js", "pairs.js")
 
 # How a page begins, by which an earlier one is known.
@@ -48,7 +54,6 @@ BEGINNING = rb'(?s)<!doctype html>.{0,2000}<meta name="generator" content="mlxqu
 
 def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
     """Write the page."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     from ... import __version__
@@ -57,38 +62,51 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
     models = find_models(loaded for loaded in records if loaded.schema in SIDES)
     cast = Cast(records, models)
     style, script = _text(_STYLE), "\n".join(map(_text, _SCRIPTS))
+    page: str = (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            title=title or _title(models, records, cast),
+            version=__version__,
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            candidates=[candidate.number for candidate in cast.all],
+            models=[_model(model, diffs, cast) for model in models],
+            diffs=[show_diff(loaded.record) for loaded in diffs],
+            benches=[throughput(loaded, cast) for loaded in _of(records, BENCH)],
+            comparisons=[quality(loaded, i, cast) for i, loaded in enumerate(_of(records, COMPARE), 1)],
+            verdicts=[verdict(loaded, cast) for loaded in _of(records, VALIDATE)],
+            allocations=[allocation(loaded, i, cast) for i, loaded in enumerate(_of(records, ALLOCATE), 1)],
+            sweeps=[swept(loaded, i, cast) for i, loaded in enumerate(_of(records, SWEEP), 1)],
+            evaluations=[evaluation(loaded, i, cast) for i, loaded in enumerate(_of(records, EVAL), 1)],
+            foretellings=foretold(_of(records, COMPARE), _of(records, EVAL), cast),
+            agents=[
+                *(agent_runs(loaded) for loaded in _of(records, TAU2)),
+                *(harness_runs(loaded) for loaded in _of(records, RESULTS)),
+            ],
+            rollouts=[rolled_out(loaded) for loaded in _of(records, ROLLOUT)],
+            predictions=[prediction(loaded) for loaded in _of(records, *PREDICTIONS)],
+            pairs=pair_data(records, models, cast),
+            others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
+            provenance=provenance(records),
+        )
+    )
+    # a title from the command line may hold bytes that are no text
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    """Where templates are read, compiled once a process."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     environment = Environment(
         loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"size": show_bytes, "count": show_count, "error": percent_digits}
     environment.globals |= {"mark_path": mark_path}
-    page: str = environment.get_template(_TEMPLATE).render(
-        title=title or _title(models, records, cast),
-        version=__version__,
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        candidates=[candidate.number for candidate in cast.all],
-        models=[_model(model, diffs, cast) for model in models],
-        diffs=[show_diff(loaded.record) for loaded in diffs],
-        benches=[throughput(loaded, cast) for loaded in _of(records, BENCH)],
-        comparisons=[quality(loaded, i, cast) for i, loaded in enumerate(_of(records, COMPARE), 1)],
-        verdicts=[verdict(loaded, cast) for loaded in _of(records, VALIDATE)],
-        sweeps=[swept(loaded, i, cast) for i, loaded in enumerate(_of(records, SWEEP), 1)],
-        evaluations=[evaluation(loaded, i, cast) for i, loaded in enumerate(_of(records, EVAL), 1)],
-        foretellings=foretold(_of(records, COMPARE), _of(records, EVAL), cast),
-        agents=[
-            *(agent_runs(loaded) for loaded in _of(records, TAU2)),
-            *(harness_runs(loaded) for loaded in _of(records, RESULTS)),
-        ],
-        rollouts=[rolled_out(loaded) for loaded in _of(records, ROLLOUT)],
-        predictions=[prediction(loaded) for loaded in _of(records, *PREDICTIONS)],
-        pairs=pair_data(records, models, cast),
-        others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
-        provenance=provenance(records),
-    )
-    # a title from the command line may hold bytes that are no text
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return environment
 
 
 def _of(records: Sequence[Loaded], *schemas: str) -> list[Loaded]:
