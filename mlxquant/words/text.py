@@ -254,7 +254,7 @@ def ends(low: float, high: float) -> str:
 
 
 def _exponent(value: float) -> int:
-    return int(f"{value:e}".partition("e")[2])
+    return int(f"{value:e}".partition("e")[2] or 0)  # infinity has none
 
 
 # --- tables ---

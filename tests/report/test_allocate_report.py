@@ -89,7 +89,7 @@ def whole() -> Any:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page of two allocations, the second judged with gptq, and of a comparison with a build by a recipe of theirs."""
+    """A page of two allocations, the second judged with gptq, and of a comparison with a build by one of theirs."""
     lost = budget("3.5bpw", 3200, UNIFORM, ships=UNIFORM["name"], damage=0.0041)
     bad = side("<script>alert(1)</script>", 4000, None) | {"stand_in_kl": kl(0.07)}
     return page(

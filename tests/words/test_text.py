@@ -67,6 +67,7 @@ def test_an_interval_decides_how_many_digits_a_figure_has():
     assert plus_minus(12.3456, 0.0789) == "12.346±0.079"
     assert plus_minus(12.3456, None) == "12.3"
     assert plus_minus(12.3456, 0) == "12.3±0"
+    assert plus_minus(1.0, float("inf")) == "1.0±inf", "as a broken record may have it"
     assert ends(1.2345, 1.3456) == "1.23 … 1.35"
 
 

@@ -62,35 +62,32 @@ def make_report(records: Sequence[Loaded], title: str | None = None) -> str:
     models = find_models(loaded for loaded in records if loaded.schema in SIDES)
     cast = Cast(records, models)
     style, script = _text(_STYLE), "\n".join(map(_text, _SCRIPTS))
-    page: str = (
-        _environment()
-        .get_template(_TEMPLATE)
-        .render(
-            title=title or _title(models, records, cast),
-            version=__version__,
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            candidates=[candidate.number for candidate in cast.all],
-            models=[_model(model, diffs, cast) for model in models],
-            diffs=[show_diff(loaded.record) for loaded in diffs],
-            benches=[throughput(loaded, cast) for loaded in _of(records, BENCH)],
-            comparisons=[quality(loaded, i, cast) for i, loaded in enumerate(_of(records, COMPARE), 1)],
-            verdicts=[verdict(loaded, cast) for loaded in _of(records, VALIDATE)],
-            allocations=[allocation(loaded, i, cast) for i, loaded in enumerate(_of(records, ALLOCATE), 1)],
-            sweeps=[swept(loaded, i, cast) for i, loaded in enumerate(_of(records, SWEEP), 1)],
-            evaluations=[evaluation(loaded, i, cast) for i, loaded in enumerate(_of(records, EVAL), 1)],
-            foretellings=foretold(_of(records, COMPARE), _of(records, EVAL), cast),
-            agents=[
-                *(agent_runs(loaded) for loaded in _of(records, TAU2)),
-                *(harness_runs(loaded) for loaded in _of(records, RESULTS)),
-            ],
-            rollouts=[rolled_out(loaded) for loaded in _of(records, ROLLOUT)],
-            predictions=[prediction(loaded) for loaded in _of(records, *PREDICTIONS)],
-            pairs=pair_data(records, models, cast),
-            others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
-            provenance=provenance(records),
-        )
+    template = _environment().get_template(_TEMPLATE)
+    page: str = template.render(
+        title=title or _title(models, records, cast),
+        version=__version__,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        candidates=[candidate.number for candidate in cast.all],
+        models=[_model(model, diffs, cast) for model in models],
+        diffs=[show_diff(loaded.record) for loaded in diffs],
+        benches=[throughput(loaded, cast) for loaded in _of(records, BENCH)],
+        comparisons=[quality(loaded, i, cast) for i, loaded in enumerate(_of(records, COMPARE), 1)],
+        verdicts=[verdict(loaded, cast) for loaded in _of(records, VALIDATE)],
+        allocations=[allocation(loaded, i, cast) for i, loaded in enumerate(_of(records, ALLOCATE), 1)],
+        sweeps=[swept(loaded, i, cast) for i, loaded in enumerate(_of(records, SWEEP), 1)],
+        evaluations=[evaluation(loaded, i, cast) for i, loaded in enumerate(_of(records, EVAL), 1)],
+        foretellings=foretold(_of(records, COMPARE), _of(records, EVAL), cast),
+        agents=[
+            *(agent_runs(loaded) for loaded in _of(records, TAU2)),
+            *(harness_runs(loaded) for loaded in _of(records, RESULTS)),
+        ],
+        rollouts=[rolled_out(loaded) for loaded in _of(records, ROLLOUT)],
+        predictions=[prediction(loaded) for loaded in _of(records, *PREDICTIONS)],
+        pairs=pair_data(records, models, cast),
+        others=list(unknown([loaded for loaded in records if is_unknown(loaded)])),
+        provenance=provenance(records),
     )
     # a title from the command line may hold bytes that are no text
     return page.encode("utf-8", "replace").decode("utf-8")
