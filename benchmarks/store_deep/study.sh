@@ -19,7 +19,7 @@ step() {
   [ -e "$work/$1.txt" ] || { $run "${@:2}" -o "$work/$1.json" > "$work/$1.new" && mv "$work/$1.new" "$work/$1.txt"; }
 }
 
-# tokens: the grid in two passes, which have gates by rtn in common
+# tokens: the grid by rounding and by gptq
 cells() { # METHOD…: each family at each of its bits by each method
   for bits in 8 6 5 4 3 2; do for family in gates-8bit deepseek-8bit uniform-8bit; do for method in "$@"; do
     echo "-r $family:bits=$bits,group_size=64,method=$method"
@@ -29,6 +29,10 @@ cells() { # METHOD…: each family at each of its bits by each method
 data=(--data "$work/judge.jsonl" --no-own)
 # shellcheck disable=SC2046
 step compare compare "$source" $(cells rtn gptq) "${data[@]}" --calibration-data "$work/calibrate.jsonl" --work "$work/1"
+# bits allocated for the bytes of gates
+[ -e "$work/allocate.json" ] || $run allocate "$source" --bpw 6.553,5.559,4.564,3.57 --bits 2,3,4,5,6,8 --group-size 64 \
+  --groups 20 --data "$work/allocate.jsonl" --judge "$work/check.jsonl" --work "$work/allocating" \
+  -o "$work/allocated.toml" --record "$work/allocate.json" > "$work/allocate.txt"
 # the share through routing
 forced=()
 for bits in 8 4 3 2; do for family in gates-8bit deepseek-8bit uniform-8bit; do
@@ -36,6 +40,15 @@ for bits in 8 4 3 2; do for family in gates-8bit deepseek-8bit uniform-8bit; do
 done; done
 head -n 20 "$work/judge.jsonl" > "$work/fewer.jsonl"
 step compare-forced compare "$source" "${forced[@]}" --data "$work/fewer.jsonl" --teacher-forced-routing --no-own
+# imatrix, and what was allocated, on as many
+more=()
+for bits in 6.553 5.559 4.564 3.57; do more+=(-r "$work/allocated-$bits.toml"); done
+for bits in 6 5 4 3; do more+=(-r "gates-8bit:bits=$bits,group_size=64"); done
+for bits in 4 3 2; do
+  for family in gates-8bit deepseek-8bit uniform-8bit; do more+=(-r "$family:bits=$bits,group_size=64,method=imatrix"); done
+  more+=(-r "roles-${bits}bit:method=mse" -r "roles-${bits}bit:method=imatrix")
+done
+step compare-more compare "$source" "${more[@]}" --calibration "$work/deep.cal" --data "$work/fewer.jsonl" --no-own
 
 # loops
 make() { [ -e "$work/$1" ] || $run convert "$source" "${@:2}" --dtype float32 -o "$work/$1"; }
@@ -53,3 +66,16 @@ loops() { # NAME FIRST TASKS BUILD…
     --first-seed "$2" --max-tokens 128 --draft
 }
 loops eval 1100000 40 gates-8 agentic-8 gates-4 agentic-4 gates-3 agentic-3 uniform-3 gates-3-gptq
+# more builds, for question 6
+make by-role-3 -r roles-3bit
+make by-role-2 -r roles-2bit
+make agentic-2 -r deepseek-8bit --bits 2 --group-size 64
+make uniform-4 -r uniform-8bit --bits 4 --group-size 64
+for family in gates uniform; do
+  make "$family-3-imatrix" -r "$family-8bit" --bits 3 --group-size 64 --method imatrix --calibration "$work/deep.cal"
+done
+make uniform-3-gptq -r uniform-8bit --bits 3 --group-size 64 --method gptq --data "$work/calibrate.jsonl"
+make gates-2-gptq -r gates-8bit --bits 2 --group-size 64 --method gptq --data "$work/calibrate.jsonl"
+make by-role-2-gptq -r roles-2bit --method gptq --data "$work/calibrate.jsonl"
+loops eval-more 1200000 8 by-role-3 gates-3-imatrix uniform-3-imatrix uniform-3-gptq uniform-4 agentic-2 by-role-2 \
+  gates-2-gptq by-role-2-gptq

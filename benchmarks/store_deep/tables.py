@@ -66,8 +66,12 @@ def parts(name: str) -> tuple[str, int, str]:
     values = dict(change.split("=") for change in changes.split(",") if change)
     if recipe.startswith("roles-"):
         return "by role", int(recipe[6]), values.get("method", "mse")
-    if recipe.startswith("allocated"):
-        return "allocated", int(recipe[-1]), values.get("method", "rtn")
+    if recipe.startswith("allocated-"):  # allocated-3.57bpw, the bytes of gates at 3 bits
+        return (
+            "allocated",
+            int(float(recipe.removeprefix("allocated-").removesuffix("bpw"))),
+            values.get("method", "rtn"),
+        )
     return FAMILIES.get(recipe, recipe), int(values.get("bits", 8)), values.get("method", "rtn")
 
 
@@ -129,6 +133,22 @@ def routing(record: Record) -> str:
             forced = measurement(side, "kl_nats", case="teacher-forced")
             rows.append((f"{family} {bits}", significant(kl), significant(forced), cell(share, 100, 0)))
     return table(("recipe, bits", "KL, 10⁻³ nats", "with the reference's routing", "through routing, %"), rows)
+
+
+def allocated(record: Record) -> str:
+    """What allocation gave at the bytes of gates, on documents that chose nothing."""
+    rows = []
+    for budget in record["budgets"]:
+        others = {str(c["name"]): c for c in budget["contestants"]}
+        best, own = others[budget["best"]], budget["allocated"]
+        bits = int(float(budget["asked"].removesuffix("bpw")))
+        gates = others.get(f"gates-8bit:bits={bits},group_size=64")
+        rows.append(
+            (f"gates {bits}", f"{own['bytes']:,}", significant(gates["kl"]) if gates else "–", significant(own["kl"]),
+             str(budget["best"]).partition(",")[0], significant(best["kl"]), significant(budget["difference"]))
+        )  # fmt: skip
+    head = ("bytes of", "bytes taken", "gates, KL", "allocated, KL", "best of the others", "its KL", "difference")
+    return table(head, rows)
 
 
 def loops(record: Record) -> str:
@@ -230,9 +250,11 @@ def tables() -> Iterator[tuple[str, str]]:
     compared = [record for name in ("compare.json", "compare-more.json") if (record := load(name))]
     if compared:
         yield "quality", quality(compared)
-        yield "positions", depths(compared)
     if forced := load("compare-forced.json"):
+        yield "positions", depths([*compared, forced])
         yield "routing", routing(forced)
+    if record := load("allocate.json"):
+        yield "allocated", allocated(record)
     if played := load("eval.json"):
         yield "loops", loops(played)
         yield "paired", paired(played)
@@ -241,7 +263,7 @@ def tables() -> Iterator[tuple[str, str]]:
     more = load("eval-more.json")
     if more:
         yield "loops of more builds", loops(more)
-    compared = compared or ([forced] if forced else [])
+    compared = [*compared, *([forced] if forced else [])]  # cells of the first record that has them
     if compared and played:
         yield "foretold", foretold(compared, [played, *([more] if more else [])])
 
