@@ -76,13 +76,19 @@ def _of_memory(word: str, cache: int) -> Budget:
     return Budget(word, room)
 
 
-def _of_bpw(word: str, parameters: int) -> Budget:
+def parse_bpw(word: str) -> float:
+    """Read bits per weight, such as `4.2`. Raises UsageError."""
     try:
         bpw = float(word)
     except ValueError:
         bpw = 0.0
     if not 0 < bpw <= 32:
         raise UsageError(f"--bpw {word}: bits per weight such as 4.2 expected")
+    return bpw
+
+
+def _of_bpw(word: str, parameters: int) -> Budget:
+    bpw = parse_bpw(word)
     return Budget(f"{bpw:g}bpw", int(bpw * parameters / 8))
 
 

@@ -53,6 +53,11 @@ class AllocateFolder:
         """The calibration file."""
         return self.path / COLUMNS
 
+    @property
+    def has_measured(self) -> bool:
+        """Whether an earlier run finished a pass here."""
+        return disk.is_file(self.path / DAMAGE)
+
     def check(self, inputs: Iterable[tuple[str, Path]] = ()) -> None:
         """Raise UsageError where an input lies in the folder or holds it, OutputError where it is somebody else's."""
         check_apart(self.path, inputs)

@@ -84,12 +84,13 @@ def groups_of(
     inputs that no group size divides, and routers with their kin unless `routers`.
     """
     free = [p for p in planned if _is_free(p, group_sizes, routers=routers)]
-    kinds: dict[tuple[str, str], list[PlannedModule]] = {}
-    for p in free:
-        kinds.setdefault((p.module.role, _name(p)), []).append(p)
+    kinds: dict[tuple[str, str, tuple[int, ...]], list[PlannedModule]] = {}
+    for p in free:  # layers may differ in width: what has no group size in common is not decided together
+        sizes = tuple(size for size in group_sizes if p.module.shape[-1] % size == 0)
+        kinds.setdefault((p.module.role, _name(p), sizes), []).append(p)
     blocks = _blocks(kinds.values(), limit)
     groups = []
-    for (role, name), members in kinds.items():
+    for (role, name, _), members in kinds.items():
         layers = sorted({p.module.layer for p in members if p.module.layer is not None})
         for block in _cut(layers, blocks) if layers else [()]:
             own = tuple(p for p in members if not layers or p.module.layer in block)

@@ -20,7 +20,7 @@ from ..calibrate.compensating import Documents
 from ..calibrate.record import Calibration
 from ..calibrate.run import run_calibration
 from ..disk import files as disk
-from ..errors import UsageError
+from ..errors import OutputError, UsageError
 from ..kernels import ColumnWeights
 from ..layout.layout import Layout
 from ..plan.plan import Plan, make_plan
@@ -205,10 +205,20 @@ class _Run:
         return (calibration or self._calibrated(watch)).columns(self.layout)
 
     def _calibrated(self, watch: Watch) -> Calibration:
-        """The calibration of the documents that are for it: kept by an earlier run, or made now."""
+        """The calibration of the documents that are for it: kept by an earlier run, or made now.
+
+        Raises OutputError where the folder holds one of other documents: what was measured with it is not lost to a
+        run that would be refused by the next step.
+        """
         path, described = self.folder.columns, self._described_calibration()
         kept = Calibration(path, self.source)
-        if disk.is_file(path) and kept.documents()["xxh3_128"] == described["xxh3_128"]:
+        if disk.is_file(path):
+            before = kept.documents()
+            if any(before.get(key) != described[key] for key in ("xxh3_128", "tokens")):
+                raise OutputError(
+                    f"{path}: was made from other documents, or other --max-tokens; choose another work folder, or"
+                    " start over with --fresh"
+                )
             return kept
         options = replace(self.passes, work=self.folder.pass_of("calibration"))
         made = run_calibration(self.source, self.shares.calibrate, described, options, _named(watch, "calibration"))

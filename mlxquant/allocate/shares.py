@@ -6,8 +6,9 @@ it. Shares are given in hundredths of the hash's range. What a calibration file 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from ..divergence.texts.documents import Document
 from ..errors import DataError
@@ -18,18 +19,33 @@ SHARES = {True: {CALIBRATE: 30, ALLOCATE: 30, CHECK: 40}, False: {CALIBRATE: 0, 
 FEWEST = 2
 
 
+class HasContent(Protocol):
+    """What is told apart by its content: a document, or the line of a file that it comes from."""
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of its content."""
+
+
+_Hashed = TypeVar("_Hashed", bound=HasContent)
+
+
 @dataclass(frozen=True)
 class Shares:
-    """Documents by purpose. `left_out` of those that were given calibrated before, or were given to check, too."""
+    """Documents by purpose. `left_out` of those given calibrated before, were given to check, too, or are copies."""
 
     calibrate: list[Document]
     allocate: list[Document]
     check: list[Document]
     left_out: int = 0
 
+    def by_purpose(self) -> dict[str, list[Document]]:
+        """The documents by the name of what they are for."""
+        return {CALIBRATE: self.calibrate, ALLOCATE: self.allocate, CHECK: self.check}
+
     def counts(self) -> dict[str, int]:
         """How many documents each has."""
-        return {CALIBRATE: len(self.calibrate), ALLOCATE: len(self.allocate), CHECK: len(self.check)}
+        return {purpose: len(documents) for purpose, documents in self.by_purpose().items()}
 
 
 def shared_out(
@@ -42,15 +58,16 @@ def shared_out(
     """Share documents out; with `judge` those check, and none of the others does. Raises DataError for too few.
 
     `calibrated` are the content hashes of documents that calibrated before: they neither allocate nor check. A document
-    of `documents` that is in `judge` too is left out of the former.
+    of `documents` that is in `judge` too is left out of the former, and a copy of one before it counts nowhere: an
+    interval by document would take it for evidence of its own.
     """
     shares = dict(SHARES[calibrates])
     parts: dict[str, list[Document]] = {name: [] for name in shares}
     if judge is not None:
         shares[CHECK] = 0
-        parts[CHECK] = [document for document in judge if document.content_hash not in calibrated]
+        parts[CHECK] = [document for document in once(judge) if document.content_hash not in calibrated]
     apart = {*calibrated, *(document.content_hash for document in judge or ())}
-    for document in documents:
+    for document in once(documents):
         if document.content_hash not in apart:
             parts[purpose_of(document.content_hash, shares)].append(document)
     needed = [name for name in parts if name != CALIBRATE or calibrates]
@@ -62,6 +79,14 @@ def shared_out(
         )
     left_out = len(documents) + len(judge or ()) - sum(map(len, parts.values()))
     return Shares(parts[CALIBRATE], parts[ALLOCATE], parts[CHECK], left_out)
+
+
+def once(documents: Iterable[_Hashed]) -> list[_Hashed]:
+    """The documents without copies of one before, told by their content."""
+    first: dict[str, _Hashed] = {}
+    for document in documents:
+        first.setdefault(document.content_hash, document)
+    return list(first.values())
 
 
 def purpose_of(content_hash: str, shares: Mapping[str, int]) -> str:

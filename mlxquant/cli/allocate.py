@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..allocate.shares import Shares
     from ..calibrate.record import Calibration
     from ..layout.layout import Layout
+    from ..plan.plan import Plan
     from ..source.checkpoint import Checkpoint
 
 BUILTIN = "builtin"
@@ -126,7 +127,9 @@ def _inputs(source: str, arguments: AllocateArguments) -> list[tuple[str, str | 
 def _outputs(arguments: AllocateArguments, words: list[str]) -> list[OutputFile]:
     """A recipe file for each budget, then the record's."""
     path = arguments.recipe_out
-    paths = [path] if len(words) == 1 else [path.with_name(f"{path.stem}-{word}{path.suffix}") for word in words]
+    paths = [path]
+    if len(words) > 1 and path.name not in ("", "..") and not path.is_dir():  # which the check of outputs refuses
+        paths = [path.with_name(f"{path.stem}-{word}{path.suffix}") for word in words]
     outputs = [OutputFile("-o", each) for each in paths]
     return outputs + ([OutputFile("--record", arguments.output)] if arguments.output is not None else [])
 
@@ -156,6 +159,8 @@ def _allocated(
     shares, described = _documents(opened, arguments, calibration)
     if any(budget.nbytes < plan.totals["bytes"] for budget in options.budgets) or options.active is not None:
         _tell_before(groups, shares, options, layout, on_hub=opened.folder is None)
+        if not folder.has_measured:
+            _tell_time(plan, groups, shares, options, layout, work)
     with _watching() as watch:
         outcome = run_allocation(
             opened, layout, shares, described, options, folder, calibration=calibration, watch=watch,
@@ -224,6 +229,22 @@ def _tell_before(
             f"{len(shares.check)} documents check, and fewer than {FEWEST_SKEWED} show nothing for certain: the best"
             " shipped recipe will be taken; give more documents"
         )
+
+
+def _tell_time(
+    plan: Plan, groups: list[ModuleGroup], shares: Shares, options: AllocateOptions, layout: Layout, work: Path
+) -> None:  # fmt: skip
+    """Say how long it takes, by a moment of arithmetic and of encoding; reading the source is not counted."""
+    from ..allocate.run import width_of
+    from ..pipeline.forecast import Outline, allocation_seconds, free_bytes
+    from ..stream.speed import measure_speeds
+
+    tokens = {purpose: sum(len(d.tokens) for d in documents) for purpose, documents in shares.by_purpose().items()}
+    outline = Outline(plan, groups, options, tokens, width_of(layout), free_bytes(work))
+    measured, checked = allocation_seconds(outline, measure_speeds(options.measured_with))
+    times = f"{time_text(measured)} to measure, {time_text(checked)} to check"
+    times += f" with {options.measured_with}" if options.method != options.measured_with else ""
+    echo(f"mlxquant: takes {times}, by a second of arithmetic and encoding on this machine", err=True)
 
 
 @contextmanager

@@ -48,9 +48,27 @@ class AllocationArguments:
             raise UsageError("--chip and --min-decode go together: the speed is that of a chip")
         if self.bpw is not None and self.context is not None and self.chip is None:
             raise UsageError("--context goes with --budget or --min-decode: bits per weight are the same at any")
+        if self.min_decode is not None and not self.min_decode > 0:
+            raise UsageError(f"--min-decode {self.min_decode:g}: tokens a second such as 30 expected")
         if launched():
             raise UsageError(f"{command} runs in one process; start it without mlx.launch")
-        return [word.strip() for word in str(self.budgets or self.bpw).split(",") if word.strip()]
+        return self._budgets()
+
+    def _budgets(self) -> list[str]:
+        """The budgets, without spaces: files are named by them, so each is read before it is in a name."""
+        from ..allocate.budgets import parse_bpw
+        from ..words.units import parse_memory
+
+        sized = self.budgets is not None
+        given = self.budgets if sized else self.bpw
+        words = ["".join(word.split()) for word in str(given).split(",") if word.strip()]
+        if not words:
+            raise UsageError(
+                "--budget: a size such as 96GB expected" if sized else "--bpw: a number such as 4.2 expected"
+            )
+        for word in words:
+            parse_memory(word) if sized else parse_bpw(word)
+        return words
 
 
 def allocation_options(function: _Function) -> _Function:

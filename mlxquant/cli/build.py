@@ -102,6 +102,22 @@ def _inputs(source: str, arguments: BuildArguments) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in paths if path.exists()]
 
 
+def _check_name(folder: BuildFolder, source: Checkpoint) -> None:
+    """Raise UsageError for an OUT that compare could not tell from what OUT is compared with."""
+    from ..plan.recipe.recipe import available
+    from ..validate.evidence import NOISE_FLOOR
+
+    name = folder.out.resolve().name
+    taken = {
+        **{shipped.name: "a shipped recipe" for shipped in available()},
+        source.name: "the source", NOISE_FLOOR: "compare's noise floor",
+    }  # fmt: skip
+    if (called := taken.get(name, taken.get(name.partition(":")[0]) if ":" in name else None)) is not None:
+        raise UsageError(
+            f"{folder.out}: {called} has this name in the comparison; choose another OUT, such as {name}-build"
+        )
+
+
 def _limits(path: Path | None) -> bytes | None:
     """The user's tolerances, read before anything is measured. Raises ToleranceError."""
     if path is None:
@@ -133,6 +149,8 @@ def _built(source: str, word: str, arguments: BuildArguments, folder: BuildFolde
     steps = Steps(folder, request_of(opened, purposes, texts, settings), fresh=arguments.fresh)
     if os.path.lexists(folder.out) and not steps.has("allocate"):
         raise OutputError(f"{folder.out}: exists already; choose another OUT, or remove it first")
+    if not steps.has("compare"):
+        _check_name(folder, opened)
     expected = steps.record.get("expected")
     if not steps.has("report"):
         expected = _expected(opened, settings, outline, purposes, expected)

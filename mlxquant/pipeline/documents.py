@@ -1,8 +1,9 @@
 """The documents of a build by purpose: to calibrate, to allocate, to check the allocation, to judge the build.
 
 A document's purpose is told by the hash of its content, so the same document always has the same one, whatever file it
-comes in, and nothing that chose a format also judges it. Every purpose is a file of its own in the work folder, which
-the records of its step name. With a file of its own for the judge, none of the others holds a document of that.
+comes in, copies count once, and nothing that chose a format also judges it. Every purpose is a file of its own in the
+work folder, which the records of its step name. With a file of its own for the judge, none of the others holds a
+document of that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..allocate.shares import ALLOCATE, CALIBRATE, CHECK, FEWEST, purpose_of
+from ..allocate.shares import ALLOCATE, CALIBRATE, CHECK, FEWEST, once, purpose_of
 from ..divergence.texts.documents import BUILTIN, DataLine, read_documents, read_lines
 from ..divergence.texts.tokens import open_tokenizer
 from ..errors import DataError
@@ -73,10 +74,10 @@ def read_purposes(data: Path | str, judge: Path | str | None, *, calibrates: boo
         files["--judge"] = {"name": _name(judge), "sha256": sha256}
     judged = {line.content_hash for line in judging}
     parts: dict[str, list[DataLine]] = {purpose: [] for purpose in PURPOSES}
-    for line in lines:
+    for line in once(lines):
         if line.content_hash not in judged:
             parts[purpose_of(line.content_hash, shares)].append(line)
-    parts[JUDGE] += judging
+    parts[JUDGE] += once(judging)
     _check(parts, len(lines), calibrates=calibrates)
     return Purposes(parts, files, [data] if judge is None else [data, judge])
 

@@ -133,35 +133,44 @@ def missing_bytes(source: Checkpoint, out: Path) -> int:
     return source.reader.missing_beside(out, source.files) if isinstance(source.reader, HubReader) else 0
 
 
+def allocation_seconds(work: Outline, speeds: Speeds) -> tuple[float, float]:
+    """Seconds of arithmetic and encoding that an allocation takes: to measure, and to check what came out."""
+    probes, others, groups = len(probes_of(work.groups)), work.contestants, max(1, len(work.groups))
+    measured = _streams(work, speeds, 1 + _HALF * probes, "allocate") + _encoded(work, speeds, probes / groups)
+    return measured, _streams(work, speeds, 2 + others, "check") + _encoded(work, speeds, 1 + others)
+
+
+def _streams(work: Outline, speeds: Speeds, count: float, purpose: str) -> float:
+    """Seconds of so many passes over a purpose's tokens."""
+    return 2 * int(work.plan.totals["active_parameters"]) * work.tokens[purpose] * count / speeds.operations
+
+
+def _encoded(work: Outline, speeds: Speeds, times: float) -> float:
+    """Seconds to encode the model so many times."""
+    return int(work.plan.totals["parameters"]) * times / speeds.parameters(work.options.measured_with)
+
+
 def _steps(work: Outline, speeds: Speeds) -> Iterator[ExpectedStep]:
     options, tokens = work.options, work.tokens
-    parameters, active = int(work.plan.totals["parameters"]), int(work.plan.totals["active_parameters"])
-
-    def streams(count: float, tokens: int) -> float:
-        return 2 * active * tokens * count / speeds.operations
-
-    def encoded(times: float) -> float:
-        return parameters * times / speeds.parameters(options.measured_with)
-
     if options.method == IMATRIX:
-        yield ExpectedStep("calibrate", f"{tokens['calibrate']:,} tokens, one pass", streams(1, tokens["calibrate"]))
+        yield ExpectedStep(
+            "calibrate", f"{tokens['calibrate']:,} tokens, one pass", _streams(work, speeds, 1, "calibrate")
+        )
     elif options.method == GPTQ:
         yield ExpectedStep("calibrate", "nothing beforehand: convert makes its own pass for gptq")
     else:
         yield ExpectedStep("calibrate", f"nothing: {options.method} needs no documents")
     probes, others = len(probes_of(work.groups)), work.contestants
-    measured = encoded(probes / max(1, len(work.groups))) + streams(1 + _HALF * probes, tokens["allocate"])
-    checked = encoded(1 + others) + streams(2 + others, tokens["check"])
     checked_by = f"{others} recipes at most"
     what = (
         f"{len(work.groups)} groups, {probes} choices measured, then those near the best; checked against {checked_by}"
     )
-    yield ExpectedStep("allocate", what, measured + checked)
-    own = streams(2, tokens["calibrate"]) if options.method == GPTQ else 0.0
-    yield ExpectedStep("convert", f"at most {show_bytes(work.build_bytes)}", encoded(1) + own)
+    yield ExpectedStep("allocate", what, sum(allocation_seconds(work, speeds)))
+    own = _streams(work, speeds, 2, "calibrate") if options.method == GPTQ else 0.0
+    yield ExpectedStep("convert", f"at most {show_bytes(work.build_bytes)}", _encoded(work, speeds, 1) + own)
     # each recipe that is encoded on documents costs what the build does, so one is compared
     others, beside = (1, "beside the best other recipe") if options.method == GPTQ else (others, f"beside {checked_by}")
-    judged = own + encoded(others) + streams(3 + others, tokens["judge"])
+    judged = own + _encoded(work, speeds, others) + _streams(work, speeds, 3 + others, "judge")
     yield ExpectedStep("compare", f"{tokens['judge']:,} tokens, {beside}", judged)
     yield ExpectedStep("validate", "the limits of tolerances.toml, written before")
     yield ExpectedStep("report", "one HTML page")

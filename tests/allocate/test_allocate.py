@@ -157,6 +157,7 @@ def test_plan_names_an_allocated_recipe_that_is_ahead_and_one_of_another_model_i
     assert done.exit_code == 2 and "7 layers" in done.stderr
 
 
+@pytest.mark.slow
 def test_sweep_takes_an_allocated_recipe_with_its_own_bits(place, allocated, tmp_path):
     (tmp_path / "t.toml").write_text('[[tolerance]]\nmetric = "kl_nats"\nmax = 9\nmin_clusters = 2\n')
     done = CliRunner().invoke(
@@ -176,6 +177,9 @@ def test_sweep_takes_an_allocated_recipe_with_its_own_bits(place, allocated, tmp
         ("", "give --budget SIZE"),
         ("--bpw 4 --budget 8GB", "give --budget SIZE"),
         ("--bpw much", "bits per weight such as 4.2 expected"),
+        ("--bpw 4,a/b", "--bpw a/b: bits per weight such as 4.2 expected"),
+        ("--budget 8GB,1/2GB", "a size such as 96GB"),
+        ("--budget ,", "--budget: a size such as 96GB expected"),
         ("--bpw 4,4.0", "different budgets expected"),
         ("--bpw 1.5", "the smallest recipe of these bits and group sizes takes"),
         ("--budget 3.1MB", "the smallest recipe of these bits and group sizes takes"),
@@ -183,6 +187,8 @@ def test_sweep_takes_an_allocated_recipe_with_its_own_bits(place, allocated, tmp
         ("--bpw 4 --group-size 48", "--group-size 48: one of"),
         ("--bpw 4 --method best", "--method best: one of rtn, mse, imatrix, gptq, distill"),
         ("--bpw 4 --chip M3", "--chip and --min-decode go together"),
+        ("--bpw 4 --chip M3 --min-decode nan", "--min-decode nan: tokens a second"),
+        ("--bpw 4 --chip M3 --min-decode -5", "--min-decode -5: tokens a second"),
         ("--bpw 4 --chip M3 --min-decode 1e9", "tok/s at this context with no weights at all"),
         ("--bpw 4 --context 32k", "--context goes with --budget"),
         ("--bpw 4 --calibration x.cal", "--method rtn does not use it"),
@@ -193,6 +199,12 @@ def test_what_cannot_be_meant_is_refused_in_one_line(place, tmp_path, words, tex
     assert done.exit_code == 2, done.output
     assert text in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_several_recipes_need_a_file_s_name_too(place, tmp_path):
+    for words in ("6", "6,7"):
+        done = run(place / "source", "--bpw", words, "--data", place / "data.jsonl", "-o", tmp_path)
+        assert done.exit_code == 3 and "a file's name expected" in done.stderr
 
 
 def test_a_recipe_file_that_is_there_stays(place, tmp_path):

@@ -69,3 +69,7 @@ def test_a_killed_allocation_goes_on_and_writes_the_same_recipe(tmp_path, monkey
     assert CliRunner().invoke(main, resumed).exit_code == 0
     assert (tmp_path / "killed.toml").read_bytes() == (tmp_path / "whole.toml").read_bytes()
     assert not list(folder.path.glob("pass-*"))
+    calibration = folder.columns.read_bytes()  # other documents are refused before they calibrate in its place
+    refused = CliRunner().invoke(main, [*resumed[:-1], str(tmp_path / "other.toml"), "--max-tokens", "8"])
+    assert refused.exit_code == 3 and "calibrate.cal: was made from other documents" in refused.stderr, refused.output
+    assert folder.columns.read_bytes() == calibration

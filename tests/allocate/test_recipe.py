@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -53,6 +54,18 @@ def test_on_a_small_model_every_module_is_a_group_and_routers_are_none(model):
     _, _, groups = model
     assert all(len(group.modules) == 1 for group in groups)
     assert not any("router" in group.role for group in groups)
+
+
+def test_layers_of_widths_that_share_no_group_size_are_groups_of_their_own(model):
+    source, layout, _ = model
+    planned = [p for p in make_plan(layout, load_recipe("none"), source).modules if p.module.path.endswith("q_proj")]
+    module = planned[0].module
+    narrow = replace(planned[0], module=replace(module, arrays=(replace(module.weight, shape=(64, 96)),)))
+    groups = groups_of([narrow, *planned[1:]], limit=1, group_sizes=(32, 64))
+    assert [[c.format.group_size for c in g.choices if c.format and c.format.bits == 4] for g in groups] == [
+        [32],
+        [64, 32],
+    ]
 
 
 def test_with_few_groups_neighbouring_layers_are_decided_together(model):
@@ -168,6 +181,11 @@ def test_what_calibrated_before_or_judges_is_in_no_other_share():
     assert ids(shares.check) == ids(judge)
     assert ids(shares.allocate) == ids(many[3:]) - {before}
     assert shares.left_out == 4
+
+
+def test_copies_of_a_document_count_once():
+    shares = shared_out(documents(40) * 2, calibrates=False, judge=documents(21, "b") * 3)
+    assert (len(shares.allocate), len(shares.check), shares.left_out) == (40, 21, 82)
 
 
 def test_too_few_documents_are_refused_with_how_many_each_purpose_has():

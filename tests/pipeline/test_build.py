@@ -84,6 +84,12 @@ def test_a_document_is_the_same_once_it_was_written_anew(tmp_path):
         assert again == line and again.content_hash == line.content_hash
 
 
+def test_copies_of_a_document_are_one(tmp_path):
+    (tmp_path / "twice.jsonl").write_text(texts(tmp_path / "once.jsonl", range(40)).read_text() * 2)
+    once, twice = (read_purposes(tmp_path / f"{n}.jsonl", None, calibrates=False).counts() for n in ("once", "twice"))
+    assert once == twice and sum(once.values()) == 40
+
+
 def test_too_few_documents_are_refused_with_the_shares_that_they_leave(tmp_path):
     with pytest.raises(DataError, match=r"3 documents leave .* to judge; at least 2 for each"):
         read_purposes(texts(tmp_path / "a.jsonl", range(3)), None, calibrates=False)
@@ -198,6 +204,8 @@ def test_what_cannot_be_meant_is_refused(tiny: Callable[[str], Path], tmp_path):
         (("--bpw", "4.5", "--data", few, "-o", out), 3, "2 documents leave"),
         (("--bpw", "4.5", "-t", data, "-o", out), 2, "no TOML"),
         (("--bpw", "4.5", "-o", source), 3, "exists already"),
+        (("--bpw", "4.5", "-o", tmp_path / source.name), 2, "the source has this name"),
+        (("--bpw", "4.5", "-o", tmp_path / "mixed-4-6"), 2, "a shipped recipe has this name"),
     ):
         done = run(source, *(() if "--data" in words else ("--data", data)), *words)
         assert done.exit_code == code and message in done.stderr, (words, done.output)
