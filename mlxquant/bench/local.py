@@ -27,7 +27,7 @@ import mlx.core as mx
 
 from ..builds.facts import describe_build, traffic_of_build
 from ..builds.read.build import Build
-from ..builds.read.loading import load_build
+from ..builds.read.loading import load_build, run_failure
 from ..errors import MODEL_ERRORS, MeasurementError, MlxquantError
 from .prompts import Prompts, rows_of_tokens
 from .workload import BenchSettings, Sample, Workload
@@ -81,9 +81,7 @@ class LocalModel:
         except MlxquantError:
             raise
         except MODEL_ERRORS as error:
-            raise MeasurementError(
-                "failed", f"{self.name}, {workload.label}: {type(error).__name__}: {error}"
-            ) from error
+            raise MeasurementError("failed", f"{self.name}, {workload.label}: {run_failure(error)}") from error
 
     def _measure(self, workload: Workload, settings: BenchSettings) -> Sample:
         others = mx.get_active_memory() - self.weight_bytes

@@ -16,6 +16,7 @@ import click
 
 from ..disk.outputs import OutputFile, check_outputs
 from ..errors import UsageError
+from ..words.text import counted
 from . import FAILED, INTERRUPTED, OPEN
 from .bars import pass_bar, progress_bar
 from .calibrating import (
@@ -235,7 +236,7 @@ def _swept(
     )
     opened = open_source(source, weights=True)
     encoding = candidates_encoding(arguments, opened) if on_documents else None
-    echo(f"mlxquant: {len(trials)} candidates in one pass", err=True)
+    echo(f"mlxquant: {counted(len(trials), 'candidate')} in one pass", err=True)
     with pass_bar() as watch:
         compared = compare_all(
             opened,

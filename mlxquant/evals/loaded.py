@@ -23,7 +23,7 @@ import mlx.core as mx
 
 from ..builds.facts import describe_build
 from ..builds.read.build import Build
-from ..builds.read.loading import load_build
+from ..builds.read.loading import load_build, run_failure
 from ..builds.read.templates import TemplateFailure
 from ..errors import MODEL_ERRORS, BuildError, MeasurementError
 from ..words.text import common_prefix
@@ -92,7 +92,7 @@ class LoadedModel:
             if isinstance(error, TemplateFailure):
                 why = f"its chat template {error.reason}"
             else:
-                why = f"{type(error).__name__}: {error}"
+                why = run_failure(error)
             raise MeasurementError("failed", f"{self.name}: {why}") from error
 
     def _ask(self, request: Request) -> Reply:

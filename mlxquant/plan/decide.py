@@ -79,6 +79,7 @@ def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decis
         raise PlanError(listed([f"recipe {recipe}: {fault}" for fault in faults]), reason=faults[0].reason)
     notes = [*recipe.notes, *(str(note) for note in misfit_notes)]
     notes += [*_left_notes(modules, by_path), *_default_note(recipe, modules, by_path, winner)]
+    notes += _rounded_notes(recipe, modules, by_path, winner)
     return Decisions(by_path, notes, _warnings(modules, by_path, winner))
 
 
@@ -238,6 +239,28 @@ def _default_note(
     becomes = f"take the default, {formats or recipe.default}" if recipe.default else "stay at source precision"
     counts = ", ".join(f"{count:,} {role}" for role, count in Counter(m.role for m in left).most_common())
     return [f"no rule matches {len(left):,} modules, which {becomes}: {counts}"]
+
+
+def _rounded_notes(
+    recipe: Recipe, modules: Sequence[Module], by_path: Mapping[str, Decision], winner: Mapping[str, Rule]
+) -> list[str]:
+    """Say where a method was asked for and the mode has nothing for it to choose."""
+    rounded: Counter[tuple[str, str]] = Counter()
+    for module in modules:
+        decision, rule = by_path[module.path], winner.get(module.path)
+        choice = _asked(recipe, rule) if rule and not rule.keep and rule.use != "source" else recipe.default
+        if (
+            choice
+            and decision.format
+            and decision.format.mode != "affine"
+            and not (module.prequantized or decision.kept)
+        ):
+            rounded[choice.method, decision.format.mode] += 1
+    return [
+        f"{count:,} modules are rounded (rtn), not encoded by {method}: {mode} has no bias to choose"
+        for (method, mode), count in rounded.items()
+        if method != RTN
+    ]
 
 
 def _warnings(modules: Sequence[Module], by_path: dict[str, Decision], winner: dict[str, Rule]) -> list[str]:

@@ -240,8 +240,8 @@ class Quantizer:
             if DISTILL in methods_of(plan.modules).values():
                 raise UsageError(
                     f"recipe {plan.recipe}: method {DISTILL} learns layer by layer on documents of its own, so it"
-                    " cannot be judged without a build; write one with `mlxquant convert --data FILE` and give"
-                    " --build OUT"
+                    " cannot be judged without a build; write one with `mlxquant convert --data FILE -o OUT`, then"
+                    " `mlxquant compare --build OUT`"
                 )
             raise UsageError(
                 f"recipe {plan.recipe}: method {GPTQ} encodes layer by layer on documents of its own; give"

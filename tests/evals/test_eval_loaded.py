@@ -10,6 +10,7 @@ import pytest
 from mlx_lm.tool_parsers import json_tools, qwen3_coder
 
 from mlxquant.builds.read.build import read_build
+from mlxquant.builds.read.loading import run_failure
 from mlxquant.errors import BuildError
 from mlxquant.evals.drafts import readable
 from mlxquant.evals.items import ToolCall
@@ -35,6 +36,13 @@ def side(folder):
     loaded.open()
     yield loaded
     loaded.close()
+
+
+def test_experts_that_a_cpu_cannot_run_name_the_dtype_that_it_can():
+    told = run_failure(RuntimeError("[GatherMM::eval] Currently only supports float32."))
+    assert told.startswith("RuntimeError: [GatherMM::eval] Currently only supports float32: on a CPU")
+    assert told.endswith("`mlxquant convert --dtype float32`")
+    assert run_failure(KeyError("x")) == "KeyError: 'x'"
 
 
 def turns(*contents):

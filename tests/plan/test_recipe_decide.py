@@ -53,6 +53,13 @@ def test_hybrid_layers_are_attention_and_linear_attention_at_once() -> None:
         assert decide(recipe, both, n_layers=1).by_path["a.0.attn"].protected
 
 
+def test_a_method_that_a_mode_leaves_nothing_to_choose_is_noted() -> None:
+    both = rules("match={role='attention'}\nbits=4\ngroup_size=32\nmode='mxfp4'\nmethod='gptq'")
+    assert "4 modules are rounded (rtn), not encoded by gptq: mxfp4 has no bias to choose" in on_tiny(both).notes
+    alone = rules("match={role='attention'}\nbits=4\ngroup_size=32\nmode='mxfp4'")
+    assert not any("rounded" in note for note in on_tiny(alone).notes)
+
+
 def test_use_default_takes_the_default_and_excepts_from_later_rules() -> None:
     decisions = on_tiny(rules("match={path='*.v_proj'}\nuse='default'", "match={role='attention'}\nkeep=true"))
     assert decisions.by_path["model.layers.0.self_attn.v_proj"].format == Format(8, 64)

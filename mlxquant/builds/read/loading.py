@@ -113,6 +113,17 @@ def _refuse_unknown_class(folder: Path, name: str) -> None:
         )
 
 
+def run_failure(error: BaseException) -> str:
+    """Why a loaded model did not run, in the library's words, with what to do where mlx cannot compute it on a CPU."""
+    reason = f"{type(error).__name__}: {error}"
+    if "GatherMM" not in reason:
+        return reason
+    return (
+        f"{reason.rstrip('.')}: on a CPU mlx multiplies unquantized experts in float32 only; write such a build with"
+        " `mlxquant convert --dtype float32`"
+    )
+
+
 def _said(error: BaseException) -> str:
     """An error of a library's in a line: what kind, and what it says first."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
