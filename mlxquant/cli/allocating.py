@@ -87,7 +87,7 @@ _OPTIONS = (
         "--method",
         default="rtn",
         show_default=True,
-        help="How values become integers: rtn, mse, imatrix, gptq, distill.",
+        help="How values become integers: rtn, mse, imatrix, gptq.",
     ),
     click.option(
         "--data", default="builtin", show_default=True, metavar="FILE", help="Texts: JSONL, or the built-in set."
@@ -123,7 +123,9 @@ def options_of(arguments: AllocationArguments) -> AllocateOptions:
             f" recipe with --method {DISTILL}"
         )
     if arguments.method not in METHODS:
-        raise UsageError(f"--method {arguments.method}: one of {', '.join(METHODS)} expected")
+        raise UsageError(
+            f"--method {arguments.method}: one of {', '.join(m for m in METHODS if m != DISTILL)} expected"
+        )
     bits = BITS if arguments.bits is None else parse_numbers(arguments.bits, "--bits", "3,4,6")
     sizes: tuple[int, ...] = GROUP_SIZES
     if arguments.group_size is not None:

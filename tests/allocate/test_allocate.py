@@ -185,7 +185,7 @@ def test_sweep_takes_an_allocated_recipe_with_its_own_bits(place, allocated, tmp
         ("--budget 3.1MB", "the smallest recipe of these bits and group sizes takes"),
         ("--bpw 4 --bits 7", "--bits 7: one of"),
         ("--bpw 4 --group-size 48", "--group-size 48: one of"),
-        ("--bpw 4 --method best", "--method best: one of rtn, mse, imatrix, gptq, distill"),
+        ("--bpw 4 --method best", "--method best: one of rtn, mse, imatrix, gptq expected"),
         ("--bpw 4 --chip M3", "--chip and --min-decode go together"),
         ("--bpw 4 --chip M3 --min-decode nan", "--min-decode nan: tokens a second"),
         ("--bpw 4 --chip M3 --min-decode -5", "--min-decode -5: tokens a second"),
