@@ -39,6 +39,7 @@ from ..stream.ranks import Ranks
 from ..words import blas
 from ..words.formats import BY_LAYER, DISTILL, GPTQ, IMATRIX
 from ..words.progress import Watch
+from ..words.text import counted
 from . import learning
 from .encoded import NEW, ModuleReport, places_of, read_reports, read_rows, write_named
 from .inputs import HOLD_OUT_EVERY
@@ -284,15 +285,24 @@ def notes_of_learning(outcomes: Mapping[str, Outcome]) -> list[str]:
     notes = []
     if better:
         notes.append(
-            f"method {DISTILL}: on documents held out, the squared error of {len(better):,} layers' outputs is"
+            f"method {DISTILL}: on documents held out, the squared error of the outputs of"
+            f" {counted(len(better), 'layer')} is"
             f" {np.median(better):.2f} of what it was when learning began in the median, {max(better):.2f} at most"
         )
-    if starts := [path for path, outcome in outcomes.items() if not outcome.is_better]:
+    starts = dict.fromkeys(_layer_of(path) for path, outcome in outcomes.items() if not outcome.is_better)
+    if starts:
         notes.append(
-            f"method {DISTILL}: kept as {GPTQ} encoded them, since their layers were no better on documents held out:"
+            f"method {DISTILL}: kept as {GPTQ} encoded them, since they were no better on documents held out:"
             f" {', '.join(starts)}"
         )
     return notes
+
+
+def _layer_of(path: str) -> str:
+    """The layer of a module by its path, ``model.layers.3``; the path itself where it has no number."""
+    parts = path.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else path
 
 
 def _listed(numbers: Sequence[int], most: int = 12) -> str:

@@ -214,10 +214,11 @@ def test_a_layer_that_is_no_better_on_documents_held_out_is_not_kept(short):
     layer = Linear(widen(began.values, "BF16"), [other, one, one, one, other])  # the first and fifth are held out
     assert not Learning(layer, [began], {}).run().is_better
     assert not Outcome(1.0, None).is_better
-    assert notes_of_learning({"a": Outcome(0.5, 0.2), "b": Outcome(0.5, 0.6)}) == [
-        "method distill: on documents held out, the squared error of 1 layers' outputs is 0.40 of what it was when"
+    worse = {f"m.layers.1.{part}": Outcome(0.5, 0.6) for part in ("q", "k")}
+    assert notes_of_learning({"m.layers.0.q": Outcome(0.5, 0.2), **worse}) == [
+        "method distill: on documents held out, the squared error of the outputs of 1 layer is 0.40 of what it was when"
         " learning began in the median, 0.40 at most",
-        "method distill: kept as gptq encoded them, since their layers were no better on documents held out: b",
+        "method distill: kept as gptq encoded them, since they were no better on documents held out: m.layers.1",
     ]
 
 
