@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +67,39 @@ def loops(model: Model, builds: list[Path], kept: Kept, tasks: int, work: Path) 
     The weights are the build's, computed in float32. "baseline" has the figures of full precision.
     """
     todo = [build for build in builds if kept.get(build) is None]
-    baseline = work / "baseline"
     for start in range(0, len(todo), AT_ONCE):
-        some, folder = todo[start : start + AT_ONCE], work / "some"
-        shutil.rmtree(folder, ignore_errors=True)
-        if not baseline.exists():
-            float32(model.source, baseline)
-        for build in some:
-            float32(build, folder / build.name)
-        command = [*MLXQUANT, "eval", "--baseline", str(baseline), "-o", str(folder / "eval.json")]
-        for build in some:
+        some = todo[start : start + AT_ONCE]
+        shutil.rmtree(work / "some", ignore_errors=True)
+        record = play(model.source, some, tasks, work / "some", work / "baseline")
+        kept.entries["baseline"] = right(record["baseline"])
+        for build, side in zip(some, record["candidates"], strict=True):
+            kept.put(build, right(side))
+    return {build.name: kept.get(build) for build in builds} | {"baseline": kept.entries.get("baseline")}
+
+
+def play(source: Path, builds: Sequence[Path], tasks: int, folder: Path, baseline: Path) -> dict[str, Any]:
+    """The record of `eval` for builds beside full precision, in loops of 5 calls; `folder` keeps it.
+
+    The weights are the builds', computed in float32; `baseline` is where full precision's lie.
+    """
+    path = folder / "eval.json"
+    if not path.exists():
+        for origin, out in ((source, baseline), *((build, folder / build.name) for build in builds)):
+            if not out.exists():
+                float32(origin, out)
+        command = [*MLXQUANT, "eval", "--baseline", str(baseline), "-o", str(path)]
+        for build in builds:
             command += ["--candidate", str(folder / build.name)]
         command += ["--calls", str(CALLS), "--tasks", str(tasks), "--max-tokens", str(ANSWER_TOKENS)]
         command += ["--first-seed", str(FIRST_SEED)]
         entry = timed(command)
-        if not (folder / "eval.json").exists():
+        if not path.exists():
             raise SystemExit(f"eval: {entry.get('error', 'no record')}")
-        record = json.loads((folder / "eval.json").read_text("utf-8"))
-        kept.entries["baseline"] = _right(record["baseline"])
-        for build, side in zip(some, record["candidates"], strict=True):
-            kept.put(build, _right(side))
-    return {build.name: kept.get(build) for build in builds} | {"baseline": kept.entries.get("baseline")}
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return record
 
 
-def _right(side: dict[str, Any]) -> dict[str, Any]:
+def right(side: dict[str, Any]) -> dict[str, Any]:
     """The shares of loops and calls that are right, over everything."""
     of_all = {m["metric"]: m for m in side["measurements"] if not {"depth", "slice", "suite"} & set(m)}
     return {name: {k: of_all[name][k] for k in ("estimate", "low", "high", "n")} for name in ("pass", "right_call")}
