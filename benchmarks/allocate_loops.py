@@ -107,8 +107,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _percent(share: dict[str, Any], sign: str = "") -> str:
-    ends = "" if share["low"] is None else f" [{100 * share['low']:{sign}.0f}, {100 * share['high']:{sign}.0f}]"
-    return f"{100 * share['estimate']:{sign}.0f}{ends}"
+    ends = "" if share["low"] is None else f" [{100 * share['low']:{sign}.1f}, {100 * share['high']:{sign}.1f}]"
+    return f"{100 * share['estimate']:{sign}.1f}{ends}"
 
 
 def main() -> None:
