@@ -145,13 +145,14 @@ def by_kl(case: Case) -> tuple[list[list[Option]], list[Allocation]]:
     folder = AllocateFolder(case.work / "alone")
     documents, budgets = case.documents("allocate"), case.budgets()
 
-    def measured(probes: Sequence[Probe]) -> dict[str, float]:
-        return measure(case.source, case.groups, documents, width=WIDTH, probes=probes, folder=folder)
+    def measured(groups: Sequence[ModuleGroup], probes: Sequence[Probe]) -> dict[str, float]:
+        return measure(case.source, groups, documents, width=WIDTH, probes=probes, folder=folder)
 
-    def solved(tables: Sequence[Sequence[Option]]) -> list[Allocation]:
-        return [allocate(case.groups, tables, budget.nbytes - case.fixed) for budget in budgets]
+    def chosen(groups: Sequence[ModuleGroup], tables: Sequence[Sequence[Option]]) -> list[Allocation]:
+        return [allocate(groups, tables, budget.nbytes - case.fixed) for budget in budgets]
 
-    return allocate_in_rounds(case.groups, measured, solved)
+    solved = allocate_in_rounds(case.groups, measured, chosen)  # every module is a group: none is cut
+    return solved.options, solved.allocations
 
 
 def by_output_error(case: Case) -> list[list[Option]]:

@@ -40,15 +40,14 @@ for bits in 8 4 3 2; do for family in gates-8bit deepseek-8bit uniform-8bit; do
 done; done
 head -n 20 "$work/judge.jsonl" > "$work/fewer.jsonl"
 step compare-forced compare "$source" "${forced[@]}" --data "$work/fewer.jsonl" --teacher-forced-routing --no-own
-# imatrix, and what was allocated, on as many
+# imatrix, and what was allocated, by each method
 more=()
-for bits in 6.553 5.559 4.564 3.57; do more+=(-r "$work/allocated-$bits.toml"); done
-for bits in 6 5 4 3; do more+=(-r "gates-8bit:bits=$bits,group_size=64"); done
-for bits in 4 3 2; do
-  for family in gates-8bit deepseek-8bit uniform-8bit; do more+=(-r "$family:bits=$bits,group_size=64,method=imatrix"); done
-  more+=(-r "roles-${bits}bit:method=mse" -r "roles-${bits}bit:method=imatrix")
-done
-step compare-more compare "$source" "${more[@]}" --calibration "$work/deep.cal" --data "$work/fewer.jsonl" --no-own
+for bits in 6.553 5.559 4.564 3.57; do for method in rtn imatrix gptq; do
+  more+=(-r "$work/allocated-$bits.toml:method=$method")
+done; done
+# shellcheck disable=SC2046
+step compare-more compare "$source" "${more[@]}" $(cells imatrix) -r roles-4bit -r roles-3bit -r roles-2bit \
+  --calibration "$work/deep.cal" --calibration-data "$work/calibrate.jsonl" "${data[@]}" --work "$work/2"
 
 # loops
 make() { [ -e "$work/$1" ] || $run convert "$source" "${@:2}" --dtype float32 -o "$work/$1"; }

@@ -3,7 +3,7 @@
 A group is one or several modules that get the same format: those of one role and one name (`self_attn.q_proj`, the
 experts' `down_proj`) in a block of neighbouring layers. All experts of a projection in a layer are one module. On a
 small model every module is a group of its own; on a large one the layers are cut into as many blocks as the number of
-groups allows, since every group is measured.
+groups allows, since every group is measured, and the blocks that do most damage are cut again later (see `rounds`).
 
 Bytes are the plan's own, to the byte: what a module takes in a format depends on nothing but the two.
 """
@@ -97,6 +97,16 @@ def groups_of(
             groups.append(ModuleGroup(role, name, tuple(block), own, _choices(own, bits, group_sizes)))
     order = {p.module.path: i for i, p in enumerate(free)}
     return sorted(groups, key=lambda group: order[group.paths[0]])
+
+
+def halves(group: ModuleGroup) -> list[ModuleGroup]:
+    """A group of several layers as two, of the first half of them and of the second, with the same formats."""
+    parts = []
+    for layers in _cut(group.layers, 2):
+        own = tuple(p for p in group.modules if p.module.layer in layers)
+        choices = tuple(_choice(own, choice.format) for choice in group.choices)
+        parts.append(replace(group, layers=tuple(layers), modules=own, choices=choices))
+    return parts
 
 
 def _is_free(planned: PlannedModule, group_sizes: Sequence[int], *, routers: bool) -> bool:

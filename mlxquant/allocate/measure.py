@@ -132,7 +132,7 @@ def measure(
     """
     alone = outputs_only(options or CompareOptions())
     probes = probes_of(groups) if probes is None else probes
-    signature = _signature(source, groups, documents, method, alone, columns)
+    signature = _signature(source, documents, method, alone, columns)
     kl = {} if folder is None else folder.damage(signature)
     todo = [probe for probe in probes if probe.name(groups) not in kl]
     passes = passes_of(todo, documents, width)
@@ -185,16 +185,16 @@ def _first_step(group: ModuleGroup, steps: int) -> int:
 
 
 def _signature(
-    source: Checkpoint, groups: Sequence[ModuleGroup], documents: Sequence[HasTokens], method: str,
-    options: CompareOptions, columns: ColumnWeights | None,
+    source: Checkpoint, documents: Sequence[HasTokens], method: str, options: CompareOptions,
+    columns: ColumnWeights | None,
 ) -> str:  # fmt: skip
-    """What the figures depend on, as a hash."""
+    """What the figures depend on beside the group and its format, which their names say, as a hash."""
     checksum = hashlib.sha256()
     for document in documents:
         checksum.update(np.ascontiguousarray(document.tokens, np.int32).tobytes() + b"|")
     weights = None if columns is None else dict(columns.signature)
     facts = [source_signature(source), method, weights, options.that_change_scores(), describe_versions()]
-    checksum.update(json.dumps([facts, [group.paths for group in groups]], sort_keys=True, default=str).encode())
+    checksum.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return checksum.hexdigest()
 
 

@@ -41,7 +41,7 @@ from .folder import AllocateFolder
 from .groups import BITS, GROUP_SIZES, GROUPS, ModuleGroup, groups_of
 from .measure import KlSums, Probe, measure, outputs_only
 from .recipe import contestant_text, kept_text, read_back, recipe_text
-from .rounds import allocate_in_rounds
+from .rounds import Solved, allocate_in_rounds
 from .shares import Shares
 from .solve import Allocation, Option, allocate
 
@@ -169,10 +169,12 @@ def run_allocation(
         columns = run.columns(calibration, watch)
         open_budgets = [budget for budget, kept in zip(options.budgets, whole, strict=True) if kept is None]
         rooms = [budget.nbytes - fixed for budget in open_budgets]
-        choices, solved = run.solved(groups, rooms, active, columns, watch)
-        drafts = [run.draft(groups, *each, fixed) for each in zip(open_budgets, solved, strict=True)]
+        solved = run.solved(groups, rooms, active, columns, watch)
+        groups = solved.groups
+        drafts = [run.draft(groups, *each, fixed) for each in zip(open_budgets, solved.allocations, strict=True)]
         outcomes = iter(run.checked(drafts, columns, _named(watch, "check")))
-    return Outcome(groups, choices, fixed, active, [kept or next(outcomes) for kept in whole])
+        budgets = [_whole(groups, options, budget, fixed, active) or next(outcomes) for budget in options.budgets]
+    return Outcome(groups, solved.options, fixed, active, budgets)
 
 
 @dataclass(frozen=True)
@@ -229,18 +231,18 @@ class _Run:
     def solved(
         self, groups: Sequence[ModuleGroup], rooms: Sequence[int], active: int | None, columns: ColumnWeights | None,
         watch: Watch,
-    ) -> tuple[list[list[Option]], list[Allocation]]:  # fmt: skip
-        """Measure what the solver needs: every group's options, and the allocation for each of these bytes."""
+    ) -> Solved:  # fmt: skip
+        """Measure what the solver needs, and solve for each of these bytes."""
         width = width_of(self.layout)
 
-        def measured(probes: Sequence[Probe]) -> dict[str, float]:
+        def measured(groups: Sequence[ModuleGroup], probes: Sequence[Probe]) -> dict[str, float]:
             return measure(
                 self.source, groups, self.shares.allocate, width=width, probes=probes,
                 method=self.options.measured_with, columns=columns, options=self.passes, folder=self.folder,
                 watch=watch,
             )  # fmt: skip
 
-        def chosen(options: Sequence[Sequence[Option]]) -> list[Allocation]:
+        def chosen(groups: Sequence[ModuleGroup], options: Sequence[Sequence[Option]]) -> list[Allocation]:
             return [allocate(groups, options, room, active) for room in rooms]
 
         return allocate_in_rounds(groups, measured, chosen)

@@ -104,7 +104,7 @@ _OPTIONS = (
     click.option("--bits", metavar="N,…", help="Bits to choose from.  [2,3,4,5,6,8]"),
     click.option("--group-size", metavar="N,…", help="Group sizes to choose from.  [32,64,128]"),
     click.option(
-        "--groups", type=click.IntRange(1), metavar="N", help="Most groups, but one for each kind of module.  [64]"
+        "--groups", type=click.IntRange(1), metavar="N", help="Most groups at first, but one a kind of module.  [64]"
     ),
     click.option("--with-routers", is_flag=True, help="Let routers be quantized, too."),
     click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Cut longer documents to N tokens."),

@@ -40,6 +40,8 @@ _TABLES = {
     "validate": "checks",
     "recipes": "recipes",
     "load": "libraries",
+    "allocate": "groups",
+    "build": "steps",
 }
 
 
@@ -50,7 +52,7 @@ def rows(record: Mapping[str, Any] | str | Path, table: str | None = None) -> li
     a bench record; "measurements" are those of the baseline and of all candidates, with `candidate` (a name) and
     `baseline` (whether it is the baseline). By default: modules of plan and audit, changes of diff, measurements of
     compare, eval, results and tau2, results of bench, candidates of sweep, checks of validate, recipes of
-    `plan --fits`.
+    `plan --fits`, groups of allocate.
 
     Raises RecordError for what is no record, UsageError for a list that the record does not have.
 

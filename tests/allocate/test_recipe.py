@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 
 from mlxquant.allocate.contest import Contestant, final
 from mlxquant.allocate.groups import FormatChoice, ModuleGroup, groups_of
-from mlxquant.allocate.measure import probes_of
+from mlxquant.allocate.measure import Probe, options_of, probes_of
 from mlxquant.allocate.recipe import recipe_text
+from mlxquant.allocate.rounds import allocate_in_rounds
 from mlxquant.allocate.shares import shared_out
-from mlxquant.allocate.solve import Allocation, Option, frontier
+from mlxquant.allocate.solve import Allocation, Option, allocate, frontier
 from mlxquant.divergence.texts.documents import Document
 from mlxquant.errors import DataError
 from mlxquant.layout.layout import Layout, read_layout
@@ -74,6 +76,27 @@ def test_with_few_groups_neighbouring_layers_are_decided_together(model):
     groups = groups_of(plan.modules, limit=1)
     assert {group.layers for group in groups} == {(), (0, 1, 2)}
     assert {p for group in groups for p in group.paths} == {p for group in groups_of(plan.modules) for p in group.paths}
+
+
+def test_blocks_that_do_most_damage_are_decided_in_halves(model):
+    """A first layer that is a hundred times as sensitive as the others, which a block of all three hides."""
+    source, layout, _ = model
+    groups = groups_of(make_plan(layout, load_recipe("none"), source).modules, limit=1, group_sizes=(64,))
+    room = sum(group.choice(Format(4, 64)).nbytes for group in groups)
+
+    def measured(groups: Sequence[ModuleGroup], probes: Sequence[Probe]) -> dict[str, float]:
+        sensitive = {p.name(groups): sum(100.0 if m.module.layer == 0 else 1.0 for m in groups[p.group].modules)
+                     for p in probes}  # fmt: skip
+        return {p.name(groups): sensitive[p.name(groups)] * 4.0**-p.format.bits for p in probes}
+
+    def solved(groups: Sequence[ModuleGroup], options: Sequence[Sequence[Option]]) -> list[Allocation]:
+        return [allocate(groups, options, room)]
+
+    outcome = allocate_in_rounds(groups, measured, solved)
+    (first,), (last,) = solved(groups, options_of(groups, measured(groups, probes_of(groups)))), outcome.allocations
+    assert len(groups) < len(outcome.groups) <= 1.25 * len(groups) + 1
+    assert sorted(p for g in outcome.groups for p in g.paths) == sorted(p for g in groups for p in g.paths)
+    assert last.damage < first.damage and last.nbytes <= room
 
 
 def test_one_format_throughout_needs_no_rule(model):

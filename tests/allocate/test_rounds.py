@@ -37,13 +37,13 @@ class Model:
         }
         self.asked: list[str] = []
 
-    def measured(self, probes: Sequence[Probe]) -> dict[str, float]:
-        names = [probe.name(self.groups) for probe in probes]
+    def measured(self, groups: Sequence[ModuleGroup], probes: Sequence[Probe]) -> dict[str, float]:
+        names = [probe.name(groups) for probe in probes]
         self.asked += names
         return {name: self.kl[name] for name in names}
 
-    def solved(self, options: Sequence[Sequence[Option]]) -> list[Allocation]:
-        return [allocate(self.groups, options, BUDGET), allocate(self.groups, options, BUDGET // 2 * 3)]
+    def solved(self, groups: Sequence[ModuleGroup], options: Sequence[Sequence[Option]]) -> list[Allocation]:
+        return [allocate(groups, options, BUDGET), allocate(groups, options, BUDGET // 2 * 3)]
 
     def damage(self, allocation: Allocation) -> float:
         formats = [option.choice.format for option in allocation.options]
@@ -53,27 +53,27 @@ class Model:
 @pytest.mark.parametrize("seed", range(1))
 def test_what_is_chosen_in_the_end_has_been_measured_and_nothing_twice(seed):
     model = Model(seed)
-    options, allocations = allocate_in_rounds(model.groups, model.measured, model.solved, rounds=20)
-    assert all(option.measured for allocation in allocations for option in allocation.options)
+    solved = allocate_in_rounds(model.groups, model.measured, model.solved, rounds=20)
+    assert all(option.measured for allocation in solved.allocations for option in allocation.options)
     assert len(model.asked) == len(set(model.asked))
     assert len(model.asked) < len(model.kl)
-    for allocation in allocations:
+    for allocation in solved.allocations:
         assert allocation.damage == pytest.approx(model.damage(allocation))
-    assert len(options) == GROUPS
+    assert len(solved.options) == GROUPS
 
 
 def test_rounds_do_less_damage_than_what_the_first_one_infers():
     first, last = 0.0, 0.0
     for seed in range(2):
         model = Model(seed)
-        first += model.damage(allocate_in_rounds(model.groups, model.measured, model.solved, rounds=1)[1][0])
-        last += model.damage(allocate_in_rounds(model.groups, model.measured, model.solved)[1][0])
+        first += model.damage(allocate_in_rounds(model.groups, model.measured, model.solved, rounds=1).allocations[0])
+        last += model.damage(allocate_in_rounds(model.groups, model.measured, model.solved).allocations[0])
     assert last < 0.9 * first
 
 
 def test_a_measured_number_of_bits_corrects_those_beside_it():
     model = Model(0)
-    kl = model.measured(probes_of(model.groups))
+    kl = model.measured(model.groups, probes_of(model.groups))
     five = Probe(0, Format(5, 64)).name(model.groups)
     before, after = ({str(o.choice): o for o in options_of(model.groups, each)[0]} for each in (kl, kl | {five: 1.0}))
     assert not before["5-bit g64"].measured
