@@ -117,7 +117,7 @@ def _change(change: Mapping[str, Any] | None) -> tuple[str, str]:
 def _pairs(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     rows = [
         (
-            PAIRED[row["metric"]],
+            PAIRED.get(row["metric"], row["metric"]),
             *(f"{row[k]:,}" for k in ("both_right", "only_baseline", "only_candidate", "both_wrong")),
             f"{row['units_worse']} / {row['units_better']}",
             _p(row["mcnemar_p"]),
@@ -139,7 +139,7 @@ def alike(candidate: Mapping[str, Any]) -> Iterator[str]:
             continue
         change = measurement(candidate, f"{row['metric']}_difference") or {}
         most = "" if change.get("high") is None else f": a difference of at most {points(change['high'])[1:]} points"
-        yield f"None of {row['n']:,} {PAIRED[row['metric']]} differed{most}"
+        yield f"None of {row['n']:,} {PAIRED.get(row['metric'], row['metric'])} differed{most}"
 
 
 def _by_depth(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:

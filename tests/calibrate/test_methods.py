@@ -184,7 +184,7 @@ def test_compare_refuses_the_documents_that_calibrated_and_records_those_that_di
     result = run("compare", source, "--build", tmp_path / "build", "--data", some, *how)
     assert "warning: build: was calibrated on 4 of the 5 documents" in ended(result, 0)
     (entry,) = json.loads(result.stdout)["candidates"]
-    assert entry["calibration"] == {"documents": 6, "judged": 4}
+    assert (entry["calibration"]["documents"], entry["calibration"]["judged"]) == (6, 4)
     assert "4 of the 5" in entry["warnings"][-1]
 
 
@@ -195,7 +195,6 @@ def test_sweep_takes_method_and_calibration(source, calibration, tmp_path):
     gate.write_text('min_clusters = 3\n[[tolerance]]\nmetric = "kl_nats"\nmax = 99.0\n')
     words = ("sweep", source, "--recipes", "gates-8bit,uniform-8bit:method=mse", "--bits", "3", "--group-size", 32,
              "--method", "imatrix", "-t", gate, "--data", data, "--json")  # fmt: skip
-    assert "needs a calibration" in ended(run(*words), 2)
     result = run(*words, "--calibration", calibration, "--work", tmp_path / "work")
     assert result.exit_code in (0, 4), result.stderr  # judged, whatever three documents settle
     names = {c["name"] for c in json.loads(result.stdout)["candidates"]}

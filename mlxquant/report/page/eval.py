@@ -73,7 +73,7 @@ def _changed(change: Mapping[str, Any] | None) -> str:
 def _pairs(candidate: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in candidate["paired"]:
         if "slice" not in row and "depth" not in row:
-            yield {"name": candidate["name"], "what": PAIRED[row["metric"]], **row}
+            yield {"name": candidate["name"], "what": PAIRED.get(row["metric"], row["metric"]), **row}
 
 
 def _group(sides: Sequence[Mapping[str, Any]], kind: tuple[str, str]) -> dict[str, Any] | None:
