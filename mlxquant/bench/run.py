@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import MeasurementError
 from ..records.head import describe_machine, describe_versions, utc_date
+from ..words.interrupts import asked_to_end
 from ..words.progress import Progress, Watch, unwatched
 from ..words.secrets import redacted
 from ..words.text import distinct
@@ -60,6 +61,8 @@ class Bench:
         try:
             for row in self._rows():
                 self.rows.append(row)
+                if asked_to_end():  # a library may have kept the interrupt to itself
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
             if not any(r["round"] > 1 for r in self.rows):
                 raise

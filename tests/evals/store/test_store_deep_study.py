@@ -22,6 +22,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_tables_of_a_page_are_what_the_records_hold(page):
     text = page.read_text(encoding="utf-8")
