@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,10 @@ from .model import Tokens
 from .options import NOISE_FLOOR, CompareOptions, HasTokens, Pass
 from .ranks import Ranks
 from .routing import Taps, find_places
+from .running import Running, Streams
 from .scores import Listener, OnDocuments, Sink
 from .state import CALIBRATE, COMPARE, SETS, Hidden, Work, check_work
-from .steps import Running, Streams, run_embedding, run_head, run_layer, width_of
+from .steps import run_embedding, run_head, run_layer, width_of
 from .weights import OwnEncoder, Quantizer
 
 
@@ -100,12 +101,7 @@ def compare(
         beside = _start(encoding, layout, streamed)
         run, notes = _prepare(src, streamed, documents, share, sink, options, folder, listener, beside)
         signature = _signature(source, streamed, documents, options, ranks)
-        if columns is not None:
-            signature["columns"] = dict(columns.signature)
-        if beside is not None:
-            signature["encoding"] = dict(beside.encoding.signature)
-        if listener is not None:
-            signature["listens"] = True
+        signature |= _also(columns, beside, listener)
         shards = source.files if isinstance(source.reader, HubReader) else ()
         work = Work(folder, signature, every_s=options.keep_every_s, fresh=options.fresh, shards=shards)
         with work:
@@ -116,15 +112,25 @@ def compare(
         quantizer.close()
         if encoding is not None:
             encoding.close()
+    return _pass(
+        run, options, ranks, merged, seconds=round(time.monotonic() - began, 3), resumed_at=resumed,
+        step_seconds=figures["step_seconds"], tokens=sum(len(d.tokens) for d in documents), notes=notes,
+    )  # fmt: skip
+
+
+def _pass(
+    run: Running, options: CompareOptions, ranks: Ranks, merged: Mapping[str, Any], *, notes: Sequence[str],
+    **measured: Any,
+) -> Pass:  # fmt: skip
+    """What a pass reports: who took part, how it was computed, what it read."""
+    source, checkpoint, layout = run.source, run.source.checkpoint, run.source.layout
     floor = [{"name": NOISE_FLOOR}] if options.noise_floor else []
     return Pass(
-        source=source_record(layout, source), candidates=[*(c.entry() for c in streamed), *floor],
-        layers=len(src.paths), compute=options.compute, compute_reason=_reason(options),
-        source_bytes=src.expected_bytes(), bytes_read=merged["bytes_read"],
-        seconds=round(time.monotonic() - began, 3), tokens=sum(len(d.tokens) for d in documents),
-        peak_memory_bytes=peak_memory(), mlx_peak_bytes=mx.get_peak_memory(), resumed_at=resumed,
-        ranks=ranks.size, step_seconds=figures["step_seconds"], rank=ranks.rank,
-        notes=[*source.notes, *layout.notes, *notes],
+        source=source_record(layout, checkpoint), candidates=[*(c.entry() for c in run.candidates), *floor],
+        layers=len(source.paths), compute=options.compute, compute_reason=_reason(options),
+        source_bytes=source.expected_bytes(), bytes_read=merged["bytes_read"], peak_memory_bytes=peak_memory(),
+        mlx_peak_bytes=mx.get_peak_memory(), ranks=ranks.size, rank=ranks.rank,
+        notes=[*checkpoint.notes, *layout.notes, *notes], **measured,
     )  # fmt: skip
 
 
@@ -306,6 +312,14 @@ def _signature(
         "versions": describe_versions(),
         "architecture": describe_machine()["architecture"],
     }
+
+
+def _also(columns: ColumnWeights | None, beside: _Beside | None, listener: Listener | None) -> dict[str, Any]:
+    """What a score depends on where there is such."""
+    also: dict[str, Any] = {} if columns is None else {"columns": dict(columns.signature)}
+    if beside is not None:
+        also["encoding"] = dict(beside.encoding.signature)
+    return also if listener is None else also | {"listens": True}
 
 
 def _common(signature: dict[str, Any]) -> str:
