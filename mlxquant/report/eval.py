@@ -192,8 +192,12 @@ def _median(curve: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _serving(record: Mapping[str, Any]) -> str:
+    """Times of answers; nothing where builds read drafts along, whose times are no times of decoding."""
     rows = []
-    for side in (record["baseline"], *record["candidates"]):
+    sides = (record["baseline"], *record["candidates"])
+    if record["settings"].get("draft") and all(side.get("kind") == "build" for side in sides):
+        return ""
+    for side in sides:
         s = side["serving"]
         rows.append(
             (

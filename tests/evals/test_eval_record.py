@@ -134,6 +134,16 @@ def test_the_text_fits_80_columns_and_names_what_changed():
         assert words in text, words
 
 
+def test_times_of_builds_that_read_drafts_are_left_out_of_the_text_and_those_of_servers_are_not():
+    drafted = {"trials": 1, "temperature": 0.0, "seed": 0, "draft": True}
+    trials = damaged()["trials"]
+    text = eval_text(record_of(trials, settings=drafted))
+    assert "Serving" not in text and "requests:" in text
+    assert "times of answers are no times of decoding" in " ".join(text.split())
+    server = [{"name": "candidate", "kind": "endpoint"}]
+    assert "Serving" in eval_text(record_of(trials, settings=drafted, candidates=server))
+
+
 def test_a_record_is_read_back_and_a_broken_one_told(tmp_path):
     record = damaged(6, 5)
     path = tmp_path / "e.json"
