@@ -43,7 +43,7 @@ class AllocationArguments:
         from ..stream.ranks import launched
 
         if (self.budgets is None) == (self.bpw is None):
-            raise UsageError("give --budget SIZE, such as 96GB, or --bpw X, such as 4.25")
+            raise UsageError("give --budget SIZE, such as 96GB, or --bpw X, such as 4.25, one of the two")
         if (self.chip is None) != (self.min_decode is None):
             raise UsageError("--chip and --min-decode go together: the speed is that of a chip")
         if self.bpw is not None and self.context is not None and self.chip is None:

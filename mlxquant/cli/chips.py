@@ -26,7 +26,7 @@ def chips_named_by(names: Sequence[str], bandwidth: float | None = None, own: Se
     unknown = [name for name in names if not chips_named(name)]
     if unknown:
         known = ", ".join(dict.fromkeys(chip.name for chip in CHIPS))
-        raise UsageError(f"--chip {unknown[0]!r}: not in the table; it has {known}. --bandwidth takes any other")
+        raise UsageError(f"--chip {unknown[0]!r}: not in the table; it has {known}. bench --bandwidth takes any other")
     return chips or [*dict.fromkeys(size for point in own for size in sizes_of(point))] or list(CHIPS)
 
 
