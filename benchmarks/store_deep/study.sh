@@ -3,7 +3,8 @@
 #
 #     benchmarks/store_deep/study.sh WORK
 #
-# WORK gets data, builds and records. Interrupted, the same command goes on: what is in WORK is not made again.
+# WORK gets data, builds and records, and in WORK/records what audits/store-deep keeps of the large ones. Interrupted, the
+# same command goes on: what is in WORK is not made again.
 set -euo pipefail
 work=$1
 run=${MLXQUANT:-.venv/bin/mlxquant}
@@ -78,3 +79,7 @@ make gates-2-gptq -r gates-8bit --bits 2 --group-size 64 --method gptq --data "$
 make by-role-2-gptq -r roles-2bit --method gptq --data "$work/calibrate.jsonl"
 loops eval-more 1200000 8 by-role-3 gates-3-imatrix uniform-3-imatrix uniform-3-gptq uniform-4 agentic-2 by-role-2 \
   gates-2-gptq by-role-2-gptq
+# what audits/ keeps of the records
+for name in compare compare-forced compare-more eval eval-more; do slim+=("$work/$name.json"); done
+mkdir -p "$work/records"
+$py benchmarks/slim.py "${slim[@]}" -o "$work/records"

@@ -50,6 +50,10 @@ step eval eval --baseline "$work/full" "${sides[@]}" --candidate "$work/deepseek
 step eval-deep eval --baseline "$work/full" --candidate "$work/gates-8" --candidate "$work/gates-3" --calls 60 \
   --tasks 5 --first-seed 1000500
 
+# what audits/ keeps of the records: verdicts name the hashes of these
+for name in compare compare-forced eval eval-deep; do slim+=("$out/$name.json"); done
+$py benchmarks/slim.py "${slim[@]}" -o "$out"
+
 step sweep sweep --from "$out/compare.json" -t "$tolerances"
 for bits in 8 6 5 4 3 2; do
   $run validate "$out/compare.json" -t "$tolerances" --candidate "gates-8bit:bits=$bits" || [ $? = 1 ]

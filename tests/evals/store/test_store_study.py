@@ -14,11 +14,12 @@ from mlxquant.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "audits" / "store-moe"
+RECORDS = [path for path in sorted((ROOT / "audits").glob("store-*/*.json")) if path.name != "allocate.json"]
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ROOT / "benchmarks" / "store_study" / f"{name}.py")
+def script(name: str, folder: str = "store_study") -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "benchmarks" / folder / f"{name}.py")
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -55,3 +56,24 @@ def test_the_dialogues_are_held_out_and_as_many_as_the_record_says():
     record = json.loads((FOLDER / "compare.json").read_text(encoding="utf-8"))
     assert min(int(line["id"].split("-")[2]) for line in lines) >= 2_000_000
     assert len(lines) == record["data"]["documents"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_kept_record_is_as_slim_as_its_script_makes_it(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    slim = script("slim", ".").slim(json.loads(path.read_text(encoding="utf-8")))
+    assert slim == record
+
+
+def test_a_slim_record_keeps_figures_over_all_tokens_and_what_is_shown_of_a_part():
+    figures = [
+        {"metric": "dp_rms"}, {"metric": "block_change", "layer": 1}, {"metric": "kl_nats", "slice": "in:json"},
+        {"metric": "right_call_difference", "depth": "1-5"},
+        {"metric": "dp_rms", "slice": "in:json"}, {"metric": "kl_nats", "turn": "1", "case": "teacher-forced"},
+    ]  # fmt: skip
+    trial = {"calls": [[1, "11110000", "find_user", ["read"], "nothing"]], "requests": [{}]}
+    record = {"candidates": [{"measurements": figures}], "trials": [trial]}
+    slim = script("slim", ".").slim(record)
+    assert slim["candidates"][0]["measurements"] == figures[:4]
+    assert slim["trials"] == [{"calls": [[1, "11110000", "find_user", [], "nothing"]], "requests": []}]
