@@ -30,6 +30,11 @@ class Budget:
     words: str
     nbytes: int
 
+    @property
+    def recipe_name(self) -> str:
+        """How the recipe of the budget is called: ``allocated-4.2bpw``."""
+        return f"allocated-{self.words.replace(' ', '').lower()}"
+
 
 @dataclass(frozen=True, slots=True)
 class LeastSpeed:

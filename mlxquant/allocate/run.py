@@ -70,6 +70,11 @@ class AllocateOptions:
         """The encoder that is measured: `method`, or rounding in its place where that needs a pass of its own."""
         return RTN if self.method in BY_LAYER else self.method
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the method needs documents: in a pass beforehand, or where what ships is encoded."""
+        return self.method in (IMATRIX, GPTQ)
+
 
 @dataclass(frozen=True)
 class Allocated:
@@ -250,7 +255,6 @@ class _Run:
     def draft(self, groups: Sequence[ModuleGroup], budget: Budget, allocation: Allocation, fixed: int) -> _Draft:
         """Write a budget's solution as a recipe, and find those that it has to beat."""
         options = self.options
-        name = f"allocated-{budget.words.replace(' ', '').lower()}"
         source, data = printable(self.source.name), printable(self.described["name"])
         revision = f"@{self.source.revision}" if self.source.revision else ""
         summary = f"bits allocated for {source} at {budget.words}, by the KL of each group quantized alone"
@@ -258,7 +262,7 @@ class _Run:
             f"mlxquant allocate: {source}{revision}, measured with {options.measured_with} on"
             f" {len(self.shares.allocate)} documents of {data} (sha256 {self.described['sha256'][:12]})"
         )
-        text = recipe_text(name, summary, groups, allocation, method=options.method, reference=reference)
+        text = recipe_text(budget.recipe_name, summary, groups, allocation, method=options.method, reference=reference)
         recipe = read_back(text, groups, allocation, self.layout, self.source, fixed + allocation.nbytes)
         entered = contestants(
             self.layout, self.source, budget.nbytes, active=options.active, method=options.method, bits=options.bits,
@@ -366,7 +370,7 @@ def _whole(
     kept = Allocation(tuple(keep))
     if fixed + kept.nbytes > budget.nbytes or (active is not None and kept.active > active):
         return None
-    text = kept_text(f"allocated-{budget.words.replace(' ', '').lower()}", budget.words)
+    text = kept_text(budget.recipe_name, budget.words)
     recipe = parse_recipe(text, where="the allocated recipe")
     return Allocated(budget, kept, recipe, (), None, text, recipe)
 

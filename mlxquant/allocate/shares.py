@@ -62,14 +62,10 @@ def shared_out(
     interval by document would take it for evidence of its own.
     """
     shares = dict(SHARES[calibrates])
-    parts: dict[str, list[Document]] = {name: [] for name in shares}
     if judge is not None:
         shares[CHECK] = 0
-        parts[CHECK] = [document for document in once(judge) if document.content_hash not in calibrated]
-    apart = {*calibrated, *(document.content_hash for document in judge or ())}
-    for document in once(documents):
-        if document.content_hash not in apart:
-            parts[purpose_of(document.content_hash, shares)].append(document)
+    parts = parted(documents, shares, apart={*calibrated, *(document.content_hash for document in judge or ())})
+    parts[CHECK] += [document for document in once(judge or ()) if document.content_hash not in calibrated]
     needed = [name for name in parts if name != CALIBRATE or calibrates]
     if any(len(parts[name]) < FEWEST for name in needed):
         counts = ", ".join(f"{len(parts[each])} to {each}" for each in needed)
@@ -87,6 +83,17 @@ def once(documents: Iterable[_Hashed]) -> list[_Hashed]:
     for document in documents:
         first.setdefault(document.content_hash, document)
     return list(first.values())
+
+
+def parted(
+    documents: Iterable[_Hashed], shares: Mapping[str, int], *, apart: Collection[str] = ()
+) -> dict[str, list[_Hashed]]:
+    """Documents by purpose, without copies and those whose content hash is in `apart`; `shares` as in `purpose_of`."""
+    parts: dict[str, list[_Hashed]] = {purpose: [] for purpose in shares}
+    for document in once(documents):
+        if document.content_hash not in apart:
+            parts[purpose_of(document.content_hash, shares)].append(document)
+    return parts
 
 
 def purpose_of(content_hash: str, shares: Mapping[str, int]) -> str:

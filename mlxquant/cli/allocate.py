@@ -109,7 +109,6 @@ def command(source: str, **options: Any) -> None:
 def _next(source: str, recipe: Path, arguments: AllocateArguments) -> str:
     """What to type next: the plan of the recipe; or its build, where that needs what was calibrated here."""
     from ..allocate.folder import AllocateFolder
-    from ..words.formats import IMATRIX
 
     if arguments.method == IMATRIX and arguments.calibration is None and arguments.work is not None:
         words = ["convert", source, "-r", recipe, "--calibration", AllocateFolder(arguments.work).columns, "-o", "OUT"]
@@ -156,7 +155,7 @@ def _allocated(
     options = with_budgets(options, words, arguments, plan, layout)
     check_budgets(groups, plan, options)
     calibration = opened_calibration(arguments.calibration, opened)
-    shares, described = _documents(opened, arguments, calibration)
+    shares, described = _documents(opened, arguments, options, calibration)
     if any(budget.nbytes < plan.totals["bytes"] for budget in options.budgets) or options.active is not None:
         _tell_before(groups, shares, options, layout, on_hub=opened.folder is None)
         if not folder.has_measured:
@@ -170,13 +169,12 @@ def _allocated(
 
 
 def _documents(
-    opened: Checkpoint, arguments: AllocateArguments, calibration: Calibration | None
+    opened: Checkpoint, arguments: AllocateArguments, options: AllocateOptions, calibration: Calibration | None
 ) -> tuple[Shares, dict[str, Any]]:
     """The documents by purpose, and what the record says of them."""
     from ..allocate.shares import shared_out
     from ..divergence.texts.documents import read_documents
     from ..divergence.texts.tokens import open_tokenizer
-    from ..words.formats import GPTQ
 
     tokenizer = open_tokenizer(opened)
     data = arguments.data if arguments.data == BUILTIN else Path(arguments.data)
@@ -186,7 +184,7 @@ def _documents(
         judge = read_documents(arguments.judge, tokenizer, max_tokens=arguments.max_tokens)
     shares = shared_out(
         read.documents,
-        calibrates=calibration is None and arguments.method in (IMATRIX, GPTQ),
+        calibrates=calibration is None and options.calibrates,
         judge=None if judge is None else judge.documents,
         calibrated=() if calibration is None else calibration.documents().get("xxh3_128", ()),
     )

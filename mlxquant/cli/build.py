@@ -144,7 +144,7 @@ def _built(source: str, word: str, arguments: BuildArguments, folder: BuildFolde
     if opened.folder is None and opened.revision is not None:
         at = f"{opened.name}@{opened.revision}"  # a branch may move on between the steps
     settings, outline = _settings(opened, word, arguments, limits)
-    purposes = read_purposes(arguments.data, arguments.judge, calibrates=settings.calibrates)
+    purposes = read_purposes(arguments.data, arguments.judge, calibrates=settings.options.calibrates)
     texts = purposes.texts()
     steps = Steps(folder, request_of(opened, purposes, texts, settings), fresh=arguments.fresh)
     if os.path.lexists(folder.out) and not steps.has("allocate"):
@@ -191,11 +191,10 @@ def _settings(
     opened: Checkpoint, word: str, arguments: BuildArguments, limits: bytes | None
 ) -> tuple[BuildSettings, Callable[[Mapping[str, int]], Outline]]:
     """What is asked for, and what it takes once the tokens of each purpose are known."""
-    from ..allocate.run import check_budgets, groups_and_plan
+    from ..allocate.run import check_budgets, groups_and_plan, width_of
     from ..builds.write.convert import ConvertOptions
     from ..layout.layout import read_layout
     from ..pipeline.forecast import Outline, free_bytes, missing_bytes
-    from ..pipeline.run import width_of
     from ..pipeline.settings import BuildSettings
 
     asked = options_of(arguments)

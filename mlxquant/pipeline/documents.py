@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..allocate.shares import ALLOCATE, CALIBRATE, CHECK, FEWEST, once, purpose_of
+from ..allocate.shares import ALLOCATE, CALIBRATE, CHECK, FEWEST, once, parted
 from ..divergence.texts.documents import BUILTIN, DataLine, read_documents, read_lines
 from ..divergence.texts.tokens import open_tokenizer
 from ..errors import DataError
 from ..source.checkpoint import Checkpoint
-from .folder import PURPOSES, document_file
+from .folder import JUDGE, PURPOSES, document_file
 
-JUDGE = "judge"
 # hundredths of the hash's range, by whether something calibrates
 _SHARES = {
     True: {CALIBRATE: 25, ALLOCATE: 25, CHECK: 25, JUDGE: 25},
@@ -73,10 +72,7 @@ def read_purposes(data: Path | str, judge: Path | str | None, *, calibrates: boo
         judging, sha256 = read_lines(judge)
         files["--judge"] = {"name": _name(judge), "sha256": sha256}
     judged = {line.content_hash for line in judging}
-    parts: dict[str, list[DataLine]] = {purpose: [] for purpose in PURPOSES}
-    for line in once(lines):
-        if line.content_hash not in judged:
-            parts[purpose_of(line.content_hash, shares)].append(line)
+    parts = parted(lines, shares, apart=judged)
     parts[JUDGE] += once(judging)
     _check(parts, len(lines), calibrates=calibrates)
     return Purposes(parts, files, [data] if judge is None else [data, judge])

@@ -27,6 +27,7 @@ from typing import Any
 
 from ..allocate import folder as allocate
 from ..allocate.folder import AllocateFolder
+from ..allocate.shares import ALLOCATE, CALIBRATE, CHECK
 from ..builds.write.hashing import sha256
 from ..builds.write.partial import Partial
 from ..disk import files as disk
@@ -35,7 +36,8 @@ from ..errors import OutputError, UsageError
 from ..stream import state
 
 COMMAND = "build"
-PURPOSES = ("calibrate", "allocate", "check", "judge")
+JUDGE = "judge"
+PURPOSES = (CALIBRATE, ALLOCATE, CHECK, JUDGE)
 RECORD = "build.json"
 CALIBRATION, RECIPE, ALLOCATION = "calibration.safetensors", "recipe.toml", "allocate.json"
 TOLERANCES, COMPARISON, VERDICT, PAGE = "tolerances.toml", "compare.json", "validate.json", "report.html"

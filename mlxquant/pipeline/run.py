@@ -40,13 +40,13 @@ from ..stream.options import CompareOptions
 from ..sweep.run import needed
 from ..validate import read_evidence, read_tolerances, template_text, validate
 from ..words.formats import GPTQ, IMATRIX
-from .documents import JUDGE
 from .folder import (
     ALLOCATION,
     CALIBRATING,
     CALIBRATION,
     COMPARING,
     COMPARISON,
+    JUDGE,
     PAGE,
     RECIPE,
     TOLERANCES,
@@ -259,8 +259,3 @@ class BuildRun:
             "recipe": {"ships": entry["ships"], "why": entry["why"], "best_of_the_others": entry["best"]},
             "verdict": verdict["verdict"],
         }
-
-
-def width_of(layout: Layout) -> int:
-    """The width of the hidden state."""
-    return int(next(m.shape[-1] for m in layout.modules if m.role == "embedding"))

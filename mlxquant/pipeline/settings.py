@@ -16,7 +16,6 @@ from ..builds.write.hashing import sha256
 from ..builds.write.opening import Opening
 from ..calibrate.record import fingerprint
 from ..source.checkpoint import Checkpoint
-from ..words.formats import GPTQ, IMATRIX
 from ..words.progress import Watch, unwatched
 from .documents import Purposes
 
@@ -32,11 +31,6 @@ class BuildSettings:
     dtype: str | None = None
     tolerances: bytes | None = None
     convert: ConvertOptions = field(default_factory=ConvertOptions)
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether the method needs documents: in a pass beforehand, or in the one that convert makes."""
-        return self.options.method in (IMATRIX, GPTQ)
 
     def as_dict(self) -> dict[str, Any]:
         """What the build depends on beside source and documents."""

@@ -14,14 +14,18 @@ _NAME = 40  # columns
 _POINTS = 8  # of the frontier that a text shows
 
 
+def shares_text(shares: Mapping[str, int]) -> str:
+    """How many documents each purpose had; one without any is left out."""
+    purposes = {"calibrate": "calibrated", "allocate": "measured damage", "check": "checked"}
+    return ", ".join(f"{counted(shares[key], 'document')} {what}" for key, what in purposes.items() if shares[key])
+
+
 def allocate_text(record: Record) -> str:
     """Write an allocation for a reader."""
     shares, options = record["data"]["shares"], record["options"]
-    parts = [f"{counted(shares[key], 'document')} {what}" for key, what in (
-        ("calibrate", "calibrated"), ("allocate", "measured damage"), ("check", "checked")) if shares[key]]  # fmt: skip
     head = [
         filled("source", record["source"]["name"]),
-        filled("texts", f"{record['data']['name']}: {', '.join(parts)}"),
+        filled("texts", f"{record['data']['name']}: {shares_text(shares)}"),
         filled("method", method_text(options)),
     ]
     if record["groups"]:

@@ -12,7 +12,7 @@ from typing import Any
 from ...records.loading import Loaded
 from ...words.text import counted, figure
 from ...words.units import show_bytes
-from ..allocate import chosen_formats, method_text
+from ..allocate import chosen_formats, method_text, shares_text
 from ..common import machine_text, short_name
 from ..compare import mnat
 from ..sweep import unit_of
@@ -20,7 +20,6 @@ from .candidates import Cast, legend
 from .charts import Plot, Point, size_against_damage
 
 Record = Mapping[str, Any]
-_SHARES = (("calibrate", "calibrated"), ("allocate", "measured damage"), ("check", "checked"))
 _BEYOND = 1.3  # times the largest that was judged: as far as the frontier is drawn
 
 
@@ -49,8 +48,7 @@ def _facts(record: Record) -> Iterator[str]:
     if revision := record["source"].get("revision"):
         yield f"revision {str(revision)[:12]}"
     names = " and ".join(str(each["name"]) for each in (data, data.get("judge")) if each)
-    counts = ", ".join(f"{counted(shares[key], 'document')} {what}" for key, what in _SHARES if shares[key])
-    yield f"{names}: {counts or 'nothing measured'}"
+    yield f"{names}: {shares_text(shares) or 'nothing measured'}"
     yield method_text(record["options"])
     if record["groups"] and type(record.get("probes")) is int:
         yield f"{counted(record['probes'], 'format')} of {counted(len(record['groups']), 'group')} measured, each alone"
