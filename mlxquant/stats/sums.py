@@ -159,8 +159,8 @@ def carried_by(hits: Sums, df: float) -> float:
         1 / carried = (1 - e) / df + e / (k + 1)
 
     With it the interval holds the truth in 90 % of samples where 0.1 % of the tokens in 86 documents are hits that are
-    correlated by 0.05, and in 86 % without (`benchmarks/interval_coverage.py`). Of 85 degrees of freedom, five clusters
-    with 10 hits leave 85, one with 10 and four with 1 leave 2.7.
+    correlated by 0.05, and in 84 % without (`benchmarks/interval_coverage.py`). Of 85 degrees of freedom, five clusters
+    with 10 hits leave 85, one with 10 and four with 1 leave 2.6.
     """
     squares = hits**2
     carry = float(squares.sum() ** 2 / (squares**2).sum())

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mlxquant.allocate.contest import Contestant, final
-from mlxquant.allocate.groups import FormatChoice, ModuleGroup, groups_of
+from mlxquant.allocate.groups import FormatChoice, ModuleGroup, groups_of, halves
 from mlxquant.allocate.measure import Probe, options_of, probes_of
 from mlxquant.allocate.recipe import recipe_text
-from mlxquant.allocate.rounds import allocate_in_rounds
+from mlxquant.allocate.rounds import Solved, allocate_in_rounds, refined
 from mlxquant.allocate.shares import shared_out
 from mlxquant.allocate.solve import Allocation, Option, allocate, frontier
 from mlxquant.divergence.texts.documents import Document
@@ -97,6 +97,35 @@ def test_blocks_that_do_most_damage_are_decided_in_halves(model):
     assert len(groups) < len(outcome.groups) <= 1.25 * len(groups) + 1
     assert sorted(p for g in outcome.groups for p in g.paths) == sorted(p for g in groups for p in g.paths)
     assert last.damage < first.damage and last.nbytes <= room
+
+
+def test_a_quarter_of_the_groups_is_cut_those_of_several_layers_that_do_most_damage_in_any_budget(model):
+    source, layout, _ = model
+    groups = groups_of(make_plan(layout, load_recipe("none"), source).modules, limit=1, group_sizes=(64,))
+    several = [n for n, group in enumerate(groups) if len(group.layers) > 1]
+    worst = several[1 : 1 + round(len(groups) / 4)]
+
+    def solved(damages: dict[int, float]) -> Allocation:
+        options = [Option(g.choice(None), damages.get(n, 0.001), measured=True) for n, g in enumerate(groups)]
+        return Allocation(tuple(options))
+
+    one = dict.fromkeys(range(len(groups)), 9.0) | dict.fromkeys(several, 0.1) | {worst[0]: 5.0}
+    finer = refined(Solved(groups, [], [solved(one), solved(dict.fromkeys(worst[1:], 2.0))]))
+    assert finer is not None
+    assert [g for g in finer if g not in groups] == [half for n in worst for half in halves(groups[n])]
+    assert refined(Solved(groups, [], [solved(dict.fromkeys(range(len(groups)), 0.0))])) is None
+
+
+def test_a_block_in_halves_has_its_modules_formats_and_bytes(model):
+    source, layout, _ = model
+    for group in groups_of(make_plan(layout, load_recipe("none"), source).modules, limit=1):
+        if len(group.layers) < 2:
+            continue
+        first, last = halves(group)
+        assert (first.layers + last.layers, first.paths + last.paths) == (group.layers, group.paths)
+        for whole, one, other in zip(group.choices, first.choices, last.choices, strict=True):
+            assert whole.format == one.format == other.format
+            assert (whole.nbytes, whole.active) == (one.nbytes + other.nbytes, one.active + other.active)
 
 
 def test_one_format_throughout_needs_no_rule(model):

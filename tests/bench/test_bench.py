@@ -12,6 +12,7 @@ from mlxquant.bench.run import Bench
 from mlxquant.bench.workload import BenchSettings, Sample, Workload
 from mlxquant.cli.options import parse_numbers
 from mlxquant.errors import UsageError
+from mlxquant.words.interrupts import ask_to_end, begin
 from mlxquant.words.text import distinct
 from tests.bench.bench_cases import Paced
 
@@ -150,6 +151,22 @@ def test_a_run_stopped_by_hand_keeps_its_rounds():
     assert {s["round"] for s in record["samples"]} == {1, 2}
     assert record["notes"][0] == "stopped by hand in round 2 of 5"
     assert subject.closed == 1
+
+
+def test_a_run_stops_also_where_a_library_kept_the_interrupt_to_itself():
+    class Deaf(Paced):
+        def measure(self, workload, settings, run):
+            if run == 3:
+                ask_to_end()  # what Ctrl-C does beside raising, which this subject lets nobody see
+            return super().measure(workload, settings, run)
+
+    subject = Deaf("a")
+    try:
+        record = run(subject)
+    finally:
+        begin()
+    assert record["notes"][0] == "stopped by hand in round 3 of 5"
+    assert [run for _, run in subject.calls].count(3) == subject.closed == 1
 
 
 def test_a_run_stopped_in_its_first_round_keeps_nothing():

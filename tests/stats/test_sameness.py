@@ -23,6 +23,7 @@ from mlxquant.stats import (
 )
 from mlxquant.stats.interval import RESAMPLED_METHOD, T_METHOD
 from mlxquant.stats.resampled import COVERAGE
+from mlxquant.stats.sums import carried_by
 
 
 def ends(interval: Interval) -> tuple[float, float]:
@@ -84,6 +85,15 @@ def test_small_clustered_shares_hold_the_truth(clusters: int, size: int, share: 
     rates = draw.beta(share * odds, (1 - share) * odds, (300, clusters))
     intervals = [share_of_sums(draw.binomial(size, r), np.full(clusters, size)) for r in rates]
     assert np.mean([not i.excludes(share) for i in intervals]) > 0.92
+
+
+@pytest.mark.parametrize(
+    ("hits", "df"), [([10] * 5, 85), ([1], 85), ([10, 1, 1, 1, 1], 2.64), ([10, 10, 1, 1, 1], 5.08)]
+)
+def test_few_clusters_that_hold_most_hits_carry_few_degrees_of_freedom(hits: list[int], df: float) -> None:
+    of_clusters = np.array(hits + [0] * (86 - len(hits)))
+    assert carried_by(of_clusters.astype(float), 85) == pytest.approx(df, abs=0.005)
+    assert share_of_sums(of_clusters, np.full(86, 500)).df == pytest.approx(df, abs=0.005)
 
 
 # KL means
