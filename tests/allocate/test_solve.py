@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from itertools import product
 from random import Random
 
@@ -68,3 +69,13 @@ def test_what_native_code_prints_does_not_reach_stdout(capfd):
         os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution\n")
     print("after")
     assert capfd.readouterr().out == "before\nafter\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [None, 518 * 20])
+def test_as_many_modules_as_122b_has_are_solved_within_ten_seconds(bound):
+    groups, options = problem(3, 518, 19)
+    began = time.process_time()
+    best = allocate(groups, options, 518 * 100, active=bound)
+    assert time.process_time() - began < 10
+    assert 0.999 * 518 * 100 < best.nbytes <= 518 * 100
