@@ -39,12 +39,12 @@ PREFERENCE = (
         " reads twice the bytes a token",
         (STUDY, STORE),
         "the study has no unquantized baseline: what 8 bits cost beside the source was measured on the model of 2"
-        " million parameters alone (0.0 points of calls, 95 % interval -11.6 to 11.6)",
+        " million parameters alone (0.0 points of calls, 95 % interval -2.4 to 2.4)",
     ),
     Evidence(
         "gates-4bit",
         "the 4-bit recipe that was measured: on the model of 2 million parameters its tool calls were right 1.7 points"
-        " more often than at full precision (95 % interval -6.7 to 10.1: no difference seen). Nothing measured speaks"
+        " more often than at full precision (95 % interval -6.4 to 9.7: no difference seen). Nothing measured speaks"
         " for what larger 4-bit builds keep beside the routers",
         (STORE,),
         "no agent of a real model was measured at 4 bits, where protection may matter more than at 8 (Ahmed 2026);"
