@@ -14,13 +14,13 @@ import corpus
 import fast
 import held_out
 import hub_layout
-import muon
 import shape
 import vocabulary
+from descent import Descent
 
 from mlxquant.evals.store.deep import make_deep_task
 
-__all__ = ["Renderer", "corpus", "fast", "held_out", "hub_layout", "muon", "shape", "vocabulary"]
+__all__ = ["Descent", "Renderer", "corpus", "fast", "held_out", "hub_layout", "shape", "vocabulary"]
 
 vocabulary.SIZE = 556  # every name, city, street and status is one token, so that copying a name is one step
 # The beginning of a call up to the first character that is not always the same, and its end, are one token each. A

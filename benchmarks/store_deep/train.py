@@ -16,11 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import settings
 import torch
 from schedule import BALANCE, PACE, RATES, READ, STAGES, STEPS, TOKENS
-from settings import corpus, fast, held_out, hub_layout, muon, shape, vocabulary
+from settings import Descent, corpus, fast, held_out, hub_layout, shape, vocabulary
 from torch.nn import functional as F
 
 EVERY = 200
@@ -75,35 +74,19 @@ def main() -> None:
         vocabulary.write(folder, texts)
     tokenizer = hub_layout.tokenizer(folder)
     model = shape.model()
-    optimizers = muon.optimizers(model, RATES)
-    full = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    first, last = 0, folder / "last.pt"
-    if last.exists():
-        state = torch.load(last)
-        model.load_state_dict(state["model"])
-        for o, s in zip(optimizers, state["optimizers"], strict=True):
-            o.load_state_dict(s)
-        first = state["step"]
+    descent, last = Descent(model, RATES, PACE), folder / "last.pt"
+    first = descent.load(last) if last.exists() else 0
     began = time.perf_counter()
     for step in range(first, STEPS):
-        share = max(float(np.interp(step + 1, *zip(*PACE, strict=True))), 0.01)
-        for o, rates in zip(optimizers, full, strict=True):
-            for group, rate in zip(o.param_groups, rates, strict=True):
-                group["lr"] = rate * share
         minimized, line = loss(model, batch(step, renderer, tokenizer))
         minimized.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in optimizers:
-            o.step()
-            o.zero_grad(set_to_none=True)
+        descent.step(step)
         line |= {"step": step + 1, "tokens": (step + 1) * TOKENS, "seconds": round(time.perf_counter() - began, 1)}
         if (step + 1) % EVERY == 0 or step + 1 == STEPS:
             line["held_out"] = held_out.judged(model, folder, TASKS)
-            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
-            torch.save(state, folder / "new.pt")
-            (folder / "new.pt").replace(last)
+            descent.keep(last, step + 1)
             if (step + 1) % 500 == 0:
-                torch.save(state, folder / f"step{step + 1}.pt")
+                descent.keep(folder / f"step{step + 1}.pt", step + 1)
         with (folder / "progress.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).parents[1] / "tiny_moe"))  # after this folder: some names stand in both
-import muon
+from descent import Descent
 
 STEPS, TOKENS, ROW = 1300, 8192, 512
 RATES = {"matrix": 0.02, "embedding": 0.02, "head": 0.004, "other": 0.01}
@@ -99,36 +99,20 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     train, held_out = tokens_of(folder, "train"), tokens_of(folder, "judge")
     model = text_model.empty_model()
-    optimizers = muon.optimizers(model, RATES)
-    full = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    first, last = 0, folder / "last.pt"
-    if last.exists():
-        state = torch.load(last)
-        model.load_state_dict(state["model"])
-        for o, s in zip(optimizers, state["optimizers"], strict=True):
-            o.load_state_dict(s)
-        first = state["step"]
+    descent, last = Descent(model, RATES, PACE), folder / "last.pt"
+    first = descent.load(last) if last.exists() else 0
     began = time.perf_counter()
     for step in range(first, STEPS):
-        share = max(float(np.interp(step + 1, *zip(*PACE, strict=True))), 0.01)
-        for o, rates in zip(optimizers, full, strict=True):
-            for group, rate in zip(o.param_groups, rates, strict=True):
-                group["lr"] = rate * share
         starts = np.random.default_rng(step).integers(0, len(train) - ROW - 1, TOKENS // ROW)
         rows = torch.from_numpy(np.stack([train[s : s + ROW + 1] for s in starts]))
         minimized, nats = loss(model, rows, dtype)
         minimized.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in optimizers:
-            o.step()
-            o.zero_grad(set_to_none=True)
+        descent.step(step)
         line = {"step": step + 1, "tokens": (step + 1) * TOKENS, "nats": round(nats, 4)}
         line["seconds"] = round(time.perf_counter() - began, 1)
         if (step + 1) % EVERY == 0 or step + 1 == STEPS:
             line["judge_nats"] = round(judged(model, held_out, dtype), 4)
-            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
-            torch.save(state, folder / "new.pt")
-            (folder / "new.pt").replace(last)
+            descent.keep(last, step + 1)
         with (folder / "progress.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
     text_model.write(folder / "checkpoint", model.state_dict(), folder)

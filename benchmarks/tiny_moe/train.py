@@ -27,11 +27,10 @@ from typing import Any
 import corpus
 import fast
 import hub_layout
-import muon
-import numpy as np
 import shape
 import torch
 import vocabulary
+from descent import Descent
 from held_out import judged
 from torch import Tensor, distributed
 from torch.nn import functional as F
@@ -116,38 +115,26 @@ def loss(model: Any, rows: corpus.Batch) -> tuple[Tensor, dict[str, float]]:
     return (nats * weights).sum() / weights.sum() + BALANCE * uneven, seen
 
 
-def pace(step: int) -> float:
-    """Return the share of the full learning rates: up, constant, down."""
-    return max(float(np.interp(step + 1, *zip(*PACE, strict=True))), 0.01)
-
-
 def train(rank: int, folder: Path, steps: int, resume: Path | None) -> None:
     """Train in `folder`, which gets the kept steps and progress.jsonl from the first of the processes."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder.resolve()}/meet", rank=rank, world_size=PROCESSES)
     model = shape.model()
-    optimizers = muon.optimizers(model, RATES)
-    full = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    first = load(resume, model, optimizers) if resume else 0
+    descent = Descent(model, RATES, PACE)
+    first = descent.load(resume) if resume else 0
     queue = multiprocessing.Queue(8)
     worker = multiprocessing.Process(target=produce, args=(queue, rank, first, steps, folder), daemon=True)
     worker.start()
     started = time.perf_counter()
     for step in range(first, steps):
-        for o, rates in zip(optimizers, full, strict=True):
-            for group, rate in zip(o.param_groups, rates, strict=True):
-                group["lr"] = rate * pace(step)
         minimized, seen = loss(model, queue.get())
         minimized.backward()
         add_up(list(model.parameters()))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in optimizers:
-            o.step()
-            o.zero_grad(set_to_none=True)
+        descent.step(step)
         if rank == 0:
             if (step + 1) % EVERY == 0 or step + 1 == steps:
                 seen["held_out"] = judged(model, folder, TASKS)
-                keep(folder / f"step{step + 1}.pt", model, optimizers, step + 1)
+                descent.keep(folder / f"step{step + 1}.pt", step + 1)
             note(folder, step + 1, {"seconds": round(time.perf_counter() - started, 1)} | seen)
     worker.join()
 
@@ -167,20 +154,6 @@ def note(folder: Path, step: int, seen: dict[str, Any]) -> None:
         progress.write(line + "\n")
     if step % 20 == 0 or "held_out" in seen:
         print(line, flush=True)
-
-
-def keep(path: Path, model: Any, optimizers: list[torch.optim.Optimizer], step: int) -> None:
-    """Save all that training goes on from."""
-    torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, path)
-
-
-def load(path: Path, model: Any, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Read what `keep` saved; return the number of steps done."""
-    kept = torch.load(path)
-    model.load_state_dict(kept["model"])
-    for o, state in zip(optimizers, kept["optimizers"], strict=True):
-        o.load_state_dict(state)
-    return int(kept["step"])
 
 
 def main() -> None:
