@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,27 @@ def test_the_same_command_measures_nothing_again_and_writes_the_same_bytes(place
     assert [(place / "work" / name).read_bytes() for name in ("damage.json", "checks.json")] == kept
     assert (place / "again.toml").read_bytes() == (place / "recipe-6.toml").read_bytes()
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.slow
+def test_a_recipe_for_a_decode_speed_reads_fewer_bytes_a_token(place, allocated, tmp_path):
+    words = ["--bpw", "10", "--data", place / "data.jsonl", "--judge", place / "judge.jsonl", *FEW, "--chip", "M3"]
+    done = run(place / "source", *words, "--min-decode", "1e9", "-o", tmp_path / "x.toml")
+    reached = re.search(r"reaches ([0-9.]+) tok/s", done.stderr)
+    assert reached, done.output
+    for name, speed in (("free", ()), ("fast", ("--min-decode", str(0.9 * float(reached[1]))))):
+        chip = words if speed else words[:-2]
+        done = run(
+            place / "source", *chip, *speed, "--work", tmp_path / "work", "-o", tmp_path / f"{name}.toml", "--json"
+        )
+        assert done.exit_code == 0, done.output
+    source = open_checkpoint(place / "source")
+    free, fast = (
+        make_plan(read_layout(source), load_recipe(str(tmp_path / f"{name}.toml")), source).totals
+        for name in ("free", "fast")
+    )
+    limit = json.loads(done.stdout)["options"]["active_bytes"]
+    assert fast["active_bytes_per_token"] <= limit < free["active_bytes_per_token"]
 
 
 def test_a_work_folder_of_other_documents_is_refused(place, allocated, tmp_path):

@@ -102,6 +102,15 @@ def test_percentiles_of_the_change_in_probability_are_those_of_single_tokens(met
     assert find(measured(), metric)["estimate"] == pytest.approx(np.quantile(values, q), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"), [("kl_above_0_01_nats", 0.01), ("kl_above_0_1_nats", 0.1), ("kl_above_1_nats", 1)]
+)
+def test_a_share_of_tokens_above_a_kl_is_that_of_single_tokens(name, limit):
+    share = find(measured(), name)
+    assert share["estimate"] == pytest.approx((all_tokens().kl > limit).mean(), rel=1e-6)
+    assert 0 < share["low"] < share["estimate"] <= share["high"]
+
+
 def test_documents_that_differ_widen_the_interval_beyond_the_iid_one():
     """Odd documents have twice the noise: tokens of one document are not independent."""
     figure = find(measured(), "kl_nats")
