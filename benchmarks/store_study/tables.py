@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlxquant.records.measurements import measurement
+
 FOLDER = Path(__file__).resolve().parents[2] / "audits" / "store-moe"
 Record = Mapping[str, Any]
 
@@ -20,16 +22,6 @@ def load(name: str) -> dict[str, Any]:
     """Read a record of the study."""
     record: dict[str, Any] = json.loads((FOLDER / name).read_text(encoding="utf-8"))
     return record
-
-
-def figure(side: Record, metric: str, **where: object) -> Record | None:
-    """Find the measurement of a metric that is about exactly this place."""
-    places = ("slice", "depth", "turn", "layer", "against", "case")
-    for each in side["measurements"]:
-        if each["metric"] == metric and {k: each[k] for k in places if k in each} == where:
-            found: Record = each
-            return found
-    return None
 
 
 def cell(found: Record | None, scale: float = 1, digits: int = 2) -> str:
@@ -64,11 +56,11 @@ def quality(record: Record) -> str:
                 short(side["name"]),
                 f"{side['bytes']:,}" if side.get("bytes") else "–",
                 f"{side['bpw']:.2f}" if side.get("bpw") else "–",
-                cell(figure(side, "kl_nats"), 1000, 3),
-                cell(figure(side, "same_top"), 100, 2),
-                cell(figure(side, "expert_set_changed", case="router"), 100, 1),
-                cell(figure(side, "expert_set_changed", case="own"), 100, 1),
-                cell(figure(side, "expert_set_changed"), 100, 1),
+                cell(measurement(side, "kl_nats"), 1000, 3),
+                cell(measurement(side, "same_top"), 100, 2),
+                cell(measurement(side, "expert_set_changed", case="router"), 100, 1),
+                cell(measurement(side, "expert_set_changed", case="own"), 100, 1),
+                cell(measurement(side, "expert_set_changed"), 100, 1),
             )
         )
     head = ("recipe, bits", "bytes", "bpw", "KL, 10⁻³ nats", "same top, %", "sets changed by the router alone, %",
@@ -81,8 +73,8 @@ def forced(record: Record) -> str:
     rows = [
         (
             short(side["name"]),
-            cell(figure(side, "kl_nats"), 1000, 2),
-            cell(figure(side, "kl_nats", case="teacher-forced"), 1000, 2),
+            cell(measurement(side, "kl_nats"), 1000, 2),
+            cell(measurement(side, "kl_nats", case="teacher-forced"), 1000, 2),
         )
         for side in record["candidates"]
     ]
@@ -94,19 +86,19 @@ def loops(record: Record) -> Iterator[Sequence[str]]:
     base = record["baseline"]
     yield (
         "full precision",
-        cell(figure(base, "right_call"), 100, 1),
+        cell(measurement(base, "right_call"), 100, 1),
         "–",
-        cell(figure(base, "state_equal"), 100, 1),
-        cell(figure(base, "valid_call"), 100, 1),
+        cell(measurement(base, "state_equal"), 100, 1),
+        cell(measurement(base, "valid_call"), 100, 1),
         str(record["survival"][0]["median"]),
     )
     for side, survival in zip(record["candidates"], record["survival"][1:], strict=True):
         yield (
             side["name"],
-            cell(figure(side, "right_call"), 100, 1),
-            cell(figure(side, "right_call_difference"), 100, 1),
-            cell(figure(side, "state_equal"), 100, 1),
-            cell(figure(side, "valid_call"), 100, 1),
+            cell(measurement(side, "right_call"), 100, 1),
+            cell(measurement(side, "right_call_difference"), 100, 1),
+            cell(measurement(side, "state_equal"), 100, 1),
+            cell(measurement(side, "valid_call"), 100, 1),
             str(survival["median"]),
         )
 
@@ -116,9 +108,9 @@ def deep(record: Record) -> str:
     sides = record["candidates"]
     rows = []
     for depth in dict.fromkeys(m["depth"] for m in record["baseline"]["measurements"] if "depth" in m):
-        found = figure(record["baseline"], "right_call", depth=depth)
+        found = measurement(record["baseline"], "right_call", depth=depth)
         if found is not None:
-            differences = [cell(figure(side, "right_call_difference", depth=depth), 100, 1) for side in sides]
+            differences = [cell(measurement(side, "right_call_difference", depth=depth), 100, 1) for side in sides]
             rows.append((depth, str(found["n"]), f"{found['estimate'] * 100:.1f}", *differences))
     return table(("call number", "calls", "full precision, %", *(side["name"] for side in sides)), rows)
 
@@ -131,10 +123,10 @@ def overview(compared: Record, played: Record) -> str:
         (
             short(recipe),
             f"{recipes[recipe]['bytes']:,}",
-            cell(figure(recipes[recipe], "kl_nats"), 1000, 3),
-            cell(figure(recipes[recipe], "expert_set_changed"), 100, 1),
-            cell(figure(builds[build], "right_call"), 100, 1),
-            cell(figure(builds[build], "right_call_difference"), 100, 1),
+            cell(measurement(recipes[recipe], "kl_nats"), 1000, 3),
+            cell(measurement(recipes[recipe], "expert_set_changed"), 100, 1),
+            cell(measurement(builds[build], "right_call"), 100, 1),
+            cell(measurement(builds[build], "right_call_difference"), 100, 1),
         )
         for recipe, build in pairs.items()
     ]
