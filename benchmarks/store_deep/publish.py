@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import schedule
-import settings  # noqa: F401  sets what the scripts in ../tiny_moe are about
+import train  # before `publication`: its settings are those of the scripts in ../tiny_moe
 from publication import Publication, publish
 
 OUT = Path(__file__).parent / "checkpoint"
@@ -27,12 +26,12 @@ def main() -> None:
     publication = Publication(
         "mlxquant.benchmark.store_deep/1",
         {
-            "steps": schedule.STEPS,
-            "tokens_per_step": schedule.TOKENS,
-            "row_lengths": schedule.STAGES,
-            "learning_rates": schedule.RATES,
-            "pace": schedule.PACE,
-            "weight_of_read_tokens": schedule.READ,
+            "steps": train.STEPS,
+            "tokens_per_step": train.TOKENS,
+            "row_lengths": train.STAGES,
+            "learning_rates": train.RATES,
+            "pace": train.PACE,
+            "weight_of_read_tokens": train.READ,
         },
         TASKS,
         every=25,

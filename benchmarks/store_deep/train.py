@@ -18,10 +18,21 @@ from typing import Any
 
 import settings
 import torch
-from schedule import BALANCE, PACE, RATES, READ, STAGES, STEPS, TOKENS
 from settings import Descent, corpus, fast, held_out, hub_layout, shape, vocabulary
 from torch.nn import functional as F
 
+STEPS, TOKENS = 1900, 8192
+# (until this step, lengths of rows to draw from)
+STAGES = (
+    (500, (512,)),
+    (800, (512, 1024, 1024, 2048)),
+    (1200, (512, 1024, 2048, 4096)),
+    (10**9, (512, 1024, 2048, 4096, 8192)),
+)
+READ = 0.1  # weight in the loss of what the model only reads
+RATES = {"matrix": 0.02, "embedding": 0.02, "head": 0.004, "other": 0.01}
+PACE = ((0, 0.0), (40, 1.0), (900, 1.0), (STEPS, 0.0))  # shares of the learning rates, linear between
+BALANCE = 0.001  # weight of the router's load balancing loss
 EVERY = 200
 TASKS = ((5, 40), (20, 16), (60, 8), (150, 4))
 WORD_TASKS = 400
