@@ -2,6 +2,8 @@
 
 The shipped tiny model was trained on what comes out for seeds from 0, and is judged on seeds from 1,000,000: any draw
 added, dropped or moved, here or in the requests, makes other tasks of all seeds, which a test notices.
+
+Alone in its module because all worlds' tasks are made by it, `deep`'s too, from draws of their own.
 """
 
 from __future__ import annotations
