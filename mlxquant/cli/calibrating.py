@@ -109,8 +109,9 @@ def check_pass_documents(asked: PassDocuments, recipes: Sequence[Recipe]) -> boo
     from ..calibrate.candidates import needs_data
 
     wanting = [recipe for recipe in recipes if needs_data(recipe, has_columns=asked.calibration is not None)]
+    refused_later = any(DISTILL in recipe.methods for recipe in recipes)  # the pass says what to do in its place
     for option, value in (("--calibration-data", asked.calibration_data), ("--max-memory", asked.max_memory)):
-        if value is not None and not wanting:
+        if value is not None and not (wanting or refused_later):
             raise UsageError(
                 f"{option} {value}: no recipe here is encoded on texts; add method={GPTQ} to one, or leave it out"
             )

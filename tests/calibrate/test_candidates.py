@@ -206,6 +206,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (("gates-8bit:method=mse", "--max-memory", "9GB"), "no recipe here is encoded on texts"),
         (("gates-8bit:method=imatrix", "--propagate"), "no recipe here has the method gptq"),
         ((GPTQ, "--max-memory", "9"), "a size such as 96GB"),
+        (("gates-8bit:method=distill", "--calibration-data", "builtin"), "cannot be judged without a build"),
     ],
 )
 def test_options_that_would_change_nothing_are_refused(words, message, source, tmp_path):
