@@ -118,9 +118,9 @@ class AllocateFolder:
 
     def sums(self, what: str, shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
         """KL and tokens (recipes, documents) of a finished check over `what`; None where none was finished."""
-        kept: Any = self._checks().get(xxhash.xxh3_64_hexdigest(what.encode()))
+        entry: Any = self._checks().get(xxhash.xxh3_64_hexdigest(what.encode()))
         try:
-            kl, tokens = np.array(kept["kl"], np.float64), np.array(kept["tokens"], np.int64)
+            kl, tokens = np.array(entry["kl"], np.float64), np.array(entry["tokens"], np.int64)
         except (KeyError, TypeError, ValueError):
             return None
         return (kl, tokens) if kl.shape == tokens.shape == shape else None

@@ -64,8 +64,8 @@ def recipe_text(
     lines += [f"method = {_text(method)}"] if method != RTN else []
     lines += ['unaligned = "keep"']
     decided = {group.role for group in groups}
-    if kept := [role for role in KEPT_ROLES if role not in decided]:
-        lines += _rule({"role": kept}, None, default, KEPT_REASON, optional=True)
+    if roles := [role for role in KEPT_ROLES if role not in decided]:
+        lines += _rule({"role": roles}, None, default, KEPT_REASON, optional=True)
     for draft in drafts:
         if draft in plain:
             continue

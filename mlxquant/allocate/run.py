@@ -172,7 +172,7 @@ def run_allocation(
             return Outcome(groups, [], fixed, active, [each for each in whole if each is not None])
         run = _Run(source, layout, shares, described, options, replace(passes, fresh=False), folder)
         columns = run.columns(calibration, watch)
-        open_budgets = [budget for budget, kept in zip(options.budgets, whole, strict=True) if kept is None]
+        open_budgets = [budget for budget, outcome in zip(options.budgets, whole, strict=True) if outcome is None]
         rooms = [budget.nbytes - fixed for budget in open_budgets]
         solved = run.solved(groups, rooms, active, columns, watch)
         groups = solved.groups
@@ -218,20 +218,20 @@ class _Run:
         run that would be refused by the next step.
         """
         path, described = self.folder.columns, self._described_calibration()
-        kept = Calibration(path, self.source)
+        calibration = Calibration(path, self.source)
         if disk.is_file(path):
-            before = kept.documents()
+            before = calibration.documents()
             if any(before.get(key) != described[key] for key in ("xxh3_128", "tokens")):
                 raise OutputError(
                     f"{path}: was made from other documents, or other --max-tokens; choose another work folder, or"
                     " start over with --fresh"
                 )
-            return kept
+            return calibration
         options = replace(self.passes, work=self.folder.pass_of("calibration"))
-        made = run_calibration(self.source, self.shares.calibrate, described, options, _named(watch, "calibration"))
-        assert made is not None  # one rank alone
-        disk.write_whole(path, made[0], replace=True)
-        return kept
+        result = run_calibration(self.source, self.shares.calibrate, described, options, _named(watch, "calibration"))
+        assert result is not None  # one rank alone
+        disk.write_whole(path, result[0], replace=True)
+        return calibration
 
     def solved(
         self, groups: Sequence[ModuleGroup], rooms: Sequence[int], active: int | None, columns: ColumnWeights | None,
@@ -320,8 +320,8 @@ class _Run:
             ],
             default=str,
         )  # fmt: skip
-        if (kept := self.folder.sums(what, (len(recipes), len(documents)))) is not None:
-            return kept
+        if (earlier := self.folder.sums(what, (len(recipes), len(documents)))) is not None:
+            return earlier
         sums = KlSums(len(recipes), len(documents))
         candidates = [Candidate(name, recipe) for name, recipe in recipes.items()]
         compare(
@@ -367,12 +367,12 @@ def _whole(
 ) -> Allocated | None:
     """The outcome of a budget that holds the model as it is; None where something has to be decided."""
     keep = [Option(group.choice(None), 0.0, measured=True) for group in groups]
-    kept = Allocation(tuple(keep))
-    if fixed + kept.nbytes > budget.nbytes or (active is not None and kept.active > active):
+    allocation = Allocation(tuple(keep))
+    if fixed + allocation.nbytes > budget.nbytes or (active is not None and allocation.active > active):
         return None
     text = kept_text(budget.recipe_name, budget.words)
     recipe = parse_recipe(text, where="the allocated recipe")
-    return Allocated(budget, kept, recipe, (), None, text, recipe)
+    return Allocated(budget, allocation, recipe, (), None, text, recipe)
 
 
 def _named(watch: Watch, subject: str) -> Watch:

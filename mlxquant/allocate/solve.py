@@ -126,11 +126,11 @@ def _slope(a: Option, b: Option) -> float:
 def _undominated(options: Sequence[Option]) -> list[Option]:
     """The options that no other beats in bytes, active bytes and damage alike."""
     order = sorted(options, key=lambda o: (o.choice.nbytes, o.choice.active, o.damage))
-    kept: list[Option] = []
+    undominated: list[Option] = []
     for option in order:
-        if not any(k.damage <= option.damage and k.choice.active <= option.choice.active for k in kept):
-            kept.append(option)
-    return kept
+        if not any(k.damage <= option.damage and k.choice.active <= option.choice.active for k in undominated):
+            undominated.append(option)
+    return undominated
 
 
 def _solved(options: Sequence[Sequence[Option]], budget: int, active: int | None) -> list[Option]:
@@ -176,11 +176,11 @@ def without_native_output() -> Iterator[None]:
     """
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
         os.close(nowhere)
