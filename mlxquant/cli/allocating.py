@@ -41,7 +41,13 @@ class AllocationArguments:
     def words(self, command: str) -> list[str]:
         """The budgets as they were typed. Raises UsageError for options of `command` that do not go together."""
         from ..stream.ranks import launched
+        from ..words.formats import DISTILL, GPTQ
 
+        if self.method == DISTILL:
+            raise UsageError(
+                f"--method {DISTILL}: what it learns is judged as a build; {command} with --method {GPTQ}, then convert"
+                f" the recipe with --method {DISTILL}"
+            )
         if (self.budgets is None) == (self.bpw is None):
             raise UsageError("give --budget SIZE, such as 96GB, or --bpw X, such as 4.25, one of the two")
         if (self.chip is None) != (self.min_decode is None):
@@ -60,8 +66,8 @@ class AllocationArguments:
         from ..words.units import parse_memory
 
         sized = self.budgets is not None
-        given = self.budgets if sized else self.bpw
-        words = ["".join(word.split()) for word in str(given).split(",") if word.strip()]
+        typed = self.budgets if sized else self.bpw
+        words = ["".join(word.split()) for word in str(typed).split(",") if word.strip()]
         if not words:
             raise UsageError(
                 "--budget: a size such as 96GB expected" if sized else "--bpw: a number such as 4.2 expected"
@@ -115,13 +121,8 @@ def options_of(arguments: AllocationArguments) -> AllocateOptions:
     """What is allocated, as far as the command line alone tells. Raises UsageError."""
     from ..allocate.groups import BITS, GROUP_SIZES, GROUPS
     from ..allocate.run import AllocateOptions
-    from ..words.formats import DISTILL, GPTQ, METHODS, MODES
+    from ..words.formats import DISTILL, METHODS, MODES
 
-    if arguments.method == DISTILL:
-        raise UsageError(
-            f"--method {DISTILL}: what it learns is judged as a build; allocate with --method {GPTQ}, then convert the"
-            f" recipe with --method {DISTILL}"
-        )
     if arguments.method not in METHODS:
         raise UsageError(
             f"--method {arguments.method}: one of {', '.join(m for m in METHODS if m != DISTILL)} expected"

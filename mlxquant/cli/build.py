@@ -81,13 +81,6 @@ def command(source: str, **options: Any) -> None:
 
 
 def _one_budget(arguments: BuildArguments) -> str:
-    from ..words.formats import DISTILL, GPTQ
-
-    if arguments.method == DISTILL:
-        raise UsageError(
-            f"--method {DISTILL}: build takes {GPTQ} at most; then convert the recipe that it writes with --method"
-            f" {DISTILL}"
-        )
     words = arguments.words("build")
     if len(words) != 1:
         raise UsageError("build makes one build: give one budget; allocate takes several")
@@ -165,10 +158,10 @@ def _built(source: str, word: str, arguments: BuildArguments, folder: BuildFolde
         try:
             return run.run()
         except KeyboardInterrupt:
-            kept = [path for path in (folder.path, folder.partial) if path.exists()]
+            folders = [path for path in (folder.path, folder.partial) if path.exists()]
             echo(
-                f"mlxquant: stopped at {run.at}; what is finished is kept in {' and '.join(map(str, kept))}, the same"
-                " command goes on from there",
+                f"mlxquant: stopped at {run.at}; what is finished is kept in {' and '.join(map(str, folders))}, the"
+                " same command goes on from there",
                 err=True,
             )
             sys.exit(INTERRUPTED)
