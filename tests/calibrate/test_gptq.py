@@ -23,7 +23,7 @@ from mlxquant.calibrate.encoded import (
     write_encoded,
 )
 from mlxquant.calibrate.inputs import FITTED, HELD_OUT
-from mlxquant.calibrate.room import rooms
+from mlxquant.calibrate.room import room_of_plan, rooms
 from mlxquant.calibrate.rows import InputRows, call_of
 from mlxquant.calibrate.weights import TRUST
 from mlxquant.cli import main
@@ -339,3 +339,11 @@ def test_every_architecture_is_encoded(architecture, tmp_path):
     silent = [note.partition(":")[0] for note in notes if "nothing multiplies by it" in note]
     assert all(path.endswith(("embed_tokens", "embeddings", "embed_q")) for path in silent), silent
     assert any("method gptq: on documents held out" in note for note in notes)
+
+
+def test_a_model_of_122b_is_encoded_within_64_gb(shared: Path) -> None:
+    source = open_checkpoint(shared / "reference/configs/Qwen3.5-122B-A10B.json")
+    recipe = load_recipe("gates-8bit", bits=4, group_size=64, method="gptq")
+    room = room_of_plan(make_plan(read_layout(source), recipe, source), 8)
+    assert room is not None and room["tokens"] == 10_000
+    assert room["memory_bytes"] / 2**30 == pytest.approx(29.4, abs=0.1)  # as docs/commands/calibrate.md says
