@@ -79,8 +79,8 @@ def decide(recipe: Recipe, modules: Sequence[Module], *, n_layers: int) -> Decis
         raise PlanError(listed([f"recipe {recipe}: {fault}" for fault in faults]), reason=faults[0].reason)
     notes = [*recipe.notes, *(str(note) for note in misfit_notes)]
     notes += [*_left_notes(modules, by_path), *_default_note(recipe, modules, by_path, winner)]
-    notes += _rounded_notes(recipe, modules, by_path, winner)
-    return Decisions(by_path, notes, _warnings(modules, by_path, winner))
+    warnings = [*_warnings(modules, by_path, winner), *_rounded_warnings(recipe, modules, by_path, winner)]
+    return Decisions(by_path, notes, warnings)
 
 
 def _decision(recipe: Recipe, module: Module, rule: Rule | None) -> Decision:
@@ -241,10 +241,10 @@ def _default_note(
     return [f"no rule matches {len(left):,} modules, which {becomes}: {counts}"]
 
 
-def _rounded_notes(
+def _rounded_warnings(
     recipe: Recipe, modules: Sequence[Module], by_path: Mapping[str, Decision], winner: Mapping[str, Rule]
 ) -> list[str]:
-    """Say where a method was asked for and the mode has nothing for it to choose."""
+    """A method that was asked for where the mode has nothing for it to choose."""
     rounded: Counter[tuple[str, str]] = Counter()
     for module in modules:
         decision, rule = by_path[module.path], winner.get(module.path)

@@ -53,11 +53,11 @@ def test_hybrid_layers_are_attention_and_linear_attention_at_once() -> None:
         assert decide(recipe, both, n_layers=1).by_path["a.0.attn"].protected
 
 
-def test_a_method_that_a_mode_leaves_nothing_to_choose_is_noted() -> None:
+def test_a_method_that_a_mode_leaves_nothing_to_choose_is_warned_of() -> None:
     both = rules("match={role='attention'}\nbits=4\ngroup_size=32\nmode='mxfp4'\nmethod='gptq'")
-    assert "4 modules are rounded (rtn), not encoded by gptq: mxfp4 has no bias to choose" in on_tiny(both).notes
+    assert "4 modules are rounded (rtn), not encoded by gptq: mxfp4 has no bias to choose" in on_tiny(both).warnings
     alone = rules("match={role='attention'}\nbits=4\ngroup_size=32\nmode='mxfp4'")
-    assert not any("rounded" in note for note in on_tiny(alone).notes)
+    assert not any("rounded" in warning for warning in on_tiny(alone).warnings)
 
 
 def test_use_default_takes_the_default_and_excepts_from_later_rules() -> None:
